@@ -1,0 +1,68 @@
+"""The node's data plane as values, the same for what is (observed) and for what should be (desired).
+
+The kernel is the only store: everything here can be read back from links, filters and maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from sfc.chain import Side
+
+SLOTS = 4096
+"""Data links a node can have (12 bits); slot 0 is never given out."""
+
+
+class LinkState(IntEnum):
+    """A link's life in the data path. The numbers are those of the BPF program."""
+
+    WIRED = 1
+    """Attached to its cross-connection, receives no new session yet; its own sessions flow both ways."""
+    SERVING = 2
+    """In the targets."""
+    DRAINING = 3
+    """Out of the targets, sessions kept."""
+    GONE = 4
+    """Receives nothing more: its sessions choose again at their next packet. What it still sends is carried."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostLink:
+    """The host end of one data interface of a replica, as the kernel shows it."""
+
+    ifindex: int
+    name: str
+    slot: int
+    """From the alias; 1 … SLOTS-1."""
+    pod_uid: str
+    interface: str
+    """The interface's name inside the pod."""
+    drain_id: str
+    filter_slot: int | None
+    """The slot our filter carries as its class id; None when our filter is not attached."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkEntry:
+    """A slot's entry in the `links` map."""
+
+    ifindex: int
+    connection: int
+    """CrossConnection.number."""
+    side: Side
+    state: LinkState
+
+
+@dataclass(frozen=True, slots=True)
+class DataPlane:
+    filters: Mapping[int, int] = field(default_factory=dict)
+    """ifindex → slot, for each link that carries our filter."""
+    links: Mapping[int, LinkEntry] = field(default_factory=dict)
+    """By slot."""
+    targets: Mapping[tuple[int, Side], bytes] = field(default_factory=dict)
+    """(connection number, side) → lookup table of that side's targets, as controller.maglev.table packs it.
+    A side without targets has no entry."""
+    neighbours: Mapping[tuple[int, Side, str], str] = field(default_factory=dict)
+    """(connection number, the asker's side, IPv4 address asked for) → MAC answered."""
