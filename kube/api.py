@@ -19,10 +19,13 @@ from kubernetes.client.exceptions import OpenApiException
 from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
 
 Params = Mapping[str, str | int | bool]
+Body = tuple[str, Any]
+"""(content type, JSON value)"""
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 READ_TIMEOUT_SECONDS = 30.0
 
+JSON = "application/json"
 APPLY_PATCH = "application/apply-patch+yaml"
 MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
@@ -51,9 +54,9 @@ class ApiServer:
         path = kubeconfig or os.environ.get("KUBECONFIG")
         try:
             if path:
-                load_kube_config(path, client_configuration=configuration, persist_config=False)
+                load_kube_config(path, client_configuration=configuration, persist_config=False)  # type: ignore[no-untyped-call]
             else:
-                load_incluster_config(client_configuration=configuration)
+                load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         except (ConfigException, OSError) as error:
             raise ApiError(0, "NoConfiguration", f"{error} (give KUBECONFIG, or run as a pod)") from error
         return cls.to(configuration)
@@ -70,20 +73,20 @@ class ApiServer:
         return self._object("GET", path, params)
 
     def create(self, path: str, obj: Mapping[str, Any]) -> dict[str, Any]:
-        return self._object("POST", path, body=obj)
+        return self._object("POST", path, body=(JSON, obj))
 
     def replace(self, path: str, obj: Mapping[str, Any]) -> dict[str, Any]:
-        return self._object("PUT", path, body=obj)
+        return self._object("PUT", path, body=(JSON, obj))
 
     def delete(self, path: str, params: Params | None = None) -> dict[str, Any]:
         return self._object("DELETE", path, params)
 
     def patch(self, path: str, body: Any, content_type: str) -> dict[str, Any]:
-        return self._object("PATCH", path, body=body, content_type=content_type)
+        return self._object("PATCH", path, body=(content_type, body))
 
     def apply(self, path: str, obj: Mapping[str, Any], manager: str) -> dict[str, Any]:
         """Server-side apply; takes over fields that another manager holds."""
-        return self._object("PATCH", path, {"fieldManager": manager, "force": True}, obj, APPLY_PATCH)
+        return self._object("PATCH", path, {"fieldManager": manager, "force": True}, (APPLY_PATCH, obj))
 
     def watch(self, path: str, params: Params, read_timeout: float) -> Iterator[dict[str, Any]]:
         """The events of one watch request, until the server ends it.
@@ -98,15 +101,8 @@ class ApiServer:
         finally:
             response.close()
 
-    def _object(
-        self,
-        method: str,
-        path: str,
-        params: Params | None = None,
-        body: Any = None,
-        content_type: str = "application/json",
-    ) -> dict[str, Any]:
-        response = self._send(method, path, params, body, content_type)
+    def _object(self, method: str, path: str, params: Params | None = None, body: Body | None = None) -> dict[str, Any]:
+        response = self._send(method, path, params, body)
         try:
             answer = json.loads(response.data)
         except urllib3.exceptions.HTTPError as error:
@@ -122,20 +118,19 @@ class ApiServer:
         method: str,
         path: str,
         params: Params | None = None,
-        body: Any = None,
-        content_type: str = "application/json",
+        body: Body | None = None,
         read_timeout: float = READ_TIMEOUT_SECONDS,
     ) -> urllib3.BaseHTTPResponse:
         headers = {**self._client.default_headers, "Accept": "application/json"}
-        if body is not None:
-            headers["Content-Type"] = content_type
+        if body:
+            headers["Content-Type"] = body[0]
         try:
-            self._client.update_params_for_auth(headers, None, ["BearerToken"], path, method, body)
-            response: urllib3.BaseHTTPResponse = self._client.rest_client.request(
+            self._client.update_params_for_auth(headers, None, ["BearerToken"], path, method, None)
+            response: urllib3.BaseHTTPResponse = self._client.rest_client.request(  # type: ignore[no-untyped-call]
                 method,
                 self._client.configuration.host + path + _query(params),
                 headers=headers,
-                body=body,
+                body=body[1] if body else None,
                 _request_timeout=(CONNECT_TIMEOUT_SECONDS, read_timeout),
             ).response
             if not 200 <= response.status < 300:

@@ -33,7 +33,7 @@ SETTLED_SECONDS = 5.0
 
 
 class Watch:
-    """Objects under `path`, kept current by a thread of its own. Snapshots are immutable: take one, then decide by it."""
+    """Objects under `path`, kept current by a thread of its own. Take one snapshot, then decide by it."""
 
     def __init__(
         self,
