@@ -66,3 +66,19 @@ class DataPlane:
     A side without targets has no entry."""
     neighbours: Mapping[tuple[int, Side, str], str] = field(default_factory=dict)
     """(connection number, the asker's side, IPv4 address asked for) → MAC answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What a link has carried since its slot was given out, seen from the link."""
+
+    received_packets: int
+    """From the replica. A segmentation-offload frame counts once."""
+    received_bytes: int
+    sent_packets: int
+    """To the replica."""
+    sent_bytes: int
+    sessions_opened: int
+    """Whose first packet came from the replica."""
+    sessions_chosen: int
+    """For which the replica was chosen, first or again."""
