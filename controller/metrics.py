@@ -42,7 +42,9 @@ def _links(state: State, traffic: Mapping[int, Traffic]) -> Iterator[Metric]:
     packets = CounterMetricFamily("sfc_link_packets", "Frames carried", labels=(*LINK_LABELS, "direction"))
     octets = CounterMetricFamily("sfc_link_bytes", "Bytes carried", labels=(*LINK_LABELS, "direction"))
     sessions = CounterMetricFamily(
-        "sfc_link_sessions", "Sessions the link took part in: opened by its replica, or its replica chosen", LINK_LABELS
+        "sfc_link_sessions",
+        "Sessions the link took part in: opened by its replica, or its replica chosen",
+        labels=LINK_LABELS,
     )
     for slot, labels in _labelled(state):
         if (counted := traffic.get(slot)) is None:

@@ -17,20 +17,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kube.api import ApiServer
-from kube.watch import Key, Watch
 from prometheus_client import REGISTRY
 
-from controller.cni import CniServer, PodWiring
+from controller.cni_server import Server as CniServer
 from controller.datapath import Datapath
 from controller.health import HealthServer
 from controller.hook import HookServer
 from controller.links import Links
 from controller.metrics import DatapathCollector
+from controller.model import PROGRAM
 from controller.plan import Cluster
 from controller.publisher import Publisher
 from controller.reconciler import Reconciler
 from controller.replica import Replica, replica_of
+from controller.wiring import PodWiring
+from kube.api import ApiServer
+from kube.watch import Key, Watch
 from sfc import log as log_
 from sfc import names, validation
 from sfc.chain import Chain
@@ -80,7 +82,7 @@ class Agent:
         self._publisher = Publisher(api, options.node, lambda: self._reconciler.state, self._cluster_view.connections)
         self._reconciler.observe_with(self._publisher.wake)
         REGISTRY.register(DatapathCollector(self._datapath, lambda: self._reconciler.state))
-        wiring = PodWiring(self._links, lambda: self._datapath.program_fd, self._reconciler.wake)
+        wiring = PodWiring(self._links, lambda: self._datapath.program_fd, PROGRAM, self._reconciler.wake)
         self._cni = CniServer(options.cni_socket, wiring)
         timeout = validation.MAX_DEADLINE_SECONDS + HOOK_GRACE_SECONDS
         self._hooks = HookServer(

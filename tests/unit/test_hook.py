@@ -48,7 +48,7 @@ def test_the_answer_tells_when_the_replica_left_the_targets_and_when_it_had_drai
 
 def test_a_forged_signature_drains_nothing() -> None:
     drained: list[str] = []
-    with serving(lambda wanted: drained.append(wanted)) as url:
+    with serving(drained.append) as url:
         forged = call(url, "a" * 32, "0" * 64)
         borrowed = call(url, "a" * 32, drain_id.sign(KEY, "b" * 32))
         absent = httpx.get(url + "a" * 32, timeout=5)
