@@ -88,9 +88,12 @@ class Links:
         self._thread = ThreadPoolExecutor(1, "netlink")
         self._route: Any = self._thread.submit(IPRoute, ext_ack=True).result()
         self._stop = threading.Event()
+        self._monitors: list[threading.Thread] = []
 
     def close(self) -> None:
         self._stop.set()
+        for monitor in self._monitors:
+            monitor.join()
         self._thread.submit(self._route.close).result()
         self._thread.shutdown()
 
@@ -136,14 +139,14 @@ class Links:
         with _explained(f"detach the filter from link {ifindex}"):
             self._thread.submit(self._detach, ifindex).result()
 
-    def monitor(self, on_change: Callable[[], None]) -> threading.Thread:
-        """Calls `on_change` whenever one of our links appears, changes or goes, until `close`."""
+    def monitor(self, on_change: Callable[[], None]) -> None:
+        """Calls `on_change`, in a thread, whenever one of our links appears, changes or goes, until `close`."""
         events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
         events.bind((0, LINK_GROUP))
         events.settimeout(0.5)
         thread = threading.Thread(target=_watch, args=(events, self._stop, on_change), name="link-events", daemon=True)
         thread.start()
-        return thread
+        self._monitors.append(thread)
 
     # What follows runs in the netlink thread.
 

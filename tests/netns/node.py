@@ -37,8 +37,8 @@ CNI_PATH = ":".join(
 @cache
 def program(action: int = -1) -> int:
     """Descriptor of a loaded tc program that returns `action`; by default, as without a filter."""
-    bpf = BPF(text=f"int {PROGRAM_NAME}(struct __sk_buff *skb) {{ return {action}; }}")
-    return os.dup(bpf.load_func(PROGRAM_NAME, BPF.SCHED_CLS).fd)
+    bpf = BPF(text=f"int {PROGRAM_NAME}(struct __sk_buff *skb) {{ return {action}; }}".encode())
+    return os.dup(bpf.load_func(PROGRAM_NAME.encode(), BPF.SCHED_CLS).fd)
 
 
 def run(*command: str, check: bool = True) -> str:
