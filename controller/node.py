@@ -19,9 +19,9 @@ from typing import Any
 
 from prometheus_client import REGISTRY
 
+from controller import health
 from controller.cni_server import Server as CniServer
 from controller.datapath import Datapath
-from controller.health import HealthServer
 from controller.hook import HookServer
 from controller.links import Links
 from controller.metrics import DatapathCollector
@@ -33,7 +33,6 @@ from controller.replica import Replica, replica_of
 from controller.wiring import PodWiring
 from kube.api import ApiServer
 from kube.watch import Key, Watch
-from sfc import log as log_
 from sfc import names, validation
 from sfc.chain import Chain
 
@@ -45,7 +44,6 @@ HOOK_GRACE_SECONDS = 60.0
 
 def run(argv: list[str]) -> int:
     options = _options(argv)
-    log_.configure()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -90,11 +88,11 @@ class Agent:
             options.drain_key.read_bytes(),
             lambda drain_id: self._reconciler.drain(drain_id, timeout),
         )
-        self._health = HealthServer((options.address, names.METRICS_PORT), self._unready)
+        self._address = options.address
 
     def start(self, stop: threading.Event) -> None:
         """The data path first, so that the first CNI call finds a program to attach."""
-        self._health.start()
+        health.serve(names.METRICS_PORT, healthy=lambda: None, ready=self._unready, address=self._address)
         self._cluster_view.start()
         self._links.monitor(self._reconciler.wake)
         for name, target in (("reconciler", self._reconciler.run), ("publisher", self._publisher.run)):
