@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from testbed import cluster, images, nodes
+from testbed import builder, cluster, images, nodes
 from testbed.errors import TestbedError
 
 DEFAULT_KUBERNETES = "1.37"
@@ -21,12 +21,17 @@ def parser() -> argparse.ArgumentParser:
         made.set_defaults(command=what)
         return made
 
-    up = command("up", _up, "bring up the cluster; does nothing when it runs as wanted (KUBERNETES chooses the version)")
+    up = command("up", _up, "bring up the cluster, unless it runs as wanted (the variable KUBERNETES is its version)")
     up.add_argument("--nodes", type=int, help="how many (default: as many as run, or 1)")
     command("down", _down, "end the cluster and remove all that belongs to it")
     command("status", _status, "say what runs; fails unless all is well")
     load = command("load-image", _load_image, "put images into every node")
-    load.add_argument("image", nargs="+", type=Path, help="docker-archive file")
+    load.add_argument("image", nargs="+", help="docker-archive file, or name of an image made by build-image")
+    command("base-image", _base_image, "make the Debian base image that Dockerfiles here build on")
+    build = command("build-image", _build_image, "build an image and put it into every node")
+    build.add_argument("-t", dest="reference", required=True, help="its name, like localhost/sfc/controller:dev")
+    build.add_argument("-f", dest="dockerfile", required=True, type=Path)
+    build.add_argument("context", nargs="?", type=Path, default=Path())
     inside = command("exec", _exec, "run a program inside a node, in all its namespaces")
     inside.add_argument("node")
     inside.add_argument("argv", nargs=argparse.REMAINDER)
@@ -48,14 +53,25 @@ def _status(_: argparse.Namespace) -> int:
 
 
 def _load_image(arguments: argparse.Namespace) -> int:
-    images.load(arguments.image, cluster.running_holders().values())
+    images.load([builder.archive_named(image) for image in arguments.image], cluster.running_holders().values())
+    return 0
+
+
+def _base_image(_: argparse.Namespace) -> int:
+    builder.base_image()
+    return 0
+
+
+def _build_image(arguments: argparse.Namespace) -> int:
+    image = builder.build_image(arguments.reference, arguments.dockerfile, arguments.context.resolve())
+    images.load([image], cluster.running_holders().values())
     return 0
 
 
 def _exec(arguments: argparse.Namespace) -> int:
     holder = cluster.running_holder(arguments.node)
     command = nodes.inside(holder, *(arguments.argv or ["bash"]))
-    os.execvp(command[0], command)
+    os.execvp(command[0], command)  # noqa: S606 - the user's own command, without a shell between
 
 
 def main() -> int:

@@ -2,7 +2,6 @@
 
 import json
 import ssl
-import urllib.error
 import urllib.request
 from typing import Any
 
@@ -15,15 +14,14 @@ def ready() -> bool:
     return _text("/readyz") == "ok"
 
 
-def get(path: str) -> Any:
-    """The object at a path, or None when there is none or no answer."""
-    text = _text(path)
+def node(name: str) -> Any:
+    """The node's object, or None when there is none or no answer."""
+    text = _text(f"/api/v1/nodes/{name}")
     return json.loads(text) if text else None
 
 
 def node_ready(name: str) -> bool:
-    node = get(f"/api/v1/nodes/{name}") or {}
-    conditions = node.get("status", {}).get("conditions", [])
+    conditions = (node(name) or {}).get("status", {}).get("conditions", [])
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 

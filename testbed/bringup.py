@@ -50,9 +50,9 @@ def _start_namespaces(members: Sequence[Node], binaries: Binaries, pool: Executo
 
 
 def _start_relay(listener: socket.socket, holder: Daemon, first: Node) -> None:
-    network = f"/proc/{holder.pid}/ns/net"
-    command = ["/usr/bin/python3", RELAY, str(listener.fileno()), network, first.address, str(API_PORT)]
-    spawn("relay", command, pass_fds=[listener.fileno()])
+    socket_number = listener.fileno()
+    arguments = [str(socket_number), f"/proc/{holder.pid}/ns/net", first.address, str(API_PORT)]
+    spawn("relay", ["/usr/bin/python3", str(RELAY), *arguments], pass_fds=[socket_number])
 
 
 def _start_control_plane(holder: Daemon, first: Node, binaries: Binaries) -> None:
@@ -71,14 +71,15 @@ def _apply_manifests(binaries: Binaries) -> None:
 def _start_containerd(node: Node, holder: Daemon, binaries: Binaries) -> None:
     nodes.write_configuration(node, binaries)
     daemon = nodes.start(holder, f"containerd-{node.name}", kubelet.containerd())
-    wait_for(f"containerd of {node.name} answers", _succeeds(nodes.inside(holder, "ctr", "version")), seconds=30, daemon=daemon)
+    answers = _succeeds(nodes.inside(holder, "ctr", "version"))
+    wait_for(f"containerd of {node.name} answers", answers, seconds=30, daemon=daemon)
     images.load([images.pause()], [holder])
 
 
 def _join(node: Node, holder: Daemon, binaries: Binaries, runtime: "Future[None]") -> None:
     runtime.result()
     daemon = nodes.start(holder, f"kubelet-{node.name}", kubelet.kubelet(binaries, node))
-    wait_for(f"{node.name} is registered", lambda: api.get(f"/api/v1/nodes/{node.name}") is not None, seconds=60, daemon=daemon)
+    wait_for(f"{node.name} is registered", lambda: api.node(node.name) is not None, seconds=60, daemon=daemon)
     # kube-proxy ends itself when the node's address appears after it has looked for it.
     nodes.start(holder, f"kube-proxy-{node.name}", kubelet.kube_proxy(binaries))
     wait_for(f"{node.name} is Ready", lambda: api.node_ready(node.name), seconds=90, daemon=daemon)

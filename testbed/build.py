@@ -70,14 +70,15 @@ def group(name: str) -> Group:
 def _built(wanted: Group) -> Path:
     if not wanted.binaries.is_dir():
         CACHE.mkdir(parents=True, exist_ok=True)
-        with _alone(CACHE / f"{wanted.name}.lock"):
+        with alone(CACHE / f"{wanted.name}.lock"):
             if not wanted.binaries.is_dir():
                 _build(wanted)
     return wanted.binaries
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
+def alone(lock: Path) -> Iterator[None]:
+    """Holds a lock file, which ends with the process; waits for whoever else holds it."""
     with lock.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -116,7 +117,8 @@ def _packages(log: Path) -> str:
 
 def _linker_flags(wanted: Group) -> str:
     """Small binaries; Kubernetes must be told its own version, or it says v0.0.0 to every client."""
-    found = re.search(r"^\s*k8s\.io/kubernetes (v(\d+)\.(\d+)\.\d+)$", (wanted.pins / "go.mod").read_text(), re.MULTILINE)
+    pins = (wanted.pins / "go.mod").read_text()
+    found = re.search(r"^\s*k8s\.io/kubernetes (v(\d+)\.(\d+)\.\d+)$", pins, re.MULTILINE)
     if not found:
         return "-s -w"
     version, major, minor = found.groups()

@@ -16,23 +16,29 @@ KILL_SECONDS = 15.0
 
 
 def trees() -> list[Path]:
-    """Mount points of the cgroup trees that Kubernetes uses on this machine."""
+    """Mount points of the cgroup trees that hold processes of ours. A machine on version 1 may have a version-2 tree
+    beside them; container runtimes make folders there, too.
+    """
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
-    v1 = [Path(target) for _, target, kind, *_ in mounts if kind == "cgroup"]
-    v2 = [Path(target) for _, target, kind, *_ in mounts if kind == "cgroup2"]
-    return list(dict.fromkeys(v1 or v2))
+    found = [(kind, Path(target)) for _, target, kind, *_ in mounts if kind in ("cgroup", "cgroup2")]
+    return [target for _, target in sorted(dict.fromkeys(found))]  # version 1 first
+
+
+def _controlled() -> list[Path]:
+    """The trees with the controllers: all of version 1, or the only one of version 2."""
+    return [tree for tree in trees() if not (tree / "cgroup.controllers").exists()] or trees()
 
 
 def daemons() -> Path:
     """The cgroup of our daemons. A leaf: version 2 allows processes in leaves only."""
-    folder = next((tree for tree in trees() if tree.name == "pids"), trees()[0]) / NAME / "daemons"
+    folder = next((tree for tree in trees() if tree.name == "pids"), _controlled()[0]) / NAME / "daemons"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def node_root(node: str) -> str:
-    """Makes the cgroup below which a node's kubelet puts its pods; returns its path inside every tree."""
-    for tree in trees():
+    """Makes the cgroup below which a node's kubelet puts its pods; returns its path inside the trees."""
+    for tree in _controlled():
         for folder in (tree / NAME, tree / NAME / node):
             folder.mkdir(exist_ok=True)
             _inherit_cpuset(folder)
@@ -102,11 +108,9 @@ def _remove(folder: Path, deadline: float) -> None:
         return
     for child in [child for child in folder.iterdir() if child.is_dir()]:
         _remove(child, deadline)
-    while True:
+    while folder.is_dir():
         try:
-            return folder.rmdir()
-        except FileNotFoundError:
-            return
+            folder.rmdir()
         except OSError as error:  # busy for a moment after its last process
             if time.monotonic() > deadline:
                 raise TestbedError(f"cgroup {folder} cannot be removed: {error}") from error

@@ -20,6 +20,7 @@ from testbed.paths import CHECKOUT, CLUSTER, KUBECONFIG, LOCK, LOG, STATE
 from testbed.process import Daemon, run
 from testbed.progress import say
 
+
 @dataclass(frozen=True, slots=True)
 class Cluster:
     """What `up` was asked for. `kubernetes` is the folder of the binaries, whose name holds the pins' hash."""
@@ -161,11 +162,11 @@ def status() -> bool:
     running = current()
     if running is None:
         left = cgroups.processes()
-        print("no cluster runs" + (f", but an unfinished `up` left {len(left)} processes: run `up` or `down`" if left else ""))
+        print(f"no cluster runs, but an unfinished `up` left {len(left)} processes" if left else "no cluster runs")
         return False
     print(f"{running.kubernetes}, {running.nodes} node(s), kubeconfig {KUBECONFIG}, logs {LOG}")
     for name, daemon in daemons(running).items():
-        print(f"  {name:28} {'runs, process ' + str(daemon.pid) if daemon.alive() else 'ENDED, see ' + str(daemon.log)}")
+        print(f"  {name:28}", f"process {daemon.pid}" if daemon.alive() else f"ENDED, see {daemon.log}")
     complaint = unhealthy(running)
     print(f"unhealthy: {complaint}" if complaint else "healthy: API server ready, all nodes Ready")
     return complaint is None

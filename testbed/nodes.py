@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -35,7 +34,7 @@ def folder(node: Node) -> Path:
 
 
 def make_folders(node: Node) -> None:
-    for name in FOLDERS:
+    for name in (*FOLDERS, "images"):
         (folder(node) / name).mkdir()
 
 
@@ -47,7 +46,8 @@ def inside(holder: Daemon, *command: str | Path) -> list[str]:
 
 def start_fabric() -> Daemon:
     """The bridge that joins the nodes, in a network namespace that lives as long as this process."""
-    script = 'ip link add fabric type bridge && ip link set fabric up && echo ready >"/proc/self/fd/$0" && exec sleep infinity'
+    made = "ip link add fabric type bridge && ip link set fabric up"
+    script = f'{made} && echo ready >"/proc/self/fd/$0" && exec sleep infinity'
     return _start_and_wait("fabric", ["unshare", "--net", "sh", "-c", script])
 
 
@@ -67,18 +67,22 @@ def _start_and_wait(name: str, command: Sequence[str | Path]) -> Daemon:
     reader, writer = os.pipe()
     daemon = spawn(name, [*command, str(writer)], pass_fds=[writer])
     os.close(writer)
-    with open(reader, "rb") as pipe:
-        if not pipe.read(1):
-            raise TestbedError(f"{name} did not start. The end of {daemon.log}:\n{tail(daemon.log)}")
+    answer = os.read(reader, 1)
+    os.close(reader)
+    if not answer:
+        raise TestbedError(f"{name} did not start. The end of {daemon.log}:\n{tail(daemon.log)}")
     return daemon
 
 
 def connect(holders: Mapping[Node, Daemon], fabric: Daemon) -> None:
     for node, holder in holders.items():
-        commands = network.links(node, holders, fabric.pid)
-        run("nsenter", f"--target={holder.pid}", "--net", "ip", "-batch", "-", stdin="\n".join(commands) + "\n")
+        _ip(holder, network.links(node, holders, fabric.pid))
         run("nsenter", f"--target={holder.pid}", "--net", "sysctl", "-qw", "net.ipv4.ip_forward=1")
-    run("nsenter", f"--target={fabric.pid}", "--net", "ip", "-batch", "-", stdin="\n".join(network.ports(holders)) + "\n")
+    _ip(fabric, network.ports(holders))
+
+
+def _ip(place: Daemon, commands: Sequence[str]) -> None:
+    run("nsenter", f"--target={place.pid}", "--net", "ip", "-batch", "-", stdin="\n".join(commands) + "\n")
 
 
 def write_configuration(node: Node, binaries: Binaries) -> None:

@@ -69,7 +69,8 @@ def _request(
     """A new key and its certificate, signed by `signer` or by itself."""
     new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-keyout", str(key)]
     signed_by = ["-CA", str(signer.certificate), "-CAkey", str(signer.key)] if signer else []
-    command = ["openssl", "req", "-x509", "-config", "/dev/stdin", "-subj", subject, "-days", DAYS, "-out", certificate]
+    command = ["openssl", "req", "-x509", "-config", "/dev/stdin", "-subj", subject, "-days", DAYS]
+    command += ["-out", str(certificate)]
     run(*command, *new_key, *signed_by, stdin=CONFIGURATION + "\n".join(extensions) + "\n")
 
 

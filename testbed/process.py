@@ -1,8 +1,9 @@
 """Running programs: to their end, or as daemons inside the testbed's cgroup."""
 
+import shlex
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +16,12 @@ POLL_SECONDS = 0.1
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def run(*argv: str | Path, stdin: str | None = None, env: Mapping[str, str] | None = None) -> str:
+def run(*argv: str | Path, stdin: str | None = None) -> str:
     """The standard output of a program; TestbedError with its standard error when it fails."""
-    done = subprocess.run([str(word) for word in argv], input=stdin, env=env, capture_output=True, text=True, check=False)
+    words = [str(word) for word in argv]
+    done = subprocess.run(words, input=stdin, capture_output=True, text=True, check=False)
     if done.returncode:
-        command = " ".join(map(str, argv))
-        raise TestbedError(f"`{command}` ended with {done.returncode}:\n{done.stderr.strip()}")
+        raise TestbedError(f"`{shlex.join(words)}` ended with {done.returncode}:\n{done.stderr.strip()}")
     return done.stdout
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
+
 REPORT_SECONDS = 10.0
 _start = time.monotonic()
 

@@ -12,6 +12,7 @@ import ctypes
 import os
 import socket
 import sys
+from collections.abc import Coroutine
 
 CLONE_NEWNET = 0x40000000
 CHUNK = 1 << 16
@@ -43,7 +44,7 @@ async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host
                 both.create_task(quiet(pump(far_reader, writer), writer, far_writer))
 
 
-async def quiet(direction: "asyncio._CoroutineLike[None]", *ends: asyncio.StreamWriter) -> None:
+async def quiet(direction: Coroutine[None, None, None], *ends: asyncio.StreamWriter) -> None:
     try:
         await direction
     except OSError:
