@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from scapy.contrib.mpls import MPLS
-from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_Timestamp, fragment
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_Timestamp
 from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import ARP, GRE, Dot1Q, Ether
 from scapy.packet import Packet, Raw
@@ -21,15 +22,15 @@ Conversation = Callable[[Side, int], Packet]
 """The frame that a side sends in the conversation of a number: the same number, the same conversation."""
 
 
-def ether(sender: Side, **fields: object) -> Packet:
+def ether(sender: Side, **fields: Any) -> Packet:
     return Ether(**{"src": MAC[sender], "dst": MAC[sender.other], **fields})
 
 
-def ip(sender: Side, **fields: object) -> Packet:
+def ip(sender: Side, **fields: Any) -> Packet:
     return ether(sender) / IP(**{"src": ADDRESS[sender], "dst": ADDRESS[sender.other], **fields})
 
 
-def tcp(sender: Side, number: int = 0, flags: str = "A", **ip_fields: object) -> Packet:
+def tcp(sender: Side, number: int = 0, flags: str = "A", **ip_fields: Any) -> Packet:
     return ip(sender, **ip_fields) / TCP(**_ports(sender, 20000 + number, 80), flags=flags) / b"data"
 
 
@@ -64,9 +65,7 @@ def arp(sender: Side, number: int = 0, asker: Side = Side.UPSTREAM) -> Packet:
     question = ARP(op="who-has", hwsrc=MAC[sender], psrc=host[sender], pdst=host[sender.other])
     if sender == asker:
         return ether(sender, dst=BROADCAST) / question
-    return ether(sender) / ARP(
-        op="is-at", hwsrc=MAC[sender], psrc=host[sender], hwdst=MAC[asker], pdst=host[asker]
-    )
+    return ether(sender) / ARP(op="is-at", hwsrc=MAC[sender], psrc=host[sender], hwdst=MAC[asker], pdst=host[asker])
 
 
 def ipv6(sender: Side, number: int = 0) -> Packet:
@@ -106,7 +105,8 @@ WITHOUT_SESSION: dict[str, Conversation] = {
 
 
 def fragments(sender: Side, size: int = 4000) -> list[Packet]:
-    return [ether(sender) / part for part in fragment(IP(bytes(udp(sender)[IP])) / Raw(bytes(size)), fragsize=1400)]
+    whole = IP(bytes(udp(sender)[IP])) / Raw(bytes(size))
+    return [ether(sender) / part for part in whole.fragment(fragsize=1400)]
 
 
 def _ports(sender: Side, upstream: int, downstream: int) -> dict[str, int]:
@@ -114,12 +114,12 @@ def _ports(sender: Side, upstream: int, downstream: int) -> dict[str, int]:
     return {"sport": source, "dport": destination}
 
 
-def _between(sender: Side, number: int, **fields: object) -> Packet:
+def _between(sender: Side, number: int, **fields: Any) -> Packet:
     """IP without ports: the conversation is told by the upstream address."""
     address = ADDRESS | {Side.UPSTREAM: f"10.2.0.{number % 250 + 1}"}
     return ether(sender) / IP(**{"src": address[sender], "dst": address[sender.other], **fields})
 
 
-def _mac_pair(sender: Side, number: int, **fields: object) -> Packet:
+def _mac_pair(sender: Side, number: int, **fields: Any) -> Packet:
     mac = MAC | {Side.UPSTREAM: f"02:00:00:00:01:{number % 256:02x}"}
     return Ether(**{"src": mac[sender], "dst": mac[sender.other], **fields})

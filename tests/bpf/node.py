@@ -44,7 +44,7 @@ class Outcome:
 class Node:
     def __init__(self, pin_root: Path, capacity: int = 4096) -> None:
         self.datapath = Datapath.open(pin_root, capacity=capacity, cflags=[SLOT_FROM_MARK])
-        self._slots: set[int] = set()
+        self._slots = set(self.datapath.observe().links)
 
     def close(self) -> None:
         self.datapath.unpin()
@@ -124,7 +124,7 @@ class _Options(ctypes.Structure):
 
 
 def test_run(program_fd: int, mark: int, frame: bytes, repeat: int = 1) -> tuple[int, bytes, int]:
-    """(action, frame afterwards, nanoseconds per run). A frame has at least the 14 bytes of an Ethernet header."""
+    """(action, frame afterwards, nanoseconds per run). The kernel refuses a frame shorter than `shortest`."""
     out = ctypes.create_string_buffer(len(frame) + 256)
     context = struct.pack("<III", 0, 0, mark)  # struct __sk_buff: len, pkt_type, mark
     options = _Options(
@@ -140,6 +140,11 @@ def test_run(program_fd: int, mark: int, frame: bytes, repeat: int = 1) -> tuple
     if error := _libbpf.bpf_prog_test_run_opts(program_fd, ctypes.byref(options)):
         raise OSError(-error, f"test run of a frame of {len(frame)} bytes failed")
     return ctypes.c_int32(options.retval).value, out.raw[: options.data_size_out], options.duration
+
+
+def shortest(frame: bytes) -> int:
+    """What a test run wants at least: Ethernet, and by its type a whole IP header without options."""
+    return 14 + {b"\x08\x00": 20, b"\x86\xdd": 40}.get(frame[12:14], 0)
 
 
 test_run.__test__ = False  # type: ignore[attr-defined]
