@@ -3,16 +3,55 @@ SHELL := /bin/bash
 .ONESHELL:
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
 
 # The Kubernetes version the testbed runs: a folder testbed/pins/kubernetes-$(KUBERNETES).
 export KUBERNETES ?= 1.37
-VENV := .venv
-PYTHON := $(VENV)/bin/python
+NODES ?= 1
+PYTHON := .venv/bin/python
+TESTBED := $(PYTHON) -m testbed
+IMAGES := localhost/sfc/webhook:dev localhost/sfc/controller:dev localhost/sfc/nf:dev
 
 .PHONY: help
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+.PHONY: demo
+demo: cluster images ## a chain on a real Kubernetes, scaled while traffic runs; leaves the cluster up
+	$(PYTHON) deploy/examples/demo.py --kubeconfig build/kubeconfig --output build/demo.json
+
+.PHONY: test
+test: lint ## everything: static checks, then unit, BPF, network-namespace and cluster tests
+	$(PYTHON) -m pytest tests
+
+.PHONY: unit
+unit: deps ## the tests that need neither root nor a cluster
+	$(PYTHON) -m pytest tests/unit
+
+.PHONY: lint
+lint: deps ## static checks: ruff, mypy, import contracts, clang-format, shellcheck
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check --quiet .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	git ls-files '*.c' '*.h' | xargs -r clang-format --dry-run -Werror
+	git grep -lE '^#!.*\b(ba)?sh\b' | xargs -r shellcheck
 
 .PHONY: deps
-deps: ## install what is needed on this machine (Debian packages, Python environment)
+deps:
 	@testbed/install-deps
+
+.PHONY: cluster
+cluster: deps ## bring up the local Kubernetes (NODES=1, KUBERNETES=1.37)
+	$(TESTBED) up --nodes $(NODES)
+
+.PHONY: images
+images: cluster ## build the project's images and load them into the cluster
+	$(TESTBED) build-image -t localhost/sfc/webhook:dev -f deploy/webhook.Dockerfile .
+	$(TESTBED) build-image -t localhost/sfc/controller:dev -f deploy/controller.Dockerfile .
+	$(TESTBED) build-image -t localhost/sfc/nf:dev -f deploy/examples/nf/Dockerfile deploy/examples/nf
+
+.PHONY: clean
+clean: ## remove the cluster and everything it left on the machine, and build/
+	if [ -x $(PYTHON) ]; then $(TESTBED) down; fi
+	rm -rf build

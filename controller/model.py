@@ -11,6 +11,9 @@ from enum import IntEnum
 
 from sfc.chain import Side
 
+PROGRAM = "cross_connect"
+"""Name of the BPF program, in its source file and in `tc filter show`."""
+
 SLOTS = 4096
 """Data links a node can have (12 bits); slot 0 is never given out."""
 
@@ -66,3 +69,19 @@ class DataPlane:
     A side without targets has no entry."""
     neighbours: Mapping[tuple[int, Side, str], str] = field(default_factory=dict)
     """(connection number, the asker's side, IPv4 address asked for) → MAC answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What a link has carried since its slot was given out, seen from the link."""
+
+    received_packets: int
+    """From the replica. A segmentation-offload frame counts once."""
+    received_bytes: int
+    sent_packets: int
+    """To the replica."""
+    sent_bytes: int
+    sessions_opened: int
+    """Whose first packet came from the replica."""
+    sessions_chosen: int
+    """For which the replica was chosen, first or again."""

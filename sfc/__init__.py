@@ -1,1 +1,1 @@
-"""The language shared by webhook and controller: names, the chain model, the Multus annotation. Standard library only."""
+"""The language shared by webhook and controller: names, the chain, the Multus annotation. Standard library only."""

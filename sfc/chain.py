@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -20,7 +21,7 @@ from sfc import names
 
 
 class Side(IntEnum):
-    """A cross-connection's two sides; upstream is nearer the head of the chain. The numbers are those of the BPF program."""
+    """A cross-connection's sides; upstream is nearer the head of the chain. The numbers are the BPF program's."""
 
     UPSTREAM = 0
     DOWNSTREAM = 1
@@ -131,7 +132,7 @@ class Chain:
         return None
 
     def segment(self, start: InterfaceRef) -> frozenset[InterfaceRef]:
-        """Interfaces in one layer-2 domain with `start`, itself included: across links, and through transparent stages."""
+        """Interfaces in one layer-2 domain with `start`, itself included: across links, through transparent stages."""
         peer = {a: b for pair in self.links for a, b in (pair, pair[::-1])}
         found: set[InterfaceRef] = set()
         queue = [start]
@@ -209,13 +210,11 @@ def _stage(namespace: str, chain: str, stage: Mapping[str, Any], deadline: int) 
     )
 
 
-def _links(
-    links: list[list[str]] | None, stages: tuple[Stage, ...]
-) -> tuple[tuple[InterfaceRef, InterfaceRef], ...]:
+def _links(links: list[list[str]] | None, stages: tuple[Stage, ...]) -> tuple[tuple[InterfaceRef, InterfaceRef], ...]:
     if links is None:
         return tuple(
             (InterfaceRef(up.name, up.interfaces[-1].name), InterfaceRef(down.name, down.interfaces[0].name))
-            for up, down in zip(stages, stages[1:], strict=False)
+            for up, down in itertools.pairwise(stages)
         )
     return tuple((_ref(up), _ref(down)) for up, down in links)
 

@@ -1,0 +1,80 @@
+"""The PreStop endpoint: GET /drain/<drain id> on 127.0.0.1, called by the kubelet, answered when the drain has ended.
+
+The kubelet ignores the status and waits for the answer, whatever its value, so every refusal is immediate: a hook
+that cannot be honoured must not hold the pod. 403 for a bad signature, 404 for an id that no link of this node bears.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from prometheus_client import Counter
+
+from controller.drain import Drain
+from sfc import drain_id, names
+
+log = logging.getLogger(__name__)
+
+HOOKS = Counter("sfc_drain_hooks_total", "PreStop hook calls by outcome", ["outcome"])
+
+
+class HookServer(ThreadingHTTPServer):
+    """One thread a call, for a call is held for as long as the drain lasts."""
+
+    daemon_threads = True
+    request_queue_size = 256
+
+    def __init__(self, address: tuple[str, int], key: bytes, drain: Callable[[str], Drain | None]) -> None:
+        """`drain` blocks until the replica of that drain id has drained; None when it is not known here."""
+        self.key = key
+        self.drain = drain
+        super().__init__(address, _Request)
+
+
+class _Request(BaseHTTPRequestHandler):
+    server: HookServer
+    timeout = 10
+    """Seconds for the request to arrive; the answer may take longer."""
+
+    def do_GET(self) -> None:
+        wanted = self.path.removeprefix(names.HOOK_PATH) if self.path.startswith(names.HOOK_PATH) else ""
+        if not drain_id.verify(self.server.key, wanted, self.headers.get(names.SIGNATURE_HEADER, "")):
+            self._answer(403, "refused", {"error": "signature does not fit the drain id; nothing is drained"})
+            return
+        drain = self.server.drain(wanted)
+        if drain is None:
+            self._answer(404, "unknown", {"error": "no link of this node has this drain id; nothing to drain"})
+        elif not drain.ended:
+            self._answer(504, "unfinished", _times(drain))
+        else:
+            self._answer(200, "drained", _times(drain))
+
+    def _answer(self, status: int, outcome: str, body: dict[str, Any]) -> None:
+        HOOKS.labels(outcome).inc()
+        log.info("hook answered", extra={"status": status, "outcome": outcome} | body)
+        payload = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(payload)))
+        self.end_headers()
+        self.wfile.write(payload)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Silence: the answer is logged above, with its fields."""
+
+
+def _times(drain: Drain) -> dict[str, Any]:
+    return {
+        "pod": drain.pod_uid,
+        "out_of_targets_seconds": _since(drain.asked_at, drain.out_of_targets_at),
+        "drained_seconds": _since(drain.asked_at, drain.ended_at),
+        "sessions_left": drain.active_sessions,
+    }
+
+
+def _since(start: float, end: float | None) -> float | None:
+    return None if end is None else round(end - start, 4)

@@ -1,0 +1,82 @@
+"""The data path's counters for Prometheus, read from the maps at each scrape. No label per session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from controller.model import LinkState, Traffic
+from controller.plan import State
+
+LINK_LABELS = ("namespace", "chain", "stage", "pod", "interface")
+
+
+class Datapath(Protocol):
+    def traffic(self) -> Mapping[int, Traffic]:
+        """By slot."""
+
+    def drops(self) -> Mapping[tuple[int, str], int]:
+        """(connection number, verdict) → frames."""
+
+
+class DatapathCollector(Collector):
+    def __init__(self, datapath: Datapath, state: Callable[[], State]) -> None:
+        self._datapath = datapath
+        self._state = state
+
+    def describe(self) -> list[Metric]:
+        """Nothing: registration must not read maps."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        state = self._state()
+        yield from _links(state, self._datapath.traffic())
+        yield _drops(state, self._datapath.drops())
+        yield _states(state)
+
+
+def _links(state: State, traffic: Mapping[int, Traffic]) -> Iterator[Metric]:
+    packets = CounterMetricFamily("sfc_link_packets", "Frames carried", labels=(*LINK_LABELS, "direction"))
+    octets = CounterMetricFamily("sfc_link_bytes", "Bytes carried", labels=(*LINK_LABELS, "direction"))
+    sessions = CounterMetricFamily(
+        "sfc_link_sessions",
+        "Sessions the link took part in: opened by its replica, or its replica chosen",
+        labels=LINK_LABELS,
+    )
+    for slot, labels in _labelled(state):
+        if (counted := traffic.get(slot)) is None:
+            continue
+        packets.add_metric((*labels, "received"), counted.received_packets)
+        packets.add_metric((*labels, "sent"), counted.sent_packets)
+        octets.add_metric((*labels, "received"), counted.received_bytes)
+        octets.add_metric((*labels, "sent"), counted.sent_bytes)
+        sessions.add_metric(labels, counted.sessions_opened + counted.sessions_chosen)
+    yield from (packets, octets, sessions)
+
+
+def _drops(state: State, drops: Mapping[tuple[int, str], int]) -> Metric:
+    labels = ("namespace", "cross_connection", "verdict")
+    dropped = CounterMetricFamily("sfc_dropped_packets", "Frames dropped, by verdict", labels=labels)
+    chains = state.cluster.chains.values() if state.cluster else ()
+    named = {c.number: (chain.namespace, c.name) for chain in chains for c in chain.cross_connections}
+    for (number, verdict), frames in drops.items():
+        dropped.add_metric((*named.get(number, ("", "")), verdict), frames)
+    return dropped
+
+
+def _states(state: State) -> Metric:
+    links = GaugeMetricFamily("sfc_links", "Links of this node by state", labels=("state",))
+    for one in LinkState:
+        count = sum(entry.state == one for entry in state.plane.links.values())
+        links.add_metric((one.name.lower(),), count)
+    return links
+
+
+def _labelled(state: State) -> Iterator[tuple[int, tuple[str, ...]]]:
+    replicas = state.cluster.replicas if state.cluster else {}
+    for link in state.links:
+        if replica := replicas.get(link.pod_uid):
+            yield link.slot, (replica.namespace, replica.chain, replica.stage, replica.name, link.interface)

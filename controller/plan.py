@@ -1,0 +1,223 @@
+"""From what the cluster asks for to an ordered list of changes. No I/O, no clock.
+
+desired(chains, replicas, links, drains, actual) → DataPlane
+changes(actual, desired) → make before break
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from controller import maglev
+from controller.drain import Drain
+from controller.model import DataPlane, HostLink, LinkEntry, LinkState
+from controller.replica import Replica
+from sfc.chain import Chain, InterfaceRef, Side
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What the API server says: chains by (namespace, name), this node's replicas by pod UID."""
+
+    chains: Mapping[tuple[str, str], Chain]
+    replicas: Mapping[str, Replica]
+
+    def chain_of(self, replica: Replica) -> Chain | None:
+        return self.chains.get((replica.namespace, replica.chain))
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a pass over the data path left behind."""
+
+    cluster: Cluster | None = None
+    links: tuple[HostLink, ...] = ()
+    plane: DataPlane = field(default_factory=DataPlane)
+    drains: Mapping[str, Drain] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AttachFilter:
+    ifindex: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class DetachFilter:
+    ifindex: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetLink:
+    slot: int
+    entry: LinkEntry
+
+
+@dataclass(frozen=True, slots=True)
+class ClearLink:
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetTargets:
+    connection: int
+    side: Side
+    table: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ClearTargets:
+    connection: int
+    side: Side
+
+
+@dataclass(frozen=True, slots=True)
+class SetNeighbour:
+    connection: int
+    side: Side
+    address: str
+    mac: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClearNeighbour:
+    connection: int
+    side: Side
+    address: str
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+Change = AttachFilter | DetachFilter | SetLink | ClearLink | SetTargets | ClearTargets | SetNeighbour | ClearNeighbour
+
+
+def desired(
+    cluster: Cluster | None, links: Sequence[HostLink], drains: Mapping[str, Drain], actual: DataPlane
+) -> DataPlane:
+    """The data plane as it should be.
+
+    `cluster` is None while the API server has not been heard since the agent's start: then every link keeps the place
+    it has, and only what this node knows by itself counts (links that vanished, drains that the kubelet asked for).
+    """
+    if cluster is None:
+        entries = _remembered(links, drains, actual)
+        neighbours = actual.neighbours
+    else:
+        entries = _entries(cluster, links, drains, actual)
+        neighbours = _neighbours(cluster, {entry.connection for entry in entries.values()})
+    return DataPlane(
+        filters=_filters(cluster, links, entries),
+        links=entries,
+        targets=_targets(entries, {link.slot: link.pod_uid for link in links}),
+        neighbours=neighbours,
+    )
+
+
+def link_state(replica: Replica, drain: Drain | None) -> LinkState:
+    """A replica's place in the data path, from its containers and its drain."""
+    if drain:
+        return LinkState.GONE if replica.stopped else _drained_state(drain)
+    if replica.ready:
+        return LinkState.SERVING
+    return LinkState.GONE if replica.stopped else LinkState.WIRED
+
+
+def changes(actual: DataPlane, wanted: DataPlane) -> Iterator[Change]:
+    """Additions before what refers to them, removals after.
+
+    No packet meets a target without a link, or a target that is marked gone already.
+    """
+    links = dict(_differing(actual.links, wanted.links))
+    gone = {slot: entry for slot, entry in links.items() if entry.state == LinkState.GONE}
+    yield from (SetLink(slot, entry) for slot, entry in links.items() if slot not in gone)
+    yield from (AttachFilter(ifindex, slot) for ifindex, slot in _differing(actual.filters, wanted.filters))
+    yield from (SetNeighbour(*key, mac) for key, mac in _differing(actual.neighbours, wanted.neighbours))
+
+    yield from (SetTargets(*key, table) for key, table in _differing(actual.targets, wanted.targets))
+    yield from (ClearTargets(*key) for key in actual.targets.keys() - wanted.targets.keys())
+
+    yield from (SetLink(slot, entry) for slot, entry in gone.items())
+    yield from (ClearLink(slot) for slot in actual.links.keys() - wanted.links.keys())
+    yield from (DetachFilter(ifindex) for ifindex in actual.filters.keys() - wanted.filters.keys())
+    yield from (ClearNeighbour(*key) for key in actual.neighbours.keys() - wanted.neighbours.keys())
+
+
+def _differing(before: Mapping[K, V], after: Mapping[K, V]) -> Iterator[tuple[K, V]]:
+    return ((key, value) for key, value in after.items() if before.get(key) != value)
+
+
+def _remembered(links: Sequence[HostLink], drains: Mapping[str, Drain], actual: DataPlane) -> dict[int, LinkEntry]:
+    entries = {}
+    for link in links:
+        entry = actual.links.get(link.slot)
+        if entry and entry.ifindex == link.ifindex:
+            drain = drains.get(link.pod_uid)
+            entries[link.slot] = replace(entry, state=_drained_state(drain)) if drain else entry
+    return entries
+
+
+def _entries(
+    cluster: Cluster, links: Sequence[HostLink], drains: Mapping[str, Drain], actual: DataPlane
+) -> dict[int, LinkEntry]:
+    newest = {(link.pod_uid, link.interface): link.ifindex for link in sorted(links, key=lambda link: link.ifindex)}
+    entries = {}
+    for link in links:
+        entry = _entry(cluster, link, drains.get(link.pod_uid), actual.links.get(link.slot))
+        if entry and link.ifindex != newest[link.pod_uid, link.interface]:
+            entry = replace(entry, state=LinkState.GONE)
+        if entry:
+            entries[link.slot] = entry
+    return entries
+
+
+def _entry(cluster: Cluster, link: HostLink, drain: Drain | None, before: LinkEntry | None) -> LinkEntry | None:
+    replica = cluster.replicas.get(link.pod_uid)
+    if not replica:
+        # The pod was deleted and its link is about to follow, or the link is so new that the pod was not heard of yet.
+        return replace(before, state=LinkState.GONE) if before and before.ifindex == link.ifindex else None
+    chain = cluster.chain_of(replica)
+    attachment = chain.attachment(InterfaceRef(replica.stage, link.interface)) if chain else None
+    if not attachment:
+        return None
+    connection, side = attachment
+    return LinkEntry(link.ifindex, connection.number, side, link_state(replica, drain))
+
+
+def _drained_state(drain: Drain) -> LinkState:
+    return LinkState.GONE if drain.ended else LinkState.DRAINING
+
+
+def _filters(cluster: Cluster | None, links: Sequence[HostLink], entries: Mapping[int, LinkEntry]) -> dict[int, int]:
+    """Every wired link has the filter. One whose pod is not known (yet) keeps what it has: without an entry in the map
+    it passes nothing, and it is not for us to decide that it is unwired."""
+    filters = {entry.ifindex: slot for slot, entry in entries.items()}
+    for link in links:
+        known = cluster is not None and link.pod_uid in cluster.replicas
+        if link.filter_slot is not None and not known:
+            filters.setdefault(link.ifindex, link.slot)
+    return filters
+
+
+def _targets(entries: Mapping[int, LinkEntry], identities: Mapping[int, str]) -> dict[tuple[int, Side], bytes]:
+    serving: dict[tuple[int, Side], list[tuple[str, int]]] = defaultdict(list)
+    for slot, entry in entries.items():
+        if entry.state == LinkState.SERVING:
+            serving[entry.connection, entry.side].append((identities[slot], slot))
+    return {key: maglev.table(tuple(sorted(replicas))) for key, replicas in serving.items()}
+
+
+def _neighbours(cluster: Cluster, numbers: set[int]) -> dict[tuple[int, Side, str], str]:
+    return {
+        (connection.number, side, address): mac
+        for chain in cluster.chains.values()
+        for connection in chain.cross_connections
+        if connection.number in numbers
+        for side in Side
+        for address, mac in chain.neighbours(connection.end(side)).items()
+        if ipaddress.ip_address(address).version == 4
+    }

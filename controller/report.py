@@ -1,0 +1,90 @@
+"""What the node agent tells the cluster: the `sfc.dev/wired` condition of its pods, its part of the CrossConnections'
+status. Pure: from the state of the data path to objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from controller.model import HostLink, LinkState
+from controller.plan import State
+from controller.replica import Replica
+from sfc import names
+from sfc.chain import Chain, InterfaceRef, Side
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """`sfc.dev/wired`, less its times. The message holds nothing that changes by itself: it is written seldom."""
+
+    status: bool
+    reason: str
+    message: str
+
+    def stands_in(self, current: Mapping[str, Any] | None) -> bool:
+        return current is not None and (current["status"], current.get("reason"), current.get("message")) == (
+            str(self.status),
+            self.reason,
+            self.message,
+        )
+
+
+def conditions(state: State) -> Iterator[tuple[Replica, Condition]]:
+    """For each replica of this node that has been given at least one link, or waits for one."""
+    if state.cluster is None:
+        return
+    links: dict[str, list[HostLink]] = {}
+    for link in state.links:
+        links.setdefault(link.pod_uid, []).append(link)
+    for replica in state.cluster.replicas.values():
+        yield replica, _condition(state, replica, state.cluster.chain_of(replica), links.get(replica.uid, []))
+
+
+def node_status(state: State, node: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """(namespace, name) of a CrossConnection → this node's entry in its `status.nodes`."""
+    if state.cluster is None:
+        return {}
+    replicas: dict[tuple[int, Side], list[dict[str, str]]] = {}
+    for replica, state_name, key in _placed(state):
+        replicas.setdefault(key, []).append({"pod": replica.name, "state": state_name})
+    entries = {}
+    for chain in state.cluster.chains.values():
+        for connection in chain.cross_connections:
+            sides = {side: replicas.get((connection.number, side), []) for side in Side}
+            if any(sides.values()):
+                entries[chain.namespace, connection.name] = {"name": node} | {
+                    side.name.lower(): sorted(found, key=lambda r: r["pod"]) for side, found in sides.items()
+                }
+    return entries
+
+
+def _placed(state: State) -> Iterator[tuple[Replica, str, tuple[int, Side]]]:
+    for link in state.links:
+        entry = state.plane.links.get(link.slot)
+        replica = state.cluster.replicas.get(link.pod_uid) if state.cluster else None
+        if entry and replica and entry.state != LinkState.GONE:
+            yield replica, entry.state.name.lower(), (entry.connection, entry.side)
+
+
+def _condition(state: State, replica: Replica, chain: Chain | None, links: list[HostLink]) -> Condition:
+    path = f"{replica.namespace}/{replica.chain}"
+    if chain is None:
+        return Condition(False, "NoChain", f"{names.CHAIN_KIND} {path} does not exist or is invalid")
+    stage = chain.stage(replica.stage)
+    if stage is None:
+        return Condition(False, "NoStage", f"{names.CHAIN_KIND} {path} has no stage {replica.stage}")
+    drain = state.drains.get(replica.uid)
+    if drain:
+        ended = "Drained", "no session left to wait for, or the deadline has passed"
+        going = "Draining", "out of all targets; waiting for its sessions to end"
+        return Condition(False, *(ended if drain.ended else going))
+    linked = {InterfaceRef(stage.name, i.name) for i in stage.interfaces}
+    expected = {ref.interface for ref in linked if chain.attachment(ref)}
+    entries = {link.interface: state.plane.links.get(link.slot) for link in links}
+    missing = sorted(name for name in expected if not entries.get(name))
+    if missing:
+        return Condition(False, "NotLinked", f"interface {', '.join(missing)} has no link on the node")
+    if any(entry and entry.state != LinkState.SERVING for entry in entries.values()):
+        return Condition(False, "ContainersNotReady", "linked; receives sessions once its containers are ready")
+    return Condition(True, "Serving", f"in the targets of {len(expected)} cross-connection(s)")

@@ -1,0 +1,180 @@
+"""The Kubernetes API server, in raw JSON.
+
+The official client does what it is good at (kubeconfig, in-cluster tokens and their renewal, TLS, connection pool);
+its typed models, which cost 12–30 times plain JSON and refuse fields they do not know, and its retries are left out.
+Every failure is an `ApiError`; nothing here tries twice, for only the caller knows whether it should.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+import urllib3
+from kubernetes.client import ApiClient, Configuration
+from kubernetes.client.exceptions import OpenApiException
+from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
+
+Params = Mapping[str, str | int | bool]
+Body = tuple[str, Any]
+"""(content type, JSON value)"""
+
+CONNECT_TIMEOUT_SECONDS = 5.0
+READ_TIMEOUT_SECONDS = 30.0
+
+JSON = "application/json"
+APPLY_PATCH = "application/apply-patch+yaml"
+MERGE_PATCH = "application/merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
+
+
+class ApiError(Exception):
+    """A request that the API server refused, or that got no usable answer."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(f"{status} {reason}: {message}" if status else f"{reason}: {message}")
+        self.status = status
+        """HTTP status; 0 when there was no answer at all, or none that could be read."""
+        self.reason = reason
+        """One word, as in the Status object: NotFound, Conflict, Expired …; NoAnswer or Unreadable with status 0."""
+        self.message = message
+
+
+class ApiServer:
+    def __init__(self, client: ApiClient) -> None:
+        self._client = client
+
+    @classmethod
+    def from_environment(cls, kubeconfig: str | None = None) -> ApiServer:
+        """By `kubeconfig`, else by $KUBECONFIG, else as a pod of the cluster. Raises ApiError when none is usable."""
+        configuration = Configuration()
+        path = kubeconfig or os.environ.get("KUBECONFIG")
+        try:
+            if path:
+                load_kube_config(path, client_configuration=configuration, persist_config=False)  # type: ignore[no-untyped-call]
+            else:
+                load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        except (ConfigException, OSError) as error:
+            raise ApiError(0, "NoConfiguration", f"{error} (give KUBECONFIG, or run as a pod)") from error
+        return cls.to(configuration)
+
+    @classmethod
+    def to(cls, configuration: Configuration) -> ApiServer:
+        configuration.retries = False
+        configuration.keep_alive = True
+        client = ApiClient(configuration)
+        client.user_agent = "sfc"
+        return cls(client)
+
+    def get(self, path: str, params: Params | None = None) -> dict[str, Any]:
+        return self._object("GET", path, params)
+
+    def create(self, path: str, obj: Mapping[str, Any]) -> dict[str, Any]:
+        return self._object("POST", path, body=(JSON, obj))
+
+    def replace(self, path: str, obj: Mapping[str, Any]) -> dict[str, Any]:
+        return self._object("PUT", path, body=(JSON, obj))
+
+    def delete(self, path: str, params: Params | None = None) -> dict[str, Any]:
+        return self._object("DELETE", path, params)
+
+    def patch(self, path: str, body: Any, content_type: str) -> dict[str, Any]:
+        return self._object("PATCH", path, body=(content_type, body))
+
+    def apply(self, path: str, obj: Mapping[str, Any], manager: str) -> dict[str, Any]:
+        """Server-side apply; takes over fields that another manager holds."""
+        return self._object("PATCH", path, {"fieldManager": manager, "force": True}, (APPLY_PATCH, obj))
+
+    def watch(self, path: str, params: Params, read_timeout: float) -> Iterator[dict[str, Any]]:
+        """The events of one watch request, until the server ends it.
+
+        `read_timeout` (seconds) bounds the silence between two pieces of data. Raises ApiError for an ERROR event,
+        a line that is no event, and a connection that breaks or falls silent.
+        """
+        response = self._send("GET", path, {**params, "watch": True}, read_timeout=read_timeout)
+        try:
+            for line in _lines(response):
+                yield _event(line)
+        finally:
+            response.close()
+
+    def _object(self, method: str, path: str, params: Params | None = None, body: Body | None = None) -> dict[str, Any]:
+        response = self._send(method, path, params, body)
+        try:
+            answer = json.loads(response.data)
+        except urllib3.exceptions.HTTPError as error:
+            raise ApiError(0, "NoAnswer", f"{method} {path}: {error}") from error
+        except ValueError as error:
+            raise ApiError(0, "Unreadable", f"{method} {path}: answer is not JSON: {error}") from error
+        if not isinstance(answer, dict):
+            raise ApiError(0, "Unreadable", f"{method} {path}: answer is not a JSON object")
+        return answer
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        params: Params | None = None,
+        body: Body | None = None,
+        read_timeout: float = READ_TIMEOUT_SECONDS,
+    ) -> urllib3.BaseHTTPResponse:
+        headers = {**self._client.default_headers, "Accept": "application/json"}
+        if body:
+            headers["Content-Type"] = body[0]
+        try:
+            self._client.update_params_for_auth(headers, None, ["BearerToken"], path, method, None)
+            response: urllib3.BaseHTTPResponse = self._client.rest_client.request(  # type: ignore[no-untyped-call]
+                method,
+                self._client.configuration.host + path + _query(params),
+                headers=headers,
+                body=body[1] if body else None,
+                _request_timeout=(CONNECT_TIMEOUT_SECONDS, read_timeout),
+            ).response
+            if not 200 <= response.status < 300:
+                raise _refusal(response.status, response.data)
+        except (urllib3.exceptions.HTTPError, OpenApiException, ConfigException, OSError) as error:
+            raise ApiError(0, "NoAnswer", f"{method} {path}: {error}") from error
+        return response
+
+
+def _query(params: Params | None) -> str:
+    if not params:
+        return ""
+    return "?" + urlencode({k: str(v).lower() if isinstance(v, bool) else v for k, v in params.items()})
+
+
+def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+    rest = b""
+    while True:
+        try:
+            piece = response.read1(1 << 20)
+        except urllib3.exceptions.HTTPError as error:
+            raise ApiError(0, "NoAnswer", f"watch broke off: {error}") from error
+        if not piece:
+            return
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from filter(None, lines)
+
+
+def _event(line: bytes) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+    except ValueError as error:
+        raise ApiError(0, "Unreadable", f"watch sent a line that is not JSON: {line[:80]!r}") from error
+    match event:
+        case {"type": "ERROR", "object": status}:
+            raise _refusal(status.get("code", 0) if isinstance(status, dict) else 0, json.dumps(status).encode())
+        case {"type": str(), "object": dict()}:
+            return event  # type: ignore[no-any-return]
+    raise ApiError(0, "Unreadable", f"watch sent a line that is not an event: {line[:80]!r}")
+
+
+def _refusal(code: int, body: bytes) -> ApiError:
+    try:
+        status = json.loads(body)
+        return ApiError(code, str(status.get("reason", "Unknown")), str(status.get("message", "no message")))
+    except (ValueError, AttributeError):  # a proxy's HTML page, say
+        return ApiError(code, "Unknown", body[:200].decode(errors="replace"))

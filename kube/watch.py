@@ -1,0 +1,149 @@
+"""A list-watch cache: the objects of one kind, as the API server last told.
+
+The official client's informer asks for no bookmarks, sets no read time-out and does not back off, so it can follow a
+dead connection for ever. Here one rule covers all trouble: keep serving the last snapshot, wait a jittered moment that
+doubles with each failure in a row, then go on from the last resource version; after an answer with an error status
+(410 Gone, a resource version from before a restored backup, …) list anew instead.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from kube.api import ApiError, ApiServer, Params
+
+log = logging.getLogger(__name__)
+
+Key = tuple[str, str]
+"""(namespace, name); the namespace is empty for cluster-wide kinds."""
+
+READ_TIMEOUT_SECONDS = (70.0, 75.0)
+"""Bookmarks come about once a minute, and the server is asked to end the watch five seconds before this: longer silence
+means that nobody is there."""
+BACKOFF_FIRST_SECONDS = 0.5
+BACKOFF_CAP_SECONDS = 30.0
+SETTLED_SECONDS = 5.0
+"""A request that lasted this long was no failure in a row, however it ended."""
+
+
+class Watch:
+    """Objects under `path`, kept current by a thread of its own. Take one snapshot, then decide by it."""
+
+    def __init__(
+        self,
+        api: ApiServer,
+        path: str,
+        *,
+        params: Params | None = None,
+        on_change: Callable[[], None] | None = None,
+        read_timeout: tuple[float, float] = READ_TIMEOUT_SECONDS,
+    ) -> None:
+        """`on_change` is called in the watch's thread after every change; it must be cheap and must not raise."""
+        self._api = api
+        self._path = path
+        self._params = dict(params or {})
+        self._on_change = on_change or (lambda: None)
+        self._read_timeout = read_timeout
+        self._stopped = threading.Event()
+        self._snapshot: Mapping[Key, dict[str, Any]] = MappingProxyType({})
+        self._version: str | None = None
+        """Where to go on watching; None to list first."""
+        self._last_word: float | None = None
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name=f"watch {self._path}", daemon=True).start()
+
+    def stop(self) -> None:
+        """Returns at once; the thread, a daemon, ends with its current request at the latest."""
+        self._stopped.set()
+
+    def snapshot(self) -> Mapping[Key, dict[str, Any]]:
+        return self._snapshot
+
+    @property
+    def synced(self) -> bool:
+        """Whether the objects were listed at least once; stays true when the API server is lost later."""
+        return self._last_word is not None
+
+    def age_seconds(self) -> float:
+        """Seconds since the API server's last word: an event, a bookmark, a list. Infinite before the first."""
+        return float("inf") if self._last_word is None else time.monotonic() - self._last_word
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._stopped.is_set():
+            started = time.monotonic()
+            try:
+                self._follow()
+            except ApiError as error:
+                log.warning("watch interrupted", extra={"path": self._path, "error": str(error)})
+                if error.status:
+                    self._version = None
+            failures = 0 if time.monotonic() - started >= SETTLED_SECONDS else failures + 1
+            self._stopped.wait(backoff_seconds(failures, random.random()))  # noqa: S311
+
+    def _follow(self) -> None:
+        """List if there is nothing to go on from, then watch until the request ends."""
+        if self._version is None:
+            self._version = self._list()
+        read_timeout = random.uniform(*self._read_timeout)  # noqa: S311
+        params: Params = {
+            **self._params,
+            "resourceVersion": self._version,
+            "allowWatchBookmarks": True,
+            "timeoutSeconds": max(1, int(read_timeout) - 5),
+        }
+        for event in self._api.watch(self._path, params, read_timeout):
+            if self._stopped.is_set():
+                return
+            self._version = self._take(event["type"], event["object"])
+
+    def _list(self) -> str:
+        answer = self._api.get(self._path, self._params)
+        try:
+            version: str = answer["metadata"]["resourceVersion"]
+            # Items of a list do not repeat what the list says; events do. A snapshot's objects look alike.
+            kind = {"apiVersion": answer["apiVersion"], "kind": answer["kind"].removesuffix("List")}
+            listed = {_key(item): {**kind, **item} for item in answer["items"]}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ApiError(0, "Unreadable", f"list of {self._path} lacks {error}") from error
+        self._publish(listed)
+        return version
+
+    def _take(self, kind: str, obj: dict[str, Any]) -> str:
+        """Apply one event; returns its resource version."""
+        try:
+            version: str = obj["metadata"]["resourceVersion"]
+            key = _key(obj) if kind != "BOOKMARK" else None
+        except (KeyError, TypeError) as error:
+            raise ApiError(0, "Unreadable", f"event of {self._path} lacks {error}") from error
+        if key is None:
+            self._last_word = time.monotonic()
+        elif kind == "DELETED":
+            self._publish({k: v for k, v in self._snapshot.items() if k != key})
+        else:
+            self._publish({**self._snapshot, key: obj})
+        return version
+
+    def _publish(self, objects: dict[Key, dict[str, Any]]) -> None:
+        self._snapshot = MappingProxyType(objects)
+        self._last_word = time.monotonic()
+        self._on_change()
+
+
+def backoff_seconds(failures: int, chance: float) -> float:
+    """Wait before the next request after so many failures in a row; `chance` in [0, 1) spreads clients apart."""
+    if not failures:
+        return 0.0
+    return min(BACKOFF_CAP_SECONDS, BACKOFF_FIRST_SECONDS * 2.0 ** min(failures - 1, 10)) * (0.5 + chance / 2)
+
+
+def _key(obj: Mapping[str, Any]) -> Key:
+    metadata = obj["metadata"]
+    return metadata.get("namespace", ""), metadata["name"]

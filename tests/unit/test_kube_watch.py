@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from kube import watch as module
+from kube.watch import Watch, backoff_seconds
+from tests.unit.fake_api import HANG, FakeApi, event, pod, status
+
+PATH = "/api/v1/pods"
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
+    monkeypatch.setattr(module, "BACKOFF_FIRST_SECONDS", 0.01)
+    server = FakeApi()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def started(fake: FakeApi) -> Iterator[Callable[..., Watch]]:
+    watches: list[Watch] = []
+
+    def start(**options: Any) -> Watch:
+        watches.append(Watch(fake.client(), PATH, **options))
+        watches[-1].start()
+        return watches[-1]
+
+    yield start
+    for watch in watches:
+        watch.stop()
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen within 5 s"
+        time.sleep(0.005)
+
+
+def names(watch: Watch) -> set[str]:
+    return {name for _, name in watch.snapshot()}
+
+
+def test_lists_then_watches_from_the_lists_version(fake: FakeApi, started: Callable[..., Watch]) -> None:
+    fake.lists[0] = [pod("a", 3)]
+    fake.watches.append([event("ADDED", pod("b", 4)), event("DELETED", pod("a", 5)), HANG])
+
+    watch = started(params={"labelSelector": "sfc.dev/chain"})
+
+    eventually(lambda: names(watch) == {"b"})
+    first = fake.queries(watch=True)[0]
+    assert first["resourceVersion"] == "3"
+    assert first["allowWatchBookmarks"] == "true"
+    assert first["labelSelector"] == "sfc.dev/chain"
+    assert 60 <= int(first["timeoutSeconds"]) <= 70
+
+
+def test_objects_of_a_list_carry_their_kind_as_those_of_events_do(fake: FakeApi, started: Callable[..., Watch]) -> None:
+    fake.lists[0] = [pod("a", 3)]
+
+    watch = started()
+
+    eventually(lambda: watch.synced)
+    assert watch.snapshot()["telco", "a"] == {"apiVersion": "v1", "kind": "Pod", **pod("a", 3)}
+
+
+def test_a_snapshot_taken_never_changes(fake: FakeApi, started: Callable[..., Watch]) -> None:
+    fake.lists[0] = [pod("a", 3)]
+    watch = started()
+    eventually(lambda: watch.synced)
+    taken = watch.snapshot()
+
+    fake.watches.append([event("DELETED", pod("a", 5)), HANG])
+    fake.released.set()
+
+    eventually(lambda: not watch.snapshot())
+    assert ("telco", "a") in taken
+    with pytest.raises(TypeError):
+        taken["telco", "b"] = {}  # type: ignore[index]
+
+
+def test_not_synced_before_the_first_list(fake: FakeApi) -> None:
+    watch = Watch(fake.client(), PATH)
+
+    assert not watch.synced
+    assert watch.age_seconds() == float("inf")
+
+
+@pytest.mark.parametrize(
+    "trouble", [410, 500, [event("ERROR", status(410, "Expired"))], [event("ERROR", status(504, "Timeout"))]]
+)
+def test_an_error_status_leads_to_a_new_list_which_shows_what_was_deleted_meanwhile(
+    fake: FakeApi, started: Callable[..., Watch], trouble: Any
+) -> None:
+    fake.lists = type(fake.lists)([[pod("a", 3), pod("b", 4)], [pod("b", 9)]])
+    fake.watches.append(trouble)
+
+    watch = started()
+
+    eventually(lambda: len(fake.queries(watch=True)) == 2)
+    assert names(watch) == {"b"}
+    assert fake.queries(watch=True)[1]["resourceVersion"] == "9"
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [b"\x00garbage\n", b'{"type":"ADDED","object":{}}\n', b'{"type":"ADDED","object":{"metadata":[]}}\n'],
+)
+def test_garbage_leads_to_a_new_watch_from_where_the_last_one_was(
+    fake: FakeApi, started: Callable[..., Watch], trouble: bytes
+) -> None:
+    fake.lists[0] = [pod("a", 3)]
+    fake.watches.append([event("ADDED", pod("b", 8)), trouble])
+
+    watch = started()
+
+    eventually(lambda: len(fake.queries(watch=True)) == 2)
+    assert fake.queries(watch=True)[1]["resourceVersion"] == "8"
+    assert len(fake.queries(watch=False)) == 1
+    assert names(watch) == {"a", "b"}
+
+
+def test_a_bookmark_moves_the_point_of_resumption_without_changing_objects(
+    fake: FakeApi, started: Callable[..., Watch]
+) -> None:
+    fake.lists[0] = [pod("a", 3)]
+    fake.watches.append([event("BOOKMARK", {"metadata": {"resourceVersion": "40"}})])
+    changes: list[None] = []
+
+    watch = started(on_change=lambda: changes.append(None))
+
+    eventually(lambda: len(fake.queries(watch=True)) == 2)
+    assert fake.queries(watch=True)[1]["resourceVersion"] == "40"
+    assert names(watch) == {"a"}
+    assert len(changes) == 1
+
+
+def test_a_half_open_connection_is_given_up_and_watched_anew(fake: FakeApi, started: Callable[..., Watch]) -> None:
+    fake.lists[0] = [pod("a", 3)]
+    fake.watches.extend([[HANG], [event("ADDED", pod("b", 4)), HANG]])
+
+    watch = started(read_timeout=(0.1, 0.2))
+
+    eventually(lambda: names(watch) == {"a", "b"})
+    assert len(fake.queries(watch=False)) == 1
+
+
+def test_the_last_snapshot_is_served_and_its_age_grows_while_the_server_is_away(
+    fake: FakeApi, started: Callable[..., Watch]
+) -> None:
+    fake.lists[0] = [pod("a", 3)]
+    watch = started(read_timeout=(0.1, 0.1))
+    eventually(lambda: watch.synced)
+
+    fake.close()
+    time.sleep(0.4)
+
+    assert watch.synced
+    assert names(watch) == {"a"}
+    assert watch.age_seconds() >= 0.3
+
+
+def test_a_first_list_that_fails_is_tried_again(fake: FakeApi, started: Callable[..., Watch]) -> None:
+    fake.lists = type(fake.lists)([500, 403, [pod("a", 3)]])
+
+    watch = started()
+
+    eventually(lambda: names(watch) == {"a"})
+
+
+def test_back_off_doubles_spreads_and_is_capped() -> None:
+    assert backoff_seconds(0, 0.9) == 0
+    assert backoff_seconds(1, 0.0) == 0.25
+    assert backoff_seconds(2, 0.0) == 0.5
+    assert backoff_seconds(1000, 1.0) == 30
+    assert backoff_seconds(1000, 0.0) == 15

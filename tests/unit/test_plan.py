@@ -1,0 +1,181 @@
+"""From objects to map contents, and the order in which the maps get there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from controller import maglev
+from controller.drain import Drain
+from controller.model import DataPlane, LinkState
+from controller.plan import (
+    AttachFilter,
+    ClearLink,
+    ClearTargets,
+    Cluster,
+    SetLink,
+    SetNeighbour,
+    SetTargets,
+    changes,
+    desired,
+)
+from controller.replica import replica_of
+from sfc.chain import Side, chain_of
+from tests.unit.objects import chain, link, pod
+
+EDGE = chain_of(chain())
+CLIENT_FIREWALL, FIREWALL_NAT, NAT_SERVER = (c.number for c in EDGE.cross_connections)
+
+CLIENT = link(1, "client-1", "lan")
+LEFT, RIGHT = link(2, "firewall-1", "left"), link(3, "firewall-1", "right")
+LEFT2, RIGHT2 = link(4, "firewall-2", "left"), link(5, "firewall-2", "right")
+
+
+def cluster(*pods: dict[str, Any], chains: bool = True) -> Cluster:
+    replicas = [replica_of(p) for p in pods]
+    return Cluster(
+        chains={("telco", "edge"): EDGE} if chains else {}, replicas={r.uid: r for r in replicas if r is not None}
+    )
+
+
+TWO_FIREWALLS = cluster(pod("client-1", "client"), pod("firewall-1", "firewall"), pod("firewall-2", "firewall"))
+ALL = (CLIENT, LEFT, RIGHT, LEFT2, RIGHT2)
+
+
+def draining(name: str, *, ended: bool = False) -> dict[str, Drain]:
+    uid = f"uid-{name}"
+    return {uid: Drain(uid, "", asked_at=0, deadline=30, out_of_targets_at=0, ended_at=1 if ended else None)}
+
+
+def test_ready_replicas_are_the_targets_of_their_side() -> None:
+    plane = desired(TWO_FIREWALLS, ALL, {}, DataPlane())
+
+    assert plane.targets == {
+        (CLIENT_FIREWALL, Side.UPSTREAM): maglev.table((("uid-client-1", 1),)),
+        (CLIENT_FIREWALL, Side.DOWNSTREAM): maglev.table((("uid-firewall-1", 2), ("uid-firewall-2", 4))),
+        (FIREWALL_NAT, Side.UPSTREAM): maglev.table((("uid-firewall-1", 3), ("uid-firewall-2", 5))),
+    }
+
+
+def test_a_replica_whose_containers_are_not_ready_is_wired_but_no_target() -> None:
+    starting = cluster(pod("client-1", "client"), pod("firewall-1", "firewall", ready=False))
+
+    plane = desired(starting, (CLIENT, LEFT, RIGHT), {}, DataPlane())
+
+    assert plane.links[2].state == LinkState.WIRED
+    assert (CLIENT_FIREWALL, Side.DOWNSTREAM) not in plane.targets
+
+
+def test_a_crashed_replica_is_gone_at_once() -> None:
+    crashed = {"containerStatuses": [{"state": {"terminated": {"exitCode": 137}}}]}
+    state = cluster(pod("firewall-1", "firewall", ready=False, **crashed))
+
+    plane = desired(state, (LEFT, RIGHT), {}, DataPlane())
+
+    assert {entry.state for entry in plane.links.values()} == {LinkState.GONE}
+
+
+def test_a_draining_replica_keeps_its_links_and_leaves_the_targets() -> None:
+    plane = desired(TWO_FIREWALLS, ALL, draining("firewall-1"), DataPlane())
+
+    assert plane.links[2].state == LinkState.DRAINING
+    assert plane.targets[CLIENT_FIREWALL, Side.DOWNSTREAM] == maglev.table((("uid-firewall-2", 4),))
+
+
+def test_a_drained_replica_is_gone() -> None:
+    plane = desired(TWO_FIREWALLS, ALL, draining("firewall-1", ended=True), DataPlane())
+
+    assert plane.links[2].state == LinkState.GONE
+
+
+def test_without_its_chain_a_link_carries_nothing() -> None:
+    before = desired(TWO_FIREWALLS, ALL, {}, DataPlane())
+
+    after = desired(replace(TWO_FIREWALLS, chains={}), ALL, {}, before)
+
+    assert after == DataPlane()
+
+
+def test_a_chain_created_again_shares_no_cross_connection_with_its_predecessor() -> None:
+    again = chain_of(chain() | {"metadata": {"name": "edge", "namespace": "telco", "uid": "chain-2"}})
+
+    numbers = {c.number for c in again.cross_connections}
+
+    assert numbers.isdisjoint({CLIENT_FIREWALL, FIREWALL_NAT, NAT_SERVER})
+
+
+def test_before_the_api_server_is_heard_everything_stays_but_what_the_node_itself_knows() -> None:
+    before = desired(TWO_FIREWALLS, ALL, {}, DataPlane())
+
+    untouched = desired(None, ALL, {}, before)
+    drained = desired(None, ALL, draining("firewall-1"), before)
+    vanished = desired(None, (CLIENT, LEFT2, RIGHT2), {}, before)
+
+    only_second = maglev.table((("uid-firewall-2", 4),))
+    assert untouched == before
+    assert drained.targets[CLIENT_FIREWALL, Side.DOWNSTREAM] == only_second
+    assert vanished.targets[CLIENT_FIREWALL, Side.DOWNSTREAM] == only_second
+
+
+def test_the_link_of_a_pod_that_was_deleted_is_gone_until_it_vanishes() -> None:
+    before = desired(TWO_FIREWALLS, ALL, {}, DataPlane())
+
+    after = desired(cluster(pod("client-1", "client"), pod("firewall-2", "firewall")), ALL, {}, before)
+
+    assert after.links[2].state == LinkState.GONE
+    assert after.targets[CLIENT_FIREWALL, Side.DOWNSTREAM] == maglev.table((("uid-firewall-2", 4),))
+
+
+def test_a_link_whose_pod_was_not_heard_of_yet_keeps_its_filter() -> None:
+    early = link(9, "nobody-1", "lan", filter_slot=9)
+
+    plane = desired(TWO_FIREWALLS, (early,), {}, DataPlane())
+
+    assert (plane.filters, plane.links) == ({early.ifindex: 9}, {})
+
+
+def test_of_two_links_for_one_interface_the_newer_one_serves() -> None:
+    newer = link(8, "client-1", "lan")
+
+    plane = desired(TWO_FIREWALLS, (CLIENT, newer), {}, DataPlane())
+
+    assert {slot: entry.state for slot, entry in plane.links.items()} == {1: LinkState.GONE, 8: LinkState.SERVING}
+
+
+def test_neighbours_are_known_across_a_transparent_stage() -> None:
+    plane = desired(TWO_FIREWALLS, ALL, {}, DataPlane())
+
+    nat = EDGE.stages[2].interfaces[0]
+    assert plane.neighbours[CLIENT_FIREWALL, Side.UPSTREAM, "10.1.0.1"] == nat.mac
+    assert (CLIENT_FIREWALL, Side.UPSTREAM, "10.1.0.2") not in plane.neighbours
+    assert plane.neighbours[FIREWALL_NAT, Side.DOWNSTREAM, "10.1.0.2"] == EDGE.stages[0].interfaces[0].mac
+
+
+def test_a_data_plane_that_is_as_desired_needs_no_change() -> None:
+    plane = desired(TWO_FIREWALLS, ALL, {}, DataPlane())
+
+    assert list(changes(plane, plane)) == []
+
+
+def test_links_are_made_before_targets_name_them() -> None:
+    order = [type(change) for change in changes(DataPlane(), desired(TWO_FIREWALLS, ALL, {}, DataPlane()))]
+
+    last = max(i for i, kind in enumerate(order) if kind in (SetLink, AttachFilter, SetNeighbour))
+    assert last < order.index(SetTargets)
+
+
+def test_links_are_gone_only_after_no_target_names_them() -> None:
+    before = desired(TWO_FIREWALLS, ALL, {}, DataPlane())
+    after = desired(TWO_FIREWALLS, ALL, draining("firewall-1", ended=True), before)
+
+    order = [type(change) for change in changes(before, after)]
+
+    assert order == [SetTargets, SetTargets, SetLink, SetLink]
+
+
+def test_tearing_down_takes_targets_first() -> None:
+    before = desired(TWO_FIREWALLS, ALL, {}, DataPlane())
+
+    order = [type(change) for change in changes(before, DataPlane())]
+
+    assert order.index(ClearLink) > max(i for i, kind in enumerate(order) if kind is ClearTargets)

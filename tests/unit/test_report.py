@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from typing import Any
+
+from controller.drain import Drain
+from controller.model import DataPlane, HostLink
+from controller.plan import Cluster, State, desired
+from controller.report import Condition, conditions, node_status
+from tests.unit.objects import link, pod
+from tests.unit.test_plan import ALL, LEFT, TWO_FIREWALLS, cluster
+
+
+def state(of: Cluster, links: tuple[HostLink, ...] = ALL, drains: dict[str, Drain] | None = None) -> State:
+    return State(of, links, desired(of, links, drains or {}, DataPlane()), drains or {})
+
+
+def reason(of: State, name: str) -> tuple[bool, str]:
+    condition = next(condition for replica, condition in conditions(of) if replica.name == name)
+    return condition.status, condition.reason
+
+
+def test_a_replica_is_wired_when_every_cross_connection_holds_it() -> None:
+    assert reason(state(TWO_FIREWALLS), "firewall-1") == (True, "Serving")
+
+
+def test_a_replica_lacking_one_of_its_links_is_not_wired() -> None:
+    half = state(TWO_FIREWALLS, links=(LEFT,))
+
+    assert reason(half, "firewall-1") == (False, "NotLinked")
+
+
+def test_a_replica_whose_containers_are_not_ready_is_not_wired() -> None:
+    starting = cluster(pod("firewall-1", "firewall", ready=False))
+
+    assert reason(state(starting), "firewall-1") == (False, "ContainersNotReady")
+
+
+def test_the_phases_of_leaving_show_in_the_condition() -> None:
+    leaving = Drain("uid-firewall-1", "", asked_at=0, deadline=30)
+    left = Drain("uid-firewall-1", "", asked_at=0, deadline=30, out_of_targets_at=0, ended_at=1)
+
+    assert reason(state(TWO_FIREWALLS, drains={"uid-firewall-1": leaving}), "firewall-1") == (False, "Draining")
+    assert reason(state(TWO_FIREWALLS, drains={"uid-firewall-1": left}), "firewall-1") == (False, "Drained")
+
+
+def test_a_replica_of_a_chain_that_was_deleted_says_so() -> None:
+    orphan = cluster(pod("firewall-1", "firewall"), chains=False)
+
+    assert reason(state(orphan), "firewall-1") == (False, "NoChain")
+
+
+def test_a_condition_that_stands_is_not_written_again() -> None:
+    condition = Condition(True, "Serving", "in the targets of 2 cross-connection(s)")
+    current: dict[str, Any] = {"status": "True", "reason": "Serving", "message": condition.message}
+
+    assert condition.stands_in(current | {"lastTransitionTime": "2026-01-01T00:00:00Z"})
+    assert not condition.stands_in(current | {"reason": "Draining"})
+    assert not condition.stands_in(None)
+
+
+def test_a_cross_connection_shows_the_replicas_of_this_node_on_each_side() -> None:
+    leaving = {"uid-firewall-2": Drain("uid-firewall-2", "", asked_at=0, deadline=30)}
+
+    entries = node_status(state(TWO_FIREWALLS, drains=leaving), "node1")
+
+    assert entries["telco", "edge.client.lan.firewall.left"] == {
+        "name": "node1",
+        "upstream": [{"pod": "client-1", "state": "serving"}],
+        "downstream": [
+            {"pod": "firewall-1", "state": "serving"},
+            {"pod": "firewall-2", "state": "draining"},
+        ],
+    }
+
+
+def test_a_gone_replica_is_not_shown() -> None:
+    left = {"uid-firewall-2": Drain("uid-firewall-2", "", asked_at=0, deadline=30, ended_at=1)}
+
+    entry = node_status(state(TWO_FIREWALLS, drains=left), "node1")["telco", "edge.client.lan.firewall.left"]
+
+    assert [replica["pod"] for replica in entry["downstream"]] == ["firewall-1"]
+
+
+def test_a_link_of_no_known_pod_is_in_no_report() -> None:
+    stray = state(TWO_FIREWALLS, links=(*ALL, link(9, "nobody-1", "lan")))
+
+    assert "nobody-1" not in str(node_status(stray, "node1"))

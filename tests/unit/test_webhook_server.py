@@ -1,0 +1,312 @@
+"""The real server with TLS on a real socket, a real list-watch behind it, and reviews as an API server posts them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonpatch
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from sfc import drain_id
+from tests.unit import objects
+from tests.unit.fake_api import FakeApi
+from webhook import app, certificate
+from webhook.cluster import Cluster
+from webhook.server import Servers
+
+KEY = b"drain key of the tests, 32 bytes"
+
+
+def self_signed(directory: Path, name: str) -> None:
+    """tls.crt and tls.key, written the way a running authority replaces them: without notice."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .sign(key, hashes.SHA256())
+    )
+    (directory / "tls.key").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    (directory / "tls.crt").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@dataclass
+class Running:
+    client: httpx.Client
+    health: httpx.Client
+    port: int
+    tls_dir: Path
+    certificate: certificate.ServingCertificate
+    api: FakeApi
+
+    def served_name(self) -> str:
+        pem = ssl.get_server_certificate(("127.0.0.1", self.port))
+        return x509.load_pem_x509_certificate(pem.encode()).subject.rfc4514_string()
+
+
+@contextmanager
+def webhook(tls_dir: Path) -> Iterator[Running]:
+    api = FakeApi()
+    chain = objects.chain()
+    chain["metadata"]["resourceVersion"] = "5"
+    api.lists[0] = [chain]
+    self_signed(tls_dir, "first")
+    cluster = Cluster(api.client())
+    serving = certificate.ServingCertificate(tls_dir)
+    port, health_port = free_port(), free_port()
+    servers = Servers(cluster, serving, KEY, ("127.0.0.1", port), ("127.0.0.1", health_port))
+    thread = threading.Thread(target=servers.run, daemon=True)
+    thread.start()
+    with (
+        httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=False) as client,
+        httpx.Client(base_url=f"http://127.0.0.1:{health_port}") as health,
+    ):
+        eventually_answers(health)
+        assert health.get("/readyz").text == "no serving certificate yet\n"
+        serving.refresh()
+        assert health.get("/readyz").text == "chains and namespaces not read yet\n"
+        cluster.start()
+        while health.get("/readyz").status_code != 200:
+            time.sleep(0.01)
+        yield Running(client, health, port, tls_dir, serving, api)
+    cluster.stop()
+    servers.stop()
+    thread.join(5)
+    api.close()
+    assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Shared by the tests that leave it as it was."""
+    with webhook(tmp_path_factory.mktemp("tls")) as running:
+        yield running
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Running]:
+    with webhook(tmp_path) as running:
+        yield running
+
+
+def eventually_answers(client: httpx.Client) -> None:
+    for _ in range(500):
+        try:
+            client.get("/healthz")
+            return
+        except httpx.TransportError:
+            time.sleep(0.01)
+    raise AssertionError("the server did not start within 5 s")
+
+
+def review(obj: dict[str, Any], operation: str = "CREATE", **more: Any) -> dict[str, Any]:
+    request = {"uid": "u-1", "operation": operation, "namespace": "telco", "object": obj, **more}
+    return {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}
+
+
+def nat_pod() -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"generateName": "nat-7d-", "labels": {"sfc.dev/chain": "edge", "sfc.dev/stage": "nat"}},
+        "spec": {"containers": [{"name": "nat", "image": "nat"}]},
+    }
+
+
+def test_a_pod_is_patched_into_a_replica_of_its_stage(running: Running) -> None:
+    answer = running.client.post("/mutate/pods", json=review(nat_pod())).json()
+
+    response = answer["response"]
+    assert (answer["apiVersion"], answer["kind"]) == ("admission.k8s.io/v1", "AdmissionReview")
+    assert (response["uid"], response["allowed"], response["patchType"]) == ("u-1", True, "JSONPatch")
+    pod = jsonpatch.apply_patch(nat_pod(), base64.b64decode(response["patch"]).decode())
+    hook = pod["spec"]["containers"][0]["lifecycle"]["preStop"]["httpGet"]
+    identity = hook["path"].removeprefix("/drain/")
+    assert drain_id.verify(KEY, identity, hook["httpHeaders"][0]["value"])
+    assert pod["metadata"]["annotations"]["sfc.dev/drain-id"] == identity
+
+
+def test_a_workload_gets_its_labels_into_the_template(running: Running) -> None:
+    deployment = {"kind": "Deployment", "metadata": nat_pod()["metadata"], "spec": {"template": {}}}
+
+    response = running.client.post("/mutate/workloads", json=review(deployment)).json()["response"]
+
+    assert json.loads(base64.b64decode(response["patch"])) == [
+        {"op": "add", "path": "/spec/template/metadata", "value": {"labels": nat_pod()["metadata"]["labels"]}}
+    ]
+
+
+def test_an_invalid_chain_is_denied_with_all_problems(running: Running) -> None:
+    chain = objects.chain()
+    chain["spec"]["stages"][0]["interfaces"][0]["addresses"] = ["10.1.0.2"]
+    chain["spec"]["stages"][3]["name"] = "nat"
+
+    response = running.client.post("/validate/chains", json=review(chain)).json()["response"]
+
+    assert response["allowed"] is False
+    assert response["status"]["message"].startswith("ServiceFunctionChain is not valid: 2 problems:\n- spec.stages[0]")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "body is not JSON: Expecting value: line 1 column 1 (char 0)"),
+        (b"\xff\xfe", "body is not JSON: "),
+        (b"[]", "body must be an object"),
+        (b"{}", "body is not an AdmissionReview of admission.k8s.io/v1; set apiVersion and kind"),
+        (b'{"apiVersion":"admission.k8s.io/v1beta1","kind":"AdmissionReview"}', "body is not an AdmissionReview of"),
+        (b'{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview"}', "request must be an object"),
+        (json.dumps(review({}, operation="PATCH")).encode(), "request.operation must be one of CREATE, UPDATE"),
+        (json.dumps(review([])).encode(), "request.object must be an object"),  # type: ignore[arg-type]
+        (json.dumps(review({}, uid=7)).encode(), "request.uid must be a string that is not empty"),
+        (json.dumps(review({}, operation="UPDATE")).encode(), "request.oldObject must be an object"),
+        (b"[" * 100_000, "body is not JSON: "),
+        (b'{"a":NaN}', "body is not JSON: NaN is not JSON"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/mutate/pods", "/mutate/workloads", "/validate/chains"])
+def test_anything_but_an_admission_review_gets_400_and_the_reason(
+    running: Running, path: str, body: bytes, message: str
+) -> None:
+    answer = running.client.post(path, content=body, headers={"content-type": "application/json"})
+
+    assert answer.status_code == 400
+    assert answer.text.startswith(message)
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/yaml", None])
+def test_another_content_type_gets_415(running: Running, content_type: str | None) -> None:
+    headers = {"content-type": content_type} if content_type else {}
+
+    answer = running.client.post("/mutate/pods", content=b"{}", headers=headers)
+
+    assert answer.status_code == 415
+
+
+def test_a_body_over_the_limit_gets_413(running: Running) -> None:
+    body = b" " * (app.MAX_BODY_BYTES + 1)
+
+    answer = running.client.post("/mutate/pods", content=body, headers={"content-type": "application/json"})
+
+    assert answer.status_code == 413
+
+
+def test_a_body_of_the_limit_is_read(running: Running) -> None:
+    body = json.dumps(review(nat_pod())).encode().ljust(app.MAX_BODY_BYTES)
+
+    answer = running.client.post("/mutate/pods", content=body, headers={"content-type": "application/json"})
+
+    assert answer.json()["response"]["allowed"]
+
+
+def test_an_endless_body_is_cut_off(running: Running) -> None:
+    sent = []
+
+    def endless() -> Iterator[bytes]:
+        for _ in range(200):
+            sent.append(1 << 20)
+            yield b" " * (1 << 20)
+
+    answer = running.client.post("/mutate/pods", content=endless(), headers={"content-type": "application/json"})
+
+    assert answer.status_code == 413
+    assert sum(sent) < 50 << 20
+
+
+def test_a_body_that_stops_arriving_gets_408(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "BODY_TIMEOUT_SECONDS", 0.2)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+
+    with context.wrap_socket(socket.create_connection(("127.0.0.1", running.port))) as s:
+        s.sendall(
+            b"POST /mutate/pods HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+        )
+
+        assert s.recv(1000).startswith(b"HTTP/1.1 408")
+
+
+def test_a_certificate_swapped_on_disk_is_served_without_a_restart(fresh: Running) -> None:
+    assert fresh.served_name() == "CN=first"
+    kept_open = fresh.client.post("/validate/chains", json=review(objects.chain()))
+
+    self_signed(fresh.tls_dir, "second")
+    fresh.certificate.refresh()
+
+    assert fresh.served_name() == "CN=second"
+    assert kept_open.status_code == fresh.client.post("/validate/chains", json=review(objects.chain())).status_code
+
+
+def test_a_certificate_that_does_not_fit_its_key_leaves_the_last_one_in_service(
+    fresh: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    old_key = (fresh.tls_dir / "tls.key").read_bytes()
+    self_signed(fresh.tls_dir, "second")
+    (fresh.tls_dir / "tls.key").write_bytes(old_key)
+
+    with caplog.at_level(logging.ERROR):
+        fresh.certificate.refresh()
+
+    assert fresh.served_name() == "CN=first"
+    assert "serving certificate not usable" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tls_below_1_2_is_refused(running: Running) -> None:
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+    old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
+    old.set_ciphers("DEFAULT:@SECLEVEL=0")
+
+    with pytest.raises(ssl.SSLError), old.wrap_socket(socket.create_connection(("127.0.0.1", running.port))):
+        pass
+
+
+def test_metrics_count_requests_by_result(running: Running) -> None:
+    running.client.post("/mutate/pods", json=review({"metadata": {}, "spec": {}}))
+
+    text = running.health.get("/metrics").text
+
+    assert 'sfc_admission_requests_total{path="/mutate/pods",result="allowed"}' in text
+    assert "sfc_chain_cache_age_seconds" in text
+
+
+def test_losing_the_api_server_changes_neither_readiness_nor_answers(fresh: Running) -> None:
+    fresh.api.close()
+    time.sleep(0.1)
+
+    answer = fresh.client.post("/mutate/pods", json=review(nat_pod())).json()
+
+    assert answer["response"]["allowed"]
+    assert fresh.health.get("/readyz").status_code == 200

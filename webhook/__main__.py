@@ -1,0 +1,52 @@
+"""python -m webhook"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from kube.api import ApiError, ApiServer
+from sfc import log
+from webhook.certificate import ServingCertificate
+from webhook.cluster import Cluster
+from webhook.server import Servers
+
+
+def main() -> int:
+    options = _options()
+    log.configure()
+    try:
+        key = options.drain_key.read_bytes()
+        api = ApiServer.from_environment()
+    except (OSError, ApiError) as error:
+        print(f"webhook cannot start: {error}", file=sys.stderr)
+        return 1
+    if not key:
+        print(f"webhook cannot start: drain key {options.drain_key} is empty", file=sys.stderr)
+        return 1
+    cluster = Cluster(api)
+    cluster.start()
+    certificate = ServingCertificate(options.tls_dir)
+    certificate.refresh()
+    certificate.keep_fresh(threading.Event())
+    # uvicorn raises the signal again when it is done; the process shall then end normally.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.signal(signal.SIGINT, lambda *_: None)
+    Servers(cluster, certificate, key, ("", options.port), ("", options.health_port)).run()
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="webhook", description="Admission webhook for service function chains.")
+    parser.add_argument("--tls-dir", type=Path, default=Path("/etc/sfc/tls"), help="tls.crt and tls.key")
+    parser.add_argument("--drain-key", type=Path, default=Path("/etc/sfc/drain-key/key"), help="signs drain hooks")
+    parser.add_argument("--port", type=int, default=8443, help="admission, TLS")
+    parser.add_argument("--health-port", type=int, default=8080, help="/healthz, /readyz, /metrics; plain HTTP")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""HTTP, and nothing else: bodies of bounded size in, answers out. No body leads to a 5xx."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+from fastapi import FastAPI, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
+from starlette.requests import ClientDisconnect
+
+from webhook.model import Malformed
+from webhook.review import Decide, review
+
+log = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 7 << 20
+"""An object has at most 1.5 MiB in etcd, 3 MiB as a request; an UPDATE carries two, and the envelope."""
+BODY_TIMEOUT_SECONDS = 10.0
+
+REQUESTS = Counter("sfc_admission_requests_total", "Admission requests answered.", ["path", "result"])
+SECONDS = Histogram(
+    "sfc_admission_seconds",
+    "Time to answer an admission request, its body already read.",
+    ["path"],
+    buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5),
+)
+
+
+class _RefusedError(Exception):
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def admission(routes: Mapping[str, Decide]) -> FastAPI:
+    app = _bare()
+    for path, decide in routes.items():
+        app.post(path)(_endpoint(path, decide))
+    return app
+
+
+def health(unready: Callable[[], str | None]) -> FastAPI:
+    """/healthz, /readyz and /metrics; `unready` says what is still missing, or None."""
+    app = _bare()
+
+    @app.get("/healthz")
+    async def healthz() -> Response:
+        return Response("ok\n")
+
+    @app.get("/readyz")
+    async def readyz() -> Response:
+        reason = unready()
+        return Response(f"{reason or 'ok'}\n", status_code=503 if reason else 200)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+def _bare() -> FastAPI:
+    return FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+
+def _endpoint(path: str, decide: Decide) -> Callable[[Request], object]:
+    async def admit(request: Request) -> Response:
+        try:
+            body = await _body(request)
+            started = time.perf_counter()
+            answer = review(body, decide)
+        except _RefusedError as error:
+            return _refusal(path, error.status, error)
+        except Malformed as error:
+            return _refusal(path, 400, error)
+        SECONDS.labels(path).observe(time.perf_counter() - started)
+        REQUESTS.labels(path, answer.result).inc()
+        if answer.reason:
+            log.info("denied", extra={"path": path, "uid": answer.uid, "reason": answer.reason})
+        return Response(answer.body, media_type="application/json")
+
+    return admit
+
+
+def _refusal(path: str, status: int, error: Exception) -> Response:
+    REQUESTS.labels(path, "malformed").inc()
+    log.warning("not an admission request", extra={"path": path, "status": status, "error": str(error)})
+    return Response(
+        str(error).encode(errors="backslashreplace"),  # it may quote a lone surrogate, which UTF-8 cannot encode
+        status_code=status,
+        media_type="text/plain",
+        headers={"connection": "close"},  # or the rest of the body would be read, however much it is
+    )
+
+
+async def _body(request: Request) -> bytes:
+    """The body, never more than MAX_BODY_BYTES of it in memory."""
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type != "application/json":
+        raise _RefusedError(415, f"content type is {content_type or 'missing'}; send application/json")
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > MAX_BODY_BYTES:
+                    raise _RefusedError(413, f"body is larger than {MAX_BODY_BYTES} bytes")
+    except TimeoutError:
+        raise _RefusedError(408, f"body did not arrive within {BODY_TIMEOUT_SECONDS:g} s") from None
+    except ClientDisconnect:
+        raise _RefusedError(400, "body broke off") from None
+    return bytes(body)

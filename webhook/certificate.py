@@ -1,0 +1,58 @@
+"""The serving certificate, reloaded when its files change, without a restart and without a dropped request."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import threading
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+CHECK_SECONDS = 5.0
+
+
+class ServingCertificate:
+    """`context` serves whatever tls.crt and tls.key in `directory` held at the last `refresh`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._current: tuple[bytes, bytes] | None = None
+        self.context = _empty_context()
+
+    @property
+    def loaded(self) -> bool:
+        return self._current is not None
+
+    def keep_fresh(self, stop: threading.Event) -> None:
+        """Until `stop`, in a thread of its own."""
+
+        def run() -> None:
+            while not stop.wait(CHECK_SECONDS):
+                self.refresh()
+
+        threading.Thread(target=run, name="certificate", daemon=True).start()
+
+    def refresh(self) -> None:
+        """Take over changed files; a pair that cannot be used leaves the last one in service."""
+        # The kubelet swaps a link to the directory of both files: resolved once, the two belong together.
+        certificate = (self._directory / "tls.crt").resolve()
+        key = certificate.with_name("tls.key")
+        try:
+            found = certificate.read_bytes(), key.read_bytes()
+            if found == self._current:
+                return
+            _empty_context().load_cert_chain(certificate, key)  # a mismatch would spoil the context in service
+            self.context.load_cert_chain(certificate, key)
+        except OSError as error:
+            log.error("serving certificate not usable", extra={"path": str(certificate), "error": str(error)})
+            return
+        self._current = found
+        log.info("serving certificate loaded", extra={"path": str(certificate)})
+
+
+def _empty_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context

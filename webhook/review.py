@@ -1,0 +1,92 @@
+"""The AdmissionReview envelope: bytes in, a decision, bytes out.
+
+A decision carries the object as it should be; the patch is the difference to the object as it came. Whatever the
+bytes are, the outcome is a review or Malformed.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jsonpatch
+
+from webhook.model import Decision, Json, Malformed, Request, mapping, text
+
+API_VERSION = "admission.k8s.io/v1"
+OPERATIONS = ("CREATE", "UPDATE", "DELETE", "CONNECT")
+MAX_WARNINGS = 10
+"""The API server passes on 4096 characters of warnings in all."""
+
+
+Decide = Callable[[Request], Decision]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    body: bytes
+    result: str
+    """allowed, patched or denied; for the metrics."""
+    uid: str
+    reason: str | None
+    """Of a denial."""
+
+
+def review(body: bytes, decide: Decide) -> Answer:
+    """Raises Malformed when the body is not an AdmissionReview v1 that can be answered."""
+    try:
+        request = read(body)
+        return _answer(request, decide(request))
+    except RecursionError:
+        raise Malformed("body", "is nested too deeply") from None
+
+
+def read(body: bytes) -> Request:
+    try:
+        envelope = json.loads(body, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise Malformed("body", f"is not JSON: {error}") from error
+    envelope = mapping(envelope, "body")
+    if (envelope.get("apiVersion"), envelope.get("kind")) != (API_VERSION, "AdmissionReview"):
+        raise Malformed("body", f"is not an AdmissionReview of {API_VERSION}; set apiVersion and kind")
+    request = mapping(envelope.get("request"), "request")
+    operation = request.get("operation")
+    if operation not in OPERATIONS:
+        raise Malformed("request.operation", f"must be one of {', '.join(OPERATIONS)}")
+    return Request(
+        uid=text(request.get("uid"), "request.uid"),
+        operation=operation,
+        namespace=text(request.get("namespace", ""), "request.namespace", empty=True),
+        obj=_object(request, "object", operation in ("CREATE", "UPDATE")),
+        old=_object(request, "oldObject", operation in ("UPDATE", "DELETE")),
+    )
+
+
+def _object(request: Mapping[str, Any], key: str, required: bool) -> Json:
+    value = request.get(key)
+    return {} if value is None and not required else mapping(value, f"request.{key}")
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _answer(request: Request, decision: Decision) -> Answer:
+    response: Json = {"uid": request.uid, "allowed": decision.denied is None}
+    if decision.warnings:
+        response["warnings"] = list(decision.warnings[:MAX_WARNINGS])
+    operations: list[Json] = []
+    if decision.denied is not None:
+        response["status"] = {"code": decision.code, "message": decision.denied}
+    elif decision.obj is not None:
+        operations = jsonpatch.make_patch(request.obj, decision.obj).patch
+    if operations:
+        response["patchType"] = "JSONPatch"
+        response["patch"] = base64.b64encode(json.dumps(operations).encode()).decode()
+    # ASCII: a lone surrogate, which JSON can express and UTF-8 cannot, must not stop the answer.
+    body = json.dumps({"apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response}).encode()
+    result = "denied" if decision.denied is not None else "patched" if operations else "allowed"
+    return Answer(body, result, request.uid, decision.denied)

@@ -1,0 +1,19 @@
+"""Whether a ServiceFunctionChain may be stored."""
+
+from __future__ import annotations
+
+from sfc import validation
+from sfc.names import CHAIN_KIND
+from webhook.model import Decision, Request
+
+UNPROCESSABLE = 422
+
+
+def chain(request: Request) -> Decision:
+    """Denied with every problem at once; what is legal but doubtful becomes warnings. Deleting is always allowed."""
+    if request.operation not in ("CREATE", "UPDATE"):
+        return Decision()
+    if problems := validation.problems(request.obj):
+        return Decision(denied=f"{CHAIN_KIND} is not valid: {validation.listing(problems)}", code=UNPROCESSABLE)
+    warnings = validation.warnings(request.obj) + validation.update_warnings(request.old, request.obj)
+    return Decision(warnings=warnings)
