@@ -145,12 +145,10 @@ class PodWiring:
 
 
 def _with_ipam(interface: Interface, ipam: Mapping[str, Any]) -> Interface:
-    routes = (cni.route_of(f"IPAM result: routes[{i}]", route) for i, route in enumerate(ipam.get("routes") or ()))
-    return replace(
-        interface,
-        addresses=tuple(ip["address"] for ip in ipam.get("ips", ())),
-        routes=(*routes, *interface.routes),
-    )
+    """Addresses are the IPAM plugin's; its routes come before the chain's."""
+    routes = tuple(cni.route_of(f"IPAM result: routes[{i}]", r) for i, r in enumerate(ipam.get("routes") or ()))
+    addresses = cni.addresses_of("IPAM result: ips", (ip.get("address") for ip in ipam.get("ips") or ()))
+    return replace(interface, addresses=addresses, routes=routes + interface.routes)
 
 
 def _release(request: Request) -> None:
@@ -183,6 +181,8 @@ def _delegate(request: Request) -> dict[str, Any]:
             timeout=IPAM_SECONDS,
             check=False,
         )
+    except OSError as error:
+        raise CniError(Code.IPAM_FAILED, f"IPAM plugin {str(program)!r} cannot be run: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:
         raise CniError(
             Code.TRY_AGAIN, f"IPAM plugin {request.ipam!r} took longer than {IPAM_SECONDS:.0f} s: see what it waits for"
@@ -200,7 +200,7 @@ def _ipam_result(request: Request, done: subprocess.CompletedProcess[bytes]) -> 
         output = json.loads(done.stdout or b"{}")
         if done.returncode == 0:
             return dict(output)
-        code, message, details = output["code"], output["msg"], output.get("details", "")
+        code, message, details = int(output["code"]), output["msg"], output.get("details", "")
     except (ValueError, KeyError, TypeError) as error:
         raise CniError(
             Code.IPAM_FAILED,

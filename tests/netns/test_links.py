@@ -7,12 +7,12 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import node as lab
 import pytest
 
 from controller.links import FILTER_PRIORITY, Identity, LinkError, Links, Pair
 from controller.model import HostLink
 from sfc.chain import Interface
+from tests.netns import node as lab
 
 NODE_ADDRESSES = {4: "192.0.2.1", 6: "2001:db8:f::1"}
 PORT = 5000

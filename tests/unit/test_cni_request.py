@@ -165,7 +165,7 @@ def test_a_bad_field_is_refused_by_name_value_and_remedy(change: dict[str, Any],
     [
         ({"CNI_CONTAINERID": ""}, "CNI_CONTAINERID is '': give letters, digits"),
         ({"CNI_CONTAINERID": "../x"}, "CNI_CONTAINERID is '../x'"),
-        ({"CNI_IFNAME": "sixteencharacter"}, "CNI_IFNAME is 'sixteencharacter': give 1 to 15 characters"),
+        ({"CNI_IFNAME": "sixteencharacter"}, "CNI_IFNAME is 'sixteencharacter': give 1 to 15 ASCII characters"),
         ({"CNI_IFNAME": ".."}, "CNI_IFNAME is '..'"),
         ({"CNI_IFNAME": "a b"}, "CNI_IFNAME is 'a b'"),
         ({"CNI_ARGS": "K8S_POD_UID=a b"}, "K8S_POD_UID in CNI_ARGS is 'a b': give the pod's UID"),
