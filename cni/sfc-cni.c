@@ -37,7 +37,11 @@
 #endif
 #define LIMIT (1U << 20)
 
-enum cni_error { INVALID_ENVIRONMENT = 4, IO_FAILURE = 5, TRY_AGAIN = 11 };
+enum cni_error {
+	INVALID_ENVIRONMENT = 4,
+	IO_FAILURE = 5,
+	TRY_AGAIN = 11
+};
 
 struct call {
 	char magic[4];
@@ -51,7 +55,7 @@ struct answer {
 	uint32_t output_length;
 } __attribute__((packed));
 
-static struct call call = { .magic = { 'S', 'F', 'C', '1' } };
+static struct call call = {.magic = {'S', 'F', 'C', '1'}};
 static char output[LIMIT];
 
 /* Prints a CNI error object and exits. The texts are ours, or strerror's: nothing in them needs escaping. */
@@ -140,8 +144,8 @@ static int open_namespace(void)
 
 static int connect_agent(void)
 {
-	struct sockaddr_un address = { .sun_family = AF_UNIX, .sun_path = SFC_SOCKET };
-	struct timeval timeout = { .tv_sec = SFC_TIMEOUT_SECONDS };
+	struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = SFC_SOCKET};
+	struct timeval timeout = {.tv_sec = SFC_TIMEOUT_SECONDS};
 	int agent = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	if (agent < 0)
@@ -166,11 +170,11 @@ static void send_call(int agent, const char *data, size_t size, int descriptor)
 		union {
 			struct cmsghdr header;
 			char space[CMSG_SPACE(sizeof(int))];
-		} control = { .header = { .cmsg_level = SOL_SOCKET,
-					  .cmsg_type = SCM_RIGHTS,
-					  .cmsg_len = CMSG_LEN(sizeof(int)) } };
-		struct iovec part = { .iov_base = (void *)data, .iov_len = size };
-		struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
+		} control = {.header = {.cmsg_level = SOL_SOCKET,
+					.cmsg_type = SCM_RIGHTS,
+					.cmsg_len = CMSG_LEN(sizeof(int))}};
+		struct iovec part = {.iov_base = (void *)data, .iov_len = size};
+		struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
 		ssize_t n;
 
 		if (descriptor >= 0) {

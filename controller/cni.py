@@ -16,6 +16,7 @@ import json
 import re
 import struct
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, TypeVar
@@ -36,7 +37,8 @@ VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 DEFAULT_VERSION = "1.0.0"
 
 CONTAINER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-INTERFACE_NAME = re.compile(r"(?!\.{1,2}$)[^\s/:]{1,15}")
+INTERFACE_NAME = re.compile(r"(?!\.{1,2}$)[!-.0-9;-~]{1,15}")
+"""Printable ASCII but '/' and ':', which the kernel refuses."""
 UNICAST_MAC = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
 POD_UID = re.compile(r"[0-9A-Za-z-]{0,64}")
 DRAIN_ID = re.compile(r"[0-9a-f]{32}")
@@ -189,7 +191,7 @@ def result(request: Request, host_mac: str, interface: Interface, ipam: Mapping[
             {"name": request.host_name, "mac": host_mac},
             {"name": interface.name, "mac": interface.mac, "sandbox": sandbox},
         ],
-        "ips": [{**ip, "interface": 1} for ip in ipam.get("ips", ())],
+        "ips": [{**ip, "interface": 1} for ip in ipam.get("ips") or ()],
         "routes": [{"dst": r.dst, **({"gw": r.gw} if r.gw else {})} for r in interface.routes],
         "dns": ipam.get("dns", {}),
     }
@@ -207,6 +209,19 @@ def route_of(where: str, obj: Any) -> Route:
     return route
 
 
+def addresses_of(where: str, values: Iterable[Any]) -> tuple[str, ...]:
+    """Addresses with prefix, checked."""
+    return tuple(_address(f"{where}[{i}]", value) for i, value in enumerate(values))
+
+
+def _address(where: str, value: Any) -> str:
+    if isinstance(value, str) and "/" in value:
+        with suppress(ValueError):
+            ipaddress.ip_interface(value)
+            return value
+    raise _invalid(where, value, "give an address with prefix, such as 10.1.0.2/24")
+
+
 def _version(configuration: Mapping[str, Any]) -> str:
     version = _field(configuration, "cniVersion", str, DEFAULT_VERSION)
     if version not in VERSIONS:
@@ -215,7 +230,7 @@ def _version(configuration: Mapping[str, Any]) -> str:
 
 
 def _interface(name: str, configuration: Mapping[str, Any]) -> Interface:
-    addresses = tuple(_addresses(_field(configuration, "runtimeConfig.ips", list, [])))
+    addresses = addresses_of("runtimeConfig.ips", _field(configuration, "runtimeConfig.ips", list, []))
     routes = _field(configuration, "args.cni.routes", list, [])
     return Interface(
         name=name,
@@ -224,19 +239,6 @@ def _interface(name: str, configuration: Mapping[str, Any]) -> Interface:
         mtu=_mtu(configuration, MIN_IPV6_MTU if any(":" in a for a in addresses) else MIN_MTU),
         routes=tuple(route_of(f"args.cni.routes[{i}]", route) for i, route in enumerate(routes)),
     )
-
-
-def _addresses(values: Iterable[Any]) -> Iterable[str]:
-    for i, value in enumerate(values):
-        try:
-            if "/" not in value:
-                raise ValueError
-            ipaddress.ip_interface(value)
-        except (TypeError, ValueError) as error:
-            raise _invalid(
-                f"runtimeConfig.ips[{i}]", value, "give an address with prefix, such as 10.1.0.2/24"
-            ) from error
-        yield value
 
 
 def _mac(configuration: Mapping[str, Any]) -> str:
@@ -280,7 +282,7 @@ def _container_id(environment: Mapping[str, str]) -> str:
 
 
 def _interface_name(environment: Mapping[str, str]) -> str:
-    return _variable(environment, "CNI_IFNAME", INTERFACE_NAME, "1 to 15 characters without space, '/' or ':'")
+    return _variable(environment, "CNI_IFNAME", INTERFACE_NAME, "1 to 15 ASCII characters without space, '/' and ':'")
 
 
 def _variable(environment: Mapping[str, str], name: str, pattern: re.Pattern[str], remedy: str) -> str:

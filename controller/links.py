@@ -76,9 +76,13 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class HostEnd:
+class Pair:
+    """A data link's two ends, each numbered in its own namespace."""
+
     ifindex: int
     mac: str
+    """Both of the host end."""
+    pod_ifindex: int
 
 
 class Links:
@@ -97,20 +101,18 @@ class Links:
         self._thread.submit(self._route.close).result()
         self._thread.shutdown()
 
-    def create(self, name: str, identity: Identity, interface: Interface, pod: int) -> HostEnd:
+    def create(self, name: str, identity: Identity, interface: Interface, pod: int) -> Pair:
         """A veth pair: `name` on the node, `interface` in the pod's network namespace (an open descriptor).
 
-        The pod's end comes up with everything `interface` says; the host end is shut towards the node's own stack.
-        A link called `name` that an earlier attempt left behind is replaced. On failure nothing remains.
+        The host end is up, but shut towards the node's own stack; the pod's end has its MAC and MTU, and is down
+        until `configure`. A link called `name` that an earlier attempt left behind is replaced.
         """
-        try:
-            with _explained(f"create interface {interface.name!r} in the pod"):
-                host = self._thread.submit(self._create, name, identity, interface, pod).result()
-                _in_namespace(pod, lambda: _configure(interface))
-        except LinkError:
-            self.delete(name)
-            raise
-        return host
+        with _explained(f"create interface {interface.name!r} in the pod"):
+            return self._thread.submit(self._create, name, identity, interface, pod).result()
+
+    def configure(self, pair: Pair, interface: Interface, pod: int) -> None:
+        """Brings the pod's end up, with addresses and routes."""
+        _in_namespace(pod, lambda: _configure(pair.pod_ifindex, interface))
 
     def delete(self, name: str) -> None:
         """Both ends; succeeds when there is none."""
@@ -150,12 +152,12 @@ class Links:
 
     # What follows runs in the netlink thread.
 
-    def _create(self, name: str, identity: Identity, interface: Interface, pod: int) -> HostEnd:
+    def _create(self, name: str, identity: Identity, interface: Interface, pod: int) -> Pair:
         self._add_pair(name, interface, pod)
         link = self._find(name)
         _shut(name)
         self._route.link("set", index=link["index"], ifalias=str(identity), arp=False, state="up")
-        return HostEnd(link["index"], link.get_attr("IFLA_ADDRESS"))
+        return Pair(link["index"], link.get_attr("IFLA_ADDRESS"), pod_ifindex=link.get_attr("IFLA_LINK"))
 
     def _add_pair(self, name: str, interface: Interface, pod: int) -> None:
         mtu = {} if interface.mtu is None else {"mtu": interface.mtu}
@@ -267,14 +269,14 @@ def _in_namespace(namespace: int, job: Callable[[], T]) -> T:
         return thread.submit(run).result()
 
 
-def _configure(interface: Interface) -> None:
+def _configure(index: int, interface: Interface) -> None:
     """Inside the pod. Replicas share addresses on purpose, so duplicate address detection is off."""
     _sysctl("ipv6", interface.name, accept_dad=0, dad_transmits=0)
     if any(_is_ipv6(address) for address in interface.addresses):
         _sysctl("ipv6", interface.name, disable_ipv6=0)
     with IPRoute(ext_ack=True) as route:
-        index = route.link("get", ifname=interface.name)[0]["index"]
-        route.link("set", index=index, state="up")
+        with _explained(f"bring interface {interface.name!r} up"):
+            route.link("set", index=index, state="up")
         for address in interface.addresses:
             with _explained(f"add address {address}"):
                 _add_address(route, index, address)

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from itertools import chain
@@ -89,14 +90,22 @@ class PodWiring:
 
     def add(self, request: Request) -> dict[str, Any]:
         start = time.monotonic()
-        with _refusals_as_cni_errors(request), self._slots.take() as slot, ExitStack() as undo:
-            ipam = _delegate(request) if request.ipam else {}
+        pod, name = request.netns, request.host_name
+        with (
+            _refusals_as_cni_errors(request),
+            self._slots.take() as slot,
+            ExitStack() as undo,
+            ThreadPoolExecutor(1, "ipam") as meanwhile,  # starting a program takes as long as making the link
+        ):
+            answer = meanwhile.submit(_delegate, request)
             undo.callback(_release, request)
+            undo.callback(self._links.delete, name)
+            identity = Identity(request.pod.uid, request.interface.name, request.drain_id, slot)
+            pair = self._links.create(name, identity, request.interface, pod)
+            self._links.attach(pair.ifindex, slot, self._program(), self._program_name)
+            ipam = answer.result()
             interface = _with_ipam(request.interface, ipam)
-            identity = Identity(request.pod.uid, interface.name, request.drain_id, slot)
-            host = self._links.create(request.host_name, identity, interface, request.netns)
-            undo.callback(self._links.delete, request.host_name)
-            self._links.attach(host.ifindex, slot, self._program(), self._program_name)
+            self._links.configure(pair, interface, pod)
             undo.pop_all()
         self._on_change()
         log.info(
@@ -106,18 +115,17 @@ class PodWiring:
                 "chain": request.chain,
                 "stage": request.stage,
                 "interface": interface.name,
-                "link": request.host_name,
+                "link": name,
                 "slot": slot,
                 "milliseconds": round((time.monotonic() - start) * 1000, 1),
             },
         )
-        return cni.result(request, host.mac, interface, ipam)
+        return cni.result(request, pair.mac, interface, ipam)
 
     def delete(self, request: Request) -> None:
         with _refusals_as_cni_errors(request):
             self._links.delete(request.host_name)
-        if request.ipam:
-            _delegate(request)
+        _delegate(request)
         self._on_change()
         log.info(
             "interface removed",
@@ -133,23 +141,18 @@ class PodWiring:
                 f"interface {request.interface.name!r} of pod {request.pod} is not as it was made: "
                 f"{'; '.join(problems)}: delete the pod, to have it made anew",
             )
-        if request.ipam:
-            _delegate(request)
+        _delegate(request)
 
 
 def _with_ipam(interface: Interface, ipam: Mapping[str, Any]) -> Interface:
-    routes = (cni.route_of(f"IPAM result: routes[{i}]", route) for i, route in enumerate(ipam.get("routes") or ()))
-    return replace(
-        interface,
-        addresses=tuple(ip["address"] for ip in ipam.get("ips", ())),
-        routes=(*routes, *interface.routes),
-    )
+    """Addresses are the IPAM plugin's; its routes come before the chain's."""
+    routes = tuple(cni.route_of(f"IPAM result: routes[{i}]", r) for i, r in enumerate(ipam.get("routes") or ()))
+    addresses = cni.addresses_of("IPAM result: ips", (ip.get("address") for ip in ipam.get("ips") or ()))
+    return replace(interface, addresses=addresses, routes=routes + interface.routes)
 
 
 def _release(request: Request) -> None:
     """Rolls an IPAM ADD back. If that fails too, the first failure is the one to report; the caller's DEL follows."""
-    if not request.ipam:
-        return
     call = request.call
     deletion = replace(call, environment={**call.environment, "CNI_COMMAND": "DEL"})
     with suppress(CniError):
@@ -157,9 +160,11 @@ def _release(request: Request) -> None:
 
 
 def _delegate(request: Request) -> dict[str, Any]:
-    """Runs the IPAM plugin with the call as it came; returns its result."""
+    """Runs the IPAM plugin, if the request has one, with the call as it came; returns its result."""
     environment = request.call.environment
-    program = _program(request.ipam or "", environment.get("CNI_PATH", ""))
+    if request.ipam is None:
+        return {}
+    program = _program(request.ipam, environment.get("CNI_PATH", ""))
     if program is None:
         if request.call.command == "DEL":  # what is not installed holds nothing, and must not hold the pod
             return {}
@@ -176,6 +181,8 @@ def _delegate(request: Request) -> dict[str, Any]:
             timeout=IPAM_SECONDS,
             check=False,
         )
+    except OSError as error:
+        raise CniError(Code.IPAM_FAILED, f"IPAM plugin {str(program)!r} cannot be run: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:
         raise CniError(
             Code.TRY_AGAIN, f"IPAM plugin {request.ipam!r} took longer than {IPAM_SECONDS:.0f} s: see what it waits for"
@@ -193,7 +200,7 @@ def _ipam_result(request: Request, done: subprocess.CompletedProcess[bytes]) -> 
         output = json.loads(done.stdout or b"{}")
         if done.returncode == 0:
             return dict(output)
-        code, message, details = output["code"], output["msg"], output.get("details", "")
+        code, message, details = int(output["code"]), output["msg"], output.get("details", "")
     except (ValueError, KeyError, TypeError) as error:
         raise CniError(
             Code.IPAM_FAILED,

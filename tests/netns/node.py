@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -24,14 +25,9 @@ PROGRAM_NAME = "sfc_test"
 DRAIN_ID = "0123456789abcdef0123456789abcdef"
 POD_UID = "5e0f5c44-3a1e-4a53-9a35-1c3d1a0b7e30"
 MAC = "02:5f:c0:00:00:01"
-CNI_PATH = ":".join(
-    str(path)
-    for path in (
-        *sorted(Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser().glob("sfc/*/bin")),
-        "/opt/cni/bin",
-        "/usr/lib/cni",
-    )
-)
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sfc-testbed"
+CNI_PATH = ":".join([*map(str, CACHE.glob("cni-*[0-9a-f]/")), "/usr/lib/cni"])
+"""Where the IPAM plugin `static` is: what the testbed built, or Debian's."""
 
 
 @cache
@@ -86,6 +82,14 @@ def show(*query: str, pod: str | None = None) -> Any:
 def descriptors() -> int:
     """How many this process has open."""
     return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+
+def settles(condition: Callable[[], bool], seconds: float = 5) -> bool:
+    """Whether the condition comes true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
 
 
 def host_links() -> list[str]:

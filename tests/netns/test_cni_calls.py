@@ -13,12 +13,12 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-import node as lab
 import pytest
-from node import MAC, Node, configuration, show
 
 from controller import cni
 from controller.cni_server import Server
+from tests.netns import node as lab
+from tests.netns.node import MAC, Node, configuration, show
 
 
 @pytest.fixture(scope="module")
@@ -255,6 +255,40 @@ def test_add_that_fails_after_ipam_gives_the_addresses_back(node: Node, pod: str
     assert [link["ifname"] for link in show("link", pod=pod)] == ["lo"]
 
 
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        (
+            'echo \'{"ips": [{"address": "10.1.0.2"}]}\'',
+            'IPAM result: ips[0] is "10.1.0.2": give an address with prefix',
+        ),
+        ("echo '{\"ips\": [{}]}'", "IPAM result: ips[0] is null: give an address with prefix"),
+        ("echo no JSON", "IPAM plugin 'static' ended with status 0 and no CNI answer"),
+        ("exit 3", "IPAM plugin 'static' ended with status 3 and no CNI answer"),
+    ],
+)
+def test_add_refuses_what_an_ipam_plugin_should_not_answer(
+    node: Node, pod: str, tmp_path: Path, script: str, message: str
+) -> None:
+    ipam = tmp_path / "static"
+    ipam.write_text(f"#!/bin/sh\n{script}\n")
+    ipam.chmod(0o755)
+
+    answer = node.call("ADD", pod, configuration(ips=["10.1.0.2/24"]), env={"CNI_PATH": str(tmp_path)})
+
+    assert answer.status == 1
+    assert message in answer.output["msg"]
+    assert lab.host_links() == []
+
+
+def test_add_says_when_an_ipam_plugin_cannot_be_run(node: Node, pod: str, tmp_path: Path) -> None:
+    (tmp_path / "static").write_text("")
+
+    answer = node.call("ADD", pod, configuration(ips=["10.1.0.2/24"]), env={"CNI_PATH": str(tmp_path)})
+
+    assert answer.output["msg"] == f"sfc: IPAM plugin '{tmp_path}/static' cannot be run: Permission denied"
+
+
 def test_add_names_an_ipam_plugin_that_is_not_installed(node: Node, pod: str) -> None:
     config = configuration(ips=["10.1.0.2/24"]) | {"ipam": {"type": "absent"}}
 
@@ -388,7 +422,7 @@ def test_whatever_else_connects_gets_no_answer_and_does_no_harm(node: Node, pod:
 
     assert answer == b""
     assert node.call("ADD", pod).status == 0
-    assert lab.descriptors() <= before
+    assert lab.settles(lambda: lab.descriptors() <= before)
 
 
 def test_only_root_is_served(node: Node) -> None:

@@ -7,12 +7,12 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import node as lab
 import pytest
 
-from controller.links import FILTER_PRIORITY, HostEnd, Identity, LinkError, Links
+from controller.links import FILTER_PRIORITY, Identity, LinkError, Links, Pair
 from controller.model import HostLink
 from sfc.chain import Interface
+from tests.netns import node as lab
 
 NODE_ADDRESSES = {4: "192.0.2.1", 6: "2001:db8:f::1"}
 PORT = 5000
@@ -45,9 +45,11 @@ def pod() -> Iterator[str]:
         yield name
 
 
-def create(links: Links, pod: str, name: str = "sfc000000000001", slot: int = 7) -> HostEnd:
+def create(links: Links, pod: str, name: str = "sfc000000000001", slot: int = 7) -> Pair:
     with lab.opened(pod) as netns:
-        return links.create(name, Identity(lab.POD_UID, "net1", lab.DRAIN_ID, slot), INTERFACE, netns)
+        pair = links.create(name, Identity(lab.POD_UID, "net1", lab.DRAIN_ID, slot), INTERFACE, netns)
+        links.configure(pair, INTERFACE, netns)
+    return pair
 
 
 def filters(ifindex: int) -> set[tuple[int, str]]:
