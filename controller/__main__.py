@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from controller import logs
+from sfc import log
 
 COMMANDS = {"node": "controller.node", "cluster": "controller.cluster.main"}
 
@@ -15,7 +15,7 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] not in COMMANDS:
         print(f"usage: python -m controller {{{','.join(COMMANDS)}}}", file=sys.stderr)
         return 2
-    logs.start()
+    log.configure()
     result: int = importlib.import_module(COMMANDS[argv[0]]).run(argv[1:])
     return result
 
