@@ -9,7 +9,7 @@ COPY cni /src/cni
 RUN gcc -std=gnu11 -O2 -static -s -o /usr/local/bin/sfc-cni /src/cni/sfc-cni.c
 
 FROM debian:bookworm-slim
-RUN apt-get update && apt-get install -y --no-install-recommends python3-bpfcc && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install -y --no-install-recommends python3-bpfcc && apt-get clean && rm -rf /var/lib/apt/lists/*
 COPY --from=build /usr/src /usr/src
 COPY --from=build /opt/sfc /opt/sfc
 COPY --from=build /usr/local/bin/sfc-cni /usr/libexec/sfc/sfc-cni

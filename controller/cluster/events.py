@@ -1,4 +1,4 @@
-"""Events: what `kubectl describe` of a chain tells of its past. They follow from a status's change, so none is lost."""
+"""Events: what `kubectl describe` of a chain tells of its past. They follow from the change of its status."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _of_stages(before: Iterable[Object], after: Iterable[Object]) -> Iterator[Ev
         if serving and not served.get(name):
             yield Event("StageServing", f"stage {name} has a replica that serves")
         if not serving and served.get(name):
-            yield Event("StageEmpty", f"the last replica of stage {name} that served is gone", warning=True)
+            yield Event("StageEmpty", f"no replica of stage {name} serves any more", warning=True)
 
 
 def _ready(found: Object | None) -> Mapping[str, Any]:

@@ -25,7 +25,7 @@ class Election:
     def __init__(self, api: ApiServer, identity: str) -> None:
         self._api = api
         self._identity = identity
-        self._seen: object = None
+        self._seen = ""
         self._seen_at = 0.0
 
     def attempt(self, monotonic: float, now: datetime) -> bool:
@@ -63,9 +63,9 @@ class Election:
             raise
 
     def _held_by_another(self, lease: Object, monotonic: float) -> bool:
-        spec = lease.get("spec") or {}
-        if spec != self._seen:
-            self._seen, self._seen_at = spec, monotonic
+        spec, version = lease.get("spec") or {}, lease["metadata"]["resourceVersion"]
+        if version != self._seen:
+            self._seen, self._seen_at = version, monotonic
         holder = spec.get("holderIdentity")
         unchanged_for = monotonic - self._seen_at
         return bool(holder) and holder != self._identity and unchanged_for < spec.get("leaseDurationSeconds", 0)

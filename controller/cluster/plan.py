@@ -172,8 +172,8 @@ def _conflict(found: Object | None) -> str | None:
     if found is None or objects.label(found, MANAGED_BY) == MANAGER:
         return None
     return (
-        f"NetworkAttachmentDefinition {names.NETWORK_NAME} of namespace {objects.namespace(found)} is not ours, and pods "
-        f"of the chain need one of this name: delete it, or give it up by the label {MANAGED_BY}={MANAGER}"
+        f"NetworkAttachmentDefinition {names.NETWORK_NAME} of namespace {objects.namespace(found)} is not ours, and "
+        f"the chain's pods need one of this name: delete it, or give it up by the label {MANAGED_BY}={MANAGER}"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -82,17 +82,18 @@ def chain_verdict(chain: Chain, counts: Iterable[StageCount], missing: Sequence[
         return Verdict(False, NETWORK_CONFLICT, conflict)
     if missing:
         return Verdict(False, CROSS_CONNECTIONS_MISSING, f"not made yet: {', '.join(missing)}")
-    empty = [_emptiness(chain, count) for count in counts if not count.serving]
+    empty = [count for count in counts if not count.serving]
     if empty:
-        return Verdict(False, STAGE_EMPTY, "; ".join(empty))
+        return Verdict(False, STAGE_EMPTY, "; ".join(_emptiness(chain, empty)))
     return Verdict(True, ALL_STAGES_SERVE, "every stage has a replica that serves")
 
 
-def _emptiness(chain: Chain, count: StageCount) -> str:
-    labels = f"{names.CHAIN_LABEL}={chain.name},{names.STAGE_LABEL}={count.name}"
-    if not count.replicas:
-        return f"stage {count.name} has no pod: label a workload with {labels}"
-    return f"stage {count.name} has {count.replicas} of which none serves: see kubectl describe pods -l {labels}"
+def _emptiness(chain: Chain, empty: Sequence[StageCount]) -> Iterator[str]:
+    labels = f"{names.CHAIN_LABEL}={chain.name},{names.STAGE_LABEL}"
+    if without := [count.name for count in empty if not count.replicas]:
+        yield f"no pod for {', '.join(without)}: label a workload {labels}={'|'.join(without)}"
+    if idle := [count.name for count in empty if count.replicas]:
+        yield f"no replica serves of {', '.join(idle)}: see kubectl describe pods -l '{labels} in ({','.join(idle)})'"
 
 
 def chain_status(obj: Object, verdict: Verdict, counts: Sequence[StageCount], now: datetime) -> dict[str, Any]:
