@@ -27,12 +27,11 @@ from bcc import BPF
 from bcc.libbcc import lib
 
 from controller import maglev
-from controller.model import SLOTS, DataPlane, LinkEntry, LinkState
+from controller.model import PROGRAM, SLOTS, DataPlane, LinkEntry, LinkState, Traffic
 from controller.sessions import DEFAULT_TIMEOUTS, Session, Timeouts, active
 from sfc.chain import Side
 
 SOURCE = Path(__file__).resolve().parent.parent / "bpf"
-PROGRAM = "cross_connect"
 PIN_ROOT = Path("/sys/fs/bpf/sfc/v1")
 CAPACITY = 262_144
 """Sessions that a node remembers unless told otherwise; beyond that the least recently used give way."""
@@ -42,22 +41,6 @@ _BATCH_BYTES = 1 << 20
 
 class DatapathError(Exception):
     """The program or one of its maps can not be used; the message ends with the remedy."""
-
-
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """What has passed a link since it got its slot, as the host end sees it."""
-
-    received_packets: int
-    """From the replica."""
-    received_bytes: int
-    sent_packets: int
-    """To the replica."""
-    sent_bytes: int
-    sessions_opened: int
-    """Their first packet came from the replica."""
-    sessions_chosen: int
-    """The replica was chosen for them: at their first packet, or when their link was gone."""
 
 
 @dataclass(frozen=True, slots=True)

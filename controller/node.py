@@ -35,11 +35,12 @@ from kube.api import ApiServer
 from kube.watch import Key, Watch
 from sfc import names, validation
 from sfc.chain import Chain
+from sfc.fault import MAX_DEADLINE_SECONDS
 
 log = logging.getLogger(__name__)
 
 HOOK_GRACE_SECONDS = 60.0
-"""Beyond the longest drain deadline (validation.MAX_DEADLINE_SECONDS), after which a hook answers in any case."""
+"""Beyond the longest drain deadline (MAX_DEADLINE_SECONDS), after which a hook answers in any case."""
 
 
 def run(argv: list[str]) -> int:
@@ -82,7 +83,7 @@ class Agent:
         REGISTRY.register(DatapathCollector(self._datapath, lambda: self._reconciler.state))
         wiring = PodWiring(self._links, lambda: self._datapath.program_fd, PROGRAM, self._reconciler.wake)
         self._cni = CniServer(options.cni_socket, wiring)
-        timeout = validation.MAX_DEADLINE_SECONDS + HOOK_GRACE_SECONDS
+        timeout = MAX_DEADLINE_SECONDS + HOOK_GRACE_SECONDS
         self._hooks = HookServer(
             (names.HOOK_HOST, names.HOOK_PORT),
             options.drain_key.read_bytes(),
