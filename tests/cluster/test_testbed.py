@@ -71,7 +71,9 @@ def in_node(node: str, command: list[str]) -> "subprocess.CompletedProcess[str]"
 
 def as_user(kubeconfig: str, *arguments: str, node: str = "node1") -> "subprocess.CompletedProcess[str]":
     """kubectl inside a node with one of the node's own kubeconfigs."""
-    kubectl = subprocess.run(["readlink", "build/bin/kubectl"], capture_output=True, text=True, check=True).stdout.strip()
+    kubectl = subprocess.run(
+        ["readlink", "build/bin/kubectl"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     return in_node(node, [kubectl, f"--kubeconfig={kubeconfig}", *arguments])
 
 
@@ -116,7 +118,9 @@ def test_a_node_reaches_a_service_as_the_api_server_reaches_webhooks(peers: dict
 def test_multus_adds_an_interface_with_the_address_the_annotation_gives(
     kubectl: Kubectl, peers: dict[str, str]
 ) -> None:
-    status = kubectl("get", "pod", "peer1", r"--output=jsonpath={.metadata.annotations.k8s\.v1\.cni\.cncf\.io/network-status}")
+    status = kubectl(
+        "get", "pod", "peer1", r"--output=jsonpath={.metadata.annotations.k8s\.v1\.cni\.cncf\.io/network-status}"
+    )
 
     extra = [network for network in json.loads(status) if network.get("interface") == "extra0"]
     assert [network["ips"] for network in extra] == [["10.77.0.5"]]
@@ -164,7 +168,13 @@ def test_multus_has_its_own_rights_and_no_more(kubectl: Kubectl) -> None:
 
     answers = {
         (verb, resource): as_user(multus, "auth", "can-i", verb, resource, "--all-namespaces").stdout.strip()
-        for verb, resource in [("get", "pods"), ("list", "secrets"), ("get", "secrets"), ("create", "pods"), ("delete", "pods")]
+        for verb, resource in [
+            ("get", "pods"),
+            ("list", "secrets"),
+            ("get", "secrets"),
+            ("create", "pods"),
+            ("delete", "pods"),
+        ]
     }
 
     assert answers.pop(("get", "pods")) == "yes"
@@ -172,7 +182,9 @@ def test_multus_has_its_own_rights_and_no_more(kubectl: Kubectl) -> None:
 
 
 def test_a_node_sees_no_key_of_another_node_or_of_the_administrator(cluster: None) -> None:
-    found = in_node("node2", ["sh", "-c", "ls /var/lib/sfc-testbed; ls /etc/kubernetes | grep -E '^(ca|admin|apiserver).*key'"])
+    found = in_node(
+        "node2", ["sh", "-c", "ls /var/lib/sfc-testbed; ls /etc/kubernetes | grep -E '^(ca|admin|apiserver).*key'"]
+    )
 
     assert found.stdout == ""
 
@@ -188,7 +200,9 @@ def test_nothing_a_node_writes_reaches_the_machine(cluster: None) -> None:
 
 def machine_address() -> str:
     """An address of the machine itself, outside the testbed."""
-    links = json.loads(subprocess.run(["ip", "-json", "-4", "address"], capture_output=True, text=True, check=True).stdout)
+    links = json.loads(
+        subprocess.run(["ip", "-json", "-4", "address"], capture_output=True, text=True, check=True).stdout
+    )
     found = [info["local"] for link in links if link["ifname"] != "lo" for info in link["addr_info"]]
     return found[0] if found else FAR_AWAY
 
