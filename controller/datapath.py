@@ -184,8 +184,10 @@ class Datapath:
                     count.update(here)
         return dict(count)
 
-    def traffic(self, slots: Collection[int]) -> dict[int, Traffic]:
-        return {slot: Traffic(*self._traffic.get((slot,))) for slot in slots}
+    def traffic(self, slots: Collection[int] | None = None) -> dict[int, Traffic]:
+        """By slot, for `slots` or for each link there is."""
+        wanted = (slot for slot, _ in self._observed_links()) if slots is None else slots
+        return {slot: Traffic(*self._traffic.get((slot,))) for slot in wanted}
 
     def drops(self) -> dict[tuple[int, str], int]:
         """Frames dropped, by (connection number, verdict); connection 0: from a link that is not wired."""
