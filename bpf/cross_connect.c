@@ -26,7 +26,7 @@
 
 #define MOST_SIDES    8192
 #define MOST_OTHERS   16384
-#define MOST_ATTEMPTS 4
+#define MOST_ATTEMPTS 32
 
 /* controller.model.LinkState; 0 is a slot without link. */
 enum link_state {
@@ -118,7 +118,6 @@ static __always_inline u64 choose(u32 connection, u32 side, u32 hash)
 {
 	struct side_key key = {.connection = connection, .side = side};
 
-#pragma unroll
 	for (int attempt = 0; attempt < MOST_ATTEMPTS; attempt++) {
 		struct targets *table = targets.lookup(&key);
 		u64 place = (u64)hash * TABLE_LENGTH >> 32; /* like hash % TABLE_LENGTH, without the division */
@@ -150,24 +149,24 @@ static __always_inline u64 remembered(struct session *session, const struct flow
 }
 
 /* A frame on a session that goes on: the latest sender gets the answers, unless it is leaving for good. */
-static __always_inline void keep(struct session *session, const struct flow *flow, const struct sender *from, u64 now)
+static __always_inline void keep(struct session *session, const struct flow *flow, const struct sender *from)
 {
 	if (session->end[from->side] != from->end && from->state != GONE)
 		session->end[from->side] = from->end;
-	note(session, flow->tcp_flags, from->side, now);
+	note(session, flow->tcp_flags, from->side);
 }
 
 /* Pins a session to its sender and to the link chosen for it, or moves it there; returns where its frames go. */
 static __always_inline u64 pin(struct session_key *key, struct session *session, const struct flow *flow,
-			       const struct sender *from, u64 chosen, u64 now)
+			       const struct sender *from, u64 chosen)
 {
-	struct session fresh = {.last_seen = now};
+	struct session fresh = {.last_seen = bpf_ktime_get_ns(), .last_tick = bpf_jiffies64()};
 	u32 opener = end_slot(from->end), choice = end_slot(chosen);
 	struct traffic *counters;
 
 	if (session && !reopened(session, flow->tcp_flags)) {
 		session->end[!from->side] = chosen;
-		keep(session, flow, from, now);
+		keep(session, flow, from);
 	} else {
 		fresh.end[UPSTREAM] = from->side == UPSTREAM ? from->end : chosen;
 		fresh.end[DOWNSTREAM] = from->side == UPSTREAM ? chosen : from->end;
@@ -230,7 +229,6 @@ static __always_inline enum verdict decide(struct __sk_buff *skb, const struct s
 	struct ethhdr *eth = data;
 	struct flow flow = {};
 	bool known = false;
-	u64 now = 0;
 	u32 hash;
 
 	if ((void *)(eth + 1) > end)
@@ -251,10 +249,9 @@ static __always_inline enum verdict decide(struct __sk_buff *skb, const struct s
 	if (known) {
 		key = session_key_of(from->connection, &flow, from->side);
 		session = sessions.lookup(&key);
-		now = bpf_ktime_get_coarse_ns();
 		*to = remembered(session, &flow, from);
 		if (*to) {
-			keep(session, &flow, from, now);
+			keep(session, &flow, from);
 			return VERDICT_FORWARDED;
 		}
 		hash = session_hash(&key);
@@ -265,7 +262,7 @@ static __always_inline enum verdict decide(struct __sk_buff *skb, const struct s
 	if (!*to)
 		return VERDICT_NO_TARGET;
 	if (known)
-		*to = pin(&key, session, &flow, from, *to, now);
+		*to = pin(&key, session, &flow, from, *to);
 	return VERDICT_FORWARDED;
 }
 

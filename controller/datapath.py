@@ -27,12 +27,11 @@ from bcc import BPF
 from bcc.libbcc import lib
 
 from controller import maglev
-from controller.model import SLOTS, DataPlane, LinkEntry, LinkState
+from controller.model import PROGRAM, SLOTS, DataPlane, LinkEntry, LinkState, Traffic
 from controller.sessions import DEFAULT_TIMEOUTS, Session, Timeouts, active
 from sfc.chain import Side
 
 SOURCE = Path(__file__).resolve().parent.parent / "bpf"
-PROGRAM = "cross_connect"
 PIN_ROOT = Path("/sys/fs/bpf/sfc/v1")
 CAPACITY = 262_144
 """Sessions that a node remembers unless told otherwise; beyond that the least recently used give way."""
@@ -42,22 +41,6 @@ _BATCH_BYTES = 1 << 20
 
 class DatapathError(Exception):
     """The program or one of its maps can not be used; the message ends with the remedy."""
-
-
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """What has passed a link since it got its slot, as the host end sees it."""
-
-    received_packets: int
-    """From the replica."""
-    received_bytes: int
-    sent_packets: int
-    """To the replica."""
-    sent_bytes: int
-    sessions_opened: int
-    """Their first packet came from the replica."""
-    sessions_chosen: int
-    """The replica was chosen for them: at their first packet, or when their link was gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +54,7 @@ class _Layout:
 
 _LAYOUTS = {
     "links": _Layout(struct.Struct("<I"), struct.Struct("<IIBB2x")),
-    "sessions": _Layout(struct.Struct("<I4s4s2s2sB3x"), struct.Struct("<QQQBBB5x")),
+    "sessions": _Layout(struct.Struct("<I4s4s2s2sB3x"), struct.Struct("<QQQ4xBBBx")),
     "targets": _Layout(struct.Struct("<II"), struct.Struct(f"<{2 * maglev.LENGTH}s")),
     "neighbours": _Layout(struct.Struct("<II16s"), struct.Struct("<6s2x")),
     "traffic": _Layout(struct.Struct("<I"), struct.Struct("<6Q"), per_cpu=True),
@@ -201,15 +184,19 @@ class Datapath:
                     count.update(here)
         return dict(count)
 
-    def traffic(self) -> dict[int, Traffic]:
-        """By slot, for each link there is."""
-        wired = dict(self._observed_links())
-        return {slot: Traffic(*counters) for (slot,), counters in self._traffic.items() if slot in wired}
+    def traffic(self, slots: Collection[int]) -> dict[int, Traffic]:
+        return {slot: Traffic(*self._traffic.get((slot,))) for slot in slots}
 
     def drops(self) -> dict[tuple[int, str], int]:
         """Frames dropped, by (connection number, verdict); connection 0: from a link that is not wired."""
         names = verdicts()
         return {(connection, names[verdict]): count for (connection, verdict), (count,) in self._drops.items()}
+
+    def forget(self, connection: int) -> None:
+        """Removes the sessions and the counts of a cross-connection that is no more."""
+        for table in (self._sessions, self._drops):
+            for key in [key for key, _ in table.items() if key[0] == connection]:
+                table.delete(key)
 
     def _observed_links(self) -> Iterator[tuple[int, LinkEntry]]:
         for (slot,), (ifindex, connection, side, state) in self._links.items():
@@ -304,7 +291,7 @@ def _session(key: _Fields, value: _Fields) -> Session:
 
 def _compiled(flags: Sequence[str]) -> BPF:
     try:
-        return BPF(src_file=str(SOURCE / f"{PROGRAM}.c"), cflags=list(flags))
+        return BPF(src_file=bytes(SOURCE / f"{PROGRAM}.c"), cflags=list(flags))
     except Exception as error:
         raise DatapathError(
             f"{PROGRAM}.c does not compile, or its maps can not be made: {error}; what the compiler said stands above"
@@ -313,7 +300,7 @@ def _compiled(flags: Sequence[str]) -> BPF:
 
 def _loaded(module: BPF) -> int:
     try:
-        return os.dup(module.load_func(PROGRAM, BPF.SCHED_CLS).fd)
+        return os.dup(module.load_func(PROGRAM.encode(), BPF.SCHED_CLS).fd)
     except Exception as error:
         raise DatapathError(f"{error}; what the kernel said stands above; it needs Linux 5.11 or later") from error
 

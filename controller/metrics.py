@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -15,7 +15,7 @@ LINK_LABELS = ("namespace", "chain", "stage", "pod", "interface")
 
 
 class Datapath(Protocol):
-    def traffic(self) -> Mapping[int, Traffic]:
+    def traffic(self, slots: Collection[int]) -> Mapping[int, Traffic]:
         """By slot."""
 
     def drops(self) -> Mapping[tuple[int, str], int]:
@@ -33,7 +33,7 @@ class DatapathCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         state = self._state()
-        yield from _links(state, self._datapath.traffic())
+        yield from _links(state, self._datapath.traffic([link.slot for link in state.links]))
         yield _drops(state, self._datapath.drops())
         yield _states(state)
 
@@ -47,8 +47,7 @@ def _links(state: State, traffic: Mapping[int, Traffic]) -> Iterator[Metric]:
         labels=LINK_LABELS,
     )
     for slot, labels in _labelled(state):
-        if (counted := traffic.get(slot)) is None:
-            continue
+        counted = traffic[slot]
         packets.add_metric((*labels, "received"), counted.received_packets)
         packets.add_metric((*labels, "sent"), counted.sent_packets)
         octets.add_metric((*labels, "received"), counted.received_bytes)

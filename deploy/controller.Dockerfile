@@ -6,10 +6,10 @@ RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates
 COPY requirements.txt .
 RUN python3 -m venv --system-site-packages /opt/sfc && /opt/sfc/bin/pip install --no-cache-dir -r requirements.txt && /opt/sfc/bin/pip uninstall -y pip setuptools
 COPY cni /src/cni
-RUN gcc -std=c11 -O2 -static -s -o /usr/local/bin/sfc-cni /src/cni/sfc-cni.c
+RUN gcc -std=gnu11 -O2 -static -s -o /usr/local/bin/sfc-cni /src/cni/sfc-cni.c
 
 FROM debian:bookworm-slim
-RUN apt-get update && apt-get install -y --no-install-recommends python3-bpfcc && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install -y --no-install-recommends python3-bpfcc && apt-get clean && rm -rf /var/lib/apt/lists/*
 COPY --from=build /usr/src /usr/src
 COPY --from=build /opt/sfc /opt/sfc
 COPY --from=build /usr/local/bin/sfc-cni /usr/libexec/sfc/sfc-cni

@@ -5,7 +5,7 @@ COPY requirements.txt .
 RUN python3 -m venv /opt/sfc && /opt/sfc/bin/pip install --no-cache-dir -r requirements.txt && /opt/sfc/bin/pip uninstall -y pip setuptools
 
 FROM debian:bookworm-slim
-RUN apt-get update && apt-get install -y --no-install-recommends python3 && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install -y --no-install-recommends python3 && apt-get clean && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/sfc /opt/sfc
 COPY sfc /usr/lib/sfc/sfc
 COPY kube /usr/lib/sfc/kube

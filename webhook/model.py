@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,9 +68,3 @@ def text(value: object, path: str, empty: bool = False) -> str:
 def label(labels: Json, key: str, path: str) -> str | None:
     value = labels.get(key)
     return None if value is None else text(value, f"{path}[{key}]", empty=True)
-
-
-def shown(value: object) -> str:
-    """For messages: quoted, ASCII, of bounded length."""
-    quoted = json.dumps(value)
-    return quoted if len(quoted) <= 80 else f'{quoted[:76]}…"'

@@ -12,8 +12,9 @@ from enum import Enum
 
 from sfc import annotation, drain_id, names
 from sfc.chain import Chain, InterfaceRef, Side, Stage
+from sfc.problem import shown
 from sfc.validation import InvalidChain, parse
-from webhook.model import Decision, Json, Malformed, Request, elements, label, mapping, shown, submapping, text
+from webhook.model import Decision, Json, Malformed, Request, elements, label, mapping, submapping, text
 
 LABELS = (names.CHAIN_LABEL, names.STAGE_LABEL)
 MIRROR_ANNOTATION = "kubernetes.io/config.mirror"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from sfc import validation
+from sfc import doubts, validation
 from sfc.names import CHAIN_KIND
+from sfc.problem import listing
 from webhook.model import Decision, Request
 
 UNPROCESSABLE = 422
@@ -14,6 +15,6 @@ def chain(request: Request) -> Decision:
     if request.operation not in ("CREATE", "UPDATE"):
         return Decision()
     if problems := validation.problems(request.obj):
-        return Decision(denied=f"{CHAIN_KIND} is not valid: {validation.listing(problems)}", code=UNPROCESSABLE)
-    warnings = validation.warnings(request.obj) + validation.update_warnings(request.old, request.obj)
+        return Decision(denied=f"{CHAIN_KIND} is not valid: {listing(problems)}", code=UNPROCESSABLE)
+    warnings = doubts.warnings(request.obj) + doubts.update_warnings(request.old, request.obj)
     return Decision(warnings=warnings)

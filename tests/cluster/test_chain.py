@@ -1,0 +1,306 @@
+"""The whole system on a real Kubernetes: labels in, packets through several replicas, nothing lost when they change."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.conftest import CHECKOUT, Kubectl, testbed
+
+STAGES = ("client", "firewall", "nat", "server")
+SERVER = "198.51.100.2"
+EXAMPLES = CHECKOUT / "deploy" / "examples"
+SYSTEM = Kubectl("sfc-system")
+IMAGES = {
+    "localhost/sfc/webhook:dev": ("deploy/webhook.Dockerfile", "."),
+    "localhost/sfc/controller:dev": ("deploy/controller.Dockerfile", "."),
+    "localhost/sfc/nf:dev": ("deploy/examples/nf/Dockerfile", "deploy/examples/nf"),
+}
+ON_ONE_NODE = {"spec": {"template": {"spec": {"nodeSelector": {"kubernetes.io/hostname": "node1"}}}}}
+"""A chain does not leave its node yet."""
+
+
+def eventually(look: Callable[[], Any], seconds: float = 90) -> Any:
+    """The first true answer; AssertionError with the last one when there is none in time."""
+    until = time.monotonic() + seconds
+    while not (answer := look()):
+        assert time.monotonic() < until, f"not so within {seconds} s; last answer: {answer!r}"
+        time.sleep(0.25)
+    return answer
+
+
+@pytest.fixture(scope="module")
+def installed(cluster: None) -> None:
+    for name, (dockerfile, context) in IMAGES.items():
+        done = testbed("build-image", "-t", name, "-f", dockerfile, context)
+        assert done.returncode == 0, done.stderr
+    Kubectl()("apply", "--kustomize", "deploy")
+    for workload in ("deployment/sfc-cluster-controller", "deployment/sfc-webhook", "daemonset/sfc-node"):
+        SYSTEM("rollout", "status", workload, "--timeout=180s")
+    eventually(
+        lambda: not Kubectl().try_("apply", "--dry-run=server", "-f", EXAMPLES / "chain.yaml").returncode or None
+    )
+
+
+@pytest.fixture(scope="module")
+def edge(installed: None) -> Iterator[Kubectl]:
+    """The example chain, its stages labelled, in namespace telco."""
+    telco = Kubectl("telco")
+    telco("apply", "-f", EXAMPLES / "chain.yaml", "-f", EXAMPLES / "functions.yaml")
+    for stage in STAGES:
+        telco("patch", "deployment", stage, "--patch", json.dumps(ON_ONE_NODE))
+        telco("label", "deployment", stage, "sfc.dev/chain=edge", f"sfc.dev/stage={stage}")
+    wait_ready(telco)
+    yield telco
+    Kubectl()("delete", "namespace", "telco", "--timeout=180s")
+
+
+def wait_ready(telco: Kubectl) -> None:
+    for stage in STAGES:
+        telco("rollout", "status", "deployment", stage, "--timeout=120s")
+    telco("wait", "sfc/edge", "--for=condition=Ready", "--timeout=60s")
+
+
+def pods(telco: Kubectl, stage: str) -> list[dict[str, Any]]:
+    """Of the chain, those that are not leaving."""
+    found = json.loads(telco("get", "pods", "-o", "json", "-l", f"sfc.dev/stage={stage}"))["items"]
+    return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+
+def name_of(telco: Kubectl, stage: str) -> str:
+    return str(pods(telco, stage)[0]["metadata"]["name"])
+
+
+def scale(telco: Kubectl, stage: str, replicas: int) -> None:
+    telco("scale", "deployment", stage, f"--replicas={replicas}")
+
+    def settled() -> bool:
+        found = json.loads(telco("get", "pods", "-o", "json", "-l", f"sfc.dev/stage={stage}"))["items"]
+        ready = [p for p in found if {"type": "Ready", "status": "True"}.items() <= _condition(p, "Ready").items()]
+        return len(found) == len(ready) == replicas
+
+    eventually(settled, seconds=120)
+
+
+def _condition(obj: dict[str, Any], kind: str) -> dict[str, Any]:
+    return next((c for c in obj.get("status", {}).get("conditions", []) if c["type"] == kind), {})
+
+
+@contextmanager
+def traffic(telco: Kubectl) -> Iterator[dict[str, Any]]:
+    """Traffic from client to server while the block runs; the dictionary holds its account afterwards."""
+    command = ["build/bin/kubectl", "--kubeconfig=build/kubeconfig", "--namespace=telco", "exec", "-i"]
+    command += [name_of(telco, "client"), "--", "traffic.py", "client", SERVER, "--until-enter", "--duration=300"]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, cwd=CHECKOUT, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    account: dict[str, Any] = {}
+    try:
+        assert process.stdout
+        process.stdout.readline()
+        yield account
+        output, errors = process.communicate("\n", timeout=90)
+    finally:
+        process.kill()
+    results = [line for line in output.splitlines() if line.startswith("RESULT ")]
+    assert results, errors
+    account |= json.loads(results[-1].removeprefix("RESULT "))
+
+
+def in_node(*command: str) -> str:
+    done = testbed("exec", "node1", *command)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def filters() -> list[str]:
+    """Host ends that carry our filter."""
+    links = re.findall(r"(sfc[0-9a-f]{12})", in_node("ip", "-o", "link"))
+    return [link for link in links if "cross_connect" in in_node("tc", "filter", "show", "dev", link, "ingress")]
+
+
+def test_a_labelled_deployment_carries_traffic_as_a_stage(edge: Kubectl) -> None:
+    edge("exec", name_of(edge, "client"), "--", "ping", "-c", "3", "-i", "0.2", "-W", "2", SERVER)
+
+    connections = json.loads(edge("get", "xc", "-o", "json"))["items"]
+    assert [c["metadata"]["name"] for c in connections] == [
+        "edge.client.lan.firewall.left",
+        "edge.firewall.right.nat.inside",
+        "edge.nat.outside.server.wan",
+    ]
+    assert {(c["status"]["upstream"]["serving"], c["status"]["downstream"]["serving"]) for c in connections} == {(1, 1)}
+
+
+def test_replicas_share_addresses_and_mac_and_are_all_used_while_nothing_is_lost(edge: Kubectl) -> None:
+    with traffic(edge) as account:
+        for stage in ("firewall", "nat"):
+            scale(edge, stage, 4)
+        inside = [
+            edge("exec", p["metadata"]["name"], "--", "ip", "-br", "address", "show", "inside")
+            for p in pods(edge, "nat")
+        ]
+        time.sleep(4)
+        sent = {stage: _sessions(edge, stage) for stage in ("firewall", "nat")}
+        for stage in ("nat", "firewall"):
+            scale(edge, stage, 1)
+
+    assert len({re.sub(r"@\S+", "", line) for line in inside}) == 1
+    assert all(len(counts) == 4 and all(counts.values()) for counts in sent.values()), sent
+    assert account["packets"]["sent"] > 1000
+    assert (account["packets"]["lost"], account["connections"]["broken"]) == (0, 0), account
+
+
+def _sessions(telco: Kubectl, stage: str) -> dict[str, float]:
+    agents = json.loads(SYSTEM("get", "pods", "-o", "json", "-l", "app.kubernetes.io/name=sfc-node"))["items"]
+    agent = next(a["metadata"]["name"] for a in agents if a["spec"]["nodeName"] == "node1")
+    metrics = SYSTEM("get", "--raw", f"/api/v1/namespaces/sfc-system/pods/{agent}:9811/proxy/metrics")
+    alive = {p["metadata"]["name"] for p in pods(telco, stage)}
+    found: dict[str, float] = {}
+    for labels, value in re.findall(r"^sfc_link_sessions_total\{(.*)\} (\S+)$", metrics, re.MULTILINE):
+        pod = dict(re.findall(r'(\w+)="([^"]*)"', labels))["pod"]
+        if pod in alive:
+            found[pod] = max(found.get(pod, 0), float(value))
+    return found
+
+
+def test_a_replica_leaves_the_targets_then_the_hook_is_answered_then_it_is_told_to_stop(edge: Kubectl) -> None:
+    scale(edge, "nat", 2)
+    leaving = pods(edge, "nat")[1]["metadata"]
+    edge("exec", name_of(edge, "client"), "--", "ping", "-c", "2", "-i", "0.2", "-W", "2", SERVER)
+
+    logs = subprocess.Popen(
+        ["build/bin/kubectl", "--kubeconfig=build/kubeconfig", "-n", "telco", "logs", "-f", leaving["name"]],
+        cwd=CHECKOUT, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    edge("delete", "pod", leaving["name"])
+    words, _ = logs.communicate(timeout=60)
+
+    said = _agent_said(leaving["uid"], f"telco/{leaving['name']}")
+    stopped = next(line for line in words.splitlines() if "SIGTERM received" in line)
+    told = datetime.fromisoformat(re.search(r"\d{4}-\d\d-\d\dT[\d:.]+(Z|\+00:00)", stopped)[0])  # type: ignore[index]
+    assert said["replica out of all targets"] <= said["hook answered"] <= told
+    scale(edge, "nat", 1)
+
+
+def _agent_said(*pod: str) -> dict[str, datetime]:
+    """When the agent of node1 logged what about a pod, by message."""
+    agents = json.loads(SYSTEM("get", "pods", "-o", "json", "-l", "app.kubernetes.io/name=sfc-node"))["items"]
+    agent = next(a["metadata"]["name"] for a in agents if a["spec"]["nodeName"] == "node1")
+    lines = [json.loads(line) for line in SYSTEM("logs", agent).splitlines() if line.startswith("{")]
+    return {line["message"]: datetime.fromisoformat(line["time"]) for line in lines if line.get("pod") in pod}
+
+
+def test_traffic_flows_on_while_the_node_agent_dies_and_returns(edge: Kubectl) -> None:
+    with traffic(edge) as account:
+        SYSTEM("delete", "pod", "-l", "app.kubernetes.io/name=sfc-node", "--grace-period=0", "--force")
+        SYSTEM("rollout", "status", "daemonset/sfc-node", "--timeout=120s")
+        time.sleep(2)
+
+    assert (account["packets"]["lost"], account["connections"]["broken"]) == (0, 0), account
+
+
+def test_deleting_a_chain_unwires_its_pods_and_creating_it_again_wires_them_again(edge: Kubectl) -> None:
+    before = {stage: name_of(edge, stage) for stage in STAGES}
+
+    edge("delete", "sfc", "edge")
+    eventually(lambda: not filters(), seconds=30)
+    eventually(lambda: not json.loads(edge("get", "xc", "-o", "json"))["items"], seconds=30)
+    unwired = edge.try_("exec", before["client"], "--", "ping", "-c", "1", "-W", "1", SERVER)
+    edge("apply", "-f", EXAMPLES / "chain.yaml")
+    wait_ready(edge)
+    edge("exec", before["client"], "--", "ping", "-c", "3", "-i", "0.2", "-W", "2", SERVER)
+
+    assert unwired.returncode != 0
+    assert {stage: name_of(edge, stage) for stage in STAGES} == before
+
+
+def test_a_label_for_a_chain_that_does_not_exist_warns_and_its_pods_come_up_once_it_does(edge: Kubectl) -> None:
+    deployment = yaml.safe_load_all((EXAMPLES / "functions.yaml").read_text())
+    lonely = next(d for d in deployment if d["metadata"]["name"] == "server")
+    lonely["metadata"] |= {"name": "lonely", "labels": {"sfc.dev/chain": "later", "sfc.dev/stage": "server"}}
+    chain = yaml.safe_load(list((EXAMPLES / "chain.yaml").read_text().split("\n---\n"))[1])
+    chain["metadata"]["name"] = "later"
+
+    warned = edge.try_("apply", "-f", "-", stdin=json.dumps(lonely))
+    refused = eventually(lambda: _replica_failure(edge, "lonely"))
+    edge("apply", "-f", "-", stdin=json.dumps(chain))
+    came_up = eventually(lambda: _condition(_deployment(edge, "lonely"), "Available").get("status") == "True")
+    edge("delete", "deployment/lonely", "sfc/later")
+
+    assert "telco/later" in warned.stderr
+    assert "does not exist" in warned.stderr
+    assert "telco/later" in refused
+    assert came_up
+
+
+def _deployment(telco: Kubectl, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(telco("get", "deployment", name, "-o", "json"))
+    return found
+
+
+def _replica_failure(telco: Kubectl, name: str) -> str:
+    return str(_condition(_deployment(telco, name), "ReplicaFailure").get("message", ""))
+
+
+def test_unlabelling_takes_the_deployment_out_of_the_chain(edge: Kubectl) -> None:
+    edge("label", "deployment", "server", "sfc.dev/chain-", "sfc.dev/stage-")
+    template = _deployment(edge, "server")["spec"]["template"]["metadata"]["labels"]
+    edge("label", "deployment", "server", "sfc.dev/chain=edge", "sfc.dev/stage=server")
+    wait_ready(edge)
+
+    assert not [label for label in template if label.startswith("sfc.dev/")]
+
+
+def _edit(**changes: Any) -> Callable[[dict[str, Any]], None]:
+    def edit(chain: dict[str, Any]) -> None:
+        chain["spec"] |= changes
+
+    return edit
+
+
+def _first_interface(**changes: Any) -> Callable[[dict[str, Any]], None]:
+    def edit(chain: dict[str, Any]) -> None:
+        chain["spec"]["stages"][0]["interfaces"][0] |= changes
+
+    return edit
+
+
+def _duplicate_stage(chain: dict[str, Any]) -> None:
+    chain["spec"]["stages"][1]["name"] = "nat"
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        pytest.param(_duplicate_stage, ("stages[2].name", "nat", "another"), id="duplicate stage"),
+        pytest.param(
+            _first_interface(addresses=["10.1.0.1/24"]), ("10.1.0.1", "client", "nat"), id="an address on two stages"
+        ),
+        pytest.param(
+            _edit(links=[["client.lan", "router.left"]]), ("links[0]", "router.left", "stage"), id="unknown stage"
+        ),
+        pytest.param(_first_interface(name="abcdefghijklmnop"), ("abcdefghijklmnop", "15"), id="long interface name"),
+        pytest.param(
+            _first_interface(addresses=["10.1.0.2"]), ("10.1.0.2", "10.1.0.2/24"), id="address without prefix"
+        ),
+    ],
+)
+def test_a_bad_chain_is_refused_with_field_value_and_remedy(
+    installed: None, edit: Callable[[dict[str, Any]], None], words: tuple[str, ...]
+) -> None:
+    chain = yaml.safe_load((EXAMPLES / "chain.yaml").read_text().split("\n---\n")[1])
+    chain["metadata"] |= {"name": "bad", "namespace": "default"}
+    edit(chain)
+
+    refused = Kubectl().try_("apply", "-f", "-", stdin=json.dumps(chain))
+
+    assert refused.returncode != 0
+    assert all(word in refused.stderr for word in words), refused.stderr

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sfc.annotation import AnnotationError, merge, ours, read
+from sfc.chain import chain_of
+from tests.unit import objects
+
+MINE = [{"name": "sfc", "namespace": "telco", "interface": "inside", "mac": "02:00:00:00:00:01"}]
+
+
+def test_our_elements_follow_the_stages_interfaces() -> None:
+    obj = objects.chain()
+    lan = obj["spec"]["stages"][0]["interfaces"][0]
+    lan |= {
+        "mtu": 1450,
+        "mac": "02:AA:00:00:00:01",
+        "routes": [{"dst": "0.0.0.0/0", "gw": "10.1.0.1"}, {"dst": "10.9.0.0/16"}],
+    }
+    chain = chain_of(obj)
+
+    elements = ours(chain, chain.stages[0], "d1")
+
+    assert elements == [
+        {
+            "name": "sfc",
+            "namespace": "telco",
+            "interface": "lan",
+            "ips": ["10.1.0.2/24"],
+            "mac": "02:aa:00:00:00:01",
+            "cni-args": {
+                "chain": "edge",
+                "stage": "client",
+                "drainId": "d1",
+                "mtu": 1450,
+                "routes": [{"dst": "0.0.0.0/0", "gw": "10.1.0.1"}, {"dst": "10.9.0.0/16"}],
+            },
+        }
+    ]
+
+
+def test_an_interface_without_addresses_asks_for_none() -> None:
+    chain = chain_of(objects.chain())
+
+    elements = ours(chain, chain.stages[1], "d1")
+
+    assert [(e["interface"], "ips" in e, e["cni-args"]) for e in elements] == [
+        ("left", False, {"chain": "edge", "stage": "firewall", "drainId": "d1"}),
+        ("right", False, {"chain": "edge", "stage": "firewall", "drainId": "d1"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "elements"),
+    [
+        (None, []),
+        ("", []),
+        ("  ", []),
+        ("storage", [{"name": "storage"}]),
+        ("ns/storage@fast0, other", [{"namespace": "ns", "name": "storage", "interface": "fast0"}, {"name": "other"}]),
+        ('[{"name":"a","ips":["10.0.0.1/8"]}]', [{"name": "a", "ips": ["10.0.0.1/8"]}]),
+        ('{"name":"a"}', [{"name": "a"}]),
+    ],
+)
+def test_both_syntaxes_are_read(text: str | None, elements: list[object]) -> None:
+    assert read(text) == elements
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a,,b", "a/b/c", "a@b@c", "A", "[1]", "[{}]", '[{"name":1}]', "[", '"a"', '[{"name":"a","x":NaN}]', 7, ["a"]],
+)
+def test_what_multus_cannot_read_is_an_error(text: object) -> None:
+    with pytest.raises(AnnotationError):
+        read(text)
+
+
+def test_ours_come_after_the_pods_own() -> None:
+    merged = merge("storage", MINE, "telco")
+
+    assert json.loads(merged) == [{"name": "storage"}, *MINE]
+
+
+def test_merging_again_changes_not_even_the_text() -> None:
+    text = json.dumps([*MINE, {"name": "added-later"}], indent=2)
+
+    assert merge(text, MINE, "telco") == text
+
+
+@pytest.mark.parametrize("namespace", [{}, {"namespace": "telco"}])
+def test_older_elements_of_ours_are_replaced(namespace: dict[str, str]) -> None:
+    stale = [{"name": "sfc", **namespace, "interface": "gone"}, {"name": "storage"}]
+
+    assert json.loads(merge(json.dumps(stale), MINE, "telco")) == [{"name": "storage"}, *MINE]
+
+
+def test_a_network_of_the_same_name_in_another_namespace_is_the_pods_own() -> None:
+    merged = merge("other/sfc@x0", MINE, "telco")
+
+    assert json.loads(merged) == [{"namespace": "other", "name": "sfc", "interface": "x0"}, *MINE]
+
+
+def test_an_interface_name_taken_by_the_pods_own_network_is_an_error_with_remedy() -> None:
+    with pytest.raises(AnnotationError, match="rename the stage's"):
+        merge("storage@inside", MINE, "telco")
+
+
+def test_the_name_multus_gives_to_an_unnamed_interface_is_taken_too() -> None:
+    mine = [{**MINE[0], "interface": "net2"}]
+
+    assert merge("a", mine, "telco")
+    with pytest.raises(AnnotationError, match='"net2"'):
+        merge("a,b", mine, "telco")
+
+
+@given(st.none() | st.text() | st.text(alphabet='[]{}":,/@ab0 ') | st.integers())
+def test_any_value_is_merged_idempotently_or_an_annotation_error(text: object) -> None:
+    try:
+        once = merge(text, MINE, "telco")
+    except AnnotationError:
+        return
+
+    assert merge(once, MINE, "telco") == once

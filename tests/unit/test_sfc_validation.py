@@ -1,0 +1,349 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sfc.chain import Chain
+from sfc.doubts import update_warnings, warnings
+from sfc.validation import InvalidChain, parse, problems
+from tests.unit import objects
+
+Spec = dict[str, Any]
+
+
+def chain(change: Callable[[Spec], object] = lambda spec: None) -> dict[str, Any]:
+    obj = objects.chain()
+    change(obj["spec"])
+    return obj
+
+
+def interface(spec: Spec, stage: int, index: int) -> dict[str, Any]:
+    return spec["stages"][stage]["interfaces"][index]
+
+
+def nat_inside(**fields: Any) -> Callable[[Spec], object]:
+    return lambda spec: interface(spec, 2, 0).update(fields)
+
+
+def stage(**fields: Any) -> Callable[[Spec], object]:
+    return lambda spec: spec["stages"][2].update(fields)
+
+
+def links(*pairs: Any) -> Callable[[Spec], object]:
+    return lambda spec: spec.update(links=list(pairs))
+
+
+def test_the_chain_of_the_design_has_no_problems() -> None:
+    assert problems(objects.chain()) == ()
+    assert warnings(objects.chain()) == ()
+    assert isinstance(parse(objects.chain()), Chain)
+
+
+INSIDE = "spec.stages[2].interfaces[0]"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            stage(name="client"),
+            'spec.stages[2].name: "client": is the name of spec.stages[0] already; give each stage its own name',
+        ),
+        (
+            stage(name="NAT"),
+            "spec.stages[2].name: \"NAT\": is not a name; use lower-case letters, digits and '-', with a letter or "
+            "digit first and last",
+        ),
+        (
+            stage(name="n" * 64),
+            f'spec.stages[2].name: "{"n" * 64}": has 64 characters, 63 are allowed (it is used as a label\'s value); '
+            "shorten it",
+        ),
+        (
+            nat_inside(name="a-much-too-long-name"),
+            f'{INSIDE}.name: "a-much-too-long-name": has 20 characters, the kernel allows 15; shorten it',
+        ),
+        (
+            nat_inside(name="eth0"),
+            f'{INSIDE}.name: "eth0": is the cluster\'s own interface in every pod; choose another name',
+        ),
+        (
+            nat_inside(name="outside"),
+            'spec.stages[2].interfaces[1].name: "outside": is the name of spec.stages[2].interfaces[0] already; '
+            "give each interface of a stage its own name",
+        ),
+        (
+            nat_inside(addresses=["10.1.0.1"]),
+            f'{INSIDE}.addresses[0]: "10.1.0.1": has no prefix length; write 10.1.0.1/24, or whatever its network has',
+        ),
+        (
+            nat_inside(addresses=["10.1.0.1/24", "2001:db8::1"]),
+            f'{INSIDE}.addresses[1]: "2001:db8::1": has no prefix length; write 2001:db8::1/64, or whatever its '
+            "network has",
+        ),
+        (
+            nat_inside(addresses=["10.1.0.2/24"]),
+            f'{INSIDE}.addresses[0]: "10.1.0.2/24": client.lan has this address already, on the same segment as '
+            "nat.inside; only replicas of one stage share an address, give one of the two another",
+        ),
+        (
+            nat_inside(addresses=["2001:db8::1/64"], mtu=1000),
+            f"{INSIDE}.mtu: 1000: is too small for IPv6, which needs 1280 (RFC 8200); raise it, or remove the IPv6 "
+            "addresses",
+        ),
+        (nat_inside(mtu=67), f"{INSIDE}.mtu: 67: is not an MTU; give bytes from 68 to 65535"),
+        (
+            nat_inside(mac="01:00:5e:00:00:01"),
+            f'{INSIDE}.mac: "01:00:5e:00:00:01": is a multicast MAC (first byte is odd); give a unicast one, or leave '
+            "mac out to have one derived",
+        ),
+        (
+            nat_inside(routes=[{"dst": "10.9.0.0/16", "gw": "10.7.0.1"}]),
+            f'{INSIDE}.routes[0].gw: "10.7.0.1": is not reachable: the interface has 10.1.0.0/24; give a gateway or an '
+            "address of the same network",
+        ),
+        (
+            nat_inside(routes=[{"dst": "10.9.0.1/16"}]),
+            f'{INSIDE}.routes[0].dst: "10.9.0.1/16": has bits set beyond its prefix; write 10.9.0.0/16',
+        ),
+        (
+            nat_inside(routes=[{"dst": "::/0", "gw": "10.1.0.9"}]),
+            f'{INSIDE}.routes[0].gw: "10.1.0.9": is IPv4, its destination ::/0 is not; give both the same family',
+        ),
+        (
+            nat_inside(routes=[{"dst": "10.9.0.0/16"}, {"dst": "10.9.0.0/16"}]),
+            f'{INSIDE}.routes[1].dst: "10.9.0.0/16": is the destination of {INSIDE}.routes[0] already; remove '
+            "one of them",
+        ),
+        (
+            lambda spec: spec["drain"].update(deadlineSeconds=3601),
+            "spec.drain.deadlineSeconds: 3601: is not a deadline; give whole seconds from 0 to 3600",
+        ),
+        (
+            lambda spec: spec["stages"][1]["interfaces"].pop(),
+            "spec.stages[1].interfaces: the stage lies between two others but has one interface, which cannot be in "
+            "two links; give it a second interface, or say in spec.links what is joined",
+        ),
+        (
+            lambda spec: spec.update(stages=spec["stages"][:1]),
+            "spec.stages: has 1 elements, needs 2 or more: the stages that traffic visits, in order",
+        ),
+        (
+            links(["client.lan", "router.in"], ["client.lan", "nat.inside"]),
+            'spec.links[0][1]: "router.in": there is no stage "router"; the stages are client, firewall, nat, server',
+        ),
+    ],
+)
+def test_a_mistake_is_reported_with_field_value_and_remedy(change: Callable[[Spec], object], message: str) -> None:
+    found = [str(problem) for problem in problems(chain(change))]
+
+    assert message in found
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (
+            [["client.lan", "nat.up"]],
+            'spec.links[0][1]: "nat.up": stage "nat" has no interface "up"; it has inside, outside',
+        ),
+        ([["client.lan"]], 'spec.links[0]: must be two interfaces, as ["nat.outside", "server.wan"]'),
+        ([["client", "nat.inside"]], 'spec.links[0][0]: "client": must be stage.interface, as nat.outside'),
+        (
+            [["nat.inside", "nat.outside"]],
+            "spec.links[0]: nat.inside and nat.outside belong to the same stage; join two different stages",
+        ),
+        (
+            [["client.lan", "nat.inside"], ["nat.inside", "server.wan"]],
+            'spec.links[1][0]: "nat.inside": is in spec.links[0] already; an interface can be in one link only, add an '
+            "interface to the stage",
+        ),
+        (
+            [["firewall.left", "nat.inside"], ["firewall.right", "nat.outside"]],
+            "spec.links[1]: firewall.right and nat.outside are joined already by other links, this one closes a loop; "
+            "remove one",
+        ),
+        (
+            [["client.lan", "nat.inside"], ["nat.outside", "server.wan"]],
+            "spec.links: leave the chain in 2 parts (firewall; client, nat, server); add the links that join them, or "
+            "leave links out",
+        ),
+    ],
+)
+def test_a_mistake_in_links_is_reported(pairs: list[Any], message: str) -> None:
+    found = [str(problem) for problem in problems(chain(links(*pairs)))]
+
+    assert message in found
+
+
+def test_one_mistake_is_one_problem() -> None:
+    found = problems(chain(nat_inside(addresses=["10.1.0.2/24"])))
+
+    assert [problem.field for problem in found] == ["spec.stages[2].interfaces[0].addresses[0]"]
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    def spoil(spec: Spec) -> None:
+        interface(spec, 0, 0)["addresses"] = ["10.1.0.1/24", "10.1.0.7"]
+        interface(spec, 2, 0)["mtu"] = "1500"
+        spec["stages"][3]["name"] = "client"
+        spec["drain"] = None
+
+    with pytest.raises(InvalidChain) as caught:
+        parse(chain(spoil))
+
+    assert [problem.field for problem in caught.value.problems] == [
+        "spec.drain",
+        "spec.stages[0].interfaces[0].addresses[1]",
+        "spec.stages[2].interfaces[0].mtu",
+        "spec.stages[3].name",
+        "spec.stages[2].interfaces[0].addresses[0]",
+    ]
+    assert str(caught.value).startswith("5 problems:\n- spec.drain: null: must be an object\n- ")
+
+
+def test_the_same_address_on_two_segments_is_no_problem() -> None:
+    obj = chain(lambda spec: interface(spec, 3, 0).update(addresses=["10.1.0.2/24"]))
+
+    assert problems(obj) == ()
+
+
+def test_a_mac_given_to_two_stages_of_one_segment_is_a_problem() -> None:
+    def same(spec: Spec) -> None:
+        interface(spec, 0, 0)["mac"] = "02:00:00:00:00:01"
+        interface(spec, 2, 0)["mac"] = "02:00:00:00:00:01"
+
+    assert [problem.field for problem in problems(chain(same))] == ["spec.stages[2].interfaces[0].mac"]
+
+
+def test_ends_of_one_segment_without_a_common_family_are_a_problem() -> None:
+    found = problems(chain(nat_inside(addresses=["2001:db8::1/64"])))
+
+    assert [problem.field for problem in found] == [
+        "spec.stages[0].interfaces[0].addresses",
+        "spec.stages[2].interfaces[0].addresses",
+    ]
+
+
+@pytest.mark.parametrize(("amount", "allowed"), [(32, True), (33, False)])
+def test_a_chain_has_at_most_32_stages(amount: int, allowed: bool) -> None:
+    stages = [{"name": f"s{i}", "interfaces": [{"name": "a"}, {"name": "b"}]} for i in range(amount)]
+
+    found = problems(chain(lambda spec: spec.update(stages=stages)))
+
+    assert (found == ()) is allowed
+
+
+def test_the_longest_legal_names_fit_into_a_cross_connections_name() -> None:
+    stages = [{"name": c * 63, "interfaces": [{"name": "i" * 15}]} for c in "ab"]
+    obj = {"metadata": {"namespace": "telco", "name": "c" * 63}, "spec": {"stages": stages}}
+
+    assert problems(obj) == ()
+    assert all(len(connection.name) <= 253 for connection in parse(obj).cross_connections)
+
+
+@pytest.mark.parametrize(
+    ("change", "warning"),
+    [
+        (
+            lambda spec: spec["stages"][3]["interfaces"].append({"name": "spare"}),
+            "server.spare is in no link and will carry no traffic; add it to spec.links, or remove it",
+        ),
+        (
+            nat_inside(addresses=["10.1.0.0/24"]),
+            "nat.inside: 10.1.0.0/24 is the network's own or its broadcast address, which many systems do not answer; "
+            "choose an address between them",
+        ),
+        (
+            nat_inside(mtu=9000),
+            "the ends of a link differ in MTU (firewall.right the default, nat.inside 9000): larger frames will be "
+            "lost; give both the same",
+        ),
+        (
+            nat_inside(addresses=["10.2.0.1/24"]),
+            "nat.inside (10.2.0.0/24) shares no network with the others of its segment; check the addresses",
+        ),
+    ],
+)
+def test_what_is_legal_but_doubtful_is_a_warning(change: Callable[[Spec], object], warning: str) -> None:
+    obj = chain(change)
+
+    assert warning in warnings(obj)
+    assert all(len(text) <= 256 for text in warnings(obj))
+
+
+def test_a_changed_stage_warns_that_running_pods_keep_what_they_have() -> None:
+    new = chain(nat_inside(mtu=9000))
+
+    found = update_warnings(objects.chain(), new)
+
+    assert len(found) == 1
+    assert found[0].startswith('stage "nat": running pods keep ')
+    assert len(found[0]) <= 256
+    assert update_warnings(new, new) == ()
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(
+        ["nat", "nat.inside", "10.1.0.1", "10.1.0.1/24", "::1/64", "0.0.0.0/0", "a.b.c", "02:00:00:00:00:01"]
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "name",
+                    "interfaces",
+                    "addresses",
+                    "mac",
+                    "mtu",
+                    "routes",
+                    "dst",
+                    "gw",
+                    "drain",
+                    "deadlineSeconds",
+                    "links",
+                ]
+            )
+            | st.text(max_size=3),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=25,
+)
+
+
+@given(json_values)
+def test_no_json_value_makes_validation_raise(value: object) -> None:
+    assert all(str(problem) for problem in problems(value))
+    assert all(str(problem) for problem in problems({"metadata": value, "spec": value}))
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_any_value_anywhere_in_a_chain_is_a_problem_or_a_chain(data: st.DataObject) -> None:
+    obj = chain(links(["client.lan", "firewall.left"], ["firewall.right", "nat.inside"], ["nat.outside", "server.wan"]))
+    interface(obj["spec"], 0, 0)["routes"] = [{"dst": "0.0.0.0/0", "gw": "10.1.0.1"}]
+    place: Any = obj
+    while True:
+        key = data.draw(st.sampled_from(list(place) if isinstance(place, dict) else list(range(len(place)))))
+        if not isinstance(place[key], dict | list) or not place[key] or data.draw(st.integers(0, 5)) == 0:
+            place[key] = data.draw(json_values)
+            break
+        place = place[key]
+
+    found = problems(obj)
+
+    if not found:
+        assert isinstance(parse(obj), Chain)
+        assert all(isinstance(text, str) for text in warnings(obj))
