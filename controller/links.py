@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from pyroute2 import IPRoute, netns
 from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
-from pyroute2.netlink.rtnl import RTM_NEWROUTE
+from pyroute2.netlink.rtnl import RTM_GETLINK, RTM_NEWROUTE
 
 from controller.model import HostLink
 from sfc.chain import Interface, Route
@@ -36,6 +36,8 @@ FILTER_PRIORITY = 0x5FC
 INGRESS = 0xFFFFFFF2
 """The ingress hook of a clsact queueing discipline."""
 
+GET = (RTM_GETLINK, NLM_F_REQUEST)
+"""pyroute2's "get" asks for an acknowledgement besides the answer, never reads it, and so grows with every call."""
 PREPEND = (RTM_NEWROUTE, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE)
 """What `ip route prepend` sends; pyroute2 has no word for it."""
 
@@ -173,7 +175,7 @@ class Links:
 
     def _find(self, name: str) -> Any:
         try:
-            return self._route.link("get", ifname=name)[0]
+            return self._route.link(GET, ifname=name)[0]
         except NetlinkError as error:
             if error.code != errno.ENODEV:
                 raise
@@ -307,7 +309,7 @@ def _add_route(route: Any, index: int, wanted: Route) -> None:
 def _differences(interface: Interface) -> Iterator[str]:
     with IPRoute(ext_ack=True) as route:
         try:
-            link = route.link("get", ifname=interface.name)[0]
+            link = route.link(GET, ifname=interface.name)[0]
         except NetlinkError as error:
             if error.code != errno.ENODEV:
                 raise

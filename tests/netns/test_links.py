@@ -260,3 +260,16 @@ def test_close_ends_every_thread_and_descriptor(node: str) -> None:
     links.close()
 
     assert (lab.descriptors(), threading.active_count()) == before
+
+
+def test_no_answer_of_the_kernel_is_kept_unread(links: Links, pod: str) -> None:
+    for _ in range(3):
+        pair = create(links, pod)
+        links.attach(pair.ifindex, 7, lab.program(), lab.PROGRAM_NAME)
+        links.list()
+        links.detach(pair.ifindex)
+        links.delete("sfc000000000001")
+
+    unread = links._thread.submit(lambda: links._route.asyncore.msg_queue.root.qsize())  # noqa: PLW0108
+
+    assert unread.result() == 0
