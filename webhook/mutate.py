@@ -13,7 +13,7 @@ from enum import Enum
 from sfc import annotation, drain_id, names
 from sfc.chain import Chain, InterfaceRef, Side, Stage
 from sfc.problem import shown
-from sfc.validation import InvalidChain, parse
+from sfc.validation import InvalidChain
 from webhook.model import Decision, Json, Malformed, Request, elements, label, mapping, submapping, text
 
 LABELS = (names.CHAIN_LABEL, names.STAGE_LABEL)
@@ -27,8 +27,8 @@ GRACE_MARGIN_SECONDS = 30
 TEMPLATES = {"CronJob": ("spec", "jobTemplate", "spec", "template")}
 """Where a workload keeps its pod template, if not in spec.template."""
 
-FindChain = Callable[[str, str], Json | None]
-"""(namespace, name) → the ServiceFunctionChain object."""
+FindChain = Callable[[str, str], Chain | InvalidChain | None]
+"""(namespace, name) → the chain, what is wrong with it, or None for there is none."""
 
 
 class HookMode(Enum):
@@ -129,14 +129,12 @@ def position(member: Membership, namespace: str, find: FindChain) -> Position | 
     if member.chain is None or member.stage is None:
         has, lacks = LABELS if member.stage is None else reversed(LABELS)
         return f"Label {has} is set but {lacks} is not; set both, or remove both."
-    obj = find(namespace, member.chain)
+    chain = find(namespace, member.chain)
     where = f"{names.CHAIN_KIND} {namespace}/{member.chain}"
-    if obj is None:
+    if chain is None:
         return f"{where}, named by label {names.CHAIN_LABEL}, does not exist; create it, or correct the label."
-    try:
-        chain = parse(obj)
-    except InvalidChain as error:
-        return f"{where} is not valid; correct it. {error}"
+    if isinstance(chain, InvalidChain):
+        return f"{where} is not valid; correct it. {chain}"
     stage = chain.stage(member.stage)
     if stage is None:
         has = ", ".join(stage.name for stage in chain.stages)

@@ -14,6 +14,7 @@ import jsonpatch
 import pytest
 import yaml
 
+from sfc.validation import parse
 from tests.unit import objects
 from webhook.model import Request
 from webhook.mutate import hook_for, pod
@@ -27,7 +28,7 @@ def outcome(case: dict[str, Any]) -> dict[str, Any]:
     """Through the envelope, so that the patch is what is tested, applied to the pod as it came."""
 
     def decide(request: Request) -> Any:
-        chains = {("telco", "edge"): objects.chain()}
+        chains = {("telco", "edge"): parse(objects.chain())}
         mode = hook_for(case.get("namespaceLabels", {}))
         return pod(request, lambda *key: chains.get(key), mode, KEY)
 
