@@ -10,7 +10,7 @@ from kube.watch import Key, Watch
 from sfc import names
 from sfc.chain import Chain
 from sfc.validation import InvalidChain, parse
-from webhook.mutate import HookMode, hook_for
+from webhook.replica import HookMode, hook_for
 
 CHAINS = f"/apis/{names.API_VERSION}/{names.CHAIN_PLURAL}"
 NAMESPACES = "/api/v1/namespaces"

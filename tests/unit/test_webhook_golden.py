@@ -17,7 +17,8 @@ import yaml
 from sfc.validation import parse
 from tests.unit import objects
 from webhook.model import Request
-from webhook.mutate import hook_for, pod
+from webhook.mutate import pod
+from webhook.replica import hook_for
 from webhook.review import review
 
 KEY = b"drain key of the tests, 32 bytes"

@@ -15,7 +15,7 @@ from sfc.validation import InvalidChain, parse, problems
 from tests.unit import objects
 from webhook import mutate, validate
 from webhook.model import Decision, Malformed, Request
-from webhook.mutate import HookMode, hook_for
+from webhook.replica import HookMode, hook_for
 from webhook.review import review
 
 KEY = b"key"
