@@ -59,20 +59,7 @@ def mutate_pod(
         changed["initContainers"] = sidecars
     if affinity := _affinity(submapping(spec, "affinity", "object.spec"), place):
         changed["affinity"] = affinity
-    mine = annotation.ours(place.chain, place.stage, identity)
-    annotated = at(
-        obj,
-        ("metadata", "annotations"),
-        lambda present: (
-            present
-            | {
-                names.NETWORKS_ANNOTATION: annotation.merge(
-                    present.get(names.NETWORKS_ANNOTATION) or "", mine, place.chain.namespace
-                ),
-                names.DRAIN_ID_ANNOTATION: identity,
-            }
-        ),
-    )
+    annotated = at(obj, ("metadata", "annotations"), lambda present: _annotated(present, place, identity))
     return annotated | {"spec": changed}, tuple(map(_own_hook, (*kept, *kept_sidecars)))
 
 
@@ -88,6 +75,12 @@ def hook_of(mode: HookMode, identity: str, signature: str, deadline: int) -> Jso
             "httpHeaders": [{"name": names.SIGNATURE_HEADER, "value": signature}],
         }
     }
+
+
+def _annotated(present: Json, place: Position, identity: str) -> Json:
+    mine = annotation.ours(place.chain, place.stage, identity)
+    networks = annotation.merge(present.get(names.NETWORKS_ANNOTATION), mine, place.chain.namespace)
+    return present | {names.NETWORKS_ANNOTATION: networks, names.DRAIN_ID_ANNOTATION: identity}
 
 
 def _is_sidecar(container: Json) -> bool:
