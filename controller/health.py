@@ -1,49 +1,46 @@
-"""/healthz, /readyz and /metrics over plain HTTP, for the node agent and the cluster controller alike."""
+"""/healthz, /readyz and /metrics of a controller, over plain HTTP."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+Check = Callable[[], str | None]
+"""None when all is well, else what is not."""
 
-class HealthServer(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, address: tuple[str, int], unready: Callable[[], str | None]) -> None:
-        """`unready` says what is still missing, or None."""
-        self.unready = unready
-        super().__init__(address, _Request)
-
-    def start(self) -> None:
-        threading.Thread(target=self.serve_forever, name="health", daemon=True).start()
+REQUEST_TIMEOUT_SECONDS = 10
 
 
-class _Request(BaseHTTPRequestHandler):
-    server: HealthServer
-    timeout = 10
+def serve(port: int, *, healthy: Check, ready: Check, address: str = "") -> ThreadingHTTPServer:
+    """Answers in threads of its own, until `shutdown` of the result is called."""
+    checks = {"/healthz": healthy, "/readyz": ready}
 
-    def do_GET(self) -> None:
-        match self.path:
-            case "/healthz":
-                self._answer(200, b"ok\n")
-            case "/readyz":
-                reason = self.server.unready()
-                self._answer(503 if reason else 200, f"{reason or 'ok'}\n".encode())
-            case "/metrics":
-                self._answer(200, generate_latest(), CONTENT_TYPE_LATEST)
-            case _:
-                self._answer(404, b"not found\n")
+    class Request(BaseHTTPRequestHandler):
+        timeout = REQUEST_TIMEOUT_SECONDS
 
-    def _answer(self, status: int, body: bytes, content_type: str = "text/plain") -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        def do_GET(self) -> None:
+            if self.path == "/metrics":
+                self._answer(200, CONTENT_TYPE_LATEST, generate_latest())
+            elif check := checks.get(self.path):
+                problem = check()
+                self._answer(503 if problem else 200, "text/plain", f"{problem or 'ok'}\n".encode())
+            else:
+                self._answer(404, "text/plain", b"there are /healthz, /readyz and /metrics\n")
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Silence: probes and scrapes are not events."""
+        def _answer(self, status: int, kind: str, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Probes come every two seconds; they are no news."""
+
+    server = ThreadingHTTPServer((address, port), Request)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
+    return server

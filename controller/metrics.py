@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -15,7 +15,7 @@ LINK_LABELS = ("namespace", "chain", "stage", "pod", "interface")
 
 
 class Datapath(Protocol):
-    def traffic(self) -> Mapping[int, Traffic]:
+    def traffic(self, slots: Collection[int]) -> Mapping[int, Traffic]:
         """By slot."""
 
     def drops(self) -> Mapping[tuple[int, str], int]:
@@ -33,7 +33,7 @@ class DatapathCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         state = self._state()
-        yield from _links(state, self._datapath.traffic())
+        yield from _links(state, self._datapath.traffic([link.slot for link in state.links]))
         yield _drops(state, self._datapath.drops())
         yield _states(state)
 
@@ -42,11 +42,12 @@ def _links(state: State, traffic: Mapping[int, Traffic]) -> Iterator[Metric]:
     packets = CounterMetricFamily("sfc_link_packets", "Frames carried", labels=(*LINK_LABELS, "direction"))
     octets = CounterMetricFamily("sfc_link_bytes", "Bytes carried", labels=(*LINK_LABELS, "direction"))
     sessions = CounterMetricFamily(
-        "sfc_link_sessions", "Sessions the link took part in: opened by its replica, or its replica chosen", LINK_LABELS
+        "sfc_link_sessions",
+        "Sessions the link took part in: opened by its replica, or its replica chosen",
+        labels=LINK_LABELS,
     )
     for slot, labels in _labelled(state):
-        if (counted := traffic.get(slot)) is None:
-            continue
+        counted = traffic[slot]
         packets.add_metric((*labels, "received"), counted.received_packets)
         packets.add_metric((*labels, "sent"), counted.sent_packets)
         octets.add_metric((*labels, "received"), counted.received_bytes)

@@ -11,6 +11,9 @@ from enum import IntEnum
 
 from sfc.chain import Side
 
+PROGRAM = "cross_connect"
+"""Name of the BPF program, in its source file and in `tc filter show`."""
+
 SLOTS = 4096
 """Data links a node can have (12 bits); slot 0 is never given out."""
 

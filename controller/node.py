@@ -17,33 +17,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kube.api import ApiServer
-from kube.watch import Key, Watch
 from prometheus_client import REGISTRY
 
-from controller.cni import CniServer, PodWiring
+from controller import health
+from controller.cni_server import Server as CniServer
 from controller.datapath import Datapath
-from controller.health import HealthServer
 from controller.hook import HookServer
 from controller.links import Links
 from controller.metrics import DatapathCollector
+from controller.model import PROGRAM
 from controller.plan import Cluster
 from controller.publisher import Publisher
 from controller.reconciler import Reconciler
 from controller.replica import Replica, replica_of
-from sfc import log as log_
+from controller.wiring import PodWiring
+from kube.api import ApiServer
+from kube.watch import Key, Watch
 from sfc import names, validation
 from sfc.chain import Chain
+from sfc.fault import MAX_DEADLINE_SECONDS
 
 log = logging.getLogger(__name__)
 
 HOOK_GRACE_SECONDS = 60.0
-"""Beyond the longest drain deadline (validation.MAX_DEADLINE_SECONDS), after which a hook answers in any case."""
+"""Beyond the longest drain deadline (MAX_DEADLINE_SECONDS), after which a hook answers in any case."""
 
 
 def run(argv: list[str]) -> int:
     options = _options(argv)
-    log_.configure()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -80,19 +81,19 @@ class Agent:
         self._publisher = Publisher(api, options.node, lambda: self._reconciler.state, self._cluster_view.connections)
         self._reconciler.observe_with(self._publisher.wake)
         REGISTRY.register(DatapathCollector(self._datapath, lambda: self._reconciler.state))
-        wiring = PodWiring(self._links, lambda: self._datapath.program_fd, self._reconciler.wake)
+        wiring = PodWiring(self._links, lambda: self._datapath.program_fd, PROGRAM, self._reconciler.wake)
         self._cni = CniServer(options.cni_socket, wiring)
-        timeout = validation.MAX_DEADLINE_SECONDS + HOOK_GRACE_SECONDS
+        timeout = MAX_DEADLINE_SECONDS + HOOK_GRACE_SECONDS
         self._hooks = HookServer(
             (names.HOOK_HOST, names.HOOK_PORT),
             options.drain_key.read_bytes(),
             lambda drain_id: self._reconciler.drain(drain_id, timeout),
         )
-        self._health = HealthServer((options.address, names.METRICS_PORT), self._unready)
+        self._address = options.address
 
     def start(self, stop: threading.Event) -> None:
         """The data path first, so that the first CNI call finds a program to attach."""
-        self._health.start()
+        health.serve(names.METRICS_PORT, healthy=lambda: None, ready=self._unready, address=self._address)
         self._cluster_view.start()
         self._links.monitor(self._reconciler.wake)
         for name, target in (("reconciler", self._reconciler.run), ("publisher", self._publisher.run)):

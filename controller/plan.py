@@ -90,6 +90,9 @@ class ClearNeighbour:
     address: str
 
 
+K = TypeVar("K")
+V = TypeVar("V")
+
 Change = AttachFilter | DetachFilter | SetLink | ClearLink | SetTargets | ClearTargets | SetNeighbour | ClearNeighbour
 
 

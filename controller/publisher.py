@@ -13,11 +13,10 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from kube.api import ApiError
-
 from controller import report
 from controller.plan import State
 from controller.replica import Replica
+from kube.api import ApiError
 from sfc import names
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from typing import Protocol
 from controller import drain as drains_
 from controller import plan
 from controller.drain import Drain
-from controller.model import DataPlane, HostLink, LinkEntry, LinkState
+from controller.model import PROGRAM, DataPlane, HostLink, LinkEntry, LinkState
 from controller.plan import Cluster, State
 from sfc import names
 from sfc.chain import Side
@@ -34,13 +34,13 @@ RETRY_SECONDS = (0.1, 5.0)
 
 class Links(Protocol):
     def list(self) -> tuple[HostLink, ...]: ...
-    def attach(self, ifindex: int, slot: int, program_fd: int) -> None: ...
+    def attach(self, ifindex: int, slot: int, program: int, program_name: str) -> None: ...
     def detach(self, ifindex: int) -> None: ...
 
 
 class Datapath(Protocol):
-    @property
-    def program_fd(self) -> int: ...
+    program_fd: int
+
     def observe(self) -> DataPlane: ...
     def set_link(self, slot: int, entry: LinkEntry) -> None: ...
     def clear_link(self, slot: int) -> None: ...
@@ -48,7 +48,7 @@ class Datapath(Protocol):
     def clear_targets(self, connection: int, side: Side) -> None: ...
     def set_neighbour(self, connection: int, side: Side, address: str, mac: str) -> None: ...
     def clear_neighbour(self, connection: int, side: Side, address: str) -> None: ...
-    def active_sessions(self, slots: Collection[int]) -> Mapping[int, int]: ...
+    def activity(self, slots: Collection[int]) -> Mapping[int, int]: ...
 
 
 class Reconciler:
@@ -165,7 +165,7 @@ class Reconciler:
     def _change(self, change: plan.Change) -> None:
         match change:
             case plan.AttachFilter(ifindex, slot):
-                self._links.attach(ifindex, slot, self._datapath.program_fd)
+                self._links.attach(ifindex, slot, self._datapath.program_fd, PROGRAM)
             case plan.DetachFilter(ifindex):
                 self._links.detach(ifindex)
             case plan.SetLink(slot, entry):
@@ -188,7 +188,7 @@ class Reconciler:
     def _advance(self, drains: Mapping[str, Drain], links: tuple[HostLink, ...], plane: DataPlane) -> dict[str, Drain]:
         slots = {uid: [link.slot for link in links if link.pod_uid == uid] for uid in drains}
         watched = [slot for uid, drain in drains.items() if not drain.ended for slot in slots[uid]]
-        active = self._datapath.active_sessions(watched) if watched else {}
+        active = self._datapath.activity(watched) if watched else {}
         now = self._clock()
         return {
             uid: drains_.advance(

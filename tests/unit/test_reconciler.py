@@ -33,7 +33,7 @@ class Node:
     def list(self) -> tuple[HostLink, ...]:
         return tuple(self.links.values())
 
-    def attach(self, ifindex: int, slot: int, program_fd: int) -> None:
+    def attach(self, ifindex: int, slot: int, program: int, program_name: str) -> None:
         self.links[ifindex] = replace(self.links[ifindex], filter_slot=slot)
 
     def detach(self, ifindex: int) -> None:
@@ -62,7 +62,7 @@ class Node:
     def clear_neighbour(self, connection: int, side: Side, address: str) -> None:
         self.macs.pop((connection, side, address), None)
 
-    def active_sessions(self, slots: Collection[int]) -> Mapping[int, int]:
+    def activity(self, slots: Collection[int]) -> Mapping[int, int]:
         return {slot: self.sessions.get(slot, 0) for slot in slots}
 
 

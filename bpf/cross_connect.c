@@ -1,0 +1,331 @@
+/* The cross-connection: the one program of a node, at tc ingress of the host end of every data link.
+ *
+ * A frame from a replica goes to one replica of the other side, never to one of its own side: where its session says,
+ * or where the lookup table of that side's targets says when it has no session or its link is gone. Which link a frame
+ * comes from is the filter's class id, a constant per link that costs no lookup.
+ *
+ * Nothing here is ever reset or scanned: a link's state is one byte in `links`; a side's targets are one value,
+ * exchanged at once (docs/decisions/0002); a session that remembers a link which is gone chooses again at its next
+ * packet. Map calls stand in this file alone, because BCC does not load them from a header.
+ *
+ * Given by whoever compiles (controller/datapath.py): PIN_ROOT, a directory on a bpf file system; SESSION_CAPACITY;
+ * SLOTS; TABLE_LENGTH, the entries of a side's lookup table.
+ */
+#include <uapi/linux/bpf.h>
+#include <uapi/linux/if_packet.h>
+#include <uapi/linux/pkt_cls.h>
+
+#include "packet.h"
+#include "session.h"
+#include "verdicts.h"
+
+/* A BPF_PROG_TEST_RUN can not set tc_classid; it compiles the program with another field here. */
+#ifndef LINK_SLOT
+#define LINK_SLOT(skb) ((skb)->tc_classid)
+#endif
+
+#define MOST_SIDES    8192
+#define MOST_OTHERS   16384
+#define MOST_ATTEMPTS 32
+
+/* controller.model.LinkState; 0 is a slot without link. */
+enum link_state {
+	UNWIRED = 0,
+	WIRED = 1,
+	SERVING = 2,
+	DRAINING = 3,
+	GONE = 4,
+};
+
+struct link {
+	u32 ifindex;
+	u32 connection;
+	u8 side;
+	u8 state;
+	u16 unused;
+};
+
+struct side_key {
+	u32 connection;
+	u32 side;
+};
+
+struct targets {
+	u16 slot[TABLE_LENGTH];
+};
+
+struct neighbour_key {
+	u32 connection;
+	u32 side;	   /* the asker's */
+	__be32 address[4]; /* IPv4 as ::ffff:a.b.c.d */
+};
+
+struct neighbour {
+	u8 mac[ETH_ALEN];
+	u16 unused;
+};
+
+/* Seen from the link: received from the replica, sent to it. A segmentation-offload frame counts once. */
+struct traffic {
+	u64 received_packets;
+	u64 received_bytes;
+	u64 sent_packets;
+	u64 sent_bytes;
+	u64 sessions_opened; /* whose first packet came from the replica */
+	u64 sessions_chosen; /* for which the replica was chosen, first or again */
+};
+
+struct drop_key {
+	u32 connection;
+	u32 verdict;
+};
+
+BPF_TABLE_PINNED("array", u32, struct link, links, SLOTS, PIN_ROOT "/links");
+BPF_TABLE_PINNED("lru_hash", struct session_key, struct session, sessions, SESSION_CAPACITY, PIN_ROOT "/sessions");
+BPF_TABLE_PINNED("hash", struct side_key, struct targets, targets, MOST_SIDES, PIN_ROOT "/targets", BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("hash", struct neighbour_key, struct neighbour, neighbours, MOST_OTHERS, PIN_ROOT "/neighbours",
+		 BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("percpu_array", u32, struct traffic, traffic, SLOTS, PIN_ROOT "/traffic");
+BPF_TABLE_PINNED("percpu_hash", struct drop_key, u64, drops, MOST_OTHERS, PIN_ROOT "/drops", BPF_F_NO_PREALLOC);
+
+/* The sender of the frame at hand. */
+struct sender {
+	u64 end;
+	u32 connection;
+	u8 side;
+	u8 state;
+};
+
+static __always_inline bool receives(const struct link *link, u32 connection, u32 side)
+{
+	return link->connection == connection && link->side == side && link->state != UNWIRED && link->state != GONE;
+}
+
+/* Whether a remembered end is still the same link and may still receive. */
+static __always_inline bool alive(u64 end, u32 connection, u32 side)
+{
+	u32 slot = end_slot(end);
+	struct link *link = links.lookup(&slot);
+
+	return link && link->ifindex == end_ifindex(end) && receives(link, connection, side);
+}
+
+/* A link among the targets of a side, or 0. The table is looked up anew at each attempt, and the link checked: a
+ * table's memory may be taken for another side's while we read it, and a link may be gone before its table is
+ * exchanged.
+ */
+static __always_inline u64 choose(u32 connection, u32 side, u32 hash)
+{
+	struct side_key key = {.connection = connection, .side = side};
+
+	for (int attempt = 0; attempt < MOST_ATTEMPTS; attempt++) {
+		struct targets *table = targets.lookup(&key);
+		u64 place = (u64)hash * TABLE_LENGTH >> 32; /* like hash % TABLE_LENGTH, without the division */
+		struct link *link;
+		u32 slot;
+
+		if (!table)
+			return 0;
+		/* Keeps shift and index apart: "invalid access to map value, value_size=16256 off=16255 size=2" */
+		asm volatile("" : "+r"(place));
+		slot = table->slot[place];
+		link = links.lookup(&slot);
+		if (link && receives(link, connection, side))
+			return end_of(slot, link->ifindex);
+		hash = mixed(hash, attempt + 1);
+	}
+	return 0;
+}
+
+/* Where the flow's session goes, as long as that link lives; 0 when it is for `choose` to say. */
+static __always_inline u64 remembered(struct session *session, const struct flow *flow, const struct sender *from)
+{
+	u64 far;
+
+	if (!session || reopened(session, flow->tcp_flags))
+		return 0;
+	far = session->end[!from->side];
+	return alive(far, from->connection, !from->side) ? far : 0;
+}
+
+/* A frame on a session that goes on: the latest sender gets the answers, unless it is leaving for good. */
+static __always_inline void keep(struct session *session, const struct flow *flow, const struct sender *from)
+{
+	if (session->end[from->side] != from->end && from->state != GONE)
+		session->end[from->side] = from->end;
+	note(session, flow->tcp_flags, from->side);
+}
+
+/* Pins a session to its sender and to the link chosen for it, or moves it there; returns where its frames go. */
+static __always_inline u64 pin(struct session_key *key, struct session *session, const struct flow *flow,
+			       const struct sender *from, u64 chosen)
+{
+	struct session fresh = {.last_seen = bpf_ktime_get_ns(), .last_tick = bpf_jiffies64()};
+	u32 opener = end_slot(from->end), choice = end_slot(chosen);
+	struct traffic *counters;
+
+	if (session && !reopened(session, flow->tcp_flags)) {
+		session->end[!from->side] = chosen;
+		keep(session, flow, from);
+	} else {
+		fresh.end[UPSTREAM] = from->side == UPSTREAM ? from->end : chosen;
+		fresh.end[DOWNSTREAM] = from->side == UPSTREAM ? chosen : from->end;
+		fresh.rst = !!(flow->tcp_flags & TCP_RST);
+		if (session) {
+			sessions.update(key, &fresh);
+		} else if (sessions.insert(key, &fresh)) {
+			/* Another CPU was faster; or there is no room, and the frame goes its way without a session. */
+			u64 theirs = remembered(sessions.lookup(key), flow, from);
+
+			return theirs ? theirs : chosen;
+		}
+		counters = traffic.lookup(&opener);
+		if (counters)
+			counters->sessions_opened++;
+	}
+	counters = traffic.lookup(&choice);
+	if (counters)
+		counters->sessions_chosen++;
+	return chosen;
+}
+
+static __always_inline struct neighbour *neighbour_asked(const struct flow *flow, const struct sender *from)
+{
+	struct neighbour_key key = {.connection = from->connection, .side = from->side};
+
+	key.address[2] = __constant_htonl(0xffff);
+	key.address[3] = flow->destination;
+	return neighbours.lookup(&key);
+}
+
+/* Turns an ARP request into its answer. */
+static __always_inline bool answer(struct __sk_buff *skb, const struct arp_frame *request,
+				   const struct neighbour *neighbour)
+{
+	struct arp_frame reply = {};
+
+	__builtin_memcpy(reply.eth.h_dest, request->eth.h_source, ETH_ALEN);
+	__builtin_memcpy(reply.eth.h_source, neighbour->mac, ETH_ALEN);
+	reply.eth.h_proto = ETHERTYPE(ETH_P_ARP);
+	reply.arp.hardware = ARP_ETHERNET;
+	reply.arp.protocol = ETHERTYPE(ETH_P_IP);
+	reply.arp.hardware_length = ETH_ALEN;
+	reply.arp.protocol_length = sizeof(__be32);
+	reply.arp.operation = ARP_REPLY;
+	__builtin_memcpy(reply.arp.sender_mac, neighbour->mac, ETH_ALEN);
+	reply.arp.sender = request->arp.target;
+	__builtin_memcpy(reply.arp.target_mac, request->arp.sender_mac, ETH_ALEN);
+	reply.arp.target = request->arp.sender;
+	return !bpf_skb_store_bytes(skb, 0, &reply, sizeof(reply), 0);
+}
+
+/* Decides where a frame goes; `to` is set for VERDICT_FORWARDED and VERDICT_ANSWERED. */
+static __always_inline enum verdict decide(struct __sk_buff *skb, const struct sender *from, u64 *to)
+{
+	void *data = (void *)(long)skb->data;
+	void *end = (void *)(long)skb->data_end;
+	struct session_key key = {};
+	struct session *session = NULL;
+	struct ethhdr *eth = data;
+	struct flow flow = {};
+	bool known = false;
+	u32 hash;
+
+	if ((void *)(eth + 1) > end)
+		return VERDICT_NO_TARGET;
+
+	if (eth->h_proto == ETHERTYPE(ETH_P_IP) && !(eth->h_dest[0] & 1)) {
+		known = read_ipv4(&flow, (void *)(eth + 1), end);
+	} else if (eth->h_proto == ETHERTYPE(ETH_P_ARP) && read_arp(&flow, data, end)) {
+		struct neighbour *neighbour = arp_asks(data) ? neighbour_asked(&flow, from) : NULL;
+
+		if (neighbour && answer(skb, data, neighbour)) {
+			*to = from->end;
+			return VERDICT_ANSWERED;
+		}
+		known = true;
+	}
+
+	if (known) {
+		key = session_key_of(from->connection, &flow, from->side);
+		session = sessions.lookup(&key);
+		*to = remembered(session, &flow, from);
+		if (*to) {
+			keep(session, &flow, from);
+			return VERDICT_FORWARDED;
+		}
+		hash = session_hash(&key);
+	} else {
+		hash = mac_pair_hash(eth, from->side);
+	}
+	*to = choose(from->connection, !from->side, hash);
+	if (!*to)
+		return VERDICT_NO_TARGET;
+	if (known)
+		*to = pin(&key, session, &flow, from, *to);
+	return VERDICT_FORWARDED;
+}
+
+static __always_inline int send(struct __sk_buff *skb, u64 to)
+{
+	u32 slot = end_slot(to);
+	struct traffic *counters = traffic.lookup(&slot);
+
+	if (counters) {
+		counters->sent_packets++;
+		counters->sent_bytes += skb->len;
+	}
+	/* The kernel compared the destination with the host end's MAC, and would drop the frame in the replica. */
+	if (skb->pkt_type == PACKET_OTHERHOST)
+		bpf_skb_change_type(skb, PACKET_HOST);
+	return bpf_redirect_peer(end_ifindex(to), 0);
+}
+
+static __always_inline int drop(u32 connection, u32 verdict)
+{
+	struct drop_key key = {.connection = connection, .verdict = verdict};
+	u64 none = 0, *count = drops.lookup_or_try_init(&key, &none);
+
+	if (count)
+		(*count)++;
+	return TC_ACT_SHOT;
+}
+
+/* Headers may lie outside of the linear part of an skb; bring in as many bytes as are there. */
+static __always_inline void pull_headers(struct __sk_buff *skb)
+{
+	u32 wanted = skb->len < LONGEST_HEADERS ? skb->len : LONGEST_HEADERS;
+
+	if ((void *)(long)skb->data + wanted > (void *)(long)skb->data_end)
+		bpf_skb_pull_data(skb, wanted);
+}
+
+int cross_connect(struct __sk_buff *skb)
+{
+	u32 slot = LINK_SLOT(skb);
+	struct link *link = links.lookup(&slot);
+	struct traffic *counters = traffic.lookup(&slot);
+	struct sender from = {};
+	enum verdict verdict;
+	u64 to = 0;
+
+	if (!slot || !link || !counters)
+		return TC_ACT_UNSPEC;
+	if (link->state == UNWIRED)
+		return drop(link->connection, VERDICT_UNWIRED);
+	if (link->ifindex != skb->ifindex)
+		return TC_ACT_UNSPEC;
+
+	counters->received_packets++;
+	counters->received_bytes += skb->len;
+	from.end = end_of(slot, link->ifindex);
+	from.connection = link->connection;
+	from.side = link->side & 1;
+	from.state = link->state;
+
+	pull_headers(skb);
+	verdict = decide(skb, &from, &to);
+	if (verdict == VERDICT_FORWARDED || verdict == VERDICT_ANSWERED)
+		return send(skb, to);
+	return drop(from.connection, verdict);
+}

@@ -1,0 +1,1 @@
+"""The webhook's certificates: an authority of our own, in the cluster, renewed without anybody noticing."""

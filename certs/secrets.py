@@ -1,0 +1,109 @@
+"""What the Secrets should hold, from what they hold and the time: pure, but for fresh keys.
+
+Each function takes an object as the API server returned it, or None, and returns the object as it should be:
+the very same when nothing is to do.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from certs import authority
+from certs.authority import Instant, KeyPair
+from sfc import names
+
+AUTHORITY_SECRET = "sfc-webhook-ca"  # noqa: S105  # the name of one
+SERVING_SECRET = "sfc-webhook-tls"  # noqa: S105  # the name of one
+SERVICE_NAMES = tuple(f"sfc-webhook.{names.SYSTEM_NAMESPACE}{suffix}" for suffix in ("", ".svc", ".svc.cluster.local"))
+DRAIN_KEY_BYTES = 32
+
+Secret = Mapping[str, Any]
+
+# The present authority and the one before it, as fields of the Secret.
+_PRESENT = ("ca.crt", "ca.key")
+_PREVIOUS = ("previous.crt", "previous.key")
+
+
+def authority_secret(found: Secret | None, now: Instant) -> Secret:
+    """With an authority in the first two thirds of its life, and the one before it while that is in force."""
+    pairs = authorities(found, now)
+    if pairs and not authority.due(pairs[0].parsed, now):
+        return _with(found, AUTHORITY_SECRET, "Opaque", _stored(pairs))
+    return _with(found, AUTHORITY_SECRET, "Opaque", _stored([authority.new_authority(now), *pairs[:1]]))
+
+
+def authorities(found: Secret | None, now: Instant) -> list[KeyPair]:
+    """The authorities of the Secret that are in force, the present one first."""
+    pairs = [_pair(found, *fields) for fields in (_PRESENT, _PREVIOUS)]
+    return [pair for pair in pairs if authority.usable(pair, now)]
+
+
+def bundle(authority_found: Secret | None, serving_found: Secret | None, now: Instant) -> bytes:
+    """What API servers should trust, PEM: our authorities, and those that the webhook's certificate may still be from.
+
+    The latter are read from the serving Secret, so that losing the authority's Secret breaks nothing either.
+    """
+    ours = [_field(authority_found, certificate) for certificate, _ in (_PRESENT, _PREVIOUS)]
+    return authority.trusted([*ours, _field(serving_found, "ca.crt")], now)
+
+
+def serving_secret(found: Secret | None, authority_found: Secret, now: Instant) -> Secret:
+    """With a certificate in the first two thirds of its life, from an authority of `authority_found`."""
+    present = authorities(authority_found, now)
+    pair = _pair(found, "tls.crt", "tls.key")
+    if authority.reason_to_renew(pair, present, SERVICE_NAMES, now):
+        pair = authority.new_serving(authority.signer(present, now), SERVICE_NAMES, now)
+    data = {"tls.crt": pair.certificate, "tls.key": pair.key, "ca.crt": bundle(authority_found, found, now)}
+    return _with(found, SERVING_SECRET, "kubernetes.io/tls", data)
+
+
+def drain_key_secret(found: Secret | None) -> Secret:
+    """With a key; one that is there is never changed, for running pods carry signatures made with it."""
+    if _field(found, names.DRAIN_KEY_FIELD):
+        assert found is not None  # noqa: S101
+        return found
+    data = {names.DRAIN_KEY_FIELD: secrets.token_bytes(DRAIN_KEY_BYTES)}
+    return _with(found, names.DRAIN_KEY_SECRET, "Opaque", data)
+
+
+def expiries(authority_found: Secret, serving_found: Secret) -> dict[str, Instant]:
+    return {
+        "authority": authority.expiry(_field(authority_found, _PRESENT[0])),
+        "serving": authority.expiry(_field(serving_found, "tls.crt")),
+    }
+
+
+def _stored(pairs: list[KeyPair]) -> dict[str, bytes]:
+    stored: dict[str, bytes] = {}
+    for (certificate, key), pair in zip((_PRESENT, _PREVIOUS), pairs, strict=False):
+        stored |= {certificate: pair.certificate, key: pair.key}
+    return stored
+
+
+def _with(found: Secret | None, name: str, kind: str, data: Mapping[str, bytes]) -> Secret:
+    """`found` with this content (itself when it has it), or a new Secret."""
+    encoded = {field: base64.b64encode(value).decode() for field, value in data.items()}
+    if found is None:
+        metadata = {
+            "name": name,
+            "namespace": names.SYSTEM_NAMESPACE,
+            "labels": {"app.kubernetes.io/part-of": "sfc"},
+        }
+        return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": kind, "data": encoded}
+    return found if found.get("data") == encoded else {**found, "data": encoded}
+
+
+def _pair(found: Secret | None, certificate: str, key: str) -> KeyPair:
+    return KeyPair(_field(found, certificate), _field(found, key))
+
+
+def _field(found: Secret | None, name: str) -> bytes:
+    """Empty when the field is missing or cannot be decoded."""
+    try:
+        return base64.b64decode(((found or {}).get("data") or {}).get(name, ""), validate=True)
+    except (binascii.Error, TypeError):
+        return b""

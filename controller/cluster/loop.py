@@ -1,0 +1,172 @@
+"""Observe, plan, apply, again: the leader's work. Events only wake it; what failed is tried again, ever more slowly."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from controller.cluster import trust
+from controller.cluster.objects import CHAINS, CONNECTIONS, EVENTS, NETWORKS, PODS, Object
+from controller.cluster.plan import MANAGER, Apply, Change, Cluster, Delete, Record, plan
+from kube.api import MERGE_PATCH, ApiError, ApiServer
+from kube.watch import Watch
+from sfc import names
+
+log = logging.getLogger(__name__)
+
+GATHER_SECONDS = 0.1
+"""Events that come this close together are one reason to look."""
+TRUST_SECONDS = 10.0
+"""Between two looks at certificates and caBundles, which nothing announces."""
+RETRY_SECONDS = (0.5, 30.0)
+"""First and longest wait after a failure; it doubles with each failure in a row."""
+
+PASSES = Histogram("sfc_cluster_pass_seconds", "Time to observe, plan and apply once")
+CHANGES = Counter("sfc_cluster_changes", "Changes made to the cluster's objects", ["change"])
+FAILURES = Counter("sfc_cluster_failures", "Changes and looks that failed")
+EXPIRY = Gauge("sfc_certificate_expiry_timestamp_seconds", "When a certificate of the webhook expires", ["certificate"])
+
+
+class Loop:
+    def __init__(self, api: ApiServer, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._api = api
+        self._clock = clock
+        self._wake = threading.Event()
+        self._stopped = threading.Event()
+        self._trust_due = 0.0
+        self._last_pass = time.monotonic()
+
+        def watch(path: str, selector: str = "") -> Watch:
+            params = {"labelSelector": selector} if selector else None
+            return Watch(api, path, params=params, on_change=self._wake.set)
+
+        self._chains = watch(CHAINS.path())
+        self._connections = watch(CONNECTIONS.path())
+        self._networks = watch(NETWORKS.path())
+        self._pods = watch(PODS.path(), names.CHAIN_LABEL)
+
+    @property
+    def watches(self) -> dict[str, Watch]:
+        return {
+            "chains": self._chains,
+            "crossconnections": self._connections,
+            "network-attachment-definitions": self._networks,
+            "pods": self._pods,
+        }
+
+    def run(self) -> None:
+        """Until `stop` is called."""
+        for watch in self.watches.values():
+            watch.start()
+        failures = 0
+        while not self._stopped.is_set():
+            failures = 0 if self._pass() else failures + 1
+            self._rest(failures)
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._wake.set()
+
+    def age_seconds(self) -> float:
+        """Since the last pass ended: a loop that hangs shows here."""
+        return time.monotonic() - self._last_pass
+
+    def unsynced(self) -> list[str]:
+        """What was never listed so far. Nothing is planned on half a picture."""
+        return [name for name, watch in self.watches.items() if not watch.synced]
+
+    def _rest(self, failures: int) -> None:
+        if failures:
+            first, longest = RETRY_SECONDS
+            self._stopped.wait(min(longest, first * 2.0 ** min(failures - 1, 10)))
+        else:
+            self._wake.wait(max(0.0, self._trust_due - time.monotonic()))
+            self._stopped.wait(GATHER_SECONDS)
+
+    def _pass(self) -> bool:
+        """Whether everything succeeded."""
+        self._wake.clear()
+        with PASSES.time():
+            trusted = time.monotonic() < self._trust_due or self._trust()
+            done = [self._apply(change) for change in self._plan()]
+        self._last_pass = time.monotonic()
+        return trusted and all(done)
+
+    def _plan(self) -> list[Change]:
+        return [] if self.unsynced() else plan(self._observe(), self._clock())
+
+    def _observe(self) -> Cluster:
+        return Cluster(
+            chains=tuple(self._chains.snapshot().values()),
+            connections=tuple(self._connections.snapshot().values()),
+            networks=tuple(self._networks.snapshot().values()),
+            pods=tuple(self._pods.snapshot().values()),
+        )
+
+    def _trust(self) -> bool:
+        try:
+            for certificate, expiry in trust.reconcile(self._api, self._clock()).items():
+                EXPIRY.labels(certificate).set(expiry.timestamp())
+        except ApiError as error:
+            FAILURES.inc()
+            log.error("certificates not reconciled", extra={"error": str(error)})
+            return False
+        self._trust_due = time.monotonic() + TRUST_SECONDS
+        return True
+
+    def _apply(self, change: Change) -> bool:
+        """One change that fails does not keep the others from being made."""
+        kind = type(change).__name__.lower()
+        try:
+            _apply(self._api, change)
+        except ApiError as error:
+            FAILURES.inc()
+            log.error("change failed", extra={"change": kind, "object": _target(change), "error": str(error)})
+            return False
+        CHANGES.labels(kind).inc()
+        log.info("change made", extra={"change": kind, "object": _target(change)})
+        return True
+
+
+def _apply(api: ApiServer, change: Change) -> None:
+    match change:
+        case Apply(path, obj):
+            _unless(404 if path.endswith("/status") else None, lambda: api.apply(path, obj, MANAGER))
+        case Delete(path):
+            _unless(404, lambda: api.delete(path))
+        case Record(obj):
+            _record(api, obj)
+
+
+def _unless(status: int | None, request: Callable[[], object]) -> None:
+    """An object that is gone meanwhile needs no status, and no deletion."""
+    try:
+        request()
+    except ApiError as error:
+        if error.status != status:
+            raise
+
+
+def _record(api: ApiServer, event: Object) -> None:
+    namespace, name = event["metadata"]["namespace"], event["metadata"]["name"]
+    try:
+        api.create(EVENTS.path(namespace), event)
+    except ApiError as error:
+        if error.status != 409:
+            raise
+        path = EVENTS.path(namespace, name)
+        count = api.get(path).get("count", 1) + 1
+        api.patch(path, {"count": count, "lastTimestamp": event["lastTimestamp"]}, MERGE_PATCH)
+
+
+def _target(change: Change) -> str:
+    match change:
+        case Apply(path) | Delete(path):
+            return path
+        case Record(obj):
+            return f"{obj['reason']} of {obj['metadata']['namespace']}/{obj['involvedObject']['name']}"

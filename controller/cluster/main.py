@@ -1,0 +1,114 @@
+"""`python -m controller cluster`: waits to be the leader, then runs the loop until told to stop.
+
+A leader that cannot renew its lease ends its process, whatever its threads are waiting for: that is the only way to be
+sure that it changes nothing more. All threads are daemons for that reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import platform
+import signal
+import threading
+import time
+import uuid
+from datetime import UTC, datetime
+
+from prometheus_client import Gauge
+
+from controller import health
+from controller.cluster.lease import RENEW_DEADLINE_SECONDS, RETRY_SECONDS, Election
+from controller.cluster.loop import Loop
+from kube.api import ApiError, ApiServer
+
+log = logging.getLogger(__name__)
+
+PORT = 8080
+HANGING_SECONDS = 180.0
+"""A pass that takes longer will not end."""
+STOP_SECONDS = 5.0
+"""For the pass under way when the process is told to stop."""
+
+LEADING = Gauge("sfc_cluster_leading", "Whether this replica leads")
+
+
+def run(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="controller cluster", description=__doc__)
+    parser.add_argument("--port", type=int, default=PORT, help="of health and metrics (default %(default)s)")
+    arguments = parser.parse_args(argv)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        api = ApiServer.from_environment()
+    except ApiError as error:
+        log.error("no API server", extra={"error": str(error)})
+        return 1
+    return Replica(api).run(arguments.port, stop)
+
+
+class Replica:
+    """One of the Deployment's pods: waits, or leads."""
+
+    def __init__(self, api: ApiServer) -> None:
+        self._election = Election(api, f"{platform.node()}_{uuid.uuid4()}")
+        self._loop = Loop(api)
+        self._worker = threading.Thread(target=self._loop.run, name="loop", daemon=True)
+        self._renewed = float("-inf")
+
+    def run(self, port: int, stop: threading.Event) -> int:
+        health.serve(port, healthy=self._unhealthy, ready=self._unready)
+        threading.Thread(target=self._elect, args=(stop,), name="election", daemon=True).start()
+        while not stop.wait(0.5):
+            if self._leading and not self._worker.is_alive():
+                log.error("the loop ended")
+                return 1
+            if self._leading and time.monotonic() - self._renewed > RENEW_DEADLINE_SECONDS:
+                log.error("lease not renewed in time, another may lead now")
+                return 1
+        self._leave()
+        return 0
+
+    @property
+    def _leading(self) -> bool:
+        return self._worker.ident is not None
+
+    def _elect(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            asked = time.monotonic()
+            if self._attempt(asked):
+                self._renewed = asked
+                if not self._leading:
+                    log.info("leading")
+                    LEADING.set(1)
+                    self._worker.start()
+            stop.wait(RETRY_SECONDS)
+
+    def _attempt(self, monotonic: float) -> bool:
+        try:
+            return self._election.attempt(monotonic, datetime.now(UTC))
+        except ApiError as error:
+            log.warning("lease not asked for", extra={"error": str(error)})
+            return False
+
+    def _leave(self) -> None:
+        """Let the other replica take over at once, but only when nothing more is under way here."""
+        if not self._leading:
+            return
+        self._loop.stop()
+        self._worker.join(STOP_SECONDS)
+        if not self._worker.is_alive():
+            try:
+                self._election.release(datetime.now(UTC))
+            except ApiError as error:
+                log.warning("lease not released", extra={"error": str(error)})
+
+    def _unhealthy(self) -> str | None:
+        hanging = self._leading and self._loop.age_seconds() > HANGING_SECONDS
+        return f"no pass ended for {self._loop.age_seconds():.0f} s" if hanging else None
+
+    def _unready(self) -> str | None:
+        """A replica that waits is ready to lead."""
+        unsynced = self._loop.unsynced() if self._leading else []
+        return f"not listed yet: {', '.join(unsynced)}" if unsynced else None

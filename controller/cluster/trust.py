@@ -1,0 +1,86 @@
+"""The webhook's certificates and the drain key in their Secrets, and the API server's trust in them.
+
+In an order that never leaves the API server without trust in what the webhook shows: the authority is stored first,
+then published in every caBundle, and only then a certificate of it served.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from certs import secrets
+from certs.secrets import Secret
+from controller.cluster.objects import MUTATING, SECRETS, VALIDATING, Object
+from kube.api import JSON_PATCH, ApiError, ApiServer
+from sfc import names
+
+log = logging.getLogger(__name__)
+
+CONFIGURATION = "sfc"
+"""Name of both webhook configurations in deploy/."""
+
+
+def reconcile(api: ApiServer, now: datetime) -> dict[str, datetime]:
+    """Returns when the certificates expire. Raises ApiError; done so far stays done, and the next call goes on."""
+    key, authority, serving = (
+        _found(api, name) for name in (names.DRAIN_KEY_SECRET, secrets.AUTHORITY_SECRET, secrets.SERVING_SECRET)
+    )
+    _store(api, key, secrets.drain_key_secret(key))
+    authority = _store(api, authority, secrets.authority_secret(authority, now))
+    _publish(api, secrets.bundle(authority, serving, now))
+    serving = _store(api, serving, secrets.serving_secret(serving, authority, now))
+    return secrets.expiries(authority, serving)
+
+
+def patch(configuration: Object, bundle: str) -> list[dict[str, Any]]:
+    """The JSON patch that gives each webhook of a configuration this caBundle; empty when all have it."""
+    changes = [
+        {"op": "add", "path": f"/webhooks/{i}/clientConfig/caBundle", "value": bundle}
+        for i, webhook in enumerate(configuration.get("webhooks") or ())
+        if webhook["clientConfig"].get("caBundle") != bundle
+    ]
+    # Paths count positions: they hold for this version only.
+    version = configuration["metadata"]["resourceVersion"]
+    return [{"op": "test", "path": "/metadata/resourceVersion", "value": version}, *changes] if changes else []
+
+
+def _publish(api: ApiServer, bundle: bytes) -> None:
+    for path, configuration in _configurations(api):
+        if changes := patch(configuration, base64.b64encode(bundle).decode()):
+            api.patch(path, changes, JSON_PATCH)
+            log.info("caBundle written", extra={"kind": configuration["kind"], "webhooks": len(changes) - 1})
+
+
+def _configurations(api: ApiServer) -> Iterator[tuple[str, Object]]:
+    """Those that exist: one that was removed is nobody's to trust."""
+    for resource in (MUTATING, VALIDATING):
+        path = resource.path(name=CONFIGURATION)
+        if (found := _get(api, path)) is not None:
+            yield path, found
+
+
+def _found(api: ApiServer, name: str) -> Secret | None:
+    return _get(api, SECRETS.path(names.SYSTEM_NAMESPACE, name))
+
+
+def _get(api: ApiServer, path: str) -> dict[str, Any] | None:
+    try:
+        return api.get(path)
+    except ApiError as error:
+        if error.status == 404:
+            return None
+        raise
+
+
+def _store(api: ApiServer, found: Secret | None, wanted: Secret) -> Secret:
+    if wanted is found:
+        return wanted
+    name = wanted["metadata"]["name"]
+    log.info("writing secret", extra={"secret": name})
+    if found is None:
+        return api.create(SECRETS.path(names.SYSTEM_NAMESPACE), wanted)
+    return api.replace(SECRETS.path(names.SYSTEM_NAMESPACE, name), wanted)

@@ -1,0 +1,368 @@
+"""The BPF program and its maps; the only module that imports bcc.
+
+BCC compiles and loads the program once, when the agent starts; after that everything is map access through file
+descriptors. The maps are pinned, so an agent that is restarted or upgraded finds links, targets and sessions as they
+were; meanwhile the program that the filters hold carries on with the same maps.
+
+What sets or clears is idempotent: the same again changes nothing, clearing what is gone succeeds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import ipaddress
+import os
+import platform
+import re
+import struct
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from bcc import BPF
+from bcc.libbcc import lib
+
+from controller import maglev
+from controller.model import PROGRAM, SLOTS, DataPlane, LinkEntry, LinkState, Traffic
+from controller.sessions import DEFAULT_TIMEOUTS, Session, Timeouts, active
+from sfc.chain import Side
+
+SOURCE = Path(__file__).resolve().parent.parent / "bpf"
+PIN_ROOT = Path("/sys/fs/bpf/sfc/v1")
+CAPACITY = 262_144
+"""Sessions that a node remembers unless told otherwise; beyond that the least recently used give way."""
+
+_BATCH_BYTES = 1 << 20
+
+
+class DatapathError(Exception):
+    """The program or one of its maps can not be used; the message ends with the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """How the C side lays out a map's keys and values; `Datapath.open` compares the sizes."""
+
+    key: struct.Struct
+    value: struct.Struct
+    per_cpu: bool = False
+
+
+_LAYOUTS = {
+    "links": _Layout(struct.Struct("<I"), struct.Struct("<IIBB2x")),
+    "sessions": _Layout(struct.Struct("<I4s4s2s2sB3x"), struct.Struct("<QQQ4xBBBx")),
+    "targets": _Layout(struct.Struct("<II"), struct.Struct(f"<{2 * maglev.LENGTH}s")),
+    "neighbours": _Layout(struct.Struct("<II16s"), struct.Struct("<6s2x")),
+    "traffic": _Layout(struct.Struct("<I"), struct.Struct("<6Q"), per_cpu=True),
+    "drops": _Layout(struct.Struct("<II"), struct.Struct("<Q"), per_cpu=True),
+}
+
+
+class Datapath:
+    """The node's cross-connect program, loaded, and its maps, open."""
+
+    def __init__(self, program_fd: int, maps: Mapping[str, _Map], pin_root: Path) -> None:
+        self.program_fd = program_fd
+        """For the tc filters of the data links."""
+        self._pin_root = pin_root
+        self._maps = maps
+        self._links, self._sessions, self._targets = maps["links"], maps["sessions"], maps["targets"]
+        self._neighbours, self._traffic, self._drops = maps["neighbours"], maps["traffic"], maps["drops"]
+
+    @classmethod
+    def open(cls, pin_root: Path = PIN_ROOT, capacity: int = CAPACITY, cflags: Sequence[str] = ()) -> Self:
+        """Compiles and loads the program (about half a second) over the maps pinned below `pin_root`.
+
+        A pinned map of another size or layout is replaced, with the loss of what it held: that is what changing
+        `capacity` does to the sessions. Raises DatapathError.
+        """
+        _require_headers()
+        _require_bpffs(pin_root)
+        pin_root.mkdir(parents=True, exist_ok=True)
+        flags = [
+            f"-I{SOURCE}",
+            f'-DPIN_ROOT="{pin_root}"',
+            f"-DSESSION_CAPACITY={capacity}",
+            f"-DSLOTS={SLOTS}",
+            f"-DTABLE_LENGTH={maglev.LENGTH}",
+            *cflags,
+        ]
+        module = _compiled(flags)
+        if stale := [name for name in _LAYOUTS if not _as_declared(module, name)]:
+            module.cleanup()
+            for name in stale:
+                (pin_root / name).unlink()
+            module = _compiled(flags)
+        try:
+            return cls(_loaded(module), {name: _map(module, name) for name in _LAYOUTS}, pin_root)
+        finally:
+            module.cleanup()
+
+    def close(self) -> None:
+        """Lets go of program and maps. Filters and pins keep them, and frames keep flowing."""
+        os.close(self.program_fd)
+        for each in self._maps.values():
+            os.close(each.fd)
+
+    def unpin(self) -> None:
+        """Removes the pins: the maps vanish with the last filter."""
+        for name in _LAYOUTS:
+            (self._pin_root / name).unlink(missing_ok=True)
+        if self._pin_root.is_dir():
+            self._pin_root.rmdir()
+
+    def observe(self) -> DataPlane:
+        """What the maps say; the filters, which are not in maps, are left empty."""
+        return DataPlane(
+            links=dict(self._observed_links()),
+            targets={_side_key(key): table for key, (table,) in self._targets.items()},
+            neighbours={
+                (connection, Side(side), _address_text(address)): _mac_text(mac)
+                for (connection, side, address), (mac,) in self._neighbours.items()
+            },
+        )
+
+    def set_link(self, slot: int, link: LinkEntry) -> None:
+        """In an order in which no frame meets half of a link: the kernel does not write an element at once.
+
+        A link that differs in more than its state is another one: its slot is unwired first, its counters begin anew.
+        """
+        fixed = (link.ifindex, link.connection, link.side)
+        if self._links.get((slot,))[:3] != fixed:
+            self.clear_link(slot)
+            self._traffic.put((slot,), (0,) * 6)
+            self._links.put((slot,), (*fixed, 0))
+        self._links.put((slot,), (*fixed, link.state))
+
+    def clear_link(self, slot: int) -> None:
+        ifindex, connection, side, _ = self._links.get((slot,))
+        self._links.put((slot,), (ifindex, connection, side, 0))
+        self._links.put((slot,), (0, 0, 0, 0))
+
+    def set_targets(self, connection: int, side: Side, table: bytes) -> None:
+        """Exchanges a side's whole lookup table, as `maglev.table` packs it, between two packets."""
+        if len(table) != 2 * maglev.LENGTH:
+            raise ValueError(
+                f"targets of cross-connection {connection}, {side.name.lower()}: the table has {len(table)} bytes "
+                f"instead of {2 * maglev.LENGTH}; make it with controller.maglev.table"
+            )
+        self._targets.put((connection, side), (table,))
+
+    def clear_targets(self, connection: int, side: Side) -> None:
+        self._targets.delete((connection, side))
+
+    def set_neighbour(self, connection: int, side: Side, address: str, mac: str) -> None:
+        """Answers ARP requests for `address` that come from `side`."""
+        self._neighbours.put((connection, side, _address(address)), (_mac(mac),))
+
+    def clear_neighbour(self, connection: int, side: Side, address: str) -> None:
+        self._neighbours.delete((connection, side, _address(address)))
+
+    def sessions(self) -> Iterator[Session]:
+        """Every session remembered, active or not."""
+        return (_session(key, value) for key, value in self._sessions.items())
+
+    def activity(
+        self,
+        slots: Collection[int],
+        now_ns: int | None = None,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+    ) -> dict[int, int]:
+        """How many active sessions each of `slots` has, on either side. Reads the whole session table, in
+        about a quarter of a microsecond per session."""
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) if now_ns is None else now_ns
+        ends = {slot << 32 | self._links.get((slot,))[0]: slot for slot in slots}
+        count = Counter(dict.fromkeys(slots, 0))
+        for keys, values in self._sessions.batches():
+            for index, value in enumerate(self._sessions.values_in(values)):
+                here = [ends[end] for end in value[:2] if end in ends]
+                if here and active(_session(self._sessions.key_at(keys, index), value), now, timeouts):
+                    count.update(here)
+        return dict(count)
+
+    def traffic(self, slots: Collection[int]) -> dict[int, Traffic]:
+        return {slot: Traffic(*self._traffic.get((slot,))) for slot in slots}
+
+    def drops(self) -> dict[tuple[int, str], int]:
+        """Frames dropped, by (connection number, verdict); connection 0: from a link that is not wired."""
+        names = verdicts()
+        return {(connection, names[verdict]): count for (connection, verdict), (count,) in self._drops.items()}
+
+    def forget(self, connection: int) -> None:
+        """Removes the sessions and the counts of a cross-connection that is no more."""
+        for table in (self._sessions, self._drops):
+            for key in [key for key, _ in table.items() if key[0] == connection]:
+                table.delete(key)
+
+    def _observed_links(self) -> Iterator[tuple[int, LinkEntry]]:
+        for (slot,), (ifindex, connection, side, state) in self._links.items():
+            if state:
+                yield slot, LinkEntry(ifindex, connection, Side(side), LinkState(state))
+
+
+def verdicts() -> dict[int, str]:
+    """Number → name of each verdict, as bpf/verdicts.h spells them."""
+    found = re.findall(r"\bVERDICT_(\w+) = (\d+)", (SOURCE / "verdicts.h").read_text())
+    return {int(number): name.lower() for name, number in found}
+
+
+class _Map:
+    """A BPF map by its file descriptor, with keys and values as tuples. A per-CPU value reads as the sum over the CPUs,
+    field by field, and is written to each."""
+
+    def __init__(self, name: str, fd: int) -> None:
+        self.name = name
+        self.fd = fd
+        self._key = _LAYOUTS[name].key
+        self._value = _LAYOUTS[name].value
+        self._cpus = _possible_cpus() if _LAYOUTS[name].per_cpu else 1
+
+    def get(self, key: _Fields) -> _Fields:
+        """The value of a key that is there: an array's."""
+        value = ctypes.create_string_buffer(self._value.size * self._cpus)
+        self._expect(lib.bpf_lookup_elem(self.fd, self._key.pack(*key), value), "read")
+        return next(self.values_in(value.raw))
+
+    def put(self, key: _Fields, value: _Fields) -> None:
+        self._expect(
+            lib.bpf_update_elem(self.fd, self._key.pack(*key), self._value.pack(*value) * self._cpus, 0), "written"
+        )
+
+    def delete(self, key: _Fields) -> None:
+        self._expect(lib.bpf_delete_elem(self.fd, self._key.pack(*key)), "deleted", or_error=errno.ENOENT)
+
+    def items(self) -> Iterator[tuple[_Fields, _Fields]]:
+        for keys, values in self.batches():
+            yield from zip(self._key.iter_unpack(keys), self.values_in(values), strict=True)
+
+    def batches(self) -> Iterator[tuple[bytes, bytes]]:
+        """The packed keys and values, many elements at a time. What changes meanwhile may be seen or not."""
+        value_size = self._value.size * self._cpus
+        most = max(_BATCH_BYTES // value_size, 256)
+        keys, values = (ctypes.create_string_buffer(most * size) for size in (self._key.size, value_size))
+        position, count = ctypes.c_uint32(), ctypes.c_uint32()
+        begin, more = None, True
+        while more:
+            count.value = most
+            failed = lib.bpf_lookup_batch(self.fd, begin, ctypes.byref(position), keys, values, ctypes.byref(count))
+            self._expect(failed, "read", or_error=errno.ENOENT)
+            yield keys.raw[: count.value * self._key.size], values.raw[: count.value * value_size]
+            begin, more = ctypes.byref(position), not failed
+
+    def values_in(self, packed: bytes) -> Iterator[_Fields]:
+        unpacked = self._value.iter_unpack(packed)
+        if self._cpus == 1:
+            return unpacked
+        return (tuple(map(sum, zip(*each, strict=True))) for each in zip(*[unpacked] * self._cpus, strict=True))
+
+    def key_at(self, packed: bytes, index: int) -> _Fields:
+        return self._key.unpack_from(packed, index * self._key.size)
+
+    def _expect(self, failed: int, done: str, or_error: int = 0) -> None:
+        if failed and (reason := ctypes.get_errno()) != or_error:
+            raise DatapathError(
+                f"BPF map {self.name} can not be {done}: {os.strerror(reason)}; "
+                "see that the agent runs privileged, and restart it"
+            )
+
+
+_Fields = tuple[Any, ...]
+
+
+def _session(key: _Fields, value: _Fields) -> Session:
+    connection, _, _, upstream_port, downstream_port, protocol = key
+    upstream, downstream, last_seen, upstream_finished, downstream_finished, reset = value
+    return Session(
+        connection=connection,
+        protocol=protocol,
+        has_ports=upstream_port + downstream_port != bytes(4),
+        upstream=upstream,
+        downstream=downstream,
+        last_seen_ns=last_seen,
+        upstream_finished=bool(upstream_finished),
+        downstream_finished=bool(downstream_finished),
+        reset=bool(reset),
+    )
+
+
+def _compiled(flags: Sequence[str]) -> BPF:
+    try:
+        return BPF(src_file=bytes(SOURCE / f"{PROGRAM}.c"), cflags=list(flags))
+    except Exception as error:
+        raise DatapathError(
+            f"{PROGRAM}.c does not compile, or its maps can not be made: {error}; what the compiler said stands above"
+        ) from error
+
+
+def _loaded(module: BPF) -> int:
+    try:
+        return os.dup(module.load_func(PROGRAM.encode(), BPF.SCHED_CLS).fd)
+    except Exception as error:
+        raise DatapathError(f"{error}; what the kernel said stands above; it needs Linux 5.11 or later") from error
+
+
+def _map(module: BPF, name: str) -> _Map:
+    return _Map(name, os.dup(lib.bpf_table_fd(module.module, name.encode())))
+
+
+def _as_declared(module: BPF, name: str) -> bool:
+    """Whether the map, which may have been pinned by an earlier version, is what the source declares."""
+    info = (ctypes.c_uint32 * 5)()  # struct bpf_map_info: type, id, key_size, value_size, max_entries
+    size = ctypes.c_uint32(ctypes.sizeof(info))
+    if lib.bpf_obj_get_info(lib.bpf_table_fd(module.module, name.encode()), info, ctypes.byref(size)):
+        raise DatapathError(f"BPF map {name} can not be inspected: {os.strerror(ctypes.get_errno())}")
+    declared = (
+        lib.bpf_table_key_size(module.module, name.encode()),
+        lib.bpf_table_leaf_size(module.module, name.encode()),
+        lib.bpf_table_max_entries(module.module, name.encode()),
+    )
+    return tuple(info[2:]) == declared
+
+
+def _require_headers() -> None:
+    headers = Path("/lib/modules") / platform.release() / "build"
+    if not headers.exists():
+        raise DatapathError(
+            f"BCC finds no kernel headers: {headers} does not exist; install linux-headers-{platform.release()}, "
+            "or link that path (and …/source) to the headers of another kernel"
+        )
+
+
+def _require_bpffs(path: Path) -> None:
+    mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    _, kind = max((Path(point).parts, kind) for point, kind in mounts if path.absolute().is_relative_to(point))
+    if kind != "bpf":
+        raise DatapathError(f"{path} is not on a BPF file system; mount one: mount -t bpf bpf /sys/fs/bpf")
+
+
+def _possible_cpus() -> int:
+    """Per-CPU values have a copy for each CPU the kernel may ever see, not only for those online."""
+    ranges = Path("/sys/devices/system/cpu/possible").read_text().strip().split(",")
+    return 1 + int(ranges[-1].split("-")[-1])
+
+
+def _side_key(key: _Fields) -> tuple[int, Side]:
+    return key[0], Side(key[1])
+
+
+def _address(text: str) -> bytes:
+    """16 bytes; IPv4 as ::ffff:a.b.c.d."""
+    address = ipaddress.ip_address(text)
+    return (bytes(10) + b"\xff\xff" if address.version == 4 else b"") + address.packed
+
+
+def _address_text(packed: bytes) -> str:
+    address = ipaddress.IPv6Address(packed)
+    return str(address.ipv4_mapped or address)
+
+
+def _mac(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
+
+
+def _mac_text(packed: bytes) -> str:
+    return packed.hex(":")

@@ -1,0 +1,25 @@
+# docker build -f deploy/controller.Dockerfile -t localhost/sfc/controller:dev .
+# The image of the cluster controller and of the node agent.
+FROM debian:bookworm-slim AS build
+# The kernel headers' package depends on a compiler that nobody needs at run time: take only the headers from here.
+RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates gcc libc6-dev linux-headers-amd64 python3-venv
+COPY requirements.txt .
+RUN python3 -m venv --system-site-packages /opt/sfc && /opt/sfc/bin/pip install --no-cache-dir -r requirements.txt && /opt/sfc/bin/pip uninstall -y pip setuptools
+COPY cni /src/cni
+RUN gcc -std=gnu11 -O2 -static -s -o /usr/local/bin/sfc-cni /src/cni/sfc-cni.c
+
+FROM debian:bookworm-slim
+RUN apt-get update && apt-get install -y --no-install-recommends python3-bpfcc && apt-get clean && rm -rf /var/lib/apt/lists/*
+COPY --from=build /usr/src /usr/src
+COPY --from=build /opt/sfc /opt/sfc
+COPY --from=build /usr/local/bin/sfc-cni /usr/libexec/sfc/sfc-cni
+COPY deploy/with-headers /usr/libexec/sfc/with-headers
+COPY bpf /usr/lib/sfc/bpf
+COPY sfc /usr/lib/sfc/sfc
+COPY kube /usr/lib/sfc/kube
+COPY certs /usr/lib/sfc/certs
+COPY controller /usr/lib/sfc/controller
+RUN python3 -m compileall -q /usr/lib/sfc
+ENV PATH=/opt/sfc/bin:/usr/sbin:/usr/bin:/sbin:/bin PYTHONUNBUFFERED=1
+WORKDIR /usr/lib/sfc
+CMD ["python", "-m", "controller", "cluster"]

@@ -1,0 +1,239 @@
+#!/usr/bin/env python3
+"""The demo: a four-stage chain, scaled out and in while traffic crosses it, and an account of what happened.
+
+    .venv/bin/python deploy/examples/demo.py --kubeconfig build/kubeconfig --output build/demo.json
+
+It expects a running cluster that has Multus and this project's images (`localhost/sfc/...:dev`, the network functions'
+among them), and does the rest with commands that anybody can type; it prints each of them. It fails when a packet was
+lost, a connection broken, or a replica left without a session.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from kubectl import Answer, DemoError, Kubectl, wait
+from observers import NODE_AGENT, SYSTEM_NAMESPACE, SessionCount, Traffic
+from readiness import running, scaled, stays, wired
+from sessions import Replica, by_stage, complaints, since, table
+
+EXAMPLES = Path(__file__).parent
+NAMESPACE, CHAIN = "telco", "edge"
+STAGES = ("client", "firewall", "nat", "server")
+SCALED = ("firewall", "nat")
+REPLICAS = 4
+SERVER = "198.51.100.2"
+
+SETTLE_SECONDS = 3
+FULL_SCALE_SECONDS = 12
+LONGEST_TRAFFIC_SECONDS = 300
+INSTALL_SECONDS, APPLY_SECONDS, WIRE_SECONDS, SCALE_SECONDS = 180, 30, 120, 90
+
+
+class Demo:
+    """The steps, and how long each took."""
+
+    def __init__(self, kubectl: Kubectl) -> None:
+        self._kubectl = kubectl
+        self._steps: list[dict[str, Any]] = []
+
+    def run(self) -> dict[str, Any]:
+        """Everything, in order; the report."""
+        self._install()
+        self._wire()
+        return self._scale_under_traffic()
+
+    def _install(self) -> None:
+        title("Install the project")
+        with self._step("install"):
+            self._kubectl.act("apply", "--kustomize", str(EXAMPLES.parent))
+            wait(lambda: installed(self._kubectl), seconds=INSTALL_SECONDS)
+
+    def _wire(self) -> None:
+        title("A chain of four stages, and four ordinary Deployments")
+        for manifest in ("chain.yaml", "functions.yaml"):
+            self._apply(manifest)
+        title("Two labels make each Deployment a stage: its pods are replaced by pods of the chain")
+        with self._step("label, until the chain is ready"):
+            for stage in STAGES:
+                labels = (f"sfc.dev/chain={CHAIN}", f"sfc.dev/stage={stage}")
+                self._act("label", "deployment", stage, *labels, "--overwrite")
+            wait(self._wired, seconds=WIRE_SECONDS)
+        self._act("exec", self._client(), "--", "ping", "-c", "3", "-i", "0.3", "-W", "2", SERVER)
+
+    def _scale_under_traffic(self) -> dict[str, Any]:
+        title("Traffic from the client to the server, and scaling while it runs")
+        with ExitStack() as cleanup:
+            count = SessionCount(self._kubectl, NAMESPACE, CHAIN)
+            cleanup.callback(count.stop)
+            before = count.now()
+            traffic = Traffic(self._kubectl, NAMESPACE, self._client(), SERVER, LONGEST_TRAFFIC_SECONDS)
+            cleanup.callback(traffic.abandon)
+            let_flow(traffic, SETTLE_SECONDS)
+            for stage in SCALED:
+                self._scale(stage, REPLICAS, traffic)
+            replicas, full_from = self._replicas(), count.now()
+            let_flow(traffic, FULL_SCALE_SECONDS)
+            full_until = count.now()
+            for stage in reversed(SCALED):
+                self._scale(stage, 1, traffic)
+            let_flow(traffic, SETTLE_SECONDS)
+            result = traffic.finish()
+            stages = by_stage(replicas, since(count.now(), before), since(full_until, full_from))
+        return report(result, stages, self._steps)
+
+    def _scale(self, stage: str, replicas: int, traffic: Traffic) -> None:
+        with self._step(f"scale {stage} to {replicas}", trafficSecond=traffic.seconds):
+            self._act("scale", "deployment", stage, f"--replicas={replicas}")
+            wait(
+                lambda: scaled(self._pods(stage), stage, replicas),
+                seconds=SCALE_SECONDS,
+                note=lambda: f" ({traffic.words()})",
+            )
+
+    def _wired(self) -> Answer:
+        deployments = self._in_namespace("deployments")["items"]
+        chain = self._in_namespace("servicefunctionchain", CHAIN)
+        return wired(deployments, chain)
+
+    def _apply(self, manifest: str) -> None:
+        """Repeated for a while: a webhook that has just become ready may not be reachable through its service yet."""
+        arguments = ("apply", "--filename", str(EXAMPLES / manifest))
+        print(f"\n$ kubectl {' '.join(arguments)}", flush=True)
+        wait(lambda: Answer(True, "; ".join(self._kubectl.ask(*arguments).splitlines())), seconds=APPLY_SECONDS)
+
+    def _act(self, *arguments: str) -> None:
+        self._kubectl.act("--namespace", NAMESPACE, *arguments)
+
+    def _in_namespace(self, *what: str) -> dict[str, Any]:
+        return self._kubectl.get("--namespace", NAMESPACE, *what)
+
+    def _pods(self, stage: str = "") -> list[dict[str, Any]]:
+        """Pods of the chain, or of one stage, those that are leaving among them."""
+        selector = f"sfc.dev/chain={CHAIN}" + (f",sfc.dev/stage={stage}" if stage else "")
+        pods: list[dict[str, Any]] = self._in_namespace("pods", f"--selector={selector}")["items"]
+        return pods
+
+    def _client(self) -> str:
+        return next(str(pod["metadata"]["name"]) for pod in self._pods("client") if stays(pod))
+
+    def _replicas(self) -> list[Replica]:
+        found = [
+            Replica(p["metadata"]["labels"]["sfc.dev/stage"], p["metadata"]["name"]) for p in self._pods() if stays(p)
+        ]
+        return sorted(found, key=lambda replica: STAGES.index(replica.stage))
+
+    @contextmanager
+    def _step(self, action: str, **more: Any) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self._steps.append({"action": action, "seconds": round(time.monotonic() - began, 1), **more})
+
+
+def title(text: str) -> None:
+    print(f"\n=== {text}", flush=True)
+
+
+def let_flow(traffic: Traffic, seconds: float) -> None:
+    print(f"\nLetting the traffic flow for {seconds} s.", flush=True)
+    until = traffic.seconds + seconds
+    wait(lambda: Answer(traffic.seconds >= until, ""), seconds=seconds + 30, note=traffic.words)
+
+
+def installed(kubectl: Kubectl) -> Answer:
+    """All components run, and the API server can trust the webhooks."""
+    words, done = [], True
+    for workload in kubectl.get("--namespace", SYSTEM_NAMESPACE, "deployments,daemonsets")["items"]:
+        have, want = running(workload)
+        words.append(f"{workload['metadata']['name']} {have} of {want}")
+        done = done and have == want > 0
+    return Answer(done and bool(words) and trusted(kubectl), ", ".join(words) or "nothing there yet")
+
+
+def trusted(kubectl: Kubectl) -> bool:
+    """Whether the cluster controller has given the API server the certificate to know the webhooks by."""
+    kinds = "mutatingwebhookconfigurations,validatingwebhookconfigurations"
+    clients = [hook["clientConfig"] for item in kubectl.get(kinds)["items"] for hook in item.get("webhooks", ())]
+    ours = [c for c in clients if c.get("service", {}).get("namespace") == SYSTEM_NAMESPACE]
+    return bool(ours) and all(client.get("caBundle") for client in ours)
+
+
+def report(result: Mapping[str, Any], stages: dict[str, Any], steps: list[dict[str, Any]]) -> dict[str, Any]:
+    """The demo's JSON."""
+    return {
+        "packets": result["packets"],
+        "lost": result["packets"]["lost"],
+        "connections": result["connections"],
+        "stages": stages,
+        "steps": steps,
+        "traffic": {key: result[key] for key in ("started", "seconds", "lostPerSecond", "breaks", "bufferErrors")},
+    }
+
+
+def summary(outcome: Mapping[str, Any]) -> str:
+    """What happened, for people."""
+    steps = "\n".join(f"  {step['seconds']:6.1f} s  {step['action']}" for step in outcome["steps"])
+    return f"""{table(outcome["stages"])}
+
+packets      {figures(outcome["packets"], "sent", "received", "lost", "duplicated", "reordered")}
+connections  {figures(outcome["connections"], "opened", "completed", "broken")}
+
+{steps}"""
+
+
+def figures(counts: Mapping[str, int], *names: str) -> str:
+    return "   ".join(f"{name} {counts[name]:,}" for name in names)
+
+
+def look_around(kubeconfig: str | None) -> str:
+    export = f"  export KUBECONFIG={Path(kubeconfig).absolute()}\n" if kubeconfig else ""
+    return f"""The cluster is still up. Look around:
+{export}  kubectl get sfc,xc -A
+  kubectl -n {NAMESPACE} describe sfc {CHAIN}
+  kubectl -n {NAMESPACE} get pods --show-labels
+  make clean        removes everything"""
+
+
+def where_to_look(outcome: Mapping[str, Any]) -> str:
+    """What helps to find the cause of a failure."""
+    traffic = outcome["traffic"]
+    begun = {step["action"]: step["trafficSecond"] for step in outcome["steps"] if "trafficSecond" in step}
+    return f"""  packets lost, by the second in which they were sent: {traffic["lostPerSecond"] or "none"}
+  of these, lost before the server at most: {outcome["packets"]["lostBeforeServer"]}
+  dropped at the client's own full buffers: {traffic["bufferErrors"]}
+  connections broken: {traffic["breaks"] or "none"}
+  second in which each step began: {begun}
+  the server's own account: kubectl -n {NAMESPACE} logs deployment/server
+  node agents: kubectl -n {SYSTEM_NAMESPACE} logs daemonset/{NODE_AGENT}"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--kubeconfig", default=os.environ.get("KUBECONFIG"), help="default: $KUBECONFIG")
+    parser.add_argument("--output", type=Path, default=Path("build/demo.json"), help="where the figures go as JSON")
+    options = parser.parse_args()
+    try:
+        outcome = Demo(Kubectl(os.environ.get("KUBECTL", "kubectl"), options.kubeconfig)).run()
+    except DemoError as error:
+        print(f"\nThe demo failed: {error}", file=sys.stderr)
+        return 1
+    failures = complaints(outcome)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(outcome | {"failures": failures}, indent=2) + "\n")
+    title("What happened")
+    print(f"{summary(outcome)}\n\nThe same figures: {options.output}\n\n{look_around(options.kubeconfig)}", flush=True)
+    if failures:
+        print(f"\nThe demo failed: {'; '.join(failures)}\n{where_to_look(outcome)}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

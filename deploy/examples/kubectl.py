@@ -1,0 +1,99 @@
+"""kubectl as the demo uses it: what a reader should learn is shown as it is run, what the demo only asks is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+ANSWER_SECONDS = 60
+PAUSE_SECONDS = 0.5
+SAY_SECONDS = 5.0
+
+
+class DemoError(Exception):
+    """The demo cannot go on. The message says why, and where to look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kubectl:
+    program: str
+    kubeconfig: str | None
+    """None leaves the choice to kubectl."""
+
+    def act(self, *arguments: str) -> None:
+        """Shows the command and its answer."""
+        print(f"\n$ kubectl {shlex.join(arguments)}", flush=True)
+        for line in self.ask(*arguments).splitlines():
+            print(f"  {line}", flush=True)
+
+    def ask(self, *arguments: str) -> str:
+        """The answer, and behind it the warnings of a command that succeeds; DemoError when it does not."""
+        done = self._run(*arguments)
+        return done.stdout + done.stderr
+
+    def get(self, *arguments: str) -> dict[str, Any]:
+        """The object, or the list of objects, as JSON."""
+        found: dict[str, Any] = json.loads(self._run("get", *arguments, "--output=json").stdout)
+        return found
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Shows the command and leaves it running, its three streams as pipes."""
+        print(f"\n$ kubectl {shlex.join(arguments)} &", flush=True)
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            [self.program, *arguments], stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=self._env()
+        )
+
+    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [self.program, *arguments]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=ANSWER_SECONDS, env=self._env(), check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise DemoError(f"kubectl {shlex.join(arguments)}: {error}") from error
+        if done.returncode:
+            raise DemoError(f"kubectl {shlex.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
+        return done
+
+    def _env(self) -> dict[str, str]:
+        return dict(os.environ) | ({"KUBECONFIG": self.kubeconfig} if self.kubeconfig else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a look at the cluster says: is it as awaited, and how is it in a few words."""
+
+    done: bool
+    words: str
+
+
+def wait(look: Callable[[], Answer], *, seconds: float, note: Callable[[], str] = lambda: "") -> float:
+    """Looks until done; returns the seconds that took. Shows the words when they change, and now and then what `note`
+    adds, so that the reader sees that something goes on. A look that fails is not yet done."""
+    began = said_at = time.monotonic()
+    said = ""
+    while True:
+        answer = _attempt(look)
+        now = time.monotonic()
+        if answer.words != said or now - said_at >= SAY_SECONDS:
+            print(f"  {now - began:4.0f} s  {answer.words}{note()}", flush=True)
+            said, said_at = answer.words, now
+        if answer.done:
+            return now - began
+        if now - began > seconds:
+            raise DemoError(f"not done within {seconds:.0f} s: {answer.words}")
+        time.sleep(PAUSE_SECONDS)
+
+
+def _attempt(look: Callable[[], Answer]) -> Answer:
+    try:
+        return look()
+    except DemoError as error:
+        return Answer(False, str(error))

@@ -1,0 +1,129 @@
+"""What runs beside the demo's steps: the traffic in the client pod, and the count of sessions per replica."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+from typing import Any
+
+from kubectl import DemoError, Kubectl
+from sessions import Replica, merged, parse
+
+SAMPLE_SECONDS = 2.0
+METRICS_PORT = 9811
+SYSTEM_NAMESPACE = "sfc-system"
+NODE_AGENT = "sfc-node"
+LAST_ANSWER_SECONDS = 60.0
+
+
+class Traffic:
+    """The traffic tool in the client pod, from construction until `finish`. It ends when this process does."""
+
+    def __init__(self, kubectl: Kubectl, namespace: str, pod: str, server: str, longest_seconds: int) -> None:
+        # The tool stops when its standard input ends, so no traffic outlives the demo.
+        tool = ("traffic.py", "client", server, "--until-enter", f"--duration={longest_seconds}")
+        self._process = kubectl.start("--namespace", namespace, "exec", "--stdin", pod, "--", *tool)
+        self._progress: dict[str, Any] = {}
+        self._result: dict[str, Any] | None = None
+        self._errors: list[str] = []
+        self._readers = [
+            threading.Thread(target=self._read, daemon=True),
+            threading.Thread(target=self._read_errors, daemon=True),
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    @property
+    def seconds(self) -> float:
+        """Since the first datagram; 0 before the tool's first word."""
+        return float(self._progress.get("seconds", 0))
+
+    def words(self) -> str:
+        """The traffic so far; DemoError when there is none any more."""
+        if self._process.poll() is not None:
+            raise DemoError(f"the traffic ended before its time: {self._last_words()}")
+        if not self._progress:
+            return "no word from the client yet"
+        packets, connections = self._progress["packets"], self._progress["connections"]
+        return (
+            f"sent {packets['sent']:,}, lost {packets['lost']:,}; "
+            f"connections {connections['opened']:,}, broken {connections['broken']:,}"
+        )
+
+    def finish(self) -> dict[str, Any]:
+        """Lets the flows come to their end; the client's result."""
+        try:
+            if self._process.stdin:
+                self._process.stdin.write("\n")
+                self._process.stdin.close()
+            self._process.wait(LAST_ANSWER_SECONDS)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            self._process.kill()
+            raise DemoError(f"the client did not finish: {error}: {self._last_words()}") from error
+        for reader in self._readers:
+            reader.join(LAST_ANSWER_SECONDS)
+        if self._result is None:
+            raise DemoError(f"the client gave no result: {self._last_words()}")
+        return self._result
+
+    def abandon(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _read(self) -> None:
+        for line in self._process.stdout or ():
+            if line.startswith("RESULT "):
+                self._result = json.loads(line.removeprefix("RESULT "))
+            elif line.startswith("{"):
+                self._progress = json.loads(line)
+
+    def _read_errors(self) -> None:
+        for line in self._process.stderr or ():
+            self._errors.append(line.strip())
+
+    def _last_words(self) -> str:
+        return " / ".join(self._errors[-3:]) or "it said nothing"
+
+
+class SessionCount:
+    """The most sessions seen of each replica, sampled all the time: a replica that leaves takes its counters along."""
+
+    def __init__(self, kubectl: Kubectl, namespace: str, chain: str) -> None:
+        self._kubectl, self._namespace, self._chain = kubectl, namespace, chain
+        self._agents = self._node_agents()
+        self._seen: dict[Replica, int] = {}
+        self._sampling = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._sample_until_stopped, daemon=True)
+        self._thread.start()
+
+    def now(self) -> dict[Replica, int]:
+        with self._sampling:
+            for agent in self._agents:
+                path = f"/api/v1/namespaces/{SYSTEM_NAMESPACE}/pods/{agent}:{METRICS_PORT}/proxy/metrics"
+                found = parse(self._kubectl.ask("get", "--raw", path), self._namespace, self._chain)
+                self._seen = merged(self._seen, found)
+            return dict(self._seen)
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _sample_until_stopped(self) -> None:
+        while not self._stopping.wait(SAMPLE_SECONDS):
+            try:
+                self.now()
+            except DemoError as error:
+                print(f"  (no sample of sessions: {error})", flush=True)
+
+    def _node_agents(self) -> list[str]:
+        pods = self._kubectl.get("--namespace", SYSTEM_NAMESPACE, "pods")["items"]
+        owned = [
+            pod["metadata"]["name"]
+            for pod in pods
+            if any(owner["name"] == NODE_AGENT for owner in pod["metadata"].get("ownerReferences", ()))
+        ]
+        if not owned:
+            raise DemoError(f"namespace {SYSTEM_NAMESPACE} has no pod of DaemonSet {NODE_AGENT}: is deploy/ applied?")
+        return owned

@@ -1,0 +1,90 @@
+"""Command line: `python -m testbed up | down | status | load-image | base-image | build-image | exec`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from testbed import builder, cluster, images, nodes
+from testbed.errors import TestbedError
+
+DEFAULT_KUBERNETES = "1.37"
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m testbed", description="A real Kubernetes on this machine.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, what: Callable[[argparse.Namespace], int], summary: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=summary, description=summary)
+        made.set_defaults(command=what)
+        return made
+
+    up = command("up", _up, "bring up the cluster, unless it runs as wanted (the variable KUBERNETES is its version)")
+    up.add_argument("--nodes", type=int, help="how many (default: as many as run, or 1)")
+    command("down", _down, "end the cluster and remove all that belongs to it")
+    command("status", _status, "say what runs; fails unless all is well")
+    load = command("load-image", _load_image, "put images into every node")
+    load.add_argument("image", nargs="+", help="docker-archive file, or name of an image made by build-image")
+    command("base-image", _base_image, "make the Debian base image that Dockerfiles here build on")
+    build = command("build-image", _build_image, "build an image and put it into every node")
+    build.add_argument("-t", dest="reference", required=True, help="its name, like localhost/sfc/controller:dev")
+    build.add_argument("-f", dest="dockerfile", required=True, type=Path)
+    build.add_argument("context", nargs="?", type=Path, default=Path())
+    inside = command("exec", _exec, "run a program inside a node, in all its namespaces")
+    inside.add_argument("node")
+    inside.add_argument("argv", nargs=argparse.REMAINDER)
+    return top
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    cluster.up(os.environ.get("KUBERNETES") or DEFAULT_KUBERNETES, arguments.nodes)
+    return 0
+
+
+def _down(_: argparse.Namespace) -> int:
+    cluster.down()
+    return 0
+
+
+def _status(_: argparse.Namespace) -> int:
+    return 0 if cluster.status() else 1
+
+
+def _load_image(arguments: argparse.Namespace) -> int:
+    images.load([builder.archive_named(image) for image in arguments.image], cluster.running_holders().values())
+    return 0
+
+
+def _base_image(_: argparse.Namespace) -> int:
+    builder.base_image()
+    return 0
+
+
+def _build_image(arguments: argparse.Namespace) -> int:
+    image = builder.build_image(arguments.reference, arguments.dockerfile, arguments.context.resolve())
+    images.load([image], cluster.running_holders().values())
+    return 0
+
+
+def _exec(arguments: argparse.Namespace) -> int:
+    holder = cluster.running_holder(arguments.node)
+    command = nodes.inside(holder, *(arguments.argv or ["bash"]))
+    os.execvp(command[0], command)  # noqa: S606 - the user's own command, without a shell between
+
+
+def main() -> int:
+    arguments = parser().parse_args()
+    if os.geteuid() != 0:
+        print("the testbed makes namespaces and mounts: run it as root", file=sys.stderr)
+        return 1
+    try:
+        return int(arguments.command(arguments))
+    except TestbedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

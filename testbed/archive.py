@@ -1,0 +1,35 @@
+"""Container images made from a tree of files, in the docker-archive format that containerd and buildah both read."""
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def write(archive: Path, reference: str, layer: Path, *, command: Sequence[str]) -> None:
+    """An image of one layer, which is an uncompressed tar file."""
+    with layer.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    configuration = json.dumps(
+        {
+            "architecture": "amd64",
+            "os": "linux",
+            "config": {"Cmd": list(command)},
+            "history": [{"created_by": "testbed"}],  # buildah counts on an entry for each layer
+            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+        }
+    ).encode()
+    name = hashlib.sha256(configuration).hexdigest() + ".json"
+    manifest = [{"Config": name, "RepoTags": [reference], "Layers": [f"{digest}/layer.tar"]}]
+    with tarfile.open(archive, "w") as tar:
+        _add(tar, name, configuration)
+        tar.add(layer, f"{digest}/layer.tar")
+        _add(tar, "manifest.json", json.dumps(manifest).encode())
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    tar.addfile(entry, io.BytesIO(content))

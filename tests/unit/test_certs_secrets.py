@@ -1,0 +1,177 @@
+"""The webhook's certificates through time: always valid, always trusted, renewed early, never lost."""
+
+from __future__ import annotations
+
+import base64
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from certs import authority, secrets
+
+START = datetime(2027, 1, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+NAME = "sfc-webhook.sfc-system.svc"
+
+State = tuple[secrets.Secret, secrets.Secret]
+
+
+def pass_at(now: datetime, state: tuple[secrets.Secret | None, secrets.Secret | None] = (None, None)) -> State:
+    """One pass of the cluster controller, as far as Secrets are concerned."""
+    ca = secrets.authority_secret(state[0], now)
+    return ca, secrets.serving_secret(state[1], ca, now)
+
+
+def trusts(bundle: bytes, serving: secrets.Secret, now: datetime) -> bool:
+    """Whether an API server with this caBundle would accept the webhook's certificate for its service name."""
+    verifier = (
+        PolicyBuilder()
+        .store(Store(x509.load_pem_x509_certificates(bundle)))
+        .time(now)
+        .build_server_verifier(x509.DNSName(NAME))
+    )
+    try:
+        verifier.verify(x509.load_pem_x509_certificate(field(serving, "tls.crt")), [])
+    except VerificationError:
+        return False
+    return True
+
+
+def field(secret: secrets.Secret, name: str) -> bytes:
+    return base64.b64decode(secret["data"][name])
+
+
+def bundle(state: State, now: datetime) -> bytes:
+    return secrets.bundle(*state, now)
+
+
+def test_first_pass_makes_a_certificate_that_its_bundle_trusts() -> None:
+    state = pass_at(START)
+
+    assert trusts(bundle(state, START), state[1], START)
+
+
+def test_nothing_changes_while_nothing_is_due() -> None:
+    first = pass_at(START)
+
+    again = pass_at(START + 4 * DAY, first)
+
+    assert again[0] is first[0]
+    assert again[1] is first[1]
+
+
+def test_serving_certificate_is_renewed_at_two_thirds_of_its_life() -> None:
+    first = pass_at(START)
+
+    early = pass_at(START + timedelta(days=4, hours=15), first)
+    late = pass_at(START + timedelta(days=4, hours=17), first)
+
+    assert early[1] is first[1]
+    assert field(late[1], "tls.crt") != field(first[1], "tls.crt")
+    assert field(late[1], "tls.key") != field(first[1], "tls.key")
+
+
+def test_new_authority_joins_the_old_one_and_does_not_sign_at_once() -> None:
+    first = pass_at(START)
+    renewal = START + 245 * DAY
+
+    renewed = pass_at(renewal, first)
+
+    assert len(x509.load_pem_x509_certificates(bundle(renewed, renewal))) == 2
+    assert trusts(bundle(first, renewal), renewed[1], renewal), "API servers that know only the old authority"
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(min_value=1, max_value=50), min_size=1, max_size=40), st.integers(0, 300))
+def test_never_expired_and_old_and_new_trust_overlap(hours: list[int], lead_in: int) -> None:
+    """However the passes fall, if they are at most 50 hours apart: what API servers trusted before a pass accepts what
+    the webhook serves after it, and the other way round; for both lag behind."""
+    now = START
+    ca = secrets.authority_secret(None, now - lead_in * DAY)
+    state = pass_at(now, (ca, None))
+    for step in hours * 4:
+        before, trusted_before = state, bundle(state, now)
+        now += timedelta(hours=step)
+
+        state = pass_at(now, before)
+
+        for served in (before[1], state[1]):
+            for trust in (trusted_before, bundle(state, now)):
+                assert trusts(trust, served, now)
+
+
+def test_losing_the_authority_keeps_the_webhook_trusted() -> None:
+    first = pass_at(START)
+
+    after = pass_at(START + DAY, (None, first[1]))
+
+    assert trusts(bundle(after, START + DAY), first[1], START + DAY), "pods that still serve the old certificate"
+    assert trusts(bundle(after, START + DAY), after[1], START + DAY)
+
+
+def test_after_a_long_sleep_everything_is_made_anew() -> None:
+    first = pass_at(START)
+    later = START + 400 * DAY
+
+    state = pass_at(later, first)
+
+    assert trusts(bundle(state, later), state[1], later)
+    assert len(x509.load_pem_x509_certificates(bundle(state, later))) == 1
+
+
+def test_serving_certificate_never_outlives_its_authority() -> None:
+    ca = authority.new_authority(START)
+    near_the_end = START + 363 * DAY
+
+    serving = authority.new_serving(ca, [NAME], near_the_end)
+
+    assert serving.parsed.not_valid_after_utc == ca.parsed.not_valid_after_utc
+
+
+@pytest.mark.parametrize("damage", ["tls.crt", "tls.key"])
+@pytest.mark.parametrize("content", ["", "!", "aGVsbG8="])
+def test_damaged_serving_secret_is_repaired(damage: str, content: str) -> None:
+    first = pass_at(START)
+    damaged: dict[str, Any] = {**first[1], "data": {**first[1]["data"], damage: content}}
+
+    state = pass_at(START, (first[0], damaged))
+
+    assert trusts(bundle(state, START), state[1], START)
+    assert field(state[1], "tls.crt") != field(first[1], "tls.crt")
+
+
+def test_key_of_another_certificate_is_replaced() -> None:
+    first, other = pass_at(START), pass_at(START)
+    mixed: dict[str, Any] = {**first[1], "data": {**first[1]["data"], "tls.key": other[1]["data"]["tls.key"]}}
+
+    state = pass_at(START, (first[0], mixed))
+
+    assert authority.usable(authority.KeyPair(field(state[1], "tls.crt"), field(state[1], "tls.key")), START)
+
+
+def test_other_fields_of_a_secret_survive_renewal() -> None:
+    ca, serving = pass_at(START)
+    stored: dict[str, Any] = {**serving, "metadata": {**serving["metadata"], "resourceVersion": "7"}}
+
+    renewed = secrets.serving_secret(stored, ca, START + 5 * DAY)
+
+    assert renewed["metadata"] == stored["metadata"]
+
+
+def test_drain_key_is_made_once_and_never_changed() -> None:
+    made = secrets.drain_key_secret(None)
+
+    assert len(field(made, "key")) == 32
+    assert secrets.drain_key_secret(made) is made
+
+
+def test_keys_do_not_show_in_representations() -> None:
+    pair = authority.new_authority(START)
+
+    assert "PRIVATE KEY" not in repr(pair)
+    assert "CERTIFICATE" not in f"{pair}"

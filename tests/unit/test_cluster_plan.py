@@ -1,0 +1,368 @@
+"""From objects, written in YAML, to the changes the cluster controller makes."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import yaml
+
+from controller.cluster.objects import Object
+from controller.cluster.plan import Apply, Change, Cluster, Delete, Record, plan
+
+NOW = datetime(2027, 1, 1, 12, tzinfo=UTC)
+LATER = NOW + timedelta(minutes=5)
+
+CHAIN = """
+apiVersion: sfc.dev/v1alpha1
+kind: ServiceFunctionChain
+metadata: {name: edge, namespace: telco, uid: chain-1, generation: 3}
+spec:
+  stages:
+  - name: client
+    interfaces: [{name: lan, addresses: [10.1.0.2/24]}]
+  - name: firewall
+    interfaces: [{name: left}, {name: right}]
+  - name: server
+    interfaces: [{name: wan, addresses: [10.1.0.1/24]}]
+"""
+
+Json = dict[str, Any]
+
+
+def chain(**metadata: Any) -> Json:
+    obj: Json = yaml.safe_load(CHAIN)
+    obj["metadata"] |= metadata
+    return obj
+
+
+def pod(name: str, stage: str, *, wired: bool = True, leaving: bool = False, phase: str = "Running") -> Json:
+    obj: Json = yaml.safe_load(f"""
+      metadata:
+        name: {name}
+        namespace: telco
+        labels: {{sfc.dev/chain: edge, sfc.dev/stage: {stage}}}
+      status:
+        phase: {phase}
+        conditions: [{{type: sfc.dev/wired, status: "{wired}"}}]
+    """)
+    if leaving:
+        obj["metadata"]["deletionTimestamp"] = "2027-01-01T11:59:00Z"
+    return obj
+
+
+def serving() -> list[Json]:
+    return [pod("c1", "client"), pod("f1", "firewall"), pod("s1", "server")]
+
+
+def settle(cluster: Cluster, now: datetime = NOW) -> tuple[Cluster, list[Change]]:
+    """Plan and apply until nothing is left to do, as the API server would."""
+    made: list[Change] = []
+    for _ in range(5):
+        changes = plan(cluster, now)
+        if not changes:
+            return cluster, made
+        made += changes
+        cluster = applied(cluster, changes)
+    raise AssertionError(f"plan never comes to rest: {changes}")
+
+
+def applied(cluster: Cluster, changes: list[Change]) -> Cluster:
+    """The cluster after these changes; only what the plan itself makes use of is imitated."""
+    kinds = {
+        "servicefunctionchains": by_key(cluster.chains),
+        "crossconnections": by_key(cluster.connections),
+        "network-attachment-definitions": by_key(cluster.networks),
+    }
+    for change in changes:
+        if isinstance(change, Record):
+            continue
+        parts = change.path.split("/")
+        place = parts.index("namespaces")
+        found, where = kinds[parts[place + 2]], (parts[place + 1], parts[place + 3])
+        if isinstance(change, Delete):
+            del found[where]
+        elif parts[-1] == "status":
+            found[where]["status"] = {**found[where].get("status", {}), **change.obj["status"]}
+        else:
+            found[where] = copy.deepcopy(dict(change.obj))
+    chains, connections, networks = (tuple(objs.values()) for objs in kinds.values())
+    return Cluster(chains, connections, networks, cluster.pods)
+
+
+def by_key(objs: Sequence[Object]) -> dict[tuple[str, str], Json]:
+    return {key(obj): copy.deepcopy(dict(obj)) for obj in objs}
+
+
+def key(obj: Any) -> tuple[str, str]:
+    return obj["metadata"]["namespace"], obj["metadata"]["name"]
+
+
+def status(cluster: Cluster) -> Json:
+    (obj,) = cluster.chains
+    result: Json = obj["status"]
+    return result
+
+
+def ready(obj: Any) -> Json:
+    (condition,) = obj["status"]["conditions"]
+    result: Json = condition
+    return result
+
+
+def reasons(changes: list[Change]) -> list[str]:
+    return [change.obj["reason"] for change in changes if isinstance(change, Record)]
+
+
+def test_chain_gets_a_cross_connection_per_link_owned_by_it() -> None:
+    cluster, _ = settle(Cluster(chains=[chain()]))
+
+    first, second = cluster.connections
+    assert key(first) == ("telco", "edge.client.lan.firewall.left")
+    assert key(second) == ("telco", "edge.firewall.right.server.wan")
+    assert first["spec"] == {
+        "chain": "edge",
+        "upstream": {"stage": "client", "interface": "lan"},
+        "downstream": {"stage": "firewall", "interface": "left"},
+    }
+    assert first["metadata"]["labels"] == {"sfc.dev/chain": "edge"}
+    assert first["metadata"]["ownerReferences"] == [
+        {
+            "apiVersion": "sfc.dev/v1alpha1",
+            "kind": "ServiceFunctionChain",
+            "name": "edge",
+            "uid": "chain-1",
+            "controller": True,
+        }
+    ]
+
+
+def test_namespace_with_chains_gets_one_network_owned_by_all_of_them() -> None:
+    chains = [chain(), chain(name="other", uid="chain-2")]
+
+    cluster, _ = settle(Cluster(chains=chains))
+
+    (network,) = cluster.networks
+    assert key(network) == ("telco", "sfc")
+    assert [o["uid"] for o in network["metadata"]["ownerReferences"]] == ["chain-1", "chain-2"]
+    assert not any(o.get("controller") for o in network["metadata"]["ownerReferences"])
+    assert json.loads(network["spec"]["config"]) == {
+        "cniVersion": "1.0.0",
+        "name": "sfc",
+        "type": "sfc",
+        "capabilities": {"ips": True, "mac": True},
+        "ipam": {"type": "static"},
+    }
+
+
+def test_network_loses_the_owner_that_is_gone() -> None:
+    cluster, _ = settle(Cluster(chains=[chain(), chain(name="other", uid="chain-2")]))
+    left = Cluster(cluster.chains[:1], cluster.connections[:2], cluster.networks)
+
+    after, _ = settle(left)
+
+    assert [o["uid"] for o in after.networks[0]["metadata"]["ownerReferences"]] == ["chain-1"]
+
+
+def test_nothing_is_left_to_do_afterwards_not_even_later() -> None:
+    cluster, _ = settle(Cluster(chains=[chain()], pods=serving()))
+
+    assert plan(cluster, LATER) == []
+
+
+def test_chain_is_ready_when_every_stage_has_a_serving_replica() -> None:
+    cluster, _ = settle(Cluster(chains=[chain()], pods=serving()))
+
+    assert ready(cluster.chains[0]) == {
+        "type": "Ready",
+        "status": "True",
+        "observedGeneration": 3,
+        "lastTransitionTime": "2027-01-01T12:00:00Z",
+        "reason": "AllStagesServe",
+        "message": "every stage has a replica that serves",
+    }
+    assert status(cluster)["observedGeneration"] == 3
+    assert status(cluster)["summary"] == "client 1/1, firewall 1/1, server 1/1"
+
+
+def test_stages_count_replicas_by_what_they_do() -> None:
+    pods = [
+        pod("f1", "firewall"),
+        pod("f2", "firewall", wired=False),
+        pod("f3", "firewall", leaving=True),
+        pod("f4", "firewall", phase="Failed"),
+        pod("x1", "unknown"),
+    ]
+
+    cluster, _ = settle(Cluster(chains=[chain()], pods=pods))
+
+    assert status(cluster)["stages"][1] == {"name": "firewall", "replicas": 2, "serving": 1, "draining": 1}
+    assert status(cluster)["summary"] == "client 0/0, firewall 1/2, server 0/0"
+
+
+def test_pods_of_another_namespace_do_not_count() -> None:
+    stranger = pod("c1", "client")
+    stranger["metadata"]["namespace"] = "elsewhere"
+
+    cluster, _ = settle(Cluster(chains=[chain()], pods=[stranger]))
+
+    assert status(cluster)["stages"][0]["replicas"] == 0
+
+
+def test_empty_stages_are_named_with_the_remedy() -> None:
+    pods = [pod("c1", "client"), pod("f1", "firewall", wired=False)]
+
+    cluster, _ = settle(Cluster(chains=[chain()], pods=pods))
+
+    assert ready(cluster.chains[0])["reason"] == "StageEmpty"
+    assert ready(cluster.chains[0])["message"] == (
+        "no pod for server: label a workload sfc.dev/chain=edge,sfc.dev/stage=server; no replica serves of firewall: "
+        "see kubectl describe pods -l 'sfc.dev/chain=edge,sfc.dev/stage in (firewall)'"
+    )
+
+
+def test_transition_time_moves_only_when_the_status_does() -> None:
+    before, _ = settle(Cluster(chains=[chain()], pods=serving()))
+    more = Cluster(before.chains, before.connections, before.networks, [*serving(), pod("f2", "firewall")])
+    fewer = Cluster(before.chains, before.connections, before.networks, serving()[:2])
+
+    grown, _ = settle(more, LATER)
+    shrunk, _ = settle(fewer, LATER)
+
+    assert ready(grown.chains[0])["lastTransitionTime"] == "2027-01-01T12:00:00Z"
+    assert ready(shrunk.chains[0])["lastTransitionTime"] == "2027-01-01T12:05:00Z"
+
+
+def test_cross_connection_totals_what_the_nodes_report() -> None:
+    cluster, _ = settle(Cluster(chains=[chain()], pods=[*serving(), pod("f2", "firewall", leaving=True)]))
+    cluster.connections[0]["status"]["nodes"] = yaml.safe_load("""
+      - {name: n1, upstream: [{pod: c1, state: serving}], downstream: [{pod: f1, state: serving}]}
+      - {name: n2, downstream: [{pod: f2, state: draining}, {pod: gone, state: serving}]}
+    """)
+
+    after, changes = settle(cluster)
+
+    reported = after.connections[0]["status"]
+    assert reported["upstream"] == {"end": "client.lan", "serving": 1, "draining": 0}
+    assert reported["downstream"] == {"end": "firewall.left", "serving": 1, "draining": 1}
+    assert ready(after.connections[0])["status"] == "True"
+    assert ready(after.connections[1])["message"] == "no replica of firewall.right and none of server.wan serves"
+    assert all("nodes" not in c.obj["status"] for c in changes if isinstance(c, Apply)), "nodes belong to their agents"
+
+
+def test_removed_link_takes_its_cross_connection_with_it() -> None:
+    cluster, _ = settle(Cluster(chains=[chain()]))
+    shorter = copy.deepcopy(dict(cluster.chains[0]))
+    shorter["spec"]["stages"][1]["interfaces"] = [{"name": "only"}]
+    del shorter["spec"]["stages"][2]
+
+    after, changes = settle(Cluster([shorter], cluster.connections, cluster.networks))
+
+    assert [key(c)[1] for c in after.connections] == ["edge.client.lan.firewall.only"]
+    assert len([c for c in changes if isinstance(c, Delete)]) == 2
+
+
+def test_cross_connections_of_an_earlier_chain_of_this_name_are_replaced() -> None:
+    before, _ = settle(Cluster(chains=[chain()]))
+    again = Cluster([chain(uid="chain-9")], before.connections, before.networks)
+
+    changes = plan(again, NOW)
+
+    first = [c for c in changes if "client.lan" in getattr(c, "path", "")]
+    assert [type(c) for c in first] == [Delete, Apply]
+
+
+def test_cross_connection_that_is_somebodys_own_is_left_alone() -> None:
+    theirs: Json = yaml.safe_load("metadata: {name: mine, namespace: telco, labels: {sfc.dev/chain: edge}}")
+
+    changes = plan(Cluster(chains=[chain()], connections=[theirs]), NOW)
+
+    assert not any(isinstance(c, Delete) for c in changes)
+
+
+def test_chain_that_is_being_deleted_gets_nothing_more() -> None:
+    leaving = chain(deletionTimestamp="2027-01-01T11:59:00Z")
+
+    assert plan(Cluster(chains=[leaving]), NOW) == []
+
+
+def test_invalid_chain_says_every_problem_and_nothing_is_applied_of_it() -> None:
+    bad = chain()
+    bad["spec"]["stages"][0]["interfaces"][0]["addresses"] = ["10.1.0.2"]
+    bad["spec"]["links"] = [["client.lan", "nowhere.wan"]]
+
+    cluster, changes = settle(Cluster(chains=[bad]))
+
+    assert ready(cluster.chains[0])["reason"] == "Invalid"
+    assert "spec.stages[0].interfaces[0].addresses[0]" in ready(cluster.chains[0])["message"]
+    assert "nowhere" in ready(cluster.chains[0])["message"]
+    assert not cluster.connections
+    assert reasons(changes) == ["InvalidChain"]
+
+
+def test_edit_that_makes_a_chain_invalid_cuts_nothing() -> None:
+    cluster, _ = settle(Cluster(chains=[chain()], pods=serving()))
+    bad = copy.deepcopy(dict(cluster.chains[0]))
+    bad["spec"]["links"] = [["client.lan", "nowhere.wan"]]
+
+    after, _ = settle(Cluster([bad], cluster.connections, cluster.networks, serving()))
+
+    assert [key(c) for c in after.connections] == [key(c) for c in cluster.connections]
+
+
+def test_one_invalid_chain_does_not_hold_up_another() -> None:
+    bad = chain(name="bad", uid="chain-2")
+    bad["spec"]["stages"] = []
+
+    cluster, _ = settle(Cluster(chains=[bad, chain()]))
+
+    assert len(cluster.connections) == 2
+
+
+def test_foreign_network_is_never_overwritten_and_the_chain_says_what_to_do() -> None:
+    theirs: Json = yaml.safe_load("metadata: {name: sfc, namespace: telco}\nspec: {config: '{}'}")
+
+    cluster, changes = settle(Cluster(chains=[chain()], networks=[theirs], pods=serving()))
+
+    assert cluster.networks == (theirs,)
+    assert ready(cluster.chains[0])["reason"] == "NetworkConflict"
+    assert "delete it" in ready(cluster.chains[0])["message"]
+    assert "NetworkConflict" in reasons(changes)
+
+
+def test_life_of_a_chain_as_events() -> None:
+    new, first = settle(Cluster(chains=[chain()]))
+    up, second = settle(Cluster(new.chains, new.connections, new.networks, serving()))
+    _, third = settle(Cluster(up.chains, up.connections, up.networks, serving()[:2]))
+
+    assert reasons(first) == ["CrossConnectionsCreated", "ChainNotReady"]
+    assert reasons(second) == ["ChainReady", "StageServing", "StageServing", "StageServing"]
+    assert reasons(third) == ["ChainNotReady", "StageEmpty"]
+
+
+def test_repeated_event_has_the_same_name_and_that_of_a_new_chain_another() -> None:
+    def event(obj: Json, now: datetime) -> str:
+        _, changes = settle(Cluster(chains=[obj]), now)
+        name: str = next(c.obj["metadata"]["name"] for c in changes if isinstance(c, Record))
+        return name
+
+    first = event(chain(), NOW)
+
+    assert event(chain(), LATER) == first
+    assert event(chain(uid="chain-2"), NOW) != first
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_order_of_objects_does_not_matter(order: int) -> None:
+    chains = [chain(), chain(name="other", uid="chain-2"), chain(namespace="x", uid="chain-3")]
+
+    straight, _ = settle(Cluster(chains=chains, pods=serving()))
+
+    assert plan(Cluster(chains=chains[::order], pods=serving()), NOW) == plan(
+        Cluster(chains=chains, pods=serving()), NOW
+    )
+    assert plan(Cluster(straight.chains[::-1], straight.connections, straight.networks, serving()), NOW) == []

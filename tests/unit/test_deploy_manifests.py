@@ -1,0 +1,278 @@
+"""The manifests as `kubectl apply -k deploy` renders them, held against the names that the code uses."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from certs import secrets
+from controller.cluster import lease, plan, trust
+from sfc import fault, names
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def rendered() -> list[Json]:
+    kubectl = shutil.which("kubectl")
+    assert kubectl, "kubectl is needed to render deploy/"
+    result = subprocess.run([kubectl, "kustomize", str(DEPLOY)], check=True, capture_output=True, text=True)
+    return list(yaml.safe_load_all(result.stdout))
+
+
+def one(rendered: list[Json], kind: str, name: str) -> Json:
+    (found,) = [o for o in rendered if o["kind"] == kind and o["metadata"]["name"] == name]
+    return found
+
+
+def pod_spec(rendered: list[Json], kind: str, name: str) -> Json:
+    spec: Json = one(rendered, kind, name)["spec"]["template"]["spec"]
+    return spec
+
+
+def webhooks(rendered: list[Json]) -> dict[str, Json]:
+    kinds = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
+    return {w["name"]: w for kind in kinds for w in one(rendered, kind, trust.CONFIGURATION)["webhooks"]}
+
+
+def schema(rendered: list[Json], plural: str) -> Json:
+    (version,) = one(rendered, "CustomResourceDefinition", f"{plural}.{names.GROUP}")["spec"]["versions"]
+    result: Json = version["schema"]["openAPIV3Schema"]["properties"]
+    return result
+
+
+def test_nothing_is_rendered_twice(rendered: list[Json]) -> None:
+    found = [(o["kind"], o["metadata"].get("namespace"), o["metadata"]["name"]) for o in rendered]
+
+    assert len(found) == len(set(found)) == 24
+
+
+def test_everything_that_has_a_namespace_is_in_ours(rendered: list[Json]) -> None:
+    namespaces = {o["metadata"].get("namespace") for o in rendered}
+
+    assert namespaces == {None, names.SYSTEM_NAMESPACE}
+
+
+@pytest.mark.parametrize(
+    ("plural", "kind", "short"),
+    [
+        (names.CHAIN_PLURAL, names.CHAIN_KIND, "sfc"),
+        (names.CROSS_CONNECTION_PLURAL, names.CROSS_CONNECTION_KIND, "xc"),
+    ],
+)
+def test_custom_resources_have_the_names_of_the_code(rendered: list[Json], plural: str, kind: str, short: str) -> None:
+    crd = one(rendered, "CustomResourceDefinition", f"{plural}.{names.GROUP}")["spec"]
+
+    assert (crd["group"], crd["names"]["kind"], crd["names"]["plural"]) == (names.GROUP, kind, plural)
+    assert crd["names"]["shortNames"] == [short]
+    assert crd["names"]["categories"] == ["chains"]
+    assert [v["name"] for v in crd["versions"]] == [names.VERSION]
+    assert all("status" in v["subresources"] for v in crd["versions"])
+
+
+def test_schema_has_the_limits_of_validation(rendered: list[Json]) -> None:
+    spec = schema(rendered, names.CHAIN_PLURAL)["spec"]["properties"]
+    stage = spec["stages"]["items"]["properties"]
+    interface = stage["interfaces"]["items"]["properties"]
+
+    assert spec["stages"]["maxItems"] == fault.MAX_STAGES
+    assert stage["interfaces"]["maxItems"] == fault.MAX_INTERFACES
+    assert spec["links"]["maxItems"] == fault.MAX_LINKS
+    assert interface["addresses"]["maxItems"] == fault.MAX_ADDRESSES
+    assert interface["routes"]["maxItems"] == fault.MAX_ROUTES
+    assert (interface["mtu"]["minimum"], interface["mtu"]["maximum"]) == (fault.MIN_MTU, fault.MAX_MTU)
+    for drain in (spec["drain"], stage["drain"]):
+        assert drain["properties"]["deadlineSeconds"]["maximum"] == fault.MAX_DEADLINE_SECONDS
+
+
+def test_every_rule_of_the_schema_says_what_is_wrong(rendered: list[Json]) -> None:
+    rules = [
+        rule
+        for plural in (names.CHAIN_PLURAL, names.CROSS_CONNECTION_PLURAL)
+        for rule in _rules(schema(rendered, plural))
+    ]
+
+    assert len(rules) > 10
+    assert all("message" in rule or "messageExpression" in rule for rule in rules)
+
+
+def _rules(node: Any) -> list[Json]:
+    if isinstance(node, list):
+        return [rule for element in node for rule in _rules(element)]
+    if isinstance(node, dict):
+        return list(node.get("x-kubernetes-validations", ())) + _rules(list(node.values()))
+    return []
+
+
+def test_webhook_is_asked_about_labelled_objects_outside_of_system_namespaces_only(rendered: list[Json]) -> None:
+    for name in ("workloads.sfc.dev", "half-labelled.sfc.dev", "pods.sfc.dev"):
+        webhook = webhooks(rendered)[name]
+        excluded, opt_out = webhook["namespaceSelector"]["matchExpressions"]
+        keys = {e["key"] for e in webhook["objectSelector"]["matchExpressions"] if e["operator"] == "Exists"}
+
+        assert keys and keys <= {names.CHAIN_LABEL, names.STAGE_LABEL}
+        assert excluded["operator"] == "NotIn"
+        assert set(excluded["values"]) == {"kube-system", "kube-public", "kube-node-lease", names.SYSTEM_NAMESPACE}
+        assert opt_out == {"key": "sfc.dev/injection", "operator": "NotIn", "values": ["disabled"]}
+
+
+def test_only_a_mere_warning_may_be_lost_when_the_webhook_is_down(rendered: list[Json]) -> None:
+    policies = {name: webhook["failurePolicy"] for name, webhook in webhooks(rendered).items()}
+
+    assert policies == {
+        "workloads.sfc.dev": "Fail",
+        "pods.sfc.dev": "Fail",
+        "chains.sfc.dev": "Fail",
+        "half-labelled.sfc.dev": "Ignore",
+    }
+
+
+def test_webhook_calls_have_no_side_effects_and_are_short(rendered: list[Json]) -> None:
+    for webhook in webhooks(rendered).values():
+        assert (webhook["sideEffects"], webhook["timeoutSeconds"]) == ("None", 5)
+        assert "caBundle" not in webhook["clientConfig"], "the cluster controller owns it"
+
+
+def test_service_leads_to_the_names_on_the_certificate(rendered: list[Json]) -> None:
+    service = one(rendered, "Service", "sfc-webhook")
+
+    for webhook in webhooks(rendered).values():
+        called = webhook["clientConfig"]["service"]
+        assert f"{called['name']}.{called['namespace']}.svc" in secrets.SERVICE_NAMES
+        assert called["port"] == service["spec"]["ports"][0]["port"]
+
+
+@pytest.mark.parametrize("name", ["sfc-webhook", "sfc-cluster-controller"])
+def test_unprivileged_components_pass_pod_security_restricted(rendered: list[Json], name: str) -> None:
+    spec = pod_spec(rendered, "Deployment", name)
+
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not spec.get("hostNetwork")
+    assert all("secret" in volume for volume in spec.get("volumes", ()))
+    for container in spec["containers"]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+
+
+def test_webhook_stays_available(rendered: list[Json]) -> None:
+    deployment = one(rendered, "Deployment", "sfc-webhook")["spec"]
+
+    assert deployment["replicas"] == 2
+    assert deployment["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+    assert one(rendered, "PodDisruptionBudget", "sfc-webhook")["spec"]["minAvailable"] == 1
+
+
+@pytest.mark.parametrize(("kind", "name"), [("Deployment", "sfc-webhook"), ("DaemonSet", "sfc-node")])
+def test_secrets_that_pods_wait_for_are_those_the_cluster_controller_makes(
+    rendered: list[Json], kind: str, name: str
+) -> None:
+    volumes = [v["secret"] for v in pod_spec(rendered, kind, name)["volumes"] if "secret" in v]
+    expected = {"sfc-webhook": {secrets.SERVING_SECRET, names.DRAIN_KEY_SECRET}, "sfc-node": {names.DRAIN_KEY_SECRET}}
+
+    assert {v["secretName"] for v in volumes} == expected[name]
+    assert not any(v.get("optional") for v in volumes)
+    assert all(v["defaultMode"] & 0o007 == 0 for v in volumes), "never world-readable"
+
+
+def test_node_agent_has_what_its_names_promise(rendered: list[Json]) -> None:
+    spec = pod_spec(rendered, "DaemonSet", "sfc-node")
+    (agent,) = spec["containers"]
+    mounts = {m["mountPath"] for m in agent["volumeMounts"]}
+
+    assert spec["hostNetwork"] is True
+    assert spec["tolerations"] == [{"operator": "Exists"}]
+    assert [p["containerPort"] for p in agent["ports"]] == [names.METRICS_PORT]
+    assert str(Path(names.CNI_SOCKET).parent) in mounts
+    assert "/sys/fs/bpf" in mounts
+    assert {e["name"] for e in agent["env"]} == {"NODE_NAME", "NODE_IP"}
+    assert f"/opt/cni/bin/{names.CNI_TYPE}" in spec["initContainers"][0]["command"][-1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("Deployment", "sfc-webhook"), ("Deployment", "sfc-cluster-controller"), ("DaemonSet", "sfc-node")],
+)
+def test_every_component_has_an_account_probes_a_priority_and_bounded_memory(
+    rendered: list[Json], kind: str, name: str
+) -> None:
+    spec = pod_spec(rendered, kind, name)
+
+    assert spec["serviceAccountName"] == name
+    assert one(rendered, "ServiceAccount", name)
+    assert spec["priorityClassName"].startswith("system-")
+    for container in spec["containers"]:
+        assert {"readinessProbe", "livenessProbe"} <= set(container)
+        assert container["resources"]["limits"]["memory"]
+
+
+def granted(rendered: list[Json], component: str) -> set[tuple[str, str, str]]:
+    """What a component may do, as (group/resource, verb, the names it is restricted to)."""
+    roles = [o for o in rendered if o["kind"] in ("Role", "ClusterRole") and o["metadata"]["name"] == component]
+    return {
+        (f"{group}/{resource}", verb, ",".join(rule.get("resourceNames", ())))
+        for role in roles
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def test_webhook_can_only_read(rendered: list[Json]) -> None:
+    assert {verb for _, verb, _ in granted(rendered, "sfc-webhook")} == {"get", "list", "watch"}
+    assert "/secrets" not in {resource for resource, _, _ in granted(rendered, "sfc-webhook")}
+
+
+def test_node_agent_writes_status_and_events_only(rendered: list[Json]) -> None:
+    writes = {(r, v) for r, v, _ in granted(rendered, "sfc-node") if v not in ("get", "list", "watch")}
+
+    assert writes == {
+        ("sfc.dev/crossconnections/status", "patch"),
+        ("/pods/status", "patch"),
+        ("/events", "create"),
+        ("/events", "patch"),
+    }
+
+
+def test_cluster_controller_reads_its_own_secrets_only(rendered: list[Json]) -> None:
+    (role,) = [o for o in rendered if o["kind"] == "Role"]
+    cluster_wide = one(rendered, "ClusterRole", "sfc-cluster-controller")
+    expected = {secrets.AUTHORITY_SECRET, secrets.SERVING_SECRET, names.DRAIN_KEY_SECRET}
+    rights = {(r, v): n for r, v, n in granted(rendered, "sfc-cluster-controller")}
+
+    assert set(rights["/secrets", "get"].split(",")) == expected
+    assert rights["coordination.k8s.io/leases", "update"] == lease.NAME
+    assert role["metadata"]["namespace"] == names.SYSTEM_NAMESPACE
+    assert not any("secrets" in rule["resources"] for rule in cluster_wide["rules"])
+
+
+def test_no_wildcard_is_granted(rendered: list[Json]) -> None:
+    roles = [o for o in rendered if o["kind"] in ("Role", "ClusterRole")]
+
+    assert all("*" not in rule[field] for role in roles for rule in role["rules"] for field in ("resources", "verbs"))
+
+
+def test_field_manager_is_the_component(rendered: list[Json]) -> None:
+    assert one(rendered, "Deployment", plan.MANAGER)
+
+
+@pytest.mark.parametrize("dockerfile", ["webhook.Dockerfile", "controller.Dockerfile"])
+def test_code_changes_do_not_reinstall_packages(dockerfile: str) -> None:
+    steps = (DEPLOY / dockerfile).read_text().splitlines()
+    final = steps[max(i for i, step in enumerate(steps) if step.startswith("FROM ")) :]
+    code = min(i for i, step in enumerate(final) if re.match(r"COPY (?!--from)", step))
+    installs = [i for i, step in enumerate(final) if re.search(r"apt-get|pip install|COPY --from", step)]
+
+    assert max(installs) < code

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from controller.plan import State
+from controller.publisher import Publisher
+from kube.api import ApiError
+from tests.unit.objects import pod
+from tests.unit.test_plan import ALL, TWO_FIREWALLS, cluster
+from tests.unit.test_report import state
+
+Key = tuple[str, str]
+
+
+class Api:
+    def __init__(self) -> None:
+        self.written: list[tuple[str, Any]] = []
+        self.error: ApiError | None = None
+
+    def patch(self, path: str, body: Any, content_type: str) -> dict[str, Any]:
+        return self._write(path, body)
+
+    def apply(self, path: str, obj: Mapping[str, Any], manager: str) -> dict[str, Any]:
+        return self._write(path, obj)
+
+    def _write(self, path: str, body: Any) -> dict[str, Any]:
+        if self.error:
+            raise self.error
+        self.written.append((path, body))
+        return {}
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+ONE = cluster(pod("client-1", "client"))
+
+
+def publisher(api: Api, shown: State, connections: Mapping[Key, Any] | None = None, clock: Clock | None = None) -> Any:
+    return Publisher(api, "node1", lambda: shown, lambda: connections or {}, clock or Clock())
+
+
+def test_the_condition_is_written_with_the_uid_it_is_meant_for() -> None:
+    api = Api()
+
+    publisher(api, state(ONE, ALL[:1])).publish()
+
+    ((path, body),) = api.written
+    assert path == "/api/v1/namespaces/telco/pods/client-1/status"
+    assert body["metadata"] == {"uid": "uid-client-1"}
+    assert body["status"]["conditions"][0]["type"] == "sfc.dev/wired"
+    assert body["status"]["conditions"][0]["status"] == "True"
+
+
+def test_what_was_just_written_is_not_written_again_until_the_watch_had_its_time() -> None:
+    api, clock = Api(), Clock()
+    one = publisher(api, state(ONE, ALL[:1]), clock=clock)
+
+    one.publish()
+    one.publish()
+    at_once = len(api.written)
+    clock.now += 60
+    one.publish()
+    one.publish()
+
+    assert (at_once, len(api.written)) == (1, 2)
+
+
+def test_a_refusal_is_tried_again() -> None:
+    api = Api()
+    api.error = ApiError(500, "InternalError", "etcd is elsewhere")
+    one = publisher(api, state(ONE, ALL[:1]))
+
+    refused = one.publish()
+    api.error = None
+    accepted = one.publish()
+
+    assert (refused, accepted, len(api.written)) == (False, True, 1)
+
+
+def test_a_pod_deleted_meanwhile_is_no_failure() -> None:
+    api = Api()
+    api.error = ApiError(404, "NotFound", 'pods "client-1" not found')
+
+    assert publisher(api, state(ONE, ALL[:1])).publish()
+
+
+def test_only_cross_connections_that_exist_are_written_and_only_what_differs() -> None:
+    api = Api()
+    key = ("telco", "edge.client.lan.firewall.left")
+    shown = state(TWO_FIREWALLS)
+
+    publisher(api, shown, {key: {}}).publish()
+    written = next(body for path, body in api.written if "crossconnections" in path)
+    api.written.clear()
+    publisher(api, shown, {key: {"status": written["status"]}}).publish()
+
+    assert [replica["pod"] for replica in written["status"]["nodes"][0]["downstream"]] == ["firewall-1", "firewall-2"]
+    assert not any("crossconnections" in path for path, _ in api.written)
+
+
+def test_a_node_that_has_no_replica_any_more_takes_its_entry_back() -> None:
+    api = Api()
+    key = ("telco", "edge.client.lan.firewall.left")
+    stale = {"status": {"nodes": [{"name": "node1", "upstream": [], "downstream": []}]}}
+
+    publisher(api, state(cluster(), ()), {key: stale}).publish()
+
+    assert api.written[0][1]["status"] == {"nodes": []}
