@@ -178,7 +178,9 @@ def test_an_invalid_chain_is_denied_with_all_problems(running: Running) -> None:
     response = running.client.post("/validate/chains", json=review(chain)).json()["response"]
 
     assert response["allowed"] is False
-    assert response["status"]["message"].startswith("ServiceFunctionChain is not valid: 2 problems:\n- spec.stages[0]")
+    assert response["status"]["message"].startswith(
+        "ServiceFunctionChain telco/edge is not valid: 2 problems:\n- spec.stages[0]"
+    )
 
 
 @pytest.mark.parametrize(
