@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from kube.api import ApiServer
-from kube.watch import Watch
+from kube.watch import Key, Watch
 from sfc import names
-from webhook.mutate import HookMode, hook_for
+from sfc.chain import Chain
+from sfc.validation import InvalidChain, parse
+from webhook.replica import HookMode, hook_for
 
 CHAINS = f"/apis/{names.API_VERSION}/{names.CHAIN_PLURAL}"
 NAMESPACES = "/api/v1/namespaces"
@@ -17,6 +20,8 @@ class Cluster:
     def __init__(self, api: ApiServer) -> None:
         self._chains = Watch(api, CHAINS)
         self._namespaces = Watch(api, NAMESPACES)
+        self._parsed: dict[Key, tuple[object, Chain | InvalidChain]] = {}
+        """By the object it was parsed from; a new version is a new object."""
 
     def start(self) -> None:
         self._chains.start()
@@ -34,11 +39,25 @@ class Cluster:
         """Since the API server's last word about chains."""
         return self._chains.age_seconds()
 
-    def chain(self, namespace: str, name: str) -> dict[str, Any] | None:
-        return self._chains.snapshot().get((namespace, name))
+    def chain(self, namespace: str, name: str) -> Chain | InvalidChain | None:
+        key = namespace, name
+        obj = self._chains.snapshot().get(key)
+        if obj is None:
+            self._parsed.pop(key, None)
+            return None
+        if key not in self._parsed or self._parsed[key][0] is not obj:
+            self._parsed[key] = obj, _parsed(obj)
+        return self._parsed[key][1]
 
     def hook_mode(self, namespace: str) -> HookMode:
         """A namespace not heard of yet counts as unrestricted: a hook refused there is tried again by the workload's
         controller, while a sleep would stay with the pod for its life."""
         known = self._namespaces.snapshot().get(("", namespace), {})
         return hook_for(known.get("metadata", {}).get("labels") or {})
+
+
+def _parsed(obj: Mapping[str, Any]) -> Chain | InvalidChain:
+    try:
+        return parse(obj)
+    except InvalidChain as error:
+        return error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,3 +69,12 @@ def text(value: object, path: str, empty: bool = False) -> str:
 def label(labels: Json, key: str, path: str) -> str | None:
     value = labels.get(key)
     return None if value is None else text(value, f"{path}[{key}]", empty=True)
+
+
+def at(obj: Json, path: tuple[str, ...], change: Callable[[Json], Json], where: str = "object") -> Json:
+    """`obj` with the mapping at `path` changed; a mapping that stays empty is not created."""
+    if not path:
+        return change(obj)
+    inner = submapping(obj, path[0], where)
+    changed = at(inner, path[1:], change, f"{where}.{path[0]}")
+    return obj if changed == inner else {**obj, path[0]: changed}

@@ -8,34 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 
 from sfc import annotation, drain_id, names
-from sfc.chain import Chain, InterfaceRef, Side, Stage
+from sfc.chain import Chain
 from sfc.problem import shown
-from sfc.validation import InvalidChain, parse
-from webhook.model import Decision, Json, Malformed, Request, elements, label, mapping, submapping, text
+from sfc.validation import InvalidChain
+from webhook.model import Decision, Json, Request, at, elements, label, submapping, text
+from webhook.replica import HookMode, Position, mutate_pod
 
 LABELS = (names.CHAIN_LABEL, names.STAGE_LABEL)
 MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
-ENFORCE_LABEL = "pod-security.kubernetes.io/enforce"
-TOPOLOGY_KEY = "kubernetes.io/hostname"
-DEFAULT_GRACE_SECONDS = 30
-"""Kubernetes' own default of terminationGracePeriodSeconds."""
-GRACE_MARGIN_SECONDS = 30
-"""What a network function has left for its own shutdown when draining took the whole deadline."""
 TEMPLATES = {"CronJob": ("spec", "jobTemplate", "spec", "template")}
 """Where a workload keeps its pod template, if not in spec.template."""
 
-FindChain = Callable[[str, str], Json | None]
-"""(namespace, name) → the ServiceFunctionChain object."""
-
-
-class HookMode(Enum):
-    HTTP_GET = "httpGet"
-    """The kubelet asks the node agent, which answers when the replica is drained."""
-    SLEEP = "sleep"
-    """Termination waits for the deadline; the node agent sees the deletion in its watch."""
+FindChain = Callable[[str, str], Chain | InvalidChain | None]
+"""(namespace, name) → the chain, what is wrong with it, or None for there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +40,6 @@ class Membership:
         return self.chain, self.stage
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
-    """A chain, and the stage of it that a pod implements."""
-
-    chain: Chain
-    stage: Stage
-
-
-def hook_for(namespace_labels: Json) -> HookMode:
-    """Pod Security `baseline` and `restricted` refuse a host in a hook from Kubernetes 1.34 on, never a sleep."""
-    return HookMode.SLEEP if namespace_labels.get(ENFORCE_LABEL) in ("baseline", "restricted") else HookMode.HTTP_GET
-
-
 # --- workloads --------------------------------------------------------------------------------------------------------
 
 
@@ -78,7 +52,7 @@ def workload(request: Request, find: FindChain) -> Decision:
     now, before = Membership.of(obj, "object"), Membership.of(request.old, "oldObject")
     doubt = missing(now, request.namespace, find)
     return Decision(
-        obj=_at(obj, (*path, "metadata", "labels"), lambda labels: carried(labels, now, before)),
+        obj=at(obj, (*path, "metadata", "labels"), lambda labels: carried(labels, now, before)),
         warnings=(f"{doubt} Until then its pods are refused.",) if doubt else (),
     )
 
@@ -104,15 +78,6 @@ def _immutable(request: Request) -> bool:
     return request.operation == "UPDATE" and request.obj.get("kind") == "Job"
 
 
-def _at(obj: Json, path: tuple[str, ...], change: Callable[[Json], Json], where: str = "object") -> Json:
-    """`obj` with the mapping at `path` changed; a mapping that stays empty is not created."""
-    if not path:
-        return change(obj)
-    inner = submapping(obj, path[0], where)
-    changed = _at(inner, path[1:], change, f"{where}.{path[0]}")
-    return obj if changed == inner else {**obj, path[0]: changed}
-
-
 # --- what a pair of labels means --------------------------------------------------------------------------------------
 
 
@@ -129,14 +94,12 @@ def position(member: Membership, namespace: str, find: FindChain) -> Position | 
     if member.chain is None or member.stage is None:
         has, lacks = LABELS if member.stage is None else reversed(LABELS)
         return f"Label {has} is set but {lacks} is not; set both, or remove both."
-    obj = find(namespace, member.chain)
+    chain = find(namespace, member.chain)
     where = f"{names.CHAIN_KIND} {namespace}/{member.chain}"
-    if obj is None:
+    if chain is None:
         return f"{where}, named by label {names.CHAIN_LABEL}, does not exist; create it, or correct the label."
-    try:
-        chain = parse(obj)
-    except InvalidChain as error:
-        return f"{where} is not valid; correct it. {error}"
+    if isinstance(chain, InvalidChain):
+        return f"{where} is not valid; correct it. {chain}"
     stage = chain.stage(member.stage)
     if stage is None:
         has = ", ".join(stage.name for stage in chain.stages)
@@ -173,54 +136,6 @@ def pod(request: Request, find: FindChain, mode: HookMode, key: bytes) -> Decisi
     return Decision(obj=changed, warnings=warnings)
 
 
-def mutate_pod(
-    obj: Json, place: Position, identity: str, signature: str, mode: HookMode
-) -> tuple[Json, tuple[str, ...]]:
-    """The pod as a replica of its stage, and warnings. Raises AnnotationError, Malformed."""
-    hook = hook_of(mode, identity, signature, place.stage.drain_deadline_seconds)
-    spec = mapping(obj.get("spec"), "object.spec")
-    containers, kept = _with_hook(elements(spec, "containers", "object.spec"), hook, lambda _: True)
-    sidecars, kept_sidecars = _with_hook(elements(spec, "initContainers", "object.spec"), hook, _is_sidecar)
-    changed = spec | {
-        "containers": containers,
-        "terminationGracePeriodSeconds": _grace(spec, place.stage),
-        "readinessGates": _gates(elements(spec, "readinessGates", "object.spec")),
-    }
-    if sidecars:
-        changed["initContainers"] = sidecars
-    if affinity := _affinity(submapping(spec, "affinity", "object.spec"), place):
-        changed["affinity"] = affinity
-    mine = annotation.ours(place.chain, place.stage, identity)
-    annotated = _at(
-        obj,
-        ("metadata", "annotations"),
-        lambda present: (
-            present
-            | {
-                names.NETWORKS_ANNOTATION: annotation.merge(
-                    present.get(names.NETWORKS_ANNOTATION) or "", mine, place.chain.namespace
-                ),
-                names.DRAIN_ID_ANNOTATION: identity,
-            }
-        ),
-    )
-    return annotated | {"spec": changed}, tuple(map(_own_hook, (*kept, *kept_sidecars)))
-
-
-def hook_of(mode: HookMode, identity: str, signature: str, deadline: int) -> Json:
-    if mode is HookMode.SLEEP:
-        return {"sleep": {"seconds": max(1, deadline)}}
-    return {
-        "httpGet": {
-            "host": names.HOOK_HOST,
-            "port": names.HOOK_PORT,
-            "path": f"{names.HOOK_PATH}{identity}",
-            "scheme": "HTTP",
-            "httpHeaders": [{"name": names.SIGNATURE_HEADER, "value": signature}],
-        }
-    }
-
-
 def _drain_id(request: Request, metadata: Json, key: bytes) -> str:
     """The id that an earlier pass gave to this very pod, or a new one."""
     annotations = submapping(metadata, "annotations", "object.metadata")
@@ -234,99 +149,3 @@ def _drain_id(request: Request, metadata: Json, key: bytes) -> str:
 
 def _is_mirror(metadata: Json) -> bool:
     return MIRROR_ANNOTATION in submapping(metadata, "annotations", "object.metadata")
-
-
-def _is_sidecar(container: Json) -> bool:
-    """A native one: an init container that runs as long as the pod (KEP-753)."""
-    return container.get("restartPolicy") == "Always"
-
-
-def _with_hook(containers: list[Json], hook: Json, wanted: Callable[[Json], bool]) -> tuple[list[Json], list[Json]]:
-    """The containers with the hook, and those that keep one of their own."""
-    changed, kept = [], []
-    for container in containers:
-        lifecycle = submapping(container, "lifecycle", "container")
-        present = submapping(lifecycle, "preStop", "container.lifecycle")
-        if not wanted(container):
-            changed.append(container)
-        elif not present or present == hook or _is_ours(present):
-            changed.append({**container, "lifecycle": {**lifecycle, "preStop": hook}})
-        else:
-            changed.append(container)
-            kept.append(container)
-    return changed, kept
-
-
-def _is_ours(hook: Json) -> bool:
-    """An earlier pass', or one that a copied pod brought along."""
-    get = hook.get("httpGet")
-    return (
-        isinstance(get, dict)
-        and (get.get("host"), get.get("port")) == (names.HOOK_HOST, names.HOOK_PORT)
-        and str(get.get("path")).startswith(names.HOOK_PATH)
-    )
-
-
-def _own_hook(container: Json) -> str:
-    return (
-        f"container {shown(container.get('name'))} keeps its own preStop hook: it does not wait for draining, which "
-        "starts when the pod's deletion is seen; remove the hook to have termination wait"
-    )
-
-
-def _grace(spec: Json, stage: Stage) -> int:
-    present = spec.get("terminationGracePeriodSeconds")
-    if present is None:
-        present = DEFAULT_GRACE_SECONDS
-    if not isinstance(present, int):
-        raise Malformed("object.spec.terminationGracePeriodSeconds", "must be an integer")
-    return max(present, stage.drain_deadline_seconds + GRACE_MARGIN_SECONDS)
-
-
-def _gates(gates: list[Json]) -> list[Json]:
-    gate = {"conditionType": names.WIRED_CONDITION}
-    return gates if gate in gates else [*gates, gate]
-
-
-def _affinity(affinity: Json, place: Position) -> Json | None:
-    """With a preference for nodes of neighbouring stages, where frames need not leave the node; None for no change.
-
-    A pod that has rules of its own for nodes keeps them alone.
-    """
-    neighbours = _neighbours(place)
-    if not neighbours or _has_rules_for_nodes(affinity):
-        return None
-    term = {
-        "weight": 100,
-        "podAffinityTerm": {
-            "topologyKey": TOPOLOGY_KEY,
-            "labelSelector": {
-                "matchLabels": {names.CHAIN_LABEL: place.chain.name},
-                "matchExpressions": [{"key": names.STAGE_LABEL, "operator": "In", "values": neighbours}],
-            },
-        },
-    }
-    key = "preferredDuringSchedulingIgnoredDuringExecution"
-    return _at(affinity, ("podAffinity",), lambda rules: {**rules, key: [*elements(rules, key, "podAffinity"), term]})
-
-
-def _neighbours(place: Position) -> list[str]:
-    """Names of the stages at the other end of the stage's links."""
-    refs = [InterfaceRef(place.stage.name, interface.name) for interface in place.stage.interfaces]
-    attached = [found for ref in refs if (found := place.chain.attachment(ref))]
-    return sorted({connection.end(Side(side).other).stage for connection, side in attached})
-
-
-def _has_rules_for_nodes(affinity: Json) -> bool:
-    return any(
-        term.get("topologyKey") == TOPOLOGY_KEY
-        for kind in ("podAffinity", "podAntiAffinity")
-        for term in _terms(submapping(affinity, kind, "object.spec.affinity"))
-    )
-
-
-def _terms(rules: Json) -> list[Json]:
-    where = "object.spec.affinity"
-    required = elements(rules, "requiredDuringSchedulingIgnoredDuringExecution", where)
-    preferred = elements(rules, "preferredDuringSchedulingIgnoredDuringExecution", where)
-    return [*required, *(submapping(term, "podAffinityTerm", where) for term in preferred)]

@@ -14,9 +14,11 @@ import jsonpatch
 import pytest
 import yaml
 
+from sfc.validation import parse
 from tests.unit import objects
 from webhook.model import Request
-from webhook.mutate import hook_for, pod
+from webhook.mutate import pod
+from webhook.replica import hook_for
 from webhook.review import review
 
 KEY = b"drain key of the tests, 32 bytes"
@@ -27,7 +29,7 @@ def outcome(case: dict[str, Any]) -> dict[str, Any]:
     """Through the envelope, so that the patch is what is tested, applied to the pod as it came."""
 
     def decide(request: Request) -> Any:
-        chains = {("telco", "edge"): objects.chain()}
+        chains = {("telco", "edge"): parse(objects.chain())}
         mode = hook_for(case.get("namespaceLabels", {}))
         return pod(request, lambda *key: chains.get(key), mode, KEY)
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import os
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -175,7 +178,9 @@ def test_an_invalid_chain_is_denied_with_all_problems(running: Running) -> None:
     response = running.client.post("/validate/chains", json=review(chain)).json()["response"]
 
     assert response["allowed"] is False
-    assert response["status"]["message"].startswith("ServiceFunctionChain is not valid: 2 problems:\n- spec.stages[0]")
+    assert response["status"]["message"].startswith(
+        "ServiceFunctionChain telco/edge is not valid: 2 problems:\n- spec.stages[0]"
+    )
 
 
 @pytest.mark.parametrize(
@@ -310,3 +315,65 @@ def test_losing_the_api_server_changes_neither_readiness_nor_answers(fresh: Runn
 
     assert answer["response"]["allowed"]
     assert fresh.health.get("/readyz").status_code == 200
+
+
+def test_the_process_starts_with_its_options_and_ends_normally_on_sigterm(tmp_path: Path) -> None:
+    api = FakeApi()
+    self_signed(tmp_path, "process")
+    (tmp_path / "key").write_bytes(KEY)
+    (tmp_path / "kubeconfig").write_text(kubeconfig(api.url))
+    health_port = free_port()
+    options = [
+        "--tls-dir",
+        tmp_path,
+        "--drain-key",
+        tmp_path / "key",
+        "--port",
+        free_port(),
+        "--health-port",
+        health_port,
+    ]
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "webhook", *map(str, options)],
+        env={**os.environ, "KUBECONFIG": str(tmp_path / "kubeconfig")},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{health_port}") as health:
+            eventually_answers(health)
+            for _ in range(500):
+                if health.get("/readyz").status_code == 200:
+                    break
+                time.sleep(0.01)
+            assert health.get("/readyz").text == "ok\n"
+        process.terminate()
+        _, errors = process.communicate(timeout=10)
+    finally:
+        process.kill()
+        api.close()
+
+    assert process.returncode == 0
+    assert json.loads(errors.splitlines()[0])["message"] == "serving certificate loaded"
+
+
+def test_the_process_says_what_it_lacks(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "webhook", "--drain-key", str(tmp_path / "key")],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+    assert result.returncode == 1
+    assert result.stderr == f"webhook cannot start: [Errno 2] No such file or directory: '{tmp_path}/key'\n"
+
+
+def kubeconfig(url: str) -> str:
+    context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
+    cluster = {"name": "c", "cluster": {"server": url}}
+    return json.dumps(
+        {"clusters": [cluster], "users": [{"name": "u", "user": {}}], "contexts": [context], "current-context": "c"}
+    )

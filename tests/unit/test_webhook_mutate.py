@@ -1,0 +1,446 @@
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import jsonpatch
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sfc import names
+from sfc.chain import Chain
+from sfc.validation import InvalidChain, parse, problems
+from tests.unit import objects
+from webhook import mutate, validate
+from webhook.model import Decision, Malformed, Request
+from webhook.replica import HookMode, hook_for
+from webhook.review import review
+
+KEY = b"key"
+CHAIN = parse(objects.chain())
+BOTH = {"sfc.dev/chain": "edge", "sfc.dev/stage": "nat"}
+
+
+def find(namespace: str, name: str) -> Chain | None:
+    return CHAIN if (namespace, name) == ("telco", "edge") else None
+
+
+def request(obj: dict[str, Any], old: dict[str, Any] | None = None, uid: str = "u-1") -> Request:
+    return Request(uid, "UPDATE" if old is not None else "CREATE", "telco", obj, old or {})
+
+
+def deployment(labels: dict[str, str], template: dict[str, str], **more: Any) -> dict[str, Any]:
+    return {
+        "kind": "Deployment",
+        "metadata": {"name": "nat", "labels": labels},
+        "spec": {"replicas": 2, "template": {"metadata": {"labels": {"app": "nat", **template}}, "spec": {}}},
+        **more,
+    }
+
+
+def pod(**more: Any) -> dict[str, Any]:
+    return {"metadata": {"name": "nat-0", "labels": BOTH}, "spec": {"containers": [{"name": "nat"}]}, **more}
+
+
+# --- workloads --------------------------------------------------------------------------------------------------------
+
+
+def test_labels_are_carried_into_the_template() -> None:
+    decision = mutate.workload(request(deployment(BOTH, {})), find)
+
+    assert decision == Decision(obj=deployment(BOTH, BOTH))
+
+
+def test_unlabelling_takes_the_labels_out_again() -> None:
+    labelled = mutate.workload(request(deployment(BOTH, {})), find).obj
+    assert labelled is not None
+
+    unlabelled = {**labelled, "metadata": deployment({}, {})["metadata"]}
+    decision = mutate.workload(request(unlabelled, old=labelled), find)
+
+    assert decision == Decision(obj=deployment({}, {}))
+
+
+def test_relabelling_changes_the_template_too() -> None:
+    new = {**BOTH, "sfc.dev/stage": "firewall"}
+
+    decision = mutate.workload(request(deployment(new, BOTH), old=deployment(BOTH, BOTH)), find)
+
+    assert decision == Decision(obj=deployment(new, new))
+
+
+def test_template_labels_that_were_not_carried_stay() -> None:
+    other = {**BOTH, "sfc.dev/stage": "firewall"}
+
+    decision = mutate.workload(request(deployment({}, other), old=deployment(BOTH, other)), find)
+
+    assert decision.obj == deployment({}, {"sfc.dev/stage": "firewall"})
+
+
+def test_labels_written_in_the_template_only_are_the_users_affair() -> None:
+    decision = mutate.workload(request(deployment({}, BOTH), old=deployment({}, BOTH)), find)
+
+    assert decision == Decision(obj=deployment({}, BOTH))
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "Rollout"])
+def test_every_kind_with_a_template_in_its_spec_is_served(kind: str) -> None:
+    decision = mutate.workload(request({**deployment(BOTH, {}), "kind": kind}), find)
+
+    assert decision.obj == {**deployment(BOTH, BOTH), "kind": kind}
+
+
+def test_a_cronjobs_template_lies_deeper() -> None:
+    cronjob = {"kind": "CronJob", "metadata": {"labels": BOTH}, "spec": {"jobTemplate": {"spec": {"template": {}}}}}
+
+    decision = mutate.workload(request(cronjob), find)
+
+    template = {"metadata": {"labels": BOTH}}
+    assert decision.obj == {**cronjob, "spec": {"jobTemplate": {"spec": {"template": template}}}}
+
+
+def test_a_jobs_template_cannot_change_any_more() -> None:
+    job = {**deployment(BOTH, {}), "kind": "Job"}
+
+    assert mutate.workload(request(job, old=deployment({}, {})), find) == Decision()
+
+
+def test_a_workload_with_a_controller_is_its_controllers_affair() -> None:
+    owned = deployment(BOTH, {})
+    owned["metadata"]["ownerReferences"] = [{"kind": "Deployment", "controller": True}]
+
+    assert mutate.workload(request(owned), find) == Decision()
+
+
+@pytest.mark.parametrize(
+    ("labels", "warning"),
+    [
+        (
+            {"sfc.dev/chain": "egde", "sfc.dev/stage": "nat"},
+            "ServiceFunctionChain telco/egde, named by label sfc.dev/chain, does not exist; create it, or correct the "
+            "label. Until then its pods are refused.",
+        ),
+        (
+            {"sfc.dev/chain": "edge", "sfc.dev/stage": "router"},
+            'ServiceFunctionChain telco/edge has no stage "router", named by label sfc.dev/stage (its stages: client, '
+            "firewall, nat, server); add the stage, or correct the label. Until then its pods are refused.",
+        ),
+        (
+            {"sfc.dev/chain": "edge"},
+            "Label sfc.dev/chain is set but sfc.dev/stage is not; set both, or remove both. Until then its pods are "
+            "refused.",
+        ),
+        (
+            {"sfc.dev/stage": "nat"},
+            "Label sfc.dev/stage is set but sfc.dev/chain is not; set both, or remove both. Until then its pods are "
+            "refused.",
+        ),
+    ],
+)
+def test_labels_that_name_nothing_are_carried_with_a_warning(labels: dict[str, str], warning: str) -> None:
+    decision = mutate.workload(request(deployment(labels, {})), find)
+
+    assert decision == Decision(obj=deployment(labels, labels), warnings=(warning,))
+    assert len(warning) <= 256
+
+
+# --- pods -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_pod_without_our_labels_is_left_alone() -> None:
+    decision = mutate.pod(request({"metadata": {"labels": {"app": "x"}}}), find, HookMode.HTTP_GET, KEY)
+
+    assert decision == Decision()
+
+
+def test_a_pod_of_a_chain_that_is_not_valid_is_denied_with_its_problems() -> None:
+    broken = objects.chain()
+    broken["spec"]["stages"][0]["interfaces"][0]["addresses"] = ["10.1.0.2"]
+    invalid = InvalidChain(problems(broken))
+
+    decision = mutate.pod(request(pod()), lambda *_: invalid, HookMode.HTTP_GET, KEY)
+
+    assert decision.denied
+    assert decision.denied.startswith("ServiceFunctionChain telco/edge is not valid; correct it. spec.stages[0]")
+
+
+def test_the_drain_id_survives_a_second_pass_under_another_request() -> None:
+    once = mutate.pod(request(pod(), uid="u-1"), find, HookMode.HTTP_GET, KEY).obj
+    assert once is not None
+
+    twice = mutate.pod(request(once, uid="u-2"), find, HookMode.HTTP_GET, KEY).obj
+
+    assert twice == once
+
+
+def test_a_copy_under_another_name_gets_a_drain_id_of_its_own() -> None:
+    original = mutate.pod(request(pod()), find, HookMode.HTTP_GET, KEY).obj
+    assert original is not None
+
+    copy = {**original, "metadata": {**original["metadata"], "name": "nat-0-copy"}}
+    changed = mutate.pod(request(copy, uid="u-2"), find, HookMode.HTTP_GET, KEY).obj
+
+    assert changed is not None
+    ids = [o["metadata"]["annotations"][names.DRAIN_ID_ANNOTATION] for o in (original, changed)]
+    assert ids[0] != ids[1]
+    assert ids[0] not in json.dumps(changed)
+
+
+@pytest.mark.parametrize(
+    ("stage_drain", "grace", "expected"),
+    [(30, None, 60), (30, 45, 60), (30, 61, 61), (0, None, 30), (0, 0, 30), (3600, 30, 3630)],
+)
+def test_the_grace_period_is_only_ever_raised(stage_drain: int, grace: int | None, expected: int) -> None:
+    chain = objects.chain()
+    chain["spec"]["stages"][2]["drain"] = {"deadlineSeconds": stage_drain}
+    obj = pod(spec={"containers": [], "terminationGracePeriodSeconds": grace})
+
+    changed = mutate.pod(request(obj), lambda *_: parse(chain), HookMode.HTTP_GET, KEY).obj
+
+    assert changed is not None
+    assert changed["spec"]["terminationGracePeriodSeconds"] == expected
+
+
+def test_a_sleep_is_never_shorter_than_the_api_allows() -> None:
+    chain = objects.chain()
+    chain["spec"]["drain"]["deadlineSeconds"] = 0
+
+    changed = mutate.pod(request(pod()), lambda *_: parse(chain), HookMode.SLEEP, KEY).obj
+
+    assert changed is not None
+    assert changed["spec"]["containers"][0]["lifecycle"]["preStop"] == {"sleep": {"seconds": 1}}
+
+
+@pytest.mark.parametrize(
+    ("level", "mode"),
+    [
+        ("baseline", HookMode.SLEEP),
+        ("restricted", HookMode.SLEEP),
+        ("privileged", HookMode.HTTP_GET),
+        (None, HookMode.HTTP_GET),
+    ],
+)
+def test_the_hook_follows_the_namespaces_pod_security_level(level: str | None, mode: HookMode) -> None:
+    labels = {"pod-security.kubernetes.io/enforce": level} if level else {}
+
+    assert hook_for(labels) is mode
+
+
+def test_deciding_leaves_the_request_as_it_was() -> None:
+    obj = pod(spec={"containers": [{"name": "a", "lifecycle": {"postStart": {}}}], "affinity": {"podAffinity": {}}})
+    before = json.dumps(obj)
+
+    mutate.pod(request(obj), find, HookMode.HTTP_GET, KEY)
+
+    assert json.dumps(obj) == before
+
+
+# --- hostile input ----------------------------------------------------------------------------------------------------
+
+KEYS = [
+    "metadata",
+    "spec",
+    "labels",
+    "annotations",
+    "ownerReferences",
+    "controller",
+    "template",
+    "containers",
+    "initContainers",
+    "lifecycle",
+    "preStop",
+    "httpGet",
+    "host",
+    "port",
+    "path",
+    "sleep",
+    "restartPolicy",
+    "readinessGates",
+    "affinity",
+    "podAffinity",
+    "podAntiAffinity",
+    "podAffinityTerm",
+    "topologyKey",
+    "requiredDuringSchedulingIgnoredDuringExecution",
+    "preferredDuringSchedulingIgnoredDuringExecution",
+    "terminationGracePeriodSeconds",
+    "hostNetwork",
+    "name",
+    "generateName",
+    "kind",
+]
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+    max_leaves=20,
+)
+containers = st.lists(
+    st.fixed_dictionaries(
+        {"name": st.sampled_from("ab")},
+        optional={
+            "restartPolicy": st.just("Always"),
+            "lifecycle": st.fixed_dictionaries(
+                {},
+                optional={
+                    "preStop": st.sampled_from(
+                        [{"exec": {}}, {"sleep": {"seconds": 30}}, {"httpGet": {"host": "127.0.0.1", "port": 9810}}, {}]
+                    )
+                    | json_values,
+                    "postStart": json_values,
+                },
+            ),
+        },
+    ),
+    max_size=3,
+)
+networks = st.sampled_from(["", "a", "a,b@x", '[{"name":"sfc"}]', '[{"name":"a","interface":"inside"}]', "["])
+term = st.fixed_dictionaries({"topologyKey": st.sampled_from(["zone", "kubernetes.io/hostname"])})
+preferred = st.fixed_dictionaries({"weight": st.integers(1, 100), "podAffinityTerm": term})
+rules = st.fixed_dictionaries(
+    {},
+    optional={
+        "requiredDuringSchedulingIgnoredDuringExecution": st.lists(term, max_size=2),
+        "preferredDuringSchedulingIgnoredDuringExecution": st.lists(preferred, max_size=2),
+    },
+)
+pods = st.fixed_dictionaries(
+    {
+        "metadata": st.fixed_dictionaries(
+            {"labels": st.just(BOTH)},
+            optional={
+                "name": st.just("nat-0"),
+                "generateName": st.just("nat-"),
+                "annotations": st.fixed_dictionaries({}, optional={names.NETWORKS_ANNOTATION: networks}),
+            },
+        ),
+        "spec": st.fixed_dictionaries(
+            {"containers": containers},
+            optional={
+                "initContainers": containers,
+                "terminationGracePeriodSeconds": st.integers(0, 5000),
+                "readinessGates": st.lists(st.just({"conditionType": "x"}), max_size=2),
+                "affinity": st.fixed_dictionaries({}, optional={"podAffinity": rules, "podAntiAffinity": rules}),
+            },
+        ),
+    }
+)
+
+
+def reviewed(decide: Any, envelope: object) -> dict[str, Any] | None:
+    """The response, or None for what is no AdmissionReview."""
+    try:
+        return json.loads(review(json.dumps(envelope).encode(), decide).body)["response"]
+    except Malformed:
+        return None
+
+
+def patched(obj: Any, response: dict[str, Any]) -> Any:
+    return jsonpatch.apply_patch(obj, base64.b64decode(response.get("patch", "W10=")).decode())
+
+
+def contains(larger: Any, smaller: Any) -> bool:
+    """Whether everything of `smaller` is still in `larger`."""
+    if isinstance(smaller, dict):
+        return isinstance(larger, dict) and all(k in larger and contains(larger[k], v) for k, v in smaller.items())
+    if isinstance(smaller, list):
+        return isinstance(larger, list) and all(map(contains, larger, smaller)) and len(larger) >= len(smaller)
+    return bool(larger == smaller)
+
+
+def decide_pod(mode: HookMode) -> Any:
+    return lambda asked: mutate.pod(asked, find, mode, KEY)
+
+
+@settings(max_examples=300, deadline=None)
+@given(pods, st.sampled_from(HookMode))
+def test_a_patched_pod_is_patched_no_further(obj: dict[str, Any], mode: HookMode) -> None:
+    envelope = objects_review(obj)
+    response = reviewed(decide_pod(mode), envelope)
+    if response is None or not response["allowed"]:
+        return
+
+    once = patched(obj, response)
+    again = reviewed(decide_pod(mode), objects_review(once, uid="u-2"))
+
+    assert again is not None
+    assert again["allowed"]
+    assert "patch" not in again
+
+
+@settings(max_examples=300, deadline=None)
+@given(pods, st.sampled_from(HookMode))
+def test_nothing_of_a_pod_is_lost(obj: dict[str, Any], mode: HookMode) -> None:
+    response = reviewed(decide_pod(mode), objects_review(obj))
+    if response is None or not response["allowed"]:
+        return
+
+    result = patched(obj, response)
+
+    ours = ("terminationGracePeriodSeconds", "containers", "initContainers")
+    kept = {**obj, "spec": {k: v for k, v in obj["spec"].items() if k not in ours}}
+    kept["metadata"] = {**obj["metadata"], "annotations": {}}
+    assert contains(result, kept)
+    assert result["spec"]["terminationGracePeriodSeconds"] >= obj["spec"].get("terminationGracePeriodSeconds", 30)
+    for group in ("containers", "initContainers"):
+        for before, after in zip(obj["spec"].get(group, []), result["spec"].get(group, []), strict=True):
+            assert before.get("lifecycle", {}).get("postStart") == after.get("lifecycle", {}).get("postStart")
+            own = before.get("lifecycle", {}).get("preStop")
+            if own and not isinstance(own.get("httpGet"), dict):
+                assert after["lifecycle"]["preStop"] == own
+
+
+def objects_review(obj: Any, uid: str = "u-1") -> dict[str, Any]:
+    asked = {"uid": uid, "operation": "CREATE", "namespace": "telco", "object": obj}
+    return {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": asked}
+
+
+DECIDERS = [
+    decide_pod(HookMode.HTTP_GET),
+    lambda asked: mutate.workload(asked, find),
+    validate.chain,
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(json_values, st.sampled_from(["CREATE", "UPDATE", "DELETE"]), st.sampled_from(DECIDERS))
+def test_any_json_gets_an_answer_or_is_malformed(value: Any, operation: str, decide: Any) -> None:
+    labelled = {"metadata": {"labels": BOTH, "annotations": value}, "spec": value}
+    for obj in (value, labelled, {"metadata": value, "spec": value}):
+        envelope = objects_review(obj)
+        envelope["request"] |= {"operation": operation, "oldObject": value}
+
+        response = reviewed(decide, envelope)
+
+        assert response is None or response["uid"] == "u-1"
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_get_an_answer_or_are_malformed(body: bytes) -> None:
+    with pytest.raises(Malformed):
+        review(body, validate.chain)
+
+
+def test_a_lone_surrogate_is_answered() -> None:
+    broken = pod()
+    broken["metadata"]["labels"] = {"sfc.dev/chain": "\ud800", "sfc.dev/stage": "nat"}
+
+    response = reviewed(decide_pod(HookMode.HTTP_GET), objects_review(broken, uid="\udfff"))
+
+    assert response is not None
+    assert response["uid"] == "\udfff"
+    assert not response["allowed"]
+
+
+def test_deep_nesting_is_answered_or_malformed() -> None:
+    for depth in (100, 300, 500, 900, 5000):
+        deep = '{"a":' * depth + "1" + "}" * depth
+        template = json.dumps(objects_review({**pod(), "spec": "DEEP", "status": "DEEP"}))
+        body = template.replace('"DEEP"', deep).encode()
+
+        for decide in DECIDERS:
+            try:
+                assert json.loads(review(body, decide).body)["response"]["uid"] == "u-1"
+            except Malformed as error:
+                assert str(error)
