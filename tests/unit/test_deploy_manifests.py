@@ -15,6 +15,7 @@ from certs import secrets
 from controller.cluster import lease, plan, trust
 from sfc import fault, names
 
+MUTATING = ("workloads.sfc.dev", "pods.sfc.dev", "stage-only-workloads.sfc.dev", "stage-only-pods.sfc.dev")
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
 Json = dict[str, Any]
@@ -113,7 +114,7 @@ def _rules(node: Any) -> list[Json]:
 
 
 def test_webhook_is_asked_about_labelled_objects_outside_of_system_namespaces_only(rendered: list[Json]) -> None:
-    for name in ("workloads.sfc.dev", "half-labelled.sfc.dev", "pods.sfc.dev"):
+    for name in MUTATING:
         webhook = webhooks(rendered)[name]
         excluded, opt_out = webhook["namespaceSelector"]["matchExpressions"]
         keys = {e["key"] for e in webhook["objectSelector"]["matchExpressions"] if e["operator"] == "Exists"}
@@ -124,15 +125,21 @@ def test_webhook_is_asked_about_labelled_objects_outside_of_system_namespaces_on
         assert opt_out == {"key": "sfc.dev/injection", "operator": "NotIn", "values": ["disabled"]}
 
 
-def test_only_a_mere_warning_may_be_lost_when_the_webhook_is_down(rendered: list[Json]) -> None:
-    policies = {name: webhook["failurePolicy"] for name, webhook in webhooks(rendered).items()}
+def test_objects_that_the_webhook_should_see_are_not_let_past_it(rendered: list[Json]) -> None:
+    assert set(webhooks(rendered)) == {*MUTATING, "chains.sfc.dev"}
+    assert all(webhook["failurePolicy"] == "Fail" for webhook in webhooks(rendered).values())
 
-    assert policies == {
-        "workloads.sfc.dev": "Fail",
-        "pods.sfc.dev": "Fail",
-        "chains.sfc.dev": "Fail",
-        "half-labelled.sfc.dev": "Ignore",
-    }
+
+@pytest.mark.parametrize("kind", ["workloads", "pods"])
+def test_either_label_alone_selects(rendered: list[Json], kind: str) -> None:
+    both = [webhooks(rendered)[name] for name in (f"{kind}.sfc.dev", f"stage-only-{kind}.sfc.dev")]
+    first, second = (
+        {e["key"]: e["operator"] for e in webhook["objectSelector"]["matchExpressions"]} for webhook in both
+    )
+
+    assert first == {names.CHAIN_LABEL: "Exists"}
+    assert second == {names.CHAIN_LABEL: "DoesNotExist", names.STAGE_LABEL: "Exists"}
+    assert all(both[0][field] == both[1][field] for field in ("clientConfig", "rules", "matchConditions"))
 
 
 def test_webhook_calls_have_no_side_effects_and_are_short(rendered: list[Json]) -> None:

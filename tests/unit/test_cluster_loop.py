@@ -1,0 +1,215 @@
+"""The loop against an API server in memory: what is planned gets done, failures are tried again and hold up nothing."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from http.client import HTTPConnection
+from typing import Any
+
+import pytest
+import yaml
+
+from controller import health
+from controller.cluster.loop import Loop
+from kube.api import ApiError
+
+NOW = datetime(2027, 1, 1, tzinfo=UTC)
+CHAINS = "/apis/sfc.dev/v1alpha1/namespaces/telco/servicefunctionchains"
+CONNECTIONS = "/apis/sfc.dev/v1alpha1/namespaces/telco/crossconnections"
+EVENTS = "/api/v1/namespaces/telco/events"
+
+Json = dict[str, Any]
+
+CHAIN = yaml.safe_load("""
+  apiVersion: sfc.dev/v1alpha1
+  kind: ServiceFunctionChain
+  metadata: {name: edge, namespace: telco, uid: chain-1}
+  spec:
+    stages:
+    - {name: client, interfaces: [{name: lan}]}
+    - {name: server, interfaces: [{name: wan}]}
+""")
+
+
+class Server:
+    """Objects by path. Lists are those of all namespaces; a watch tells of every change of its kind."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, Json] = {}
+        self.changed = threading.Condition(threading.RLock())
+        self.version = 0
+        self.refuse: Callable[[str], bool] = lambda path: False
+
+    def get(self, path: str, params: object = None) -> Json:
+        kind = path.rpartition("/")[2]
+        if "/namespaces/" not in path and not path.endswith("/sfc"):
+            items = [o for p, o in self.objects.items() if f"/{kind}/" in p]
+            return {"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": "0"}, "items": items}
+        if path not in self.objects:
+            raise ApiError(404, "NotFound", path)
+        return copy.deepcopy(self.objects[path])
+
+    def create(self, path: str, obj: Json) -> Json:
+        full = f"{path}/{obj['metadata']['name']}"
+        if full in self.objects:
+            raise ApiError(409, "AlreadyExists", full)
+        return self.replace(full, obj)
+
+    def replace(self, path: str, obj: Json) -> Json:
+        if self.refuse(path):
+            raise ApiError(500, "InternalError", path)
+        with self.changed:
+            self.version += 1
+            self.objects[path] = copy.deepcopy(obj)
+            self.objects[path]["metadata"]["resourceVersion"] = str(self.version)
+            self.changed.notify_all()
+        return self.objects[path]
+
+    def apply(self, path: str, obj: Json, manager: str) -> Json:
+        target = path.removesuffix("/status")
+        if target != path and target not in self.objects:
+            raise ApiError(404, "NotFound", target)
+        return self.replace(target, {**self.objects.get(target, {}), **obj, **_kept(self.objects.get(target))})
+
+    def patch(self, path: str, body: Json, content_type: str) -> Json:
+        return self.replace(path, {**self.objects[path], **body})
+
+    def delete(self, path: str, params: object = None) -> Json:
+        return self.objects.pop(path)
+
+    def watch(self, path: str, params: object, read_timeout: float) -> Iterator[Json]:
+        kind, told = path.rpartition("/")[2], 0
+        while True:
+            with self.changed:
+                self.changed.wait(0.05)
+                objs = [copy.deepcopy(o) for p, o in self.objects.items() if f"/{kind}/" in p]
+            news = [o for o in objs if int(o["metadata"]["resourceVersion"]) > told]
+            for obj in sorted(news, key=lambda o: int(o["metadata"]["resourceVersion"])):
+                told = int(obj["metadata"]["resourceVersion"])
+                yield {"type": "MODIFIED", "object": obj}
+
+
+def _kept(found: Json | None) -> Json:
+    """Applying a status does not touch the rest."""
+    return {"metadata": found["metadata"], **({"spec": found["spec"]} if "spec" in found else {})} if found else {}
+
+
+@pytest.fixture
+def server() -> Server:
+    server = Server()
+    server.replace(f"{CHAINS}/edge", CHAIN)
+    return server
+
+
+@pytest.fixture
+def start(server: Server) -> Iterator[Callable[[], Loop]]:
+    loops: list[Loop] = []
+
+    def begin() -> Loop:
+        loop = Loop(server, lambda: NOW)  # type: ignore[arg-type]
+        threading.Thread(target=loop.run, daemon=True).start()
+        loops.append(loop)
+        return loop
+
+    yield begin
+
+    for loop in loops:
+        loop.stop()
+
+
+def eventually(happened: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 5
+    while not happened():
+        assert time.monotonic() < deadline, "did not happen in 5 s"
+        time.sleep(0.02)
+
+
+def test_chain_gets_its_objects_and_status(server: Server, start: Callable[[], Loop]) -> None:
+    start()
+
+    eventually(lambda: f"{CONNECTIONS}/edge.client.lan.server.wan" in server.objects)
+    eventually(lambda: server.objects[f"{CHAINS}/edge"].get("status", {}).get("summary") == "client 0/0, server 0/0")
+
+
+def test_refused_change_is_tried_again_and_holds_up_no_other(server: Server, start: Callable[[], Loop]) -> None:
+    server.refuse = lambda path: path.startswith(CONNECTIONS)
+    start()
+    eventually(lambda: "status" in server.objects[f"{CHAINS}/edge"])
+    assert server.objects[f"{CHAINS}/edge"]["status"]["conditions"][0]["reason"] == "CrossConnectionsMissing"
+
+    server.refuse = lambda path: False
+
+    eventually(lambda: f"{CONNECTIONS}/edge.client.lan.server.wan" in server.objects)
+
+
+def test_repeated_event_is_counted(server: Server, start: Callable[[], Loop]) -> None:
+    start()
+    eventually(lambda: any("Created" in o.get("reason", "") for o in server.objects.values()))
+    (path,) = [p for p, o in server.objects.items() if o.get("reason") == "CrossConnectionsCreated"]
+
+    server.replace(
+        f"{CONNECTIONS}/edge.client.lan.server.wan",
+        {"metadata": {"name": "edge.client.lan.server.wan", "namespace": "telco"}},
+    )
+
+    eventually(lambda: server.objects[path]["count"] == 2)
+
+
+def test_nothing_is_planned_before_every_kind_was_listed(server: Server, start: Callable[[], Loop]) -> None:
+    listing = server.get
+
+    def without_multus(path: str, params: object = None) -> Json:
+        if path.endswith("network-attachment-definitions"):
+            raise ApiError(404, "NotFound", path)
+        return listing(path, params)
+
+    server.get = without_multus  # type: ignore[method-assign]
+
+    loop = start()
+
+    eventually(lambda: loop.unsynced() == ["network-attachment-definitions"])
+    eventually(lambda: "/api/v1/namespaces/sfc-system/secrets/sfc-webhook-tls" in server.objects)
+    assert not any(p.startswith(CONNECTIONS) for p in server.objects)
+
+
+def test_cluster_controller_needs_neither_bpf_nor_netlink() -> None:
+    program = "import controller.cluster.main, sys; print(sorted({'bcc', 'pyroute2', 'fastapi'} & set(sys.modules)))"
+
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert result.stdout == "[]\n"
+
+
+def test_unknown_command_says_which_there_are() -> None:
+    result = subprocess.run([sys.executable, "-m", "controller", "x"], capture_output=True, text=True, check=False)
+
+    assert result.returncode == 2
+    assert result.stderr == "usage: python -m controller {node,cluster}\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "problem", "status", "body"),
+    [
+        ("/healthz", None, 200, "ok\n"),
+        ("/readyz", None, 200, "ok\n"),
+        ("/readyz", "not listed yet: pods", 503, "not listed yet: pods\n"),
+        ("/elsewhere", None, 404, "there are /healthz, /readyz and /metrics\n"),
+    ],
+)
+def test_health_says_what_is_wrong(path: str, problem: str | None, status: int, body: str) -> None:
+    server = health.serve(0, healthy=lambda: None, ready=lambda: problem)
+    connection = HTTPConnection("127.0.0.1", server.server_address[1])
+
+    connection.request("GET", path)
+    answer = connection.getresponse()
+
+    assert (answer.status, answer.read().decode()) == (status, body)
+    connection.close()
+    server.shutdown()
+    server.server_close()
