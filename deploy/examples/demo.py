@@ -35,6 +35,7 @@ SERVER = "198.51.100.2"
 SETTLE_SECONDS = 3
 FULL_SCALE_SECONDS = 12
 LONGEST_TRAFFIC_SECONDS = 300
+START_SECONDS = 30
 INSTALL_SECONDS, APPLY_SECONDS, WIRE_SECONDS, SCALE_SECONDS = 180, 30, 120, 90
 
 
@@ -144,8 +145,12 @@ def title(text: str) -> None:
 
 def let_flow(traffic: Traffic, seconds: float) -> None:
     print(f"\nLetting the traffic flow for {seconds} s.", flush=True)
-    until = traffic.seconds + seconds
-    wait(lambda: Answer(traffic.seconds >= until, ""), seconds=seconds + 30, note=traffic.words)
+    until = time.monotonic() + seconds
+    wait(
+        lambda: Answer(traffic.seconds > 0 and time.monotonic() >= until, "client to server"),
+        seconds=seconds + START_SECONDS,
+        note=lambda: f" ({traffic.words()})",
+    )
 
 
 def installed(kubectl: Kubectl) -> Answer:
