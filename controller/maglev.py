@@ -2,7 +2,7 @@
 
 The table is Maglev's (Eisenbud et al., NSDI 2016, section 3.4): a hash names an entry, an entry names a replica, and
 every node that knows the same replica identities builds the same one. It is filled in another way, because Maglev's own
-moves up to 2.7 % more entries than it must at such a length (docs/decisions/0002). Here every entry goes to the replica
+moves up to 1.7 % more entries than it must at such a length (docs/decisions/0002). Here every entry goes to the replica
 that scores highest for it (rendezvous hashing), unless that replica is full; then the entries it likes least go to the
 next in their order. That is deferred acceptance (Gale and Shapley, 1962): the outcome does not depend on the order of
 the steps, and a replica that comes or goes moves little beyond its own share.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import math
+import struct
 from array import array
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -39,7 +40,7 @@ def table(replicas: Iterable[tuple[str, int]]) -> bytes:
         raise ValueError("a lookup table needs at least one replica: a side without targets has no table")
     slots = [slot for _, slot in ordered]
     owners = _owners(tuple(identity for identity, _ in ordered))
-    return b"".join([slots[owner].to_bytes(2, "little") for owner in owners])
+    return struct.pack(f"<{LENGTH}H", *map(slots.__getitem__, owners))
 
 
 @lru_cache(maxsize=256)
@@ -79,13 +80,12 @@ def _trimmed(offers: list[int], most: int) -> list[int]:
 
 
 def _capacity(replicas: int) -> int:
-    """The most entries that one replica may hold: about 1 % above the mean for few replicas, 5 % for many.
+    """The most entries that one replica may hold: half a hundredth of the table above the mean, and 5 % of the mean.
 
-    A tight limit keeps the shares equal and moves more entries when a replica comes or goes. Few replicas have even
-    shares anyway, relative to the mean, and can afford it.
+    A tight limit keeps the shares equal, but makes more entries move when a replica comes or goes.
     """
     mean = LENGTH / replicas
-    return max(math.ceil(mean), int(mean * (1 + min(0.05, 0.01 + 0.002 * replicas))))
+    return max(math.ceil(mean), int(mean + min(0.005 * LENGTH, 0.05 * mean)))
 
 
 def _scores(identity: str, index: int) -> array[int]:

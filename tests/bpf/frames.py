@@ -106,10 +106,10 @@ WITHOUT_SESSION: dict[str, Conversation] = {
 
 def fragments(sender: Side, size: int = 4000) -> list[Packet]:
     whole = IP(bytes(udp(sender)[IP])) / Raw(bytes(size))
-    return [ether(sender) / part for part in whole.fragment(fragsize=1400)]
+    return [ether(sender) / part for part in whole.fragment(fragsize=1400)]  # type: ignore[no-untyped-call]
 
 
-def _ports(sender: Side, upstream: int, downstream: int) -> dict[str, int]:
+def _ports(sender: Side, upstream: int, downstream: int) -> dict[str, Any]:
     source, destination = (upstream, downstream) if sender == Side.UPSTREAM else (downstream, upstream)
     return {"sport": source, "dport": destination}
 
