@@ -129,11 +129,13 @@ def _build(store: Store, reference: str, dockerfile: Path, context: Path, image:
 
 def _buildah(store: Store, command: Sequence[str], log: Path) -> None:
     """In a mount namespace of its own, since buildah leaves its storage mounted otherwise."""
-    place = ["--root", str(store.folder / "storage"), "--runroot", str(store.folder / "run"), "--storage-driver=overlay"]
+    place = [f"--root={store.folder}/storage", f"--runroot={store.folder}/run", "--storage-driver=overlay"]
     environment = {**os.environ, "BUILDAH_ISOLATION": "chroot"}
     with log.open("ab") as output:
-        line = ["unshare", "--mount", "--propagation", "private", "buildah", *place, *command]
-        done = subprocess.run(line, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, check=False)
+        full = ["unshare", "--mount", "--propagation", "private", "buildah", *place, *command]
+        done = subprocess.run(
+            full, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False
+        )
     if done.returncode:
         raise TestbedError(f"`buildah {shlex.join(command)}` failed. The end of {log}:\n{tail(log, 40)}")
 

@@ -6,6 +6,7 @@ which takes seconds and has one outcome whatever a killed run left.
 
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from testbed import api, bringup, build, cgroups, process
 from testbed.build import Binaries
 from testbed.errors import TestbedError
 from testbed.network import MOST_NODES, Node
-from testbed.paths import CHECKOUT, CLUSTER, KUBECONFIG, LOCK, LOG, STATE
+from testbed.paths import CHECKOUT, CLUSTER, KUBECONFIG, LOG, STATE
 from testbed.process import Daemon, run
 from testbed.progress import say
 
@@ -35,15 +36,19 @@ class Cluster:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """One `up` or `down` at a time on this machine."""
-    LOCK.parent.mkdir(parents=True, exist_ok=True)
-    with LOCK.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("waiting for another run of the testbed to finish")
-            fcntl.flock(handle, fcntl.LOCK_EX)
+    """One `up` or `down` at a time on this machine. The lock is on the folder above ours, which is always there:
+    a lock file would have to be left behind, for who removes it may take it from under somebody who waits.
+    """
+    folder = os.open(STATE.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say("waiting for another run of the testbed to finish")
+        fcntl.flock(folder, fcntl.LOCK_EX)
+    try:
         yield
+    finally:
+        os.close(folder)
 
 
 def up(kubernetes: str, count: int | None) -> None:
@@ -70,7 +75,6 @@ def down() -> None:
         _clear()
     for link in _links():
         (CHECKOUT / link).unlink(missing_ok=True)
-    LOCK.unlink(missing_ok=True)
     say("the cluster is down")
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from testbed.build import Binaries
-from testbed.network import DNS_SERVICE, PODS, Node
+from testbed.network import PODS, Node
 from testbed.pki import Identity
 
 CONFIGURATION = "/etc/kubernetes"
@@ -63,7 +63,7 @@ def kubelet_configuration(cgroup_root: str) -> str:
             "failSwapOn": False,
             "maxPods": 250,
             "clusterDomain": "cluster.local",
-            "clusterDNS": [DNS_SERVICE],
+            "clusterDNS": ["127.0.0.1"],  # there is none, and a pod's own loopback says so at once
             "resolvConf": "",
             "makeIPTablesUtilChains": False,
             # The disk is the machine's: neither its images nor its pods are to be cleared away when it fills.
@@ -93,29 +93,32 @@ def proxy_configuration(node: Node) -> str:
     )
 
 
-def pod_network(node: Node) -> str:
+def cni_configuration(node: Node) -> str:
+    """Multus, with the pods' own network inside. Not by `clusterNetwork`, which Multus would first look for in the
+    cluster, with a warning event for every pod.
+    """
+    return json.dumps(
+        {
+            "cniVersion": "1.0.0",
+            "name": "multus",
+            "type": "multus",
+            "kubeconfig": "/etc/cni/net.d/multus.d/multus.kubeconfig",
+            "capabilities": {"ips": True, "mac": True},
+            "logLevel": "error",
+            "logFile": "/var/log/multus.log",
+            "delegates": [_pod_network(node)],
+        },
+        indent=1,
+    )
+
+
+def _pod_network(node: Node) -> dict[str, object]:
     """Every pod on a routed link of its own: service traffic between two pods of a node then passes kube-proxy's
     rules in both directions, with no need for the machine's br_netfilter module.
     """
     addresses = {"type": "host-local", "ranges": [[{"subnet": node.pods}]], "routes": [{"dst": "0.0.0.0/0"}]}
     plugin = {"type": "ptp", "ipMasq": False, "ipam": addresses}
-    return json.dumps({"cniVersion": "1.0.0", "name": "pods", "plugins": [plugin]}, indent=1)
-
-
-MULTUS = json.dumps(
-    {
-        "cniVersion": "1.0.0",
-        "name": "multus-cni-network",
-        "type": "multus",
-        "kubeconfig": "/etc/cni/net.d/multus.d/multus.kubeconfig",
-        "clusterNetwork": "pods",
-        "confDir": "/etc/cni/net.d",
-        "capabilities": {"ips": True, "mac": True},
-        "logLevel": "error",
-        "logFile": "/var/log/multus.log",
-    },
-    indent=1,
-)
+    return {"cniVersion": "1.0.0", "name": "pods", "plugins": [plugin]}
 
 
 def containerd() -> list[str | Path]:

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 SERVICES = "10.96.0.0/16"
 FIRST_SERVICE = "10.96.0.1"
 """The service `kubernetes`: the API server itself."""
-DNS_SERVICE = "10.96.0.10"
-"""Where DNS would be. Nobody answers, and kube-proxy refuses at once: faster than a resolver that waits."""
 PODS = "10.244.0.0/16"
 MOST_NODES = 9
+SETTINGS = (
+    "net.ipv4.ip_forward=1",
+    "net.ipv4.icmp_ratelimit=0",  # or a pod is not told that an address is unreachable, and waits for its time-out
+)
 
 
 @dataclass(frozen=True, slots=True)

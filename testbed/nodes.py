@@ -77,7 +77,7 @@ def _start_and_wait(name: str, command: Sequence[str | Path]) -> Daemon:
 def connect(holders: Mapping[Node, Daemon], fabric: Daemon) -> None:
     for node, holder in holders.items():
         _ip(holder, network.links(node, holders, fabric.pid))
-        run("nsenter", f"--target={holder.pid}", "--net", "sysctl", "-qw", "net.ipv4.ip_forward=1")
+        run("nsenter", f"--target={holder.pid}", "--net", "sysctl", "-qw", *network.SETTINGS)
     _ip(fabric, network.ports(holders))
 
 
@@ -93,8 +93,7 @@ def write_configuration(node: Node, binaries: Binaries) -> None:
         "kubernetes/containerd.toml": kubelet.CONTAINERD,
         "kubernetes/kubelet.json": kubelet.kubelet_configuration(cgroup_root),
         "kubernetes/kube-proxy.json": kubelet.proxy_configuration(node),
-        "cni/00-multus.conf": kubelet.MULTUS,
-        "cni/10-pods.conflist": kubelet.pod_network(node),
+        "cni/00-multus.conf": kubelet.cni_configuration(node),
     }
     for name, content in written.items():
         (files / name).write_text(content)
@@ -104,5 +103,3 @@ def write_configuration(node: Node, binaries: Binaries) -> None:
 def start(holder: Daemon, name: str, command: Sequence[str | Path]) -> Daemon:
     """Starts a daemon inside a node."""
     return spawn(name, inside(holder, *command))
-
-

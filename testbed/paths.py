@@ -16,6 +16,4 @@ KUBECONFIG = STATE / "kubeconfig"
 CLUSTER = STATE / "cluster.json"
 """What runs; written last, so that its presence means a finished `up`."""
 
-LOCK = Path("/run/lock/sfc-testbed")
-
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sfc-testbed"

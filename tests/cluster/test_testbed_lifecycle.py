@@ -24,7 +24,7 @@ def traces() -> list[str]:
         *(f"cgroup {folder}" for folder in Path("/sys/fs/cgroup").glob(f"**/{NAME}")),
         *(f"mount {line}" for line in Path("/proc/self/mounts").read_text().splitlines() if NAME in line),
         *(f"link {line}" for line in links.splitlines() if line.startswith(("fabric", "node1", "node2"))),
-        *(f"folder {place}" for place in ("/var/lib", "/run", "/run/lock") if Path(place, NAME).exists()),
+        *(f"folder {place}" for place in ("/var/lib", "/run") if Path(place, NAME).exists()),
     ]
 
 
