@@ -18,7 +18,7 @@ help: ## list the commands
 
 .PHONY: demo
 demo: cluster images ## a chain on a real Kubernetes, scaled while traffic runs; leaves the cluster up
-	$(PYTHON) deploy/examples/demo.py --kubeconfig build/kubeconfig --output build/demo.json
+	KUBECTL=build/bin/kubectl $(PYTHON) deploy/examples/demo.py --kubeconfig build/kubeconfig --output build/demo.json
 
 .PHONY: test
 test: lint ## everything: static checks, then unit, BPF, network-namespace and cluster tests
@@ -35,7 +35,7 @@ lint: deps ## static checks: ruff, mypy, import contracts, clang-format, shellch
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	git ls-files '*.c' '*.h' | xargs -r clang-format --dry-run -Werror
-	git grep -lE '^#!.*\b(ba)?sh\b' | xargs -r shellcheck
+	git grep -lE '^#!.*\b(ba)?sh\b' | xargs -r shellcheck -x
 
 .PHONY: deps
 deps:
