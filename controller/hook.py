@@ -69,7 +69,7 @@ class _Request(BaseHTTPRequestHandler):
 
 def _times(drain: Drain) -> dict[str, Any]:
     return {
-        "pod": drain.pod_uid,
+        "pod_uid": drain.pod_uid,
         "out_of_targets_seconds": _since(drain.asked_at, drain.out_of_targets_at),
         "drained_seconds": _since(drain.asked_at, drain.ended_at),
         "sessions_left": drain.active_sessions,

@@ -29,6 +29,14 @@ class Cluster:
     def chain_of(self, replica: Replica) -> Chain | None:
         return self.chains.get((replica.namespace, replica.chain))
 
+    def connection_name(self, number: int) -> str | None:
+        """namespace/name of a cross-connection."""
+        for chain in self.chains.values():
+            for connection in chain.cross_connections:
+                if connection.number == number:
+                    return f"{chain.namespace}/{connection.name}"
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class State:

@@ -160,6 +160,7 @@ class Reconciler:
         wanted = plan.desired(cluster, links, drains, actual)
         for change in plan.changes(actual, wanted):
             self._change(change)
+            _log_change(change, cluster)
         return wanted
 
     def _change(self, change: plan.Change) -> None:
@@ -170,16 +171,12 @@ class Reconciler:
                 self._links.detach(ifindex)
             case plan.SetLink(slot, entry):
                 self._datapath.set_link(slot, entry)
-                log.info("link set", extra={"slot": slot, "ifindex": entry.ifindex, "state": entry.state.name.lower()})
             case plan.ClearLink(slot):
                 self._datapath.clear_link(slot)
-                log.info("link cleared", extra={"slot": slot})
             case plan.SetTargets(connection, side, table):
                 self._datapath.set_targets(connection, side, table)
-                log.info("targets set", extra={"connection": connection, "side": side.name.lower()})
             case plan.ClearTargets(connection, side):
                 self._datapath.clear_targets(connection, side)
-                log.info("targets cleared", extra={"connection": connection, "side": side.name.lower()})
             case plan.SetNeighbour(connection, side, address, mac):
                 self._datapath.set_neighbour(connection, side, address, mac)
             case plan.ClearNeighbour(connection, side, address):
@@ -188,8 +185,8 @@ class Reconciler:
     def _advance(self, drains: Mapping[str, Drain], links: tuple[HostLink, ...], plane: DataPlane) -> dict[str, Drain]:
         slots = {uid: [link.slot for link in links if link.pod_uid == uid] for uid in drains}
         watched = [slot for uid, drain in drains.items() if not drain.ended for slot in slots[uid]]
-        active = self._datapath.activity(watched) if watched else {}
         now = self._clock()
+        active = self._datapath.activity(watched) if watched else {}
         return {
             uid: drains_.advance(
                 drain,
@@ -216,6 +213,24 @@ class Reconciler:
 
 def _serving(entry: LinkEntry | None) -> bool:
     return entry is not None and entry.state == LinkState.SERVING
+
+
+def _log_change(change: plan.Change, cluster: Cluster | None) -> None:
+    match change:
+        case plan.SetLink(slot, entry):
+            where = _shown(cluster, entry.connection, entry.side)
+            log.info("link set", extra={"slot": slot, "state": entry.state.name.lower(), **where})
+        case plan.ClearLink(slot):
+            log.info("link cleared", extra={"slot": slot})
+        case plan.SetTargets(connection, side, _):
+            log.info("targets set", extra=_shown(cluster, connection, side))
+        case plan.ClearTargets(connection, side):
+            log.info("targets cleared", extra=_shown(cluster, connection, side))
+
+
+def _shown(cluster: Cluster | None, number: int, side: Side) -> dict[str, str | int]:
+    name = cluster.connection_name(number) if cluster else None
+    return {"cross_connection": name or number, "side": side.name.lower()}
 
 
 def _log_progress(state: State, before: Drain | None, drain: Drain) -> None:

@@ -195,7 +195,8 @@ def _agent_said(*pod: str) -> dict[str, datetime]:
     agents = json.loads(SYSTEM("get", "pods", "-o", "json", "-l", "app.kubernetes.io/name=sfc-node"))["items"]
     agent = next(a["metadata"]["name"] for a in agents if a["spec"]["nodeName"] == "node1")
     lines = [json.loads(line) for line in SYSTEM("logs", agent).splitlines() if line.startswith("{")]
-    return {line["message"]: datetime.fromisoformat(line["time"]) for line in lines if line.get("pod") in pod}
+    mine = [line for line in lines if {line.get("pod"), line.get("pod_uid")} & set(pod)]
+    return {line["message"]: datetime.fromisoformat(line["time"]) for line in mine}
 
 
 def test_traffic_flows_on_while_the_node_agent_dies_and_returns(edge: Kubectl) -> None:

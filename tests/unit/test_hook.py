@@ -39,7 +39,7 @@ def test_the_answer_tells_when_the_replica_left_the_targets_and_when_it_had_drai
 
     assert answer.status_code == 200
     assert answer.json() == {
-        "pod": "uid-1",
+        "pod_uid": "uid-1",
         "out_of_targets_seconds": 0.002,
         "drained_seconds": 2.5,
         "sessions_left": 0,
