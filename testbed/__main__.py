@@ -63,8 +63,9 @@ def _base_image(_: argparse.Namespace) -> int:
 
 
 def _build_image(arguments: argparse.Namespace) -> int:
+    holders = cluster.running_holders().values()  # first: a missing cluster should not cost a build
     image = builder.build_image(arguments.reference, arguments.dockerfile, arguments.context.resolve())
-    images.load([image], cluster.running_holders().values())
+    images.load([image], holders)
     return 0
 
 

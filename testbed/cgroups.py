@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from testbed.errors import TestbedError
+from testbed.paths import NAME
 
-NAME = "sfc-testbed"
 KILL_SECONDS = 15.0
 
 

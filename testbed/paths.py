@@ -1,4 +1,4 @@
-"""Where things are. The state folder is fixed, so that `down` works from any checkout."""
+"""Where things are. The state folder does not depend on the checkout, so that `down` works from any."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,9 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 PINS = CHECKOUT / "testbed" / "pins"
 MANIFESTS = CHECKOUT / "testbed" / "manifests"
 
-STATE = Path("/var/lib/sfc-testbed")
+NAME = os.environ.get("SFC_TESTBED") or "sfc-testbed"
+"""Of the state folder and the cgroups. Two testbeds of different names share nothing but the cache."""
+STATE = Path("/var/lib") / NAME
 LOG = STATE / "log"
 RUN = STATE / "run"
 """Process ids of what we started, one file each."""

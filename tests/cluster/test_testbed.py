@@ -173,7 +173,7 @@ def test_multus_has_its_own_rights_and_no_more(kubectl: Kubectl) -> None:
 
 def test_a_node_sees_no_key_of_another_node_or_of_the_administrator(cluster: None) -> None:
     keys = in_node("node2", ["sh", "-c", "cd /etc/kubernetes && ls *.key"])
-    state = in_node("node2", ["ls", "/var/lib/sfc-testbed"])
+    state = in_node("node2", ["ls", str(CHECKOUT.joinpath("build/kubeconfig").readlink().parent)])
 
     assert keys.stdout.split() == ["kube-proxy.key", "kubelet.key"]
     assert (state.returncode, state.stdout) == (0, "")

@@ -1,5 +1,6 @@
 """The testbed goes without a trace, and comes up over whatever a killed run left. These tests end the cluster."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 
 from .conftest import CHECKOUT, testbed
 
-NAME = "sfc-testbed"
+NAME = os.environ.get("SFC_TESTBED") or "sfc-testbed"
 
 
 def traces() -> list[str]:
