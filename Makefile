@@ -18,7 +18,7 @@ help: ## list the commands
 
 .PHONY: demo
 demo: cluster images ## a chain on a real Kubernetes, scaled while traffic runs; leaves the cluster up
-	KUBECTL=build/bin/kubectl $(PYTHON) deploy/examples/demo.py --kubeconfig build/kubeconfig --output build/demo.json
+	@KUBECTL=build/bin/kubectl $(PYTHON) deploy/examples/demo.py --kubeconfig build/kubeconfig --output build/demo.json
 
 .PHONY: test
 test: lint ## everything: static checks, then unit, BPF, network-namespace and cluster tests
@@ -43,13 +43,13 @@ deps:
 
 .PHONY: cluster
 cluster: deps ## bring up the local Kubernetes (NODES=1, KUBERNETES=1.37)
-	$(TESTBED) up --nodes $(NODES)
+	@$(TESTBED) up --nodes $(NODES)
 
 .PHONY: images
 images: cluster ## build the project's images and load them into the cluster
-	$(TESTBED) build-image -t localhost/sfc/webhook:dev -f deploy/webhook.Dockerfile .
-	$(TESTBED) build-image -t localhost/sfc/controller:dev -f deploy/controller.Dockerfile .
-	$(TESTBED) build-image -t localhost/sfc/nf:dev -f deploy/examples/nf/Dockerfile deploy/examples/nf
+	@$(TESTBED) build-image -t localhost/sfc/webhook:dev -f deploy/webhook.Dockerfile .
+	@$(TESTBED) build-image -t localhost/sfc/controller:dev -f deploy/controller.Dockerfile .
+	@$(TESTBED) build-image -t localhost/sfc/nf:dev -f deploy/examples/nf/Dockerfile deploy/examples/nf
 
 .PHONY: clean
 clean: ## remove the cluster and everything it left on the machine, and build/

@@ -118,7 +118,7 @@ def _build(store: Store, reference: str, dockerfile: Path, context: Path, image:
     image.parent.mkdir(exist_ok=True)
     unfinished = image.with_suffix(".unfinished")
     unfinished.unlink(missing_ok=True)
-    with long_step(f"building {reference} (log: {log})"), _machine_settings() as volumes:
+    with long_step(f"building {reference}"), _machine_settings() as volumes:
         options = ["--layers", "--pull-never", "--network=host", *volumes]
         _buildah(store, ["build", *options, f"--tag={reference}", f"--file={dockerfile}", str(context)], log)
         _buildah(store, ["push", "--quiet", reference, f"docker-archive:{unfinished}:{reference}"], log)
