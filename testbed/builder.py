@@ -186,16 +186,24 @@ def _apt_configuration() -> str:
 
 def _key(reference: str, dockerfile: Path, context: Path) -> str:
     digest = hashlib.sha256(reference.encode() + dockerfile.read_bytes())
-    for file in _files(context):
+    for file in _files(context, _copied(dockerfile)):
         digest.update(f"{file.relative_to(context)}\0{file.stat().st_mode}\0".encode())
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _files(context: Path) -> list[Path]:
-    """The files git knows or would add; all of them where there is no git."""
+def _copied(dockerfile: Path) -> list[str]:
+    """What the Dockerfile takes from its context: the rest may change without the image."""
+    words = [line.split() for line in dockerfile.read_text().splitlines()]
+    copies = [line[1:-1] for line in words if line and line[0] in ("COPY", "ADD")]
+    return [source for sources in copies if not sources[0].startswith("--from=") for source in sources]
+
+
+def _files(context: Path, sources: list[str]) -> list[Path]:
+    """Those that git knows or would add; all of them where there is no git."""
     command = ["git", "-C", str(context), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, capture_output=True, text=True, check=False)
     known = [context / name for name in listed.stdout.split("\0")]
     found = known if listed.returncode == 0 else context.rglob("*")
-    return sorted(file for file in set(found) if file.is_file())
+    wanted = [context / source for source in sources]
+    return sorted(f for f in set(found) if f.is_file() and any(f.is_relative_to(source) for source in wanted))

@@ -36,13 +36,14 @@ testbed.__test__ = False  # type: ignore[attr-defined]
 
 @dataclass(frozen=True, slots=True)
 class Kubectl:
-    """kubectl as the administrator, in one namespace."""
+    """kubectl as the administrator, in one namespace, or in those that the objects name."""
 
-    namespace: str = "default"
+    namespace: str | None = None
 
     def try_(self, *arguments: str | Path, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
         """Whatever the outcome."""
-        command = ["build/bin/kubectl", "--kubeconfig=build/kubeconfig", f"--namespace={self.namespace}"]
+        command = ["build/bin/kubectl", "--kubeconfig=build/kubeconfig"]
+        command += [f"--namespace={self.namespace}"] if self.namespace else []
         command += map(str, arguments)
         return subprocess.run(command, cwd=CHECKOUT, input=stdin, capture_output=True, text=True, check=False)
 

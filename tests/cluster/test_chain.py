@@ -46,9 +46,15 @@ def installed(cluster: None) -> None:
     Kubectl()("apply", "--kustomize", "deploy")
     for workload in ("deployment/sfc-cluster-controller", "deployment/sfc-webhook", "daemonset/sfc-node"):
         SYSTEM("rollout", "status", workload, "--timeout=180s")
-    eventually(
-        lambda: not Kubectl().try_("apply", "--dry-run=server", "-f", EXAMPLES / "chain.yaml").returncode or None
-    )
+    probe = json.dumps(example_chain(name="probe", namespace="default"))
+    eventually(lambda: Kubectl().try_("apply", "--dry-run=server", "-f", "-", stdin=probe).returncode == 0)
+
+
+def example_chain(**metadata: str) -> dict[str, Any]:
+    chains = yaml.safe_load_all((EXAMPLES / "chain.yaml").read_text())
+    chain: dict[str, Any] = next(c for c in chains if c["kind"] == "ServiceFunctionChain")
+    chain["metadata"] |= metadata
+    return chain
 
 
 @pytest.fixture(scope="module")
@@ -227,8 +233,7 @@ def test_a_label_for_a_chain_that_does_not_exist_warns_and_its_pods_come_up_once
     deployment = yaml.safe_load_all((EXAMPLES / "functions.yaml").read_text())
     lonely = next(d for d in deployment if d["metadata"]["name"] == "server")
     lonely["metadata"] |= {"name": "lonely", "labels": {"sfc.dev/chain": "later", "sfc.dev/stage": "server"}}
-    chain = yaml.safe_load(list((EXAMPLES / "chain.yaml").read_text().split("\n---\n"))[1])
-    chain["metadata"]["name"] = "later"
+    chain = example_chain(name="later")
 
     warned = edge.try_("apply", "-f", "-", stdin=json.dumps(lonely))
     refused = eventually(lambda: _replica_failure(edge, "lonely"))
@@ -297,8 +302,7 @@ def _duplicate_stage(chain: dict[str, Any]) -> None:
 def test_a_bad_chain_is_refused_with_field_value_and_remedy(
     installed: None, edit: Callable[[dict[str, Any]], None], words: tuple[str, ...]
 ) -> None:
-    chain = yaml.safe_load((EXAMPLES / "chain.yaml").read_text().split("\n---\n")[1])
-    chain["metadata"] |= {"name": "bad", "namespace": "default"}
+    chain = example_chain(name="bad", namespace="default")
     edit(chain)
 
     refused = Kubectl().try_("apply", "-f", "-", stdin=json.dumps(chain))
