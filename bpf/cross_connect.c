@@ -232,7 +232,8 @@ static __always_inline enum verdict decide(struct __sk_buff *skb, const struct s
 	u32 hash;
 
 	if ((void *)(eth + 1) > end)
-		return VERDICT_NO_TARGET;
+		return VERDICT_NOT_OURS; /* never: an Ethernet device hands over no less; the verifier wants to see it
+					  */
 
 	if (eth->h_proto == ETHERTYPE(ETH_P_IP) && !(eth->h_dest[0] & 1)) {
 		known = read_ipv4(&flow, (void *)(eth + 1), end);
@@ -294,10 +295,10 @@ static __always_inline int drop(u32 connection, u32 verdict)
 /* Headers may lie outside of the linear part of an skb; bring in as many bytes as are there. */
 static __always_inline void pull_headers(struct __sk_buff *skb)
 {
-	u32 wanted = skb->len < LONGEST_HEADERS ? skb->len : LONGEST_HEADERS;
+	u32 linear = skb->data_end - skb->data;
 
-	if ((void *)(long)skb->data + wanted > (void *)(long)skb->data_end)
-		bpf_skb_pull_data(skb, wanted);
+	if (linear < LONGEST_HEADERS && linear < skb->len)
+		bpf_skb_pull_data(skb, skb->len < LONGEST_HEADERS ? skb->len : LONGEST_HEADERS);
 }
 
 int cross_connect(struct __sk_buff *skb)
@@ -327,5 +328,7 @@ int cross_connect(struct __sk_buff *skb)
 	verdict = decide(skb, &from, &to);
 	if (verdict == VERDICT_FORWARDED || verdict == VERDICT_ANSWERED)
 		return send(skb, to);
+	if (verdict == VERDICT_NOT_OURS)
+		return TC_ACT_UNSPEC;
 	return drop(from.connection, verdict);
 }

@@ -61,6 +61,9 @@ _LAYOUTS = {
     "drops": _Layout(struct.Struct("<II"), struct.Struct("<Q"), per_cpu=True),
 }
 
+_ENDS = struct.Struct("<QQ16x")
+"""The two ends alone of a session's value, to pass over the many that are of no interest."""
+
 
 class Datapath:
     """The node's cross-connect program, loaded, and its maps, open."""
@@ -172,16 +175,19 @@ class Datapath:
         now_ns: int | None = None,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> dict[int, int]:
-        """How many active sessions each of `slots` has, on either side. Reads the whole session table, in
-        about a quarter of a microsecond per session."""
+        """How many active sessions each of `slots` has, on either side.
+
+        Reads the whole session table: about half a microsecond for a session of others, four for one of `slots`.
+        """
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) if now_ns is None else now_ns
-        ends = {slot << 32 | self._links.get((slot,))[0]: slot for slot in slots}
+        slot_of = {slot << 32 | self._links.get((slot,))[0]: slot for slot in slots}
         count = Counter(dict.fromkeys(slots, 0))
         for keys, values in self._sessions.batches():
-            for index, value in enumerate(self._sessions.values_in(values)):
-                here = [ends[end] for end in value[:2] if end in ends]
-                if here and active(_session(self._sessions.key_at(keys, index), value), now, timeouts):
-                    count.update(here)
+            for index, (upstream, downstream) in enumerate(_ENDS.iter_unpack(values)):
+                if upstream in slot_of or downstream in slot_of:
+                    session = _session(self._sessions.key_at(keys, index), self._sessions.value_at(values, index))
+                    if active(session, now, timeouts):
+                        count.update(slot_of[end] for end in (upstream, downstream) if end in slot_of)
         return dict(count)
 
     def traffic(self, slots: Collection[int] | None = None) -> dict[int, Traffic]:
@@ -263,6 +269,9 @@ class _Map:
 
     def key_at(self, packed: bytes, index: int) -> _Fields:
         return self._key.unpack_from(packed, index * self._key.size)
+
+    def value_at(self, packed: bytes, index: int) -> _Fields:
+        return self._value.unpack_from(packed, index * self._value.size)
 
     def _expect(self, failed: int, done: str, or_error: int = 0) -> None:
         if failed and (reason := ctypes.get_errno()) != or_error:

@@ -118,7 +118,7 @@ def _packages(log: Path) -> str:
 def _linker_flags(wanted: Group) -> str:
     """Small binaries; Kubernetes must be told its own version, or it says v0.0.0 to every client."""
     pins = (wanted.pins / "go.mod").read_text()
-    found = re.search(r"^\s*k8s\.io/kubernetes (v(\d+)\.(\d+)\.\d+)$", pins, re.MULTILINE)
+    found = re.search(r"^\s*k8s\.io/kubernetes (v(\d+)\.(\d+)\.\d+)\b", pins, re.MULTILINE)
     if not found:
         return "-s -w"
     version, major, minor = found.groups()

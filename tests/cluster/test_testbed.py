@@ -1,10 +1,13 @@
 """The testbed is a real Kubernetes: real nodes, real rights, no way out of the machine."""
 
 import json
+import os
 import subprocess
 import time
 
 import pytest
+
+from testbed.__main__ import DEFAULT_KUBERNETES
 
 from .conftest import CHECKOUT, Kubectl, testbed
 
@@ -76,8 +79,9 @@ def as_user(kubeconfig: str, *arguments: str, node: str = "node1") -> "subproces
 
 
 def test_all_nodes_are_ready_and_run_the_chosen_version(kubectl: Kubectl) -> None:
-    server = json.loads(kubectl("version", "--output=json"))["serverVersion"]["gitVersion"]
+    minor = os.environ.get("KUBERNETES") or DEFAULT_KUBERNETES
 
+    versions = json.loads(kubectl("version", "--output=json"))
     nodes = json.loads(kubectl("get", "nodes", "--output=json"))["items"]
 
     ready = {
@@ -85,7 +89,9 @@ def test_all_nodes_are_ready_and_run_the_chosen_version(kubectl: Kubectl) -> Non
         for node in nodes
     }
     assert ready == {"node1": ["True"], "node2": ["True"]}
-    assert {node["status"]["nodeInfo"]["kubeletVersion"] for node in nodes} == {server}
+    running = [versions[side]["gitVersion"] for side in ("serverVersion", "clientVersion")]
+    running += [node["status"]["nodeInfo"]["kubeletVersion"] for node in nodes]
+    assert [version.rpartition(".")[0] for version in running] == [f"v{minor}"] * 4
 
 
 @pytest.mark.parametrize(("source", "target"), [("peer1", "peer2"), ("peer2", "peer1")])
