@@ -61,8 +61,10 @@ def _drops(state: State, drops: Mapping[tuple[int, str], int]) -> Metric:
     dropped = CounterMetricFamily("sfc_dropped_packets", "Frames dropped, by verdict", labels=labels)
     chains = state.cluster.chains.values() if state.cluster else ()
     named = {c.number: (chain.namespace, c.name) for chain in chains for c in chain.cross_connections}
+    named[0] = ("", "")  # from links that are not wired, so in no cross-connection
     for (number, verdict), frames in drops.items():
-        dropped.add_metric((*named.get(number, ("", "")), verdict), frames)
+        if number in named:
+            dropped.add_metric((*named[number], verdict), frames)
     return dropped
 
 

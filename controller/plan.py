@@ -98,10 +98,27 @@ class ClearNeighbour:
     address: str
 
 
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """The sessions and counts of a cross-connection that has no link on this node any more."""
+
+    connection: int
+
+
 K = TypeVar("K")
 V = TypeVar("V")
 
-Change = AttachFilter | DetachFilter | SetLink | ClearLink | SetTargets | ClearTargets | SetNeighbour | ClearNeighbour
+Change = (
+    AttachFilter
+    | DetachFilter
+    | SetLink
+    | ClearLink
+    | SetTargets
+    | ClearTargets
+    | SetNeighbour
+    | ClearNeighbour
+    | Forget
+)
 
 
 def desired(
@@ -153,6 +170,11 @@ def changes(actual: DataPlane, wanted: DataPlane) -> Iterator[Change]:
     yield from (ClearLink(slot) for slot in actual.links.keys() - wanted.links.keys())
     yield from (DetachFilter(ifindex) for ifindex in actual.filters.keys() - wanted.filters.keys())
     yield from (ClearNeighbour(*key) for key in actual.neighbours.keys() - wanted.neighbours.keys())
+    yield from (Forget(number) for number in _connections(actual) - _connections(wanted))
+
+
+def _connections(plane: DataPlane) -> set[int]:
+    return {entry.connection for entry in plane.links.values()}
 
 
 def _differing(before: Mapping[K, V], after: Mapping[K, V]) -> Iterator[tuple[K, V]]:

@@ -48,6 +48,7 @@ class Datapath(Protocol):
     def clear_targets(self, connection: int, side: Side) -> None: ...
     def set_neighbour(self, connection: int, side: Side, address: str, mac: str) -> None: ...
     def clear_neighbour(self, connection: int, side: Side, address: str) -> None: ...
+    def forget(self, connection: int) -> None: ...
     def activity(self, slots: Collection[int]) -> Mapping[int, int]: ...
 
 
@@ -181,6 +182,8 @@ class Reconciler:
                 self._datapath.set_neighbour(connection, side, address, mac)
             case plan.ClearNeighbour(connection, side, address):
                 self._datapath.clear_neighbour(connection, side, address)
+            case plan.Forget(connection):
+                self._datapath.forget(connection)
 
     def _advance(self, drains: Mapping[str, Drain], links: tuple[HostLink, ...], plane: DataPlane) -> dict[str, Drain]:
         slots = {uid: [link.slot for link in links if link.pod_uid == uid] for uid in drains}

@@ -28,6 +28,7 @@ class Node:
         self.tables: dict[tuple[int, Side], bytes] = {}
         self.macs: dict[tuple[int, Side, str], str] = {}
         self.sessions: dict[int, int] = {}
+        self.forgotten: list[int] = []
         self.broken = False
 
     def list(self) -> tuple[HostLink, ...]:
@@ -61,6 +62,9 @@ class Node:
 
     def clear_neighbour(self, connection: int, side: Side, address: str) -> None:
         self.macs.pop((connection, side, address), None)
+
+    def forget(self, connection: int) -> None:
+        self.forgotten.append(connection)
 
     def activity(self, slots: Collection[int]) -> Mapping[int, int]:
         return {slot: self.sessions.get(slot, 0) for slot in slots}
@@ -215,6 +219,19 @@ def test_a_link_that_vanished_leaves_the_targets(node: Node) -> None:
 
     assert 4 not in node.entries
     assert node.tables[CLIENT_FIREWALL, Side.DOWNSTREAM] != both
+
+
+def test_a_deleted_chain_leaves_nothing_behind(node: Node) -> None:
+    pods = firewalls()
+    reconciler = Reconciler(node, node, lambda: pods)
+    reconciler.reconcile()
+
+    pods = replace(pods, chains={})
+    reconciler.reconcile()
+
+    assert node.observe() == DataPlane()
+    assert not any(one.filter_slot for one in node.list())
+    assert CLIENT_FIREWALL in node.forgotten
 
 
 def test_the_loop_survives_a_pass_that_fails(node: Node) -> None:
