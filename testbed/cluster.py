@@ -17,7 +17,7 @@ from testbed import api, bringup, build, cgroups, process
 from testbed.build import Binaries
 from testbed.errors import TestbedError
 from testbed.network import MOST_NODES, Node
-from testbed.paths import CHECKOUT, CLUSTER, KUBECONFIG, LOG, STATE
+from testbed.paths import CHECKOUT, CLUSTER, KUBECONFIG, LOG, PUBLISHED, STATE
 from testbed.process import Daemon, run
 from testbed.progress import say
 
@@ -147,7 +147,7 @@ def _unmount_below(folder: Path) -> None:
 
 
 def _links() -> tuple[Path, Path]:
-    return Path("build/kubeconfig"), Path("build/bin/kubectl")
+    return PUBLISHED / "kubeconfig", PUBLISHED / "bin" / "kubectl"
 
 
 def _publish(binaries: Binaries) -> None:

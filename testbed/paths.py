@@ -7,8 +7,11 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 PINS = CHECKOUT / "testbed" / "pins"
 MANIFESTS = CHECKOUT / "testbed" / "manifests"
 
-NAME = os.environ.get("SFC_TESTBED") or "sfc-testbed"
+USUAL_NAME = "sfc-testbed"
+NAME = os.environ.get("SFC_TESTBED") or USUAL_NAME
 """Of the state folder and the cgroups. Two testbeds of different names share nothing but the cache."""
+PUBLISHED = Path("build") if NAME == USUAL_NAME else Path("build", NAME)
+"""Where in a checkout users find kubeconfig and kubectl."""
 STATE = Path("/var/lib") / NAME
 LOG = STATE / "log"
 RUN = STATE / "run"

@@ -1,5 +1,6 @@
 """One two-node cluster for all cluster tests; those that destroy it run last."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,11 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 LAST = "test_testbed_lifecycle.py"
+
+TESTBED = os.environ.setdefault("SFC_TESTBED", "sfc-tests")
+"""A testbed of the tests' own: whatever else runs on the machine, a demo's cluster say, stays as it is."""
+KUBECONFIG = CHECKOUT / "build" / TESTBED / "kubeconfig"
+KUBECTL = (str(KUBECONFIG.parent / "bin" / "kubectl"), f"--kubeconfig={KUBECONFIG}")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,7 +48,7 @@ class Kubectl:
 
     def try_(self, *arguments: str | Path, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
         """Whatever the outcome."""
-        command = ["build/bin/kubectl", "--kubeconfig=build/kubeconfig"]
+        command = [*KUBECTL]
         command += [f"--namespace={self.namespace}"] if self.namespace else []
         command += map(str, arguments)
         return subprocess.run(command, cwd=CHECKOUT, input=stdin, capture_output=True, text=True, check=False)

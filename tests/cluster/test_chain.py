@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.conftest import CHECKOUT, Kubectl, testbed
+from tests.cluster.conftest import CHECKOUT, KUBECTL, Kubectl, testbed
 
 STAGES = ("client", "firewall", "nat", "server")
 SERVER = "198.51.100.2"
@@ -104,10 +104,10 @@ def _condition(obj: dict[str, Any], kind: str) -> dict[str, Any]:
 @contextmanager
 def traffic(telco: Kubectl) -> Iterator[dict[str, Any]]:
     """Traffic from client to server while the block runs; the dictionary holds its account afterwards."""
-    command = ["build/bin/kubectl", "--kubeconfig=build/kubeconfig", "--namespace=telco", "exec", "-i"]
+    command = [*KUBECTL, "--namespace=telco", "exec", "-i"]
     command += [name_of(telco, "client"), "--", "traffic.py", "client", SERVER, "--until-enter", "--duration=300"]
     pipe = subprocess.PIPE
-    process = subprocess.Popen(command, cwd=CHECKOUT, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
     account: dict[str, Any] = {}
     try:
         assert process.stdout
@@ -183,9 +183,8 @@ def test_a_replica_leaves_the_targets_then_the_hook_is_answered_then_it_is_told_
     edge("exec", name_of(edge, "client"), "--", "ping", "-c", "2", "-i", "0.2", "-W", "2", SERVER)
 
     logs = subprocess.Popen(
-        ["build/bin/kubectl", "--kubeconfig=build/kubeconfig", "-n", "telco", "logs", "-f", leaving["name"]],
-        cwd=CHECKOUT, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [*KUBECTL, "--namespace=telco", "logs", "-f", leaving["name"]], stdout=subprocess.PIPE, text=True
+    )
     edge("delete", "pod", leaving["name"])
     words, _ = logs.communicate(timeout=60)
 

@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
 from testbed.__main__ import DEFAULT_KUBERNETES
 
-from .conftest import CHECKOUT, Kubectl, testbed
+from .conftest import KUBECONFIG, KUBECTL, Kubectl, testbed
 
 FAR_AWAY = "192.0.2.1"  # RFC 5737: nobody's address
 PEERS = """
@@ -74,7 +75,7 @@ def in_node(node: str, command: list[str]) -> "subprocess.CompletedProcess[str]"
 
 def as_user(kubeconfig: str, *arguments: str, node: str = "node1") -> "subprocess.CompletedProcess[str]":
     """kubectl inside a node with one of the node's own kubeconfigs."""
-    kubectl = CHECKOUT.joinpath("build/bin/kubectl").readlink()
+    kubectl = Path(KUBECTL[0]).readlink()
     return in_node(node, [str(kubectl), f"--kubeconfig={kubeconfig}", *arguments])
 
 
@@ -179,7 +180,7 @@ def test_multus_has_its_own_rights_and_no_more(kubectl: Kubectl) -> None:
 
 def test_a_node_sees_no_key_of_another_node_or_of_the_administrator(cluster: None) -> None:
     keys = in_node("node2", ["sh", "-c", "cd /etc/kubernetes && ls *.key"])
-    state = in_node("node2", ["ls", str(CHECKOUT.joinpath("build/kubeconfig").readlink().parent)])
+    state = in_node("node2", ["ls", str(KUBECONFIG.readlink().parent)])
 
     assert keys.stdout.split() == ["kube-proxy.key", "kubelet.key"]
     assert (state.returncode, state.stdout) == (0, "")

@@ -1,6 +1,5 @@
 """The testbed goes without a trace, and comes up over whatever a killed run left. These tests end the cluster."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -9,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import CHECKOUT, testbed
-
-NAME = os.environ.get("SFC_TESTBED") or "sfc-testbed"
+from .conftest import CHECKOUT, TESTBED, testbed
 
 
 def traces() -> list[str]:
@@ -19,13 +16,13 @@ def traces() -> list[str]:
     processes and mounts that hold them.
     """
     links = subprocess.run(["ip", "-brief", "link"], capture_output=True, text=True, check=True).stdout
-    groups = [file for file in Path("/proc").glob("[0-9]*/cgroup") if f"/{NAME}/" in text(file)]
+    groups = [file for file in Path("/proc").glob("[0-9]*/cgroup") if f"/{TESTBED}/" in text(file)]
     return [
         *(f"process {file.parent.name}" for file in groups if ") Z " not in text(file.with_name("stat"))),
-        *(f"cgroup {folder}" for folder in Path("/sys/fs/cgroup").glob(f"**/{NAME}")),
-        *(f"mount {line}" for line in Path("/proc/self/mounts").read_text().splitlines() if NAME in line),
+        *(f"cgroup {folder}" for folder in Path("/sys/fs/cgroup").glob(f"**/{TESTBED}")),
+        *(f"mount {line}" for line in Path("/proc/self/mounts").read_text().splitlines() if TESTBED in line),
         *(f"link {line}" for line in links.splitlines() if line.startswith(("fabric", "node1", "node2"))),
-        *(f"folder {place}" for place in ("/var/lib", "/run") if Path(place, NAME).exists()),
+        *(f"folder {place}" for place in ("/var/lib", "/run") if Path(place, TESTBED).exists()),
     ]
 
 
