@@ -35,7 +35,7 @@ lint: deps ## static checks: ruff, mypy, import contracts, clang-format, shellch
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	git ls-files '*.c' '*.h' | xargs -r clang-format --dry-run -Werror
-	git grep -lE '^#!.*\b(ba)?sh\b' | xargs -r shellcheck -x
+	git grep -lE '^#!.*\b(ba)?sh\b' | xargs -r shellcheck -x -P SCRIPTDIR
 
 .PHONY: deps
 deps:
