@@ -39,6 +39,8 @@ from sfc.fault import MAX_DEADLINE_SECONDS
 
 log = logging.getLogger(__name__)
 
+HANGING_SECONDS = 60.0
+"""A pass over the data path that takes longer will not end."""
 HOOK_GRACE_SECONDS = 60.0
 """Beyond the longest drain deadline (MAX_DEADLINE_SECONDS), after which a hook answers in any case."""
 
@@ -93,7 +95,7 @@ class Agent:
 
     def start(self, stop: threading.Event) -> None:
         """The data path first, so that the first CNI call finds a program to attach."""
-        health.serve(names.METRICS_PORT, healthy=lambda: None, ready=self._unready, address=self._address)
+        health.serve(names.METRICS_PORT, healthy=self._unhealthy, ready=self._unready, address=self._address)
         self._cluster_view.start()
         self._links.monitor(self._reconciler.wake)
         for name, target in (("reconciler", self._reconciler.run), ("publisher", self._publisher.run)):
@@ -110,6 +112,10 @@ class Agent:
     def _wake(self) -> None:
         self._reconciler.wake()
         self._publisher.wake()
+
+    def _unhealthy(self) -> str | None:
+        age = self._reconciler.age_seconds()
+        return f"no pass over the data path ended for {age:.0f} s" if age > HANGING_SECONDS else None
 
     def _unready(self) -> str | None:
         return None if self._cluster_view.get() else "the API server has not been heard yet"

@@ -71,10 +71,17 @@ class Reconciler:
         self._changed = threading.Condition()
         self._woken = threading.Event()
         self._observers: list[Callable[[], None]] = []
+        self._last_pass = clock()
+        self._own_program: set[int] = set()
+        """Links whose filter holds the program of this process; before, it may be an earlier version's."""
 
     @property
     def state(self) -> State:
         return self._state
+
+    def age_seconds(self) -> float:
+        """Since the last pass ended, well or not: a loop that hangs shows here."""
+        return self._clock() - self._last_pass
 
     def observe_with(self, observer: Callable[[], None]) -> None:
         """`observer` is called after each pass; it must be cheap."""
@@ -96,6 +103,7 @@ class Reconciler:
                 log.exception("reconcile pass failed", extra={"retry_seconds": round(pause, 2)})
                 stop.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
                 self._woken.set()
+            self._last_pass = self._clock()
 
     def reconcile(self) -> None:
         """One pass. Raises what the adapters raise; whatever was applied by then stays and is observed next time."""
@@ -156,7 +164,8 @@ class Reconciler:
         }
 
     def _apply(self, cluster: Cluster | None, links: tuple[HostLink, ...], drains: Mapping[str, Drain]) -> DataPlane:
-        filters = {link.ifindex: link.filter_slot for link in links if link.filter_slot is not None}
+        self._own_program &= {link.ifindex for link in links}
+        filters = {link.ifindex: self._filter_slot(link) for link in links if link.filter_slot is not None}
         actual = replace(self._datapath.observe(), filters=filters)
         wanted = plan.desired(cluster, links, drains, actual)
         for change in plan.changes(actual, wanted):
@@ -164,10 +173,15 @@ class Reconciler:
             _log_change(change, cluster)
         return wanted
 
+    def _filter_slot(self, link: HostLink) -> int:
+        """0, which no link has, makes the plan attach the filter anew, which replaces the program in it."""
+        return (link.filter_slot or 0) if link.ifindex in self._own_program else 0
+
     def _change(self, change: plan.Change) -> None:
         match change:
             case plan.AttachFilter(ifindex, slot):
                 self._links.attach(ifindex, slot, self._datapath.program_fd, PROGRAM)
+                self._own_program.add(ifindex)
             case plan.DetachFilter(ifindex):
                 self._links.detach(ifindex)
             case plan.SetLink(slot, entry):

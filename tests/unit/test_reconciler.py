@@ -29,6 +29,7 @@ class Node:
         self.macs: dict[tuple[int, Side, str], str] = {}
         self.sessions: dict[int, int] = {}
         self.forgotten: list[int] = []
+        self.programs: dict[int, int] = {}
         self.broken = False
 
     def list(self) -> tuple[HostLink, ...]:
@@ -36,6 +37,7 @@ class Node:
 
     def attach(self, ifindex: int, slot: int, program: int, program_name: str) -> None:
         self.links[ifindex] = replace(self.links[ifindex], filter_slot=slot)
+        self.programs[ifindex] = program
 
     def detach(self, ifindex: int) -> None:
         self.links[ifindex] = replace(self.links[ifindex], filter_slot=None)
@@ -113,6 +115,21 @@ def test_what_somebody_else_removed_is_put_back(node: Node) -> None:
     reconciler.reconcile()
 
     assert node.observe() == wanted
+
+
+def test_a_new_agent_puts_its_own_program_into_every_filter_once(node: Node) -> None:
+    Reconciler(node, node, firewalls).reconcile()
+    node.program_fd = 4
+    upgraded = Reconciler(node, node, firewalls)
+
+    upgraded.reconcile()
+    after_upgrade = dict(node.programs)
+    node.programs.clear()
+    upgraded.reconcile()
+
+    assert set(after_upgrade.values()) == {4}
+    assert len(after_upgrade) == 5
+    assert node.programs == {}
 
 
 def test_a_terminating_pod_drains_without_any_hook(node: Node) -> None:
