@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import yaml
 from certs import secrets
 from controller.cluster import lease, plan, trust
 from sfc import fault, names
+from tests.cluster.conftest import KUBECTL
 
 MUTATING = ("workloads.sfc.dev", "pods.sfc.dev", "stage-only-workloads.sfc.dev", "stage-only-pods.sfc.dev")
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -22,10 +22,8 @@ Json = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def rendered() -> list[Json]:
-    kubectl = shutil.which("kubectl")
-    assert kubectl, "kubectl is needed to render deploy/"
-    result = subprocess.run([kubectl, "kustomize", str(DEPLOY)], check=True, capture_output=True, text=True)
+def rendered(cluster: None) -> list[Json]:
+    result = subprocess.run([*KUBECTL, "kustomize", str(DEPLOY)], check=True, capture_output=True, text=True)
     return list(yaml.safe_load_all(result.stdout))
 
 
