@@ -21,7 +21,7 @@ from prometheus_client import REGISTRY
 
 from controller import health
 from controller.cni_server import Server as CniServer
-from controller.datapath import Datapath
+from controller.datapath import Datapath, DatapathError
 from controller.hook import HookServer
 from controller.links import Links
 from controller.metrics import DatapathCollector
@@ -31,7 +31,7 @@ from controller.publisher import Publisher
 from controller.reconciler import Reconciler
 from controller.replica import Replica, replica_of
 from controller.wiring import PodWiring
-from kube.api import ApiServer
+from kube.api import ApiError, ApiServer
 from kube.watch import Key, Watch
 from sfc import names, validation
 from sfc.chain import Chain
@@ -50,8 +50,12 @@ def run(argv: list[str]) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    agent = Agent(options)
-    agent.start(stop)
+    try:
+        agent = Agent(options, stop)
+    except (ApiError, DatapathError, OSError) as error:
+        log.error("node agent cannot start", extra={"node": options.node, "error": str(error)})
+        return 1
+    agent.start()
     log.info("node agent ready", extra={"node": options.node})
     stop.wait()
     agent.stop()
@@ -74,7 +78,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
 
 
 class Agent:
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, stop: threading.Event) -> None:
         api = ApiServer.from_environment()
         self._cluster_view = ClusterView(api, options.node, self._wake)
         self._links = Links()
@@ -92,17 +96,22 @@ class Agent:
             lambda drain_id: self._reconciler.drain(drain_id, timeout),
         )
         self._address = options.address
+        loops = {
+            "reconciler": lambda: self._reconciler.run(stop),
+            "publisher": lambda: self._publisher.run(stop),
+            "hooks": self._hooks.serve_forever,
+        }
+        self._threads = [threading.Thread(target=loop, name=name, daemon=True) for name, loop in loops.items()]
 
-    def start(self, stop: threading.Event) -> None:
+    def start(self) -> None:
         """The data path first, so that the first CNI call finds a program to attach."""
-        health.serve(names.METRICS_PORT, healthy=self._unhealthy, ready=self._unready, address=self._address)
         self._cluster_view.start()
         self._links.monitor(self._reconciler.wake)
-        for name, target in (("reconciler", self._reconciler.run), ("publisher", self._publisher.run)):
-            threading.Thread(target=target, args=(stop,), name=name, daemon=True).start()
+        for thread in self._threads:
+            thread.start()
         self._reconciler.wake()
-        threading.Thread(target=self._hooks.serve_forever, name="hooks", daemon=True).start()
         self._cni.start()
+        health.serve(names.METRICS_PORT, healthy=self._unhealthy, ready=self._unready, address=self._address)
 
     def stop(self) -> None:
         self._cni.stop()
@@ -114,6 +123,8 @@ class Agent:
         self._publisher.wake()
 
     def _unhealthy(self) -> str | None:
+        if ended := [thread.name for thread in self._threads if not thread.is_alive()]:
+            return f"{', '.join(ended)} ended"
         age = self._reconciler.age_seconds()
         return f"no pass over the data path ended for {age:.0f} s" if age > HANGING_SECONDS else None
 
