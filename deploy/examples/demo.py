@@ -55,7 +55,12 @@ class Demo:
     def _install(self) -> None:
         title("Install the project")
         with self._step("install"):
+            system = ("--namespace", SYSTEM_NAMESPACE)
+            before = self._kubectl.get(*system, "deployments,daemonsets")["items"]
             self._kubectl.act("apply", "--kustomize", str(EXAMPLES.parent))
+            if before:  # the images may have been built anew under the same tag
+                for kind in ("deployment", "daemonset"):
+                    self._kubectl.act(*system, "rollout", "restart", kind)
             wait(lambda: installed(self._kubectl), seconds=INSTALL_SECONDS)
 
     def _wire(self) -> None:
