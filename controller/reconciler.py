@@ -122,10 +122,9 @@ class Reconciler:
         None when no link of this node has that drain id; the hook must then not hold the pod. `timeout` (seconds)
         bounds the wait if the data path cannot be changed at all.
         """
-        links = [link for link in self._links.list() if link.drain_id == drain_id]
-        if not links:
+        uid = _pod_of(drain_id, self._state.links) or _pod_of(drain_id, self._links.list())
+        if uid is None:
             return None
-        uid = links[0].pod_uid
         with self._changed:
             if uid not in self._state.drains:
                 self._requests.setdefault(uid, self._begin(uid, self._cluster()))
@@ -226,6 +225,10 @@ class Reconciler:
             self._changed.notify_all()
         for observer in self._observers:
             observer()
+
+
+def _pod_of(drain_id: str, links: tuple[HostLink, ...]) -> str | None:
+    return next((link.pod_uid for link in links if link.drain_id == drain_id), None)
 
 
 def _serving(entry: LinkEntry | None) -> bool:
