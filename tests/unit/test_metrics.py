@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from controller.metrics import DatapathCollector
+from controller.model import Traffic
+from tests.unit.objects import link
+from tests.unit.test_plan import ALL, CLIENT_FIREWALL, TWO_FIREWALLS
+from tests.unit.test_report import state
+
+
+class Counted:
+    def traffic(self, slots: Collection[int]) -> dict[int, Traffic]:
+        return {slot: Traffic(10 * slot, 100 * slot, 1, 2, sessions_opened=3, sessions_chosen=4) for slot in slots}
+
+    def drops(self) -> dict[tuple[int, str], int]:
+        return {(CLIENT_FIREWALL, "no_target"): 5, (0, "unwired"): 6, (4711, "no_target"): 7}
+
+
+def scraped() -> str:
+    registry = CollectorRegistry()
+    shown = state(TWO_FIREWALLS, (*ALL, link(9, "nobody-1", "lan")))
+    registry.register(DatapathCollector(Counted(), lambda: shown))
+    return generate_latest(registry).decode()
+
+
+def test_a_link_is_named_by_its_replica() -> None:
+    labels = 'chain="edge",interface="left",namespace="telco",pod="firewall-1",stage="firewall"'
+
+    text = scraped()
+
+    assert f"sfc_link_sessions_total{{{labels}}} 7.0" in text
+    assert 'direction="received",interface="left",namespace="telco",pod="firewall-1",stage="firewall"} 20.0' in text
+
+
+def test_drops_are_named_by_their_cross_connection_and_those_of_deleted_chains_are_gone() -> None:
+    text = scraped()
+
+    assert 'cross_connection="edge.client.lan.firewall.left",namespace="telco",verdict="no_target"} 5.0' in text
+    assert 'cross_connection="",namespace="",verdict="unwired"} 6.0' in text
+    assert "7.0" not in [line.rsplit(" ", 1)[1] for line in text.splitlines() if line.startswith("sfc_dropped")]
+
+
+def test_a_link_of_no_known_pod_is_not_shown() -> None:
+    assert "nobody" not in scraped()

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from controller.replica import replica_of
+from tests.unit.objects import pod
+
+
+def test_a_pod_without_both_labels_is_no_replica() -> None:
+    unlabelled = pod("nat-1", "nat")
+    del unlabelled["metadata"]["labels"]["sfc.dev/stage"]
+
+    assert replica_of(unlabelled) is None
+
+
+def test_readiness_is_that_of_the_containers_not_of_the_pod() -> None:
+    gated = pod("nat-1", "nat")
+    gated["status"]["conditions"].append({"type": "Ready", "status": "False"})
+
+    replica = replica_of(gated)
+
+    assert replica and replica.ready
+
+
+@pytest.mark.parametrize(
+    ("status", "stopped"),
+    [
+        ({}, False),
+        ({"containerStatuses": [{"state": {"terminated": {"exitCode": 0}}}]}, True),
+        ({"containerStatuses": [{"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "restartCount": 3}]}, True),
+        ({"containerStatuses": [{"state": {"waiting": {"reason": "ContainerCreating"}}, "restartCount": 0}]}, False),
+        ({"containerStatuses": [{"state": {"running": {}}}, {"state": {"terminated": {}}}]}, True),
+        ({"phase": "Failed"}, True),
+    ],
+)
+def test_a_replica_has_stopped_when_a_container_that_ran_does_not_any_more(
+    status: dict[str, Any], stopped: bool
+) -> None:
+    replica = replica_of(pod("nat-1", "nat", **status))
+
+    assert replica and replica.stopped is stopped
+
+
+def test_another_container_makes_another_incarnation() -> None:
+    before = replica_of(pod("nat-1", "nat"))
+    after = replica_of(pod("nat-1", "nat", containerStatuses=[{"containerID": "cri://other"}]))
+
+    assert before and after and before.incarnation != after.incarnation
