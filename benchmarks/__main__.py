@@ -6,9 +6,9 @@ import os
 import signal
 import sys
 
-from benchmarks import program
+from benchmarks import forwarding, program
 
-BENCHMARKS = {"program": program.main}
+BENCHMARKS = {"program": program.main, "forwarding": forwarding.main}
 
 
 def main() -> None:

@@ -7,12 +7,10 @@ is part of every figure. A frame that is meant to be the first of its kind is ma
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import run
 
 from bcc import BPF
 from scapy.layers.inet import ICMP, IP, TCP
@@ -20,7 +18,8 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import ARP
 from scapy.packet import Packet
 
-from benchmarks.report import QUICK, Spread, Target, machine, ratio, rows, save, show
+from benchmarks.bpffs import private_bpffs
+from benchmarks.report import QUICK, Report, Target, machine, ratio
 from controller import maglev
 from controller.datapath import CAPACITY, Datapath
 from controller.model import LinkEntry, LinkState
@@ -79,17 +78,15 @@ def main() -> None:
                 figures[case.name].append(case.measure())
 
     net = {name: [a - b for a, b in zip(figures[name], figures[EMPTY], strict=True)] for name in (OURS, FLOOR)}
-    ratios: dict[str, Spread] = {
+    ratios = {
         "ours/floor": ratio(figures, OURS, FLOOR),
         "ours/floor without the empty program": ratio(net, OURS, FLOOR),
     }
-    show(rows("ns per packet", figures, ratios, TARGETS))
-    print(*NOTES, sep="\n", end="\n\n")
-    save("program", described, {"ns per packet": figures}, ratios, TARGETS, NOTES)
+    Report("program", described, {"ns per packet": figures}, ratios, TARGETS, NOTES).publish()
 
 
 def _cases(cleanup: ExitStack) -> Iterator[Case]:
-    bpffs = cleanup.enter_context(_bpffs())
+    bpffs = cleanup.enter_context(private_bpffs())
     known = bytes(tcp(UP))
     floor = _floor(known)
     cleanup.callback(floor.cleanup)
@@ -134,16 +131,6 @@ def _floor(frame: bytes) -> BPF:
     value.ifindex = IFINDEX
     sessions[key] = value
     return program
-
-
-@contextmanager
-def _bpffs() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="sfc-bench-") as path:
-        run(["mount", "-t", "bpf", "none", path], check=True)
-        try:
-            yield Path(path)
-        finally:
-            run(["umount", "-l", path], check=True)
 
 
 def _ipv6() -> Packet:

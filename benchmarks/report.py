@@ -52,53 +52,55 @@ def ratio(rounds: Rounds, ours: str, other: str) -> Spread:
     return Spread.of([a / b for a, b in zip(rounds[ours], rounds[other], strict=True)])
 
 
-def rows(
-    unit: str, rounds: Rounds, ratios: Mapping[str, Spread], targets: Mapping[str, Target]
-) -> Iterator[tuple[str, ...]]:
-    yield f"[{unit}]", "median", "quartiles", "target"
-    for name, values in rounds.items():
-        spread = Spread.of(values)
-        yield name, _number(spread.median), f"{_number(spread.low)} … {_number(spread.high)}", ""
-    for name, spread in ratios.items():
-        target = targets.get(name)
-        verdict = f"{target} {'met' if target.met(spread.median) else 'MISSED'}" if target else ""
-        yield f"  {name}", f"{spread.median:.3f}", f"{spread.low:.3f} … {spread.high:.3f}", verdict
+@dataclass(frozen=True, slots=True)
+class Report:
+    name: str
+    machine: Mapping[str, object]
+    rounds: Mapping[str, Rounds]
+    """By unit."""
+    ratios: Mapping[str, Spread]
+    targets: Mapping[str, Target]
+    """By the ratio they are set for."""
+    notes: Sequence[str]
 
+    def publish(self) -> None:
+        """Prints the table, writes build/bench/NAME.json."""
+        _show(list(self._rows()))
+        print(*self.notes, sep="\n", end="\n\n")
+        BUILD.mkdir(parents=True, exist_ok=True)
+        path = BUILD / f"{self.name}.json"
+        path.write_text(json.dumps(self._content(), indent=1, ensure_ascii=False) + "\n")
+        print(f"{path.relative_to(BUILD.parent.parent)}: machine, raw rounds, ratios")
 
-def show(table: Iterator[tuple[str, ...]]) -> None:
-    lines = list(table)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for first, *rest in lines:
-        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))]
-        print("  ".join(cells).rstrip())
-    print()
+    def _rows(self) -> Iterator[tuple[str, ...]]:
+        for unit, rounds in self.rounds.items():
+            yield f"[{unit}]", "median", "quartiles", ""
+            for name, values in rounds.items():
+                spread = Spread.of(values)
+                yield name, _number(spread.median), f"{_number(spread.low)} … {_number(spread.high)}", ""
+            yield ("",) * 4
+        yield "[ratio]", "median", "quartiles", "target"
+        for name, spread in self.ratios.items():
+            target = self.targets.get(name)
+            verdict = f"{target} {'met' if target.met(spread.median) else 'MISSED'}" if target else ""
+            yield name, f"{spread.median:.3f}", f"{spread.low:.3f} … {spread.high:.3f}", verdict
 
-
-def save(
-    name: str,
-    started: Mapping[str, object],
-    rounds: Mapping[str, Rounds],
-    ratios: Mapping[str, Spread],
-    targets: Mapping[str, Target],
-    notes: Sequence[str],
-) -> None:
-    """`rounds` by unit."""
-    BUILD.mkdir(parents=True, exist_ok=True)
-    path = BUILD / f"{name}.json"
-    content = {
-        "benchmark": name,
-        "quick": QUICK,
-        "machine": {**started, "load_after": os.getloadavg()[0], "ended": _now()},
-        "notes": list(notes),
-        "ratios": {key: round(spread.median, 4) for key, spread in ratios.items()},
-        "spread": {key: asdict(spread) for key, spread in ratios.items()},
-        "targets": {key: f"{target}" for key, target in targets.items()},
-        "missed": [key for key, target in targets.items() if not target.met(ratios[key].median)],
-        "medians": {key: statistics.median(values) for each in rounds.values() for key, values in each.items()},
-        "rounds": rounds,
-    }
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    print(f"{path.relative_to(BUILD.parent.parent)}: machine, raw rounds, ratios")
+    def _content(self) -> dict[str, object]:
+        return {
+            "benchmark": self.name,
+            "quick": QUICK,
+            "machine": {**self.machine, "load_after": os.getloadavg()[0], "ended": _now()},
+            "notes": self.notes,
+            "ratios": {name: round(spread.median, 4) for name, spread in self.ratios.items()},
+            "spread": {name: asdict(spread) for name, spread in self.ratios.items()},
+            "targets": {name: str(target) for name, target in self.targets.items()},
+            "missed": [name for name, target in self.targets.items() if not target.met(self.ratios[name].median)],
+            "medians": {
+                unit: {name: statistics.median(values) for name, values in rounds.items()}
+                for unit, rounds in self.rounds.items()
+            },
+            "rounds": self.rounds,
+        }
 
 
 def machine() -> dict[str, object]:
@@ -114,6 +116,14 @@ def machine() -> dict[str, object]:
     }
     print(", ".join(f"{key} {value}" for key, value in found.items()), end="\n\n")
     return found
+
+
+def _show(lines: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for first, *rest in lines:
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))]
+        print("  ".join(cells).rstrip())
+    print()
 
 
 def _now() -> str:
