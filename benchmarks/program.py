@@ -28,9 +28,9 @@ from tests.bpf.frames import ADDRESS, ADDRESS6, BROADCAST, MAC, ether, ip, last_
 from tests.bpf.node import CONNECTION, IFINDEX, SLOT_FROM_MARK, TC_ACT_REDIRECT, test_run
 
 HERE = Path(__file__).resolve().parent
-ROUNDS = 7 if QUICK else 41
-REPEAT = 20_000 if QUICK else 200_000
-NEW_SESSIONS = 4_000
+ROUNDS = 7 if QUICK else 101
+REPEAT = 20_000 if QUICK else 100_000
+NEW_SESSIONS = 2_500
 """A round; all rounds together stay within the capacity, so that no session has to give way."""
 
 TC_ACT_OK = 0
