@@ -196,10 +196,10 @@ class Lab:
         _batch(other, f"link set {other_interface} up")
 
     def _start_server(self) -> None:
+        if_killed = ["setpriv", "--pdeathsig", "TERM"]
+        enter = ["ip", "netns", "exec", self._host["b"], "taskset", "-c", "1"]
         server = subprocess.Popen(
-            ["ip", "netns", "exec", self._host["b"], "taskset", "-c", "1", "iperf3", "-s"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            [*if_killed, *enter, "iperf3", "-s"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         self._cleanup.callback(server.wait)
         self._cleanup.callback(server.terminate)
