@@ -281,7 +281,8 @@ static __always_inline bool answer_nd(struct __sk_buff *skb, const struct ethhdr
 	return !bpf_skb_store_bytes(skb, 0, &reply.eth, ADVERTISEMENT_FRAME_LENGTH, 0);
 }
 
-/* By the flow's session, which is opened if there is none. */
+/* By the flow's session, which is opened if there is none. An error about the flow follows it and leaves it as it is.
+ */
 static __always_inline enum verdict carry(const struct flow *flow, bool wide, const struct sender *from, u64 *to)
 {
 	struct session *session;
@@ -294,13 +295,15 @@ static __always_inline enum verdict carry(const struct flow *flow, bool wide, co
 	session = find(&key, wide);
 	*to = remembered(session, flow, from);
 	if (*to) {
-		keep(session, flow, from);
+		if (!flow->quoted)
+			keep(session, flow, from);
 		return VERDICT_FORWARDED;
 	}
 	*to = choose(from->connection, !from->side, hash_of(&key, wide));
 	if (!*to)
 		return VERDICT_NO_TARGET;
-	*to = pin(&key, wide, session, flow, from, *to);
+	if (!flow->quoted)
+		*to = pin(&key, wide, session, flow, from, *to);
 	return VERDICT_FORWARDED;
 }
 

@@ -21,6 +21,8 @@
 #define ETHERTYPE(value) __constant_htons(value)
 #define FRAGMENTED	 __constant_htons(0x3fff) /* "more fragments" and the offset, RFC 791 */
 
+#define FRAGMENT_OFFSET __constant_htons(0x1fff)
+
 /* IPv6 has no bound for extension headers; a frame with more of them is known by addresses and the next one's number.
  */
 #define MOST_EXTENSIONS 6
@@ -49,6 +51,7 @@ struct flow {
 	__be16 destination_port;
 	u8 protocol;
 	u8 tcp_flags;
+	bool quoted; /* read from an error about a packet of the flow, not from such a packet */
 };
 
 struct arp_ipv4 {
@@ -183,23 +186,70 @@ static __always_inline void read_ports(struct flow *flow, __be16 *port, void *en
 	flow->destination_port = port[1];
 }
 
-/* The identifier belongs to whoever asks, like a source port: two hosts that ping each other share no session. */
-static __always_inline void read_echo(struct flow *flow, struct icmphdr *icmp, u8 request, u8 reply, void *end)
+static __always_inline bool begins_with_ports(u8 protocol)
 {
-	if ((void *)(icmp + 1) > end)
-		return;
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
+}
+
+/* The identifier belongs to whoever asks, like a source port: two hosts that ping each other share no session. */
+static __always_inline void read_echo(struct flow *flow, struct icmphdr *icmp, u8 request, u8 reply)
+{
 	if (icmp->type == request)
 		flow->source_port = icmp->un.echo.id;
 	if (icmp->type == reply)
 		flow->destination_port = icmp->un.echo.id;
 }
 
+/* An error follows the session of the packet it quotes, back to its sender: the ends stand the other way round. Only
+ * 8 bytes of the quoted payload are sure to be there (RFC 792).
+ */
+static __always_inline void read_quoted(struct flow *flow, void *header, u8 icmp, u8 request, u8 reply, void *end)
+{
+	__be16 *word = header;
+	u8 *type = header;
+
+	if ((void *)(word + 4) > end)
+		return;
+	if (begins_with_ports(flow->protocol)) {
+		flow->source_port = word[1];
+		flow->destination_port = word[0];
+	} else if (flow->protocol == icmp) {
+		if (*type == request)
+			flow->destination_port = word[2];
+		if (*type == reply)
+			flow->source_port = word[2];
+	}
+}
+
 static __always_inline void read_transport(struct flow *flow, void *header, void *end)
 {
 	if (flow->protocol == IPPROTO_TCP)
 		read_tcp(flow, header, end);
-	else if (flow->protocol == IPPROTO_UDP || flow->protocol == IPPROTO_SCTP)
+	else if (begins_with_ports(flow->protocol))
 		read_ports(flow, header, end);
+}
+
+static __always_inline bool icmp_complains(u8 type)
+{
+	return type == ICMP_DEST_UNREACH || type == ICMP_SOURCE_QUENCH || type == ICMP_REDIRECT ||
+	       type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETERPROB;
+}
+
+static __always_inline void read_icmp(struct flow *flow, struct icmphdr *icmp, void *end)
+{
+	struct iphdr *ip = (void *)(icmp + 1);
+
+	if ((void *)(icmp + 1) > end)
+		return;
+	read_echo(flow, icmp, ICMP_ECHO, ICMP_ECHOREPLY);
+	if (!icmp_complains(icmp->type) || (void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
+		return;
+	flow->quoted = true;
+	flow->source = mapped(ip->daddr);
+	flow->destination = mapped(ip->saddr);
+	flow->protocol = ip->protocol;
+	if (!(ip->frag_off & FRAGMENT_OFFSET))
+		read_quoted(flow, (void *)ip + ip->ihl * 4, IPPROTO_ICMP, ICMP_ECHO, ICMP_ECHOREPLY, end);
 }
 
 static __always_inline bool read_ipv4(struct flow *flow, struct iphdr *ip, void *end)
@@ -217,7 +267,7 @@ static __always_inline bool read_ipv4(struct flow *flow, struct iphdr *ip, void 
 	payload = (void *)ip + ip->ihl * 4;
 	read_transport(flow, payload, end);
 	if (flow->protocol == IPPROTO_ICMP)
-		read_echo(flow, payload, ICMP_ECHO, ICMP_ECHOREPLY, end);
+		read_icmp(flow, payload, end);
 	return true;
 }
 
@@ -237,32 +287,64 @@ static __always_inline bool extends(u8 protocol)
 
 #define FRAGMENTED6 __constant_htons(0xfff9) /* the offset and "more fragments", RFC 8200 */
 
+/* The payload behind the extension headers, whose first has the number in `protocol`, where the payload's own is left;
+ * NULL if it is not to be found.
+ */
+static __always_inline void *past_extensions(u8 *protocol, void *header, void *end)
+{
+	for (int i = 0; i < MOST_EXTENSIONS; i++) {
+		struct extension *extension = header;
+
+		if (!extends(*protocol))
+			return header;
+		if ((void *)(extension + 1) > end)
+			return NULL;
+		if (*protocol != IPPROTO_FRAGMENT) {
+			header += 8 + extension->length * 8;
+		} else if (extension->fragment & FRAGMENTED6) {
+			*protocol = extension->next;
+			return NULL;
+		} else {
+			header = extension + 1;
+		}
+		*protocol = extension->next;
+	}
+	return extends(*protocol) ? NULL : header;
+}
+
+static __always_inline void read_icmp6(struct flow *flow, struct icmphdr *icmp, void *end)
+{
+	struct ipv6hdr *ip = (void *)(icmp + 1);
+	void *payload;
+
+	if ((void *)(icmp + 1) > end)
+		return;
+	read_echo(flow, icmp, ICMPV6_ECHO_REQUEST, ICMPV6_ECHO_REPLY);
+	if (icmp->type & ICMPV6_INFOMSG_MASK || (void *)(ip + 1) > end || ip->version != 6)
+		return;
+	flow->quoted = true;
+	flow->source = *(struct address *)&ip->daddr;
+	flow->destination = *(struct address *)&ip->saddr;
+	flow->protocol = ip->nexthdr;
+	payload = past_extensions(&flow->protocol, ip + 1, end);
+	if (payload)
+		read_quoted(flow, payload, IPPROTO_ICMPV6, ICMPV6_ECHO_REQUEST, ICMPV6_ECHO_REPLY, end);
+}
+
 static __always_inline bool read_ipv6(struct flow *flow, struct ipv6hdr *ip, void *end)
 {
-	void *header = ip + 1;
+	void *payload;
 
-	if (header > end || ip->version != 6)
+	if ((void *)(ip + 1) > end || ip->version != 6)
 		return false;
 	flow->source = *(struct address *)&ip->saddr;
 	flow->destination = *(struct address *)&ip->daddr;
 	flow->protocol = ip->nexthdr;
-	for (int i = 0; i < MOST_EXTENSIONS && extends(flow->protocol); i++) {
-		struct extension *extension = header;
-
-		if ((void *)(extension + 1) > end)
-			return true;
-		if (flow->protocol != IPPROTO_FRAGMENT) {
-			header += 8 + extension->length * 8;
-		} else if (extension->fragment & FRAGMENTED6) {
-			flow->protocol = extension->next;
-			return true;
-		} else {
-			header = extension + 1;
-		}
-		flow->protocol = extension->next;
-	}
-	read_transport(flow, header, end);
+	payload = past_extensions(&flow->protocol, ip + 1, end);
+	if (!payload)
+		return true;
+	read_transport(flow, payload, end);
 	if (flow->protocol == IPPROTO_ICMPV6)
-		read_echo(flow, header, ICMPV6_ECHO_REQUEST, ICMPV6_ECHO_REPLY, end);
+		read_icmp6(flow, payload, end);
 	return true;
 }

@@ -12,6 +12,7 @@ from scapy.layers.inet6 import (
     ICMPv6EchoRequest,
     ICMPv6ND_NA,
     ICMPv6ND_NS,
+    ICMPv6TimeExceeded,
     IPv6,
     IPv6ExtHdrDestOpt,
     IPv6ExtHdrFragment,
@@ -181,6 +182,17 @@ WITHOUT_SESSION: dict[str, Conversation] = {
     "MPLS": mpls,
     "802.3 length": llc,
 }
+
+
+def icmp_error(quoted: Packet, sender: Side, error: Packet | None = None) -> Packet:
+    """From a router between the two ends, about a packet of the other side."""
+    router = ether(sender) / IP(src="10.99.0.1", dst=quoted[IP].src)
+    return router / (error or ICMP(type="time-exceeded")) / Raw(bytes(quoted[IP]))
+
+
+def icmp_error6(quoted: Packet, sender: Side, error: Packet | None = None) -> Packet:
+    router = ether(sender) / IPv6(src="fd00:99::1", dst=quoted[IPv6].src)
+    return router / (error or ICMPv6TimeExceeded()) / Raw(bytes(quoted[IPv6]))
 
 
 def fragments(sender: Side, size: int = 4000) -> list[Packet]:

@@ -192,6 +192,29 @@ def test_ping_loses_nothing(three: World, server: tuple[str, int]) -> None:
     assert not three.dropped()
 
 
+@BOTH_FAMILIES
+def test_a_router_on_the_way_is_seen_by_every_client(three: World, server: tuple[str, int]) -> None:
+    """As traceroute sees it: the error goes to the client that sent the packet, not to another of the same address."""
+    for client in three.of("client"):
+        output = client.run("ping", "-c", "5", "-i", "0.1", "-W", "1", "-t", "1", server[0], check=False)
+
+        assert "exceeded" in output
+        assert "+5 errors" in output
+
+
+@BOTH_FAMILIES
+def test_every_client_learns_the_path_mtu(two: World, server: tuple[str, int]) -> None:
+    for nat in two.of("nat"):
+        nat.run("ip", "link", "set", "outside", "mtu", "1300")
+
+    connections = [two.connect(client, server) for client in two.of("client") for _ in range(4)]
+
+    assert all(connection.echo(bytes(100_000)) for connection in connections)
+    for client in two.of("client"):
+        route = client.run("ip", "route", "get", server[0])
+        assert "mtu 1300" in route
+
+
 def test_a_ping_in_fragments_comes_back(three: World) -> None:
     output = three.of("client")[0].run("ping", "-c", "5", "-i", "0.1", "-W", "1", "-s", "4000", SERVER[0])
 
