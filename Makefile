@@ -41,6 +41,10 @@ lint: deps ## static checks: ruff, mypy, import contracts, clang-format, shellch
 deps:
 	@testbed/install-deps
 
+.PHONY: bench
+bench: deps ## a benchmark: NAME=program or NAME=forwarding (QUICK=1: a look)
+	$(PYTHON) -m benchmarks $(NAME)
+
 .PHONY: cluster
 cluster: deps ## bring up the local Kubernetes (NODES=1, KUBERNETES=1.37)
 	@$(TESTBED) up --nodes $(NODES)

@@ -56,8 +56,8 @@ struct targets {
 
 struct neighbour_key {
 	u32 connection;
-	u32 side;	   /* the asker's */
-	__be32 address[4]; /* IPv4 as ::ffff:a.b.c.d */
+	u32 side; /* the asker's */
+	struct address address;
 };
 
 struct neighbour {
@@ -82,6 +82,8 @@ struct drop_key {
 
 BPF_TABLE_PINNED("array", u32, struct link, links, SLOTS, PIN_ROOT "/links");
 BPF_TABLE_PINNED("lru_hash", struct session_key, struct session, sessions, SESSION_CAPACITY, PIN_ROOT "/sessions");
+BPF_TABLE_PINNED("lru_hash", struct wide_key, struct session, wide_sessions, SESSION_CAPACITY,
+		 PIN_ROOT "/wide_sessions");
 BPF_TABLE_PINNED("hash", struct side_key, struct targets, targets, MOST_SIDES, PIN_ROOT "/targets", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("hash", struct neighbour_key, struct neighbour, neighbours, MOST_OTHERS, PIN_ROOT "/neighbours",
 		 BPF_F_NO_PREALLOC);
@@ -137,6 +139,30 @@ static __always_inline u64 choose(u32 connection, u32 side, u32 hash)
 	return 0;
 }
 
+static __always_inline struct session *find(union any_key *key, bool wide)
+{
+	return wide ? wide_sessions.lookup(&key->wide) : sessions.lookup(&key->narrow);
+}
+
+/* False where there is one already, or no room. */
+static __always_inline bool add(union any_key *key, bool wide, struct session *session)
+{
+	return wide ? !wide_sessions.insert(&key->wide, session) : !sessions.insert(&key->narrow, session);
+}
+
+static __always_inline void renew(union any_key *key, bool wide, struct session *session)
+{
+	if (wide)
+		wide_sessions.update(&key->wide, session);
+	else
+		sessions.update(&key->narrow, session);
+}
+
+static __always_inline u32 hash_of(const union any_key *key, bool wide)
+{
+	return wide ? wide_hash(&key->wide) : session_hash(&key->narrow);
+}
+
 /* Where the flow's session goes, as long as that link lives; 0 when it is for `choose` to say. */
 static __always_inline u64 remembered(struct session *session, const struct flow *flow, const struct sender *from)
 {
@@ -157,7 +183,7 @@ static __always_inline void keep(struct session *session, const struct flow *flo
 }
 
 /* Pins a session to its sender and to the link chosen for it, or moves it there; returns where its frames go. */
-static __always_inline u64 pin(struct session_key *key, struct session *session, const struct flow *flow,
+static __always_inline u64 pin(union any_key *key, bool wide, struct session *session, const struct flow *flow,
 			       const struct sender *from, u64 chosen)
 {
 	struct session fresh = {.last_seen = bpf_ktime_get_ns(), .last_tick = bpf_jiffies64()};
@@ -172,10 +198,10 @@ static __always_inline u64 pin(struct session_key *key, struct session *session,
 		fresh.end[DOWNSTREAM] = from->side == UPSTREAM ? chosen : from->end;
 		fresh.rst = !!(flow->tcp_flags & TCP_RST);
 		if (session) {
-			sessions.update(key, &fresh);
-		} else if (sessions.insert(key, &fresh)) {
+			renew(key, wide, &fresh);
+		} else if (!add(key, wide, &fresh)) {
 			/* Another CPU was faster; or there is no room, and the frame goes its way without a session. */
-			u64 theirs = remembered(sessions.lookup(key), flow, from);
+			u64 theirs = remembered(find(key, wide), flow, from);
 
 			return theirs ? theirs : chosen;
 		}
@@ -191,16 +217,14 @@ static __always_inline u64 pin(struct session_key *key, struct session *session,
 
 static __always_inline struct neighbour *neighbour_asked(const struct flow *flow, const struct sender *from)
 {
-	struct neighbour_key key = {.connection = from->connection, .side = from->side};
+	struct neighbour_key key = {.connection = from->connection, .side = from->side, .address = flow->destination};
 
-	key.address[2] = __constant_htonl(0xffff);
-	key.address[3] = flow->destination;
 	return neighbours.lookup(&key);
 }
 
 /* Turns an ARP request into its answer. */
-static __always_inline bool answer(struct __sk_buff *skb, const struct arp_frame *request,
-				   const struct neighbour *neighbour)
+static __always_inline bool answer_arp(struct __sk_buff *skb, const struct arp_frame *request,
+				       const struct neighbour *neighbour)
 {
 	struct arp_frame reply = {};
 
@@ -219,52 +243,117 @@ static __always_inline bool answer(struct __sk_buff *skb, const struct arp_frame
 	return !bpf_skb_store_bytes(skb, 0, &reply, sizeof(reply), 0);
 }
 
+static __always_inline __be16 checksum_of(const struct advertisement_frame *frame)
+{
+	const u32 pseudo_header = __constant_htons(ADVERTISEMENT_LENGTH + IPPROTO_ICMPV6);
+	s64 sum = bpf_csum_diff(0, 0, (void *)&frame->nd.ip.saddr, 2 * sizeof(struct address) + ADVERTISEMENT_LENGTH,
+				pseudo_header);
+
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return ~sum;
+}
+
+/* Turns a neighbour solicitation into its answer, which has an option that the question may lack, and no other. */
+static __always_inline bool answer_nd(struct __sk_buff *skb, const struct ethhdr *eth, const struct flow *question,
+				      const struct neighbour *neighbour)
+{
+	struct advertisement_frame reply = {};
+
+	__builtin_memcpy(reply.eth.h_dest, eth->h_source, ETH_ALEN);
+	__builtin_memcpy(reply.eth.h_source, neighbour->mac, ETH_ALEN);
+	reply.eth.h_proto = ETHERTYPE(ETH_P_IPV6);
+	reply.nd.ip.version = 6;
+	reply.nd.ip.payload_len = __constant_htons(ADVERTISEMENT_LENGTH);
+	reply.nd.ip.nexthdr = IPPROTO_ICMPV6;
+	reply.nd.ip.hop_limit = ND_HOPS;
+	__builtin_memcpy(&reply.nd.ip.saddr, &question->destination, sizeof(struct address));
+	__builtin_memcpy(&reply.nd.ip.daddr, &question->source, sizeof(struct address));
+	reply.nd.type = ND_ADVERTISEMENT;
+	reply.nd.flags = ND_SOLICITED | ND_OVERRIDE;
+	reply.nd.target = question->destination;
+	reply.option = ND_TARGET_MAC;
+	reply.option_length = 1;
+	__builtin_memcpy(reply.mac, neighbour->mac, ETH_ALEN);
+	reply.nd.checksum = checksum_of(&reply);
+	if (skb->len != ADVERTISEMENT_FRAME_LENGTH && bpf_skb_change_tail(skb, ADVERTISEMENT_FRAME_LENGTH, 0))
+		return false;
+	return !bpf_skb_store_bytes(skb, 0, &reply.eth, ADVERTISEMENT_FRAME_LENGTH, 0);
+}
+
+/* By the flow's session, which is opened if there is none. An error about the flow follows it and leaves it as it is.
+ */
+static __always_inline enum verdict carry(const struct flow *flow, bool wide, const struct sender *from, u64 *to)
+{
+	struct session *session;
+	union any_key key;
+
+	if (wide)
+		key.wide = wide_key_of(from->connection, flow, from->side);
+	else
+		key.narrow = session_key_of(from->connection, flow, from->side);
+	session = find(&key, wide);
+	*to = remembered(session, flow, from);
+	if (*to) {
+		if (!flow->quoted)
+			keep(session, flow, from);
+		return VERDICT_FORWARDED;
+	}
+	*to = choose(from->connection, !from->side, hash_of(&key, wide));
+	if (!*to)
+		return VERDICT_NO_TARGET;
+	if (!flow->quoted)
+		*to = pin(&key, wide, session, flow, from, *to);
+	return VERDICT_FORWARDED;
+}
+
+/* By the pair of MACs, without session: what no reader understands, and what goes to many. */
+static __always_inline enum verdict carry_any(const struct ethhdr *eth, const struct sender *from, u64 *to)
+{
+	*to = choose(from->connection, !from->side, mac_pair_hash(eth, from->side));
+	return *to ? VERDICT_FORWARDED : VERDICT_NO_TARGET;
+}
+
+/* Whatever is not plain IPv4. */
+static __always_inline enum verdict decide_wide(struct __sk_buff *skb, struct ethhdr *eth, void *end,
+						const struct sender *from, u64 *to)
+{
+	struct neighbour *neighbour = NULL;
+	struct flow flow = {};
+
+	*to = from->end;
+	if (eth->h_proto == ETHERTYPE(ETH_P_ARP) && read_arp(&flow, (void *)eth, end)) {
+		if (arp_asks((void *)eth))
+			neighbour = neighbour_asked(&flow, from);
+		if (neighbour && answer_arp(skb, (void *)eth, neighbour))
+			return VERDICT_ANSWERED;
+	} else if (eth->h_proto == ETHERTYPE(ETH_P_IPV6) && read_nd(&flow, (void *)(eth + 1), end)) {
+		if (nd_asks(&flow, (void *)(eth + 1)))
+			neighbour = neighbour_asked(&flow, from);
+		if (neighbour && answer_nd(skb, eth, &flow, neighbour))
+			return VERDICT_ANSWERED;
+	} else if (eth->h_proto != ETHERTYPE(ETH_P_IPV6) || eth->h_dest[0] & 1 ||
+		   !read_ipv6(&flow, (void *)(eth + 1), end)) {
+		return carry_any(eth, from, to);
+	}
+	return carry(&flow, true, from, to);
+}
+
 /* Decides where a frame goes; `to` is set for VERDICT_FORWARDED and VERDICT_ANSWERED. */
 static __always_inline enum verdict decide(struct __sk_buff *skb, const struct sender *from, u64 *to)
 {
-	void *data = (void *)(long)skb->data;
 	void *end = (void *)(long)skb->data_end;
-	struct session_key key = {};
-	struct session *session = NULL;
-	struct ethhdr *eth = data;
+	struct ethhdr *eth = (void *)(long)skb->data;
 	struct flow flow = {};
-	bool known = false;
-	u32 hash;
 
 	if ((void *)(eth + 1) > end)
 		return VERDICT_NOT_OURS; /* never: an Ethernet device hands over no less; the verifier wants to see it
 					  */
-
-	if (eth->h_proto == ETHERTYPE(ETH_P_IP) && !(eth->h_dest[0] & 1)) {
-		known = read_ipv4(&flow, (void *)(eth + 1), end);
-	} else if (eth->h_proto == ETHERTYPE(ETH_P_ARP) && read_arp(&flow, data, end)) {
-		struct neighbour *neighbour = arp_asks(data) ? neighbour_asked(&flow, from) : NULL;
-
-		if (neighbour && answer(skb, data, neighbour)) {
-			*to = from->end;
-			return VERDICT_ANSWERED;
-		}
-		known = true;
-	}
-
-	if (known) {
-		key = session_key_of(from->connection, &flow, from->side);
-		session = sessions.lookup(&key);
-		*to = remembered(session, &flow, from);
-		if (*to) {
-			keep(session, &flow, from);
-			return VERDICT_FORWARDED;
-		}
-		hash = session_hash(&key);
-	} else {
-		hash = mac_pair_hash(eth, from->side);
-	}
-	*to = choose(from->connection, !from->side, hash);
-	if (!*to)
-		return VERDICT_NO_TARGET;
-	if (known)
-		*to = pin(&key, session, &flow, from, *to);
-	return VERDICT_FORWARDED;
+	if (unlikely(eth->h_proto != ETHERTYPE(ETH_P_IP)))
+		return decide_wide(skb, eth, end, from, to);
+	if (unlikely(eth->h_dest[0] & 1 || !read_ipv4(&flow, (void *)(eth + 1), end)))
+		return carry_any(eth, from, to);
+	return carry(&flow, false, from, to);
 }
 
 static __always_inline int send(struct __sk_buff *skb, u64 to)
@@ -292,12 +381,30 @@ static __always_inline int drop(u32 connection, u32 verdict)
 	return TC_ACT_SHOT;
 }
 
+/* Whether the headers of the commonest frames, TCP and UDP right behind IP, are in reach. A large TCP frame has little
+ * more than its headers in the linear part, and to bring in what nobody reads would cost.
+ */
+static __always_inline bool headers_in_reach(struct __sk_buff *skb)
+{
+	struct ethhdr *eth = (void *)(long)skb->data;
+	void *end = (void *)(long)skb->data_end;
+	struct ipv6hdr *ip6 = (void *)(eth + 1);
+	struct iphdr *ip = (void *)(eth + 1);
+
+	if ((void *)(ip + 1) + sizeof(struct tcphdr) > end)
+		return false;
+	if (eth->h_proto == ETHERTYPE(ETH_P_IP))
+		return ip->ihl == 5 && (ip->protocol == IPPROTO_TCP || ip->protocol == IPPROTO_UDP);
+	return eth->h_proto == ETHERTYPE(ETH_P_IPV6) && (void *)(ip6 + 1) + sizeof(struct tcphdr) <= end &&
+	       (ip6->nexthdr == IPPROTO_TCP || ip6->nexthdr == IPPROTO_UDP);
+}
+
 /* Headers may lie outside of the linear part of an skb; bring in as many bytes as are there. */
 static __always_inline void pull_headers(struct __sk_buff *skb)
 {
 	u32 linear = skb->data_end - skb->data;
 
-	if (linear < LONGEST_HEADERS && linear < skb->len)
+	if (linear < LONGEST_HEADERS && linear < skb->len && !headers_in_reach(skb))
 		bpf_skb_pull_data(skb, skb->len < LONGEST_HEADERS ? skb->len : LONGEST_HEADERS);
 }
 

@@ -10,32 +10,48 @@
 #pragma once
 
 #include <uapi/linux/icmp.h>
+#include <uapi/linux/icmpv6.h>
 #include <uapi/linux/if_ether.h>
 #include <uapi/linux/in.h>
 #include <uapi/linux/ip.h>
+#include <uapi/linux/ipv6.h>
 #include <uapi/linux/tcp.h>
 #include <uapi/linux/udp.h>
 
-#define LONGEST_HEADERS	 (ETH_HLEN + 60 + 20) /* Ethernet, IPv4 with all options, TCP without */
 #define ETHERTYPE(value) __constant_htons(value)
 #define FRAGMENTED	 __constant_htons(0x3fff) /* "more fragments" and the offset, RFC 791 */
 
-/* IANA reserves protocol 255; it stands for ARP where a session has a protocol. */
-#define PROTOCOL_ARP 255
+#define FRAGMENT_OFFSET __constant_htons(0x1fff)
+
+/* IPv6 has no bound for extension headers; a frame with more of them is known by addresses and the next one's number.
+ */
+#define MOST_EXTENSIONS 6
+
+/* What is brought into reach of the readers where a frame is not linear: Ethernet, IPv6, and room for extensions. */
+#define LONGEST_HEADERS 256
+
+/* IANA reserves protocol 255; it stands for ARP and neighbour discovery where a session has a protocol. */
+#define PROTOCOL_NEIGHBOUR 255
 
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
 
+/* IPv4 as ::ffff:a.b.c.d, so that whatever is not in a hurry needs to know one kind of address only. */
+struct address {
+	__be32 word[4];
+};
+
 /* The two ends of a conversation as one frame names them: who sent it, and to whom. */
 struct flow {
-	__be32 source;
-	__be32 destination;
+	struct address source;
+	struct address destination;
 	__be16 source_port; /* 0 where the protocol has none */
 	__be16 destination_port;
 	u8 protocol;
 	u8 tcp_flags;
+	bool quoted; /* read from an error about a packet of the flow, not from such a packet */
 };
 
 struct arp_ipv4 {
@@ -55,9 +71,54 @@ struct arp_frame {
 	struct arp_ipv4 arp;
 } __attribute__((packed));
 
+/* A neighbour solicitation or advertisement, RFC 4861. */
+struct neighbour_discovery {
+	struct ipv6hdr ip;
+	u8 type;
+	u8 code;
+	__be16 checksum;
+	u8 flags;
+	u8 reserved[3];
+	struct address target;
+};
+
+/* Two bytes longer than the frame: so nothing is packed, which the verifier does not bear on the stack ("bitwise
+ * operator
+ * |= on pointer prohibited").
+ */
+struct advertisement_frame {
+	u16 unused;
+	struct ethhdr eth;
+	struct neighbour_discovery nd;
+	u8 option;
+	u8 option_length; /* in units of 8 bytes */
+	u8 mac[ETH_ALEN];
+};
+
+/* The latter is what follows the IPv6 header. */
+#define ADVERTISEMENT_FRAME_LENGTH (sizeof(struct advertisement_frame) - sizeof(u16))
+#define ADVERTISEMENT_LENGTH	   (ADVERTISEMENT_FRAME_LENGTH - ETH_HLEN - sizeof(struct ipv6hdr))
+
+#define ND_HOPS		 255 /* so that no router lets it in from elsewhere */
+#define ND_SOLICITATION	 135
+#define ND_ADVERTISEMENT 136
+#define ND_SOLICITED	 0x40
+#define ND_OVERRIDE	 0x20
+#define ND_TARGET_MAC	 2
+
 #define ARP_ETHERNET __constant_htons(1)
 #define ARP_REQUEST  __constant_htons(1)
 #define ARP_REPLY    __constant_htons(2)
+
+static __always_inline struct address mapped(__be32 ipv4)
+{
+	return (struct address){.word = {0, 0, __constant_htonl(0xffff), ipv4}};
+}
+
+static __always_inline bool unspecified(const struct address *address)
+{
+	return !(address->word[0] | address->word[1] | address->word[2] | address->word[3]);
+}
 
 static __always_inline bool read_arp(struct flow *flow, struct arp_frame *frame, void *end)
 {
@@ -68,9 +129,9 @@ static __always_inline bool read_arp(struct flow *flow, struct arp_frame *frame,
 	if (arp->hardware != ARP_ETHERNET || arp->protocol != ETHERTYPE(ETH_P_IP) || arp->hardware_length != ETH_ALEN ||
 	    arp->protocol_length != sizeof(__be32))
 		return false;
-	flow->source = arp->sender;
-	flow->destination = arp->target;
-	flow->protocol = PROTOCOL_ARP;
+	flow->source = mapped(arp->sender);
+	flow->destination = mapped(arp->target);
+	flow->protocol = PROTOCOL_NEIGHBOUR;
 	return true;
 }
 
@@ -78,6 +139,33 @@ static __always_inline bool read_arp(struct flow *flow, struct arp_frame *frame,
 static __always_inline bool arp_asks(struct arp_frame *frame)
 {
 	return frame->arp.operation == ARP_REQUEST && frame->arp.sender != frame->arp.target;
+}
+
+/* Who asks is the source and what is asked for the destination; an answer has them the other way round. */
+static __always_inline bool read_nd(struct flow *flow, struct neighbour_discovery *nd, void *end)
+{
+	bool asks;
+
+	if ((void *)(nd + 1) > end || nd->ip.version != 6)
+		return false;
+	if (nd->ip.nexthdr != IPPROTO_ICMPV6 || nd->ip.hop_limit != ND_HOPS || nd->code)
+		return false;
+	asks = nd->type == ND_SOLICITATION;
+	if (!asks && nd->type != ND_ADVERTISEMENT)
+		return false;
+	/* Picks among addresses of the frame: "bitwise operator |= on pointer prohibited" for those on the stack. */
+	flow->source = *(asks ? (struct address *)&nd->ip.saddr : &nd->target);
+	flow->destination = *(asks ? &nd->target : (struct address *)&nd->ip.daddr);
+	flow->protocol = PROTOCOL_NEIGHBOUR;
+	return true;
+}
+
+/* A question that wants an answer: a host that asks without an address checks that nobody has its own (RFC 4862), and
+ * all replicas of its stage have it.
+ */
+static __always_inline bool nd_asks(struct flow *flow, struct neighbour_discovery *nd)
+{
+	return nd->type == ND_SOLICITATION && !unspecified(&flow->source);
 }
 
 static __always_inline void read_tcp(struct flow *flow, struct tcphdr *tcp, void *end)
@@ -89,23 +177,79 @@ static __always_inline void read_tcp(struct flow *flow, struct tcphdr *tcp, void
 	flow->tcp_flags = ((u8 *)tcp)[13];
 }
 
-static __always_inline void read_udp(struct flow *flow, struct udphdr *udp, void *end)
+/* UDP and SCTP alike begin with their ports. */
+static __always_inline void read_ports(struct flow *flow, __be16 *port, void *end)
 {
-	if ((void *)(udp + 1) > end)
+	if ((void *)(port + 2) > end)
 		return;
-	flow->source_port = udp->source;
-	flow->destination_port = udp->dest;
+	flow->source_port = port[0];
+	flow->destination_port = port[1];
+}
+
+static __always_inline bool begins_with_ports(u8 protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
 }
 
 /* The identifier belongs to whoever asks, like a source port: two hosts that ping each other share no session. */
+static __always_inline void read_echo(struct flow *flow, struct icmphdr *icmp, u8 request, u8 reply)
+{
+	if (icmp->type == request)
+		flow->source_port = icmp->un.echo.id;
+	if (icmp->type == reply)
+		flow->destination_port = icmp->un.echo.id;
+}
+
+/* An error follows the session of the packet it quotes, back to its sender: the ends stand the other way round. Only
+ * 8 bytes of the quoted payload are sure to be there (RFC 792).
+ */
+static __always_inline void read_quoted(struct flow *flow, void *header, u8 icmp, u8 request, u8 reply, void *end)
+{
+	__be16 *word = header;
+	u8 *type = header;
+
+	if ((void *)(word + 4) > end)
+		return;
+	if (begins_with_ports(flow->protocol)) {
+		flow->source_port = word[1];
+		flow->destination_port = word[0];
+	} else if (flow->protocol == icmp) {
+		if (*type == request)
+			flow->destination_port = word[2];
+		if (*type == reply)
+			flow->source_port = word[2];
+	}
+}
+
+static __always_inline void read_transport(struct flow *flow, void *header, void *end)
+{
+	if (flow->protocol == IPPROTO_TCP)
+		read_tcp(flow, header, end);
+	else if (begins_with_ports(flow->protocol))
+		read_ports(flow, header, end);
+}
+
+static __always_inline bool icmp_complains(u8 type)
+{
+	return type == ICMP_DEST_UNREACH || type == ICMP_SOURCE_QUENCH || type == ICMP_REDIRECT ||
+	       type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETERPROB;
+}
+
 static __always_inline void read_icmp(struct flow *flow, struct icmphdr *icmp, void *end)
 {
+	struct iphdr *ip = (void *)(icmp + 1);
+
 	if ((void *)(icmp + 1) > end)
 		return;
-	if (icmp->type == ICMP_ECHO)
-		flow->source_port = icmp->un.echo.id;
-	if (icmp->type == ICMP_ECHOREPLY)
-		flow->destination_port = icmp->un.echo.id;
+	read_echo(flow, icmp, ICMP_ECHO, ICMP_ECHOREPLY);
+	if (!icmp_complains(icmp->type) || (void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
+		return;
+	flow->quoted = true;
+	flow->source = mapped(ip->daddr);
+	flow->destination = mapped(ip->saddr);
+	flow->protocol = ip->protocol;
+	if (!(ip->frag_off & FRAGMENT_OFFSET))
+		read_quoted(flow, (void *)ip + ip->ihl * 4, IPPROTO_ICMP, ICMP_ECHO, ICMP_ECHOREPLY, end);
 }
 
 static __always_inline bool read_ipv4(struct flow *flow, struct iphdr *ip, void *end)
@@ -114,18 +258,93 @@ static __always_inline bool read_ipv4(struct flow *flow, struct iphdr *ip, void 
 
 	if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
 		return false;
-	flow->source = ip->saddr;
-	flow->destination = ip->daddr;
+	flow->source = mapped(ip->saddr);
+	flow->destination = mapped(ip->daddr);
 	flow->protocol = ip->protocol;
 	if (ip->frag_off & FRAGMENTED)
 		return true;
 
 	payload = (void *)ip + ip->ihl * 4;
-	if (ip->protocol == IPPROTO_TCP)
-		read_tcp(flow, payload, end);
-	else if (ip->protocol == IPPROTO_UDP)
-		read_udp(flow, payload, end);
-	else if (ip->protocol == IPPROTO_ICMP)
+	read_transport(flow, payload, end);
+	if (flow->protocol == IPPROTO_ICMP)
 		read_icmp(flow, payload, end);
+	return true;
+}
+
+struct extension {
+	u8 next;
+	u8 length; /* in units of 8 bytes, without the first */
+	__be16 fragment;
+	__be32 fragment_id;
+};
+
+/* The headers that may stand before the payload and leave it readable; the protocol then is the payload's. */
+static __always_inline bool extends(u8 protocol)
+{
+	return protocol == IPPROTO_HOPOPTS || protocol == IPPROTO_ROUTING || protocol == IPPROTO_DSTOPTS ||
+	       protocol == IPPROTO_FRAGMENT || protocol == IPPROTO_MH;
+}
+
+#define FRAGMENTED6 __constant_htons(0xfff9) /* the offset and "more fragments", RFC 8200 */
+
+/* The payload behind the extension headers, whose first has the number in `protocol`, where the payload's own is left;
+ * NULL if it is not to be found.
+ */
+static __always_inline void *past_extensions(u8 *protocol, void *header, void *end)
+{
+	for (int i = 0; i < MOST_EXTENSIONS; i++) {
+		struct extension *extension = header;
+
+		if (!extends(*protocol))
+			return header;
+		if ((void *)(extension + 1) > end)
+			return NULL;
+		if (*protocol != IPPROTO_FRAGMENT) {
+			header += 8 + extension->length * 8;
+		} else if (extension->fragment & FRAGMENTED6) {
+			*protocol = extension->next;
+			return NULL;
+		} else {
+			header = extension + 1;
+		}
+		*protocol = extension->next;
+	}
+	return extends(*protocol) ? NULL : header;
+}
+
+static __always_inline void read_icmp6(struct flow *flow, struct icmphdr *icmp, void *end)
+{
+	struct ipv6hdr *ip = (void *)(icmp + 1);
+	void *payload;
+
+	if ((void *)(icmp + 1) > end)
+		return;
+	read_echo(flow, icmp, ICMPV6_ECHO_REQUEST, ICMPV6_ECHO_REPLY);
+	if (icmp->type & ICMPV6_INFOMSG_MASK || (void *)(ip + 1) > end || ip->version != 6)
+		return;
+	flow->quoted = true;
+	flow->source = *(struct address *)&ip->daddr;
+	flow->destination = *(struct address *)&ip->saddr;
+	flow->protocol = ip->nexthdr;
+	payload = past_extensions(&flow->protocol, ip + 1, end);
+	if (payload)
+		read_quoted(flow, payload, IPPROTO_ICMPV6, ICMPV6_ECHO_REQUEST, ICMPV6_ECHO_REPLY, end);
+}
+
+static __always_inline bool read_ipv6(struct flow *flow, struct ipv6hdr *ip, void *end)
+{
+	void *payload;
+
+	if ((void *)(ip + 1) > end || ip->version != 6)
+		return false;
+	flow->source = *(struct address *)&ip->saddr;
+	flow->destination = *(struct address *)&ip->daddr;
+	flow->protocol = ip->nexthdr;
+	payload = past_extensions(&flow->protocol, ip + 1, end);
+	if (!payload)
+		return true;
+	read_transport(flow, payload, end);
+	if (flow->protocol == IPPROTO_ICMPV6)
+		read_icmp6(flow, payload, end);
 	return true;
 }

@@ -2,7 +2,7 @@
  *
  * Its key is oriented: whoever sends, the upstream end comes first, so both directions meet in one entry. Side is data:
  * everything below takes it as an index. The key has 20 bytes, as few as IPv4 needs, for hashing them is a good part of
- * what a known session costs; IPv6 gets a map of its own with the same value.
+ * what a known session costs; whatever is not plain IPv4 has a wide key, in a map of its own with the same value.
  *
  * An end is written as one 64-bit word (slot << 32 | ifindex), so that a reader on another CPU never sees half of it,
  * and the interface index tells a link from an earlier one in the same slot.
@@ -24,6 +24,22 @@ struct session_key {
 	__be16 downstream_port;
 	u8 protocol;
 	u8 unused[3]; /* room for the VLANs, 2 × 12 bits */
+};
+
+struct wide_key {
+	u32 connection;
+	struct address upstream_address;
+	struct address downstream_address;
+	__be16 upstream_port;
+	__be16 downstream_port;
+	u8 protocol;
+	u8 unused[3];
+};
+
+/* Whether a session is wide is always a constant, so that each kind has code of its own. */
+union any_key {
+	struct session_key narrow;
+	struct wide_key wide;
 };
 
 struct session {
@@ -61,6 +77,24 @@ static __always_inline struct session_key session_key_of(u32 connection, const s
 	struct session_key key = {.connection = connection, .protocol = flow->protocol};
 
 	if (side == UPSTREAM) {
+		key.upstream_address = flow->source.word[3];
+		key.downstream_address = flow->destination.word[3];
+		key.upstream_port = flow->source_port;
+		key.downstream_port = flow->destination_port;
+	} else {
+		key.upstream_address = flow->destination.word[3];
+		key.downstream_address = flow->source.word[3];
+		key.upstream_port = flow->destination_port;
+		key.downstream_port = flow->source_port;
+	}
+	return key;
+}
+
+static __always_inline struct wide_key wide_key_of(u32 connection, const struct flow *flow, u32 side)
+{
+	struct wide_key key = {.connection = connection, .protocol = flow->protocol};
+
+	if (side == UPSTREAM) {
 		key.upstream_address = flow->source;
 		key.downstream_address = flow->destination;
 		key.upstream_port = flow->source_port;
@@ -89,6 +123,19 @@ static __always_inline u32 mixed(u64 a, u64 b)
 static __always_inline u32 session_hash(const struct session_key *key)
 {
 	u64 addresses = (u64)key->upstream_address << 32 | key->downstream_address;
+	u64 ports = (u64)key->upstream_port << 16 | key->downstream_port;
+
+	return mixed(addresses, ports << 8 | key->protocol);
+}
+
+static __always_inline u32 address_hash(const struct address *address)
+{
+	return mixed((u64)address->word[0] << 32 | address->word[1], (u64)address->word[2] << 32 | address->word[3]);
+}
+
+static __always_inline u32 wide_hash(const struct wide_key *key)
+{
+	u64 addresses = (u64)address_hash(&key->upstream_address) << 32 | address_hash(&key->downstream_address);
 	u64 ports = (u64)key->upstream_port << 16 | key->downstream_port;
 
 	return mixed(addresses, ports << 8 | key->protocol);

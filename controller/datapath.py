@@ -34,7 +34,8 @@ from sfc.chain import Side
 SOURCE = Path(__file__).resolve().parent.parent / "bpf"
 PIN_ROOT = Path("/sys/fs/bpf/sfc/v1")
 CAPACITY = 262_144
-"""Sessions that a node remembers unless told otherwise; beyond that the least recently used give way."""
+"""Sessions of each kind (plain IPv4, all others) that a node remembers unless told otherwise; beyond that the least
+recently used give way."""
 
 _BATCH_BYTES = 1 << 20
 
@@ -55,6 +56,7 @@ class _Layout:
 _LAYOUTS = {
     "links": _Layout(struct.Struct("<I"), struct.Struct("<IIBB2x")),
     "sessions": _Layout(struct.Struct("<I4s4s2s2sB3x"), struct.Struct("<QQQ4xBBBx")),
+    "wide_sessions": _Layout(struct.Struct("<I16s16s2s2sB3x"), struct.Struct("<QQQ4xBBBx")),
     "targets": _Layout(struct.Struct("<II"), struct.Struct(f"<{2 * maglev.LENGTH}s")),
     "neighbours": _Layout(struct.Struct("<II16s"), struct.Struct("<6s2x")),
     "traffic": _Layout(struct.Struct("<I"), struct.Struct("<6Q"), per_cpu=True),
@@ -73,7 +75,8 @@ class Datapath:
         """For the tc filters of the data links."""
         self._pin_root = pin_root
         self._maps = maps
-        self._links, self._sessions, self._targets = maps["links"], maps["sessions"], maps["targets"]
+        self._links, self._targets = maps["links"], maps["targets"]
+        self._sessions = (maps["sessions"], maps["wide_sessions"])
         self._neighbours, self._traffic, self._drops = maps["neighbours"], maps["traffic"], maps["drops"]
 
     @classmethod
@@ -159,7 +162,7 @@ class Datapath:
         self._targets.delete((connection, side))
 
     def set_neighbour(self, connection: int, side: Side, address: str, mac: str) -> None:
-        """Answers ARP requests for `address` that come from `side`."""
+        """Answers ARP requests or neighbour solicitations for `address` that come from `side`."""
         self._neighbours.put((connection, side, _address(address)), (_mac(mac),))
 
     def clear_neighbour(self, connection: int, side: Side, address: str) -> None:
@@ -167,7 +170,7 @@ class Datapath:
 
     def sessions(self) -> Iterator[Session]:
         """Every session remembered, active or not."""
-        return (_session(key, value) for key, value in self._sessions.items())
+        return (_session(key, value) for table in self._sessions for key, value in table.items())
 
     def activity(
         self,
@@ -182,13 +185,17 @@ class Datapath:
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) if now_ns is None else now_ns
         slot_of = {slot << 32 | self._links.get((slot,))[0]: slot for slot in slots}
         count = Counter(dict.fromkeys(slots, 0))
-        for keys, values in self._sessions.batches():
-            for index, (upstream, downstream) in enumerate(_ENDS.iter_unpack(values)):
-                if upstream in slot_of or downstream in slot_of:
-                    session = _session(self._sessions.key_at(keys, index), self._sessions.value_at(values, index))
-                    if active(session, now, timeouts):
-                        count.update(slot_of[end] for end in (upstream, downstream) if end in slot_of)
+        for session in self._sessions_of(slot_of.keys()):
+            if active(session, now, timeouts):
+                count.update(slot_of[end] for end in (session.upstream, session.downstream) if end in slot_of)
         return dict(count)
+
+    def _sessions_of(self, ends: Collection[int]) -> Iterator[Session]:
+        for table in self._sessions:
+            for keys, values in table.batches():
+                for index, (upstream, downstream) in enumerate(_ENDS.iter_unpack(values)):
+                    if upstream in ends or downstream in ends:
+                        yield _session(table.key_at(keys, index), table.value_at(values, index))
 
     def traffic(self, slots: Collection[int] | None = None) -> dict[int, Traffic]:
         """By slot, for `slots` or for each link there is."""
@@ -202,7 +209,7 @@ class Datapath:
 
     def forget(self, connection: int) -> None:
         """Removes the sessions and the counts of a cross-connection that is no more."""
-        for table in (self._sessions, self._drops):
+        for table in (*self._sessions, self._drops):
             for key in [key for key, _ in table.items() if key[0] == connection]:
                 table.delete(key)
 

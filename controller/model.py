@@ -68,7 +68,7 @@ class DataPlane:
     """(connection number, side) → lookup table of that side's targets, as controller.maglev.table packs it.
     A side without targets has no entry."""
     neighbours: Mapping[tuple[int, Side, str], str] = field(default_factory=dict)
-    """(connection number, the asker's side, IPv4 address asked for) → MAC answered."""
+    """(connection number, the asker's side, address asked for) → MAC answered."""
 
 
 @dataclass(frozen=True, slots=True)

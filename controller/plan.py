@@ -6,7 +6,6 @@ changes(actual, desired) → make before break
 
 from __future__ import annotations
 
-import ipaddress
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -249,5 +248,4 @@ def _neighbours(cluster: Cluster, numbers: set[int]) -> dict[tuple[int, Side, st
         if connection.number in numbers
         for side in Side
         for address, mac in chain.neighbours(connection.end(side)).items()
-        if ipaddress.ip_address(address).version == 4
     }

@@ -7,8 +7,20 @@ from typing import Any
 
 from scapy.contrib.mpls import MPLS
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_Timestamp
-from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
+from scapy.layers.inet6 import (
+    ICMPv6EchoReply,
+    ICMPv6EchoRequest,
+    ICMPv6ND_NA,
+    ICMPv6ND_NS,
+    ICMPv6TimeExceeded,
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+    IPv6ExtHdrHopByHop,
+    IPv6ExtHdrRouting,
+)
 from scapy.layers.l2 import ARP, GRE, Dot1Q, Ether
+from scapy.layers.sctp import SCTP
 from scapy.packet import Packet, Raw
 
 from sfc.chain import Side
@@ -68,8 +80,66 @@ def arp(sender: Side, number: int = 0, asker: Side = Side.UPSTREAM) -> Packet:
     return ether(sender) / ARP(op="is-at", hwsrc=MAC[sender], psrc=host[sender], hwdst=MAC[asker], pdst=host[asker])
 
 
-def ipv6(sender: Side, number: int = 0) -> Packet:
-    return _mac_pair(sender, number) / IPv6(src=ADDRESS6[sender], dst=ADDRESS6[sender.other]) / ICMPv6EchoRequest()
+def sctp(sender: Side, number: int = 0) -> Packet:
+    return ip(sender) / SCTP(**_ports(sender, 20000 + number, 38412)) / Raw(bytes(16))
+
+
+def ip6(sender: Side, **fields: Any) -> Packet:
+    return ether(sender) / IPv6(**{"src": ADDRESS6[sender], "dst": ADDRESS6[sender.other], **fields})
+
+
+def tcp6(sender: Side, number: int = 0, flags: str = "A") -> Packet:
+    return ip6(sender) / TCP(**_ports(sender, 20000 + number, 80), flags=flags) / b"data"
+
+
+def udp6(sender: Side, number: int = 0) -> Packet:
+    return ip6(sender) / UDP(**_ports(sender, 20000 + number, 53)) / b"question"
+
+
+def sctp6(sender: Side, number: int = 0) -> Packet:
+    return ip6(sender) / SCTP(**_ports(sender, 20000 + number, 38412)) / Raw(bytes(16))
+
+
+def ping6(sender: Side, number: int = 0, pinger: Side = Side.UPSTREAM) -> Packet:
+    kind = ICMPv6EchoRequest if sender == pinger else ICMPv6EchoReply
+    return ip6(sender) / kind(id=number, seq=1) / b"payload"
+
+
+def udp6_behind_extensions(sender: Side, number: int = 0) -> Packet:
+    extensions = IPv6ExtHdrHopByHop() / IPv6ExtHdrRouting(addresses=["fd00::9"]) / IPv6ExtHdrDestOpt()
+    return ip6(sender) / extensions / UDP(**_ports(sender, 20000 + number, 53))
+
+
+def atomic_fragment6(sender: Side, number: int = 0) -> Packet:
+    """Whole in spite of its fragment header (RFC 6946)."""
+    return ip6(sender) / IPv6ExtHdrFragment(id=number) / UDP(**_ports(sender, 20000 + number, 53))
+
+
+def unknown_protocol6(sender: Side, number: int = 0) -> Packet:
+    return _between6(sender, number, nh=253) / Raw(b"anything")
+
+
+def last_fragment6(sender: Side, number: int = 0) -> Packet:
+    return _between6(sender, number) / IPv6ExtHdrFragment(nh=17, offset=185) / Raw(b"the rest")
+
+
+def too_many_extensions(sender: Side, number: int = 0) -> Packet:
+    packet = _between6(sender, number)
+    for _ in range(10):
+        packet /= IPv6ExtHdrDestOpt()
+    return packet / UDP()
+
+
+def nd(sender: Side, number: int = 0, asker: Side = Side.UPSTREAM) -> Packet:
+    """A question between hosts that the cross-connection does not know, and its answer."""
+    host = {asker: f"fd00:9::{number % 250 + 1:x}", asker.other: "fd00:9::1:1"}
+    if sender == asker:
+        question = ICMPv6ND_NS(tgt=host[sender.other])
+        return (
+            ether(sender, dst="33:33:ff:01:00:01") / IPv6(src=host[sender], dst="ff02::1:ff01:1", hlim=255) / question
+        )
+    answer = ICMPv6ND_NA(tgt=host[sender], R=0, S=1)
+    return ether(sender) / IPv6(src=host[sender], dst=host[asker], hlim=255) / answer
 
 
 def vlan(sender: Side, number: int = 0) -> Packet:
@@ -92,16 +162,37 @@ WITH_SESSION: dict[str, Conversation] = {
     "ICMP echo": ping,
     "GRE": gre,
     "unknown IP protocol": unknown_protocol,
+    "SCTP": sctp,
     "IPv4 fragment": last_fragment,
     "ARP for an unknown address": arp,
+    "IPv6 TCP": tcp6,
+    "IPv6 UDP": udp6,
+    "IPv6 SCTP": sctp6,
+    "ICMPv6 echo": ping6,
+    "IPv6 UDP behind extension headers": udp6_behind_extensions,
+    "IPv6 atomic fragment": atomic_fragment6,
+    "unknown IPv6 protocol": unknown_protocol6,
+    "IPv6 fragment": last_fragment6,
+    "IPv6 with too many extension headers": too_many_extensions,
+    "neighbour solicitation for an unknown address": nd,
 }
 
 WITHOUT_SESSION: dict[str, Conversation] = {
-    "IPv6": ipv6,
     "VLAN": vlan,
     "MPLS": mpls,
     "802.3 length": llc,
 }
+
+
+def icmp_error(quoted: Packet, sender: Side, error: Packet | None = None) -> Packet:
+    """From a router between the two ends, about a packet of the other side."""
+    router = ether(sender) / IP(src="10.99.0.1", dst=quoted[IP].src)
+    return router / (error or ICMP(type="time-exceeded")) / Raw(bytes(quoted[IP]))
+
+
+def icmp_error6(quoted: Packet, sender: Side, error: Packet | None = None) -> Packet:
+    router = ether(sender) / IPv6(src="fd00:99::1", dst=quoted[IPv6].src)
+    return router / (error or ICMPv6TimeExceeded()) / Raw(bytes(quoted[IPv6]))
 
 
 def fragments(sender: Side, size: int = 4000) -> list[Packet]:
@@ -118,6 +209,11 @@ def _between(sender: Side, number: int, **fields: Any) -> Packet:
     """IP without ports: the conversation is told by the upstream address."""
     address = ADDRESS | {Side.UPSTREAM: f"10.2.0.{number % 250 + 1}"}
     return ether(sender) / IP(**{"src": address[sender], "dst": address[sender.other], **fields})
+
+
+def _between6(sender: Side, number: int, **fields: Any) -> Packet:
+    address = ADDRESS6 | {Side.UPSTREAM: f"fd00:2::{number % 250 + 1:x}"}
+    return ether(sender) / IPv6(**{"src": address[sender], "dst": address[sender.other], **fields})
 
 
 def _mac_pair(sender: Side, number: int, **fields: Any) -> Packet:

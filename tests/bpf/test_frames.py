@@ -77,7 +77,18 @@ def test_a_frame_cut_off_anywhere_is_still_carried(wired: Node, kind: str, sende
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     ethertype=st.sampled_from([b"\x08\x00", b"\x08\x06", b"\x86\xdd", b"\x81\x00"]),
-    start=st.sampled_from([b"", b"\x45", b"\x4f", b"\x44", b"\x65", b"\0\1\x08\0\6\4\0\1"]),
+    start=st.sampled_from(
+        [
+            b"",
+            b"\x45",
+            b"\x4f",
+            b"\x44",
+            b"\x65",
+            b"\x60\0\0\0\0\x20\x3a\xff",
+            b"\x60\0\0\0\0\x20\0\1",
+            b"\0\1\x08\0\6\4\0\1",
+        ]
+    ),
     rest=st.binary(max_size=120),
     slot=st.sampled_from([1, 11]),
 )

@@ -27,17 +27,21 @@ metadata: {namespace: telco, name: edge}
 spec:
   stages:
   - name: client
-    interfaces: [{name: lan, addresses: [10.1.0.2/24], routes: [{dst: 0.0.0.0/0, gw: 10.1.0.1}]}]
+    interfaces:
+    - name: lan
+      addresses: [10.1.0.2/24, fd00:1::2/64]
+      routes: [{dst: 0.0.0.0/0, gw: 10.1.0.1}, {dst: "::/0", gw: "fd00:1::1"}]
   - name: firewall
     interfaces: [{name: left}, {name: right}]
   - name: nat
     interfaces:
-    - {name: inside, addresses: [10.1.0.1/24]}
-    - {name: outside, addresses: [198.51.100.1/24]}
+    - {name: inside, addresses: [10.1.0.1/24, fd00:1::1/64]}
+    - {name: outside, addresses: [198.51.100.1/24, 2001:db8::1/64]}
   - name: server
-    interfaces: [{name: wan, addresses: [198.51.100.2/24]}]
+    interfaces: [{name: wan, addresses: [198.51.100.2/24, 2001:db8::2/64]}]
 """)
 SERVER = ("198.51.100.2", Echo.PORT)
+SERVER6 = ("2001:db8::2", Echo.PORT)
 STAGES = ("client", "firewall", "nat", "server")
 
 
@@ -73,8 +77,8 @@ class World:
     def of(self, stage: str) -> list[Replica]:
         return [replica for replica in self.node.replicas if replica.stage == stage]
 
-    def connect(self, client: Replica) -> Connection:
-        return Connection(client)
+    def connect(self, client: Replica, server: tuple[str, int] = SERVER) -> Connection:
+        return Connection(client, server)
 
     def begin(self) -> None:
         """From here on nothing may be dropped; until all serve, what the stacks say by themselves finds no target."""
@@ -95,9 +99,9 @@ ip link set right master bridge
 ip link set bridge up
 """
 NAT = """
-sysctl -qw net.ipv4.ip_forward=1
+sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
 nft -f - <<END
-table ip nat {{
+table inet nat {{
   chain postrouting {{
     type nat hook postrouting priority srcnat
     oifname outside meta l4proto {{ tcp, udp }} masquerade to :{first}-{last}
@@ -111,10 +115,10 @@ END
 class Connection:
     """A TCP connection to the chain's far end that notices when a byte is lost."""
 
-    def __init__(self, client: Replica) -> None:
-        self._socket = client.socket(socket.AF_INET, socket.SOCK_STREAM)
+    def __init__(self, client: Replica, server: tuple[str, int]) -> None:
+        self._socket = client.socket(family_of(server), socket.SOCK_STREAM)
         self._socket.settimeout(5)
-        self._socket.connect(SERVER)
+        self._socket.connect(server)
         self.server = self._receive(16).decode().strip()
 
     def echo(self, data: bytes) -> bool:
@@ -131,6 +135,10 @@ class Connection:
             assert more, "the connection was closed"
             data += more
         return data
+
+
+def family_of(server: tuple[str, int]) -> int:
+    return socket.AF_INET6 if ":" in server[0] else socket.AF_INET
 
 
 @contextmanager
@@ -172,12 +180,39 @@ def carried(world: World) -> dict[str, int]:
     return {replica.name: world.node.sessions(replica) for replica in world.node.replicas}
 
 
-def test_ping_loses_nothing(three: World) -> None:
+BOTH_FAMILIES = pytest.mark.parametrize("server", [SERVER, SERVER6], ids=["IPv4", "IPv6"])
+
+
+@BOTH_FAMILIES
+def test_ping_loses_nothing(three: World, server: tuple[str, int]) -> None:
     for client in three.of("client"):
-        output = client.run("ping", "-c", "20", "-i", "0.01", "-W", "1", SERVER[0])
+        output = client.run("ping", "-c", "20", "-i", "0.01", "-W", "1", server[0])
 
         assert " 0% packet loss" in output
     assert not three.dropped()
+
+
+@BOTH_FAMILIES
+def test_a_router_on_the_way_is_seen_by_every_client(three: World, server: tuple[str, int]) -> None:
+    """As traceroute sees it: the error goes to the client that sent the packet, not to another of the same address."""
+    for client in three.of("client"):
+        output = client.run("ping", "-c", "5", "-i", "0.1", "-W", "1", "-t", "1", server[0], check=False)
+
+        assert "exceeded" in output
+        assert "+5 errors" in output
+
+
+@BOTH_FAMILIES
+def test_every_client_learns_the_path_mtu(two: World, server: tuple[str, int]) -> None:
+    for nat in two.of("nat"):
+        nat.run("ip", "link", "set", "outside", "mtu", "1300")
+
+    connections = [two.connect(client, server) for client in two.of("client") for _ in range(4)]
+
+    assert all(connection.echo(bytes(100_000)) for connection in connections)
+    for client in two.of("client"):
+        route = client.run("ip", "route", "get", server[0])
+        assert "mtu 1300" in route
 
 
 def test_a_ping_in_fragments_comes_back(three: World) -> None:
@@ -186,23 +221,25 @@ def test_a_ping_in_fragments_comes_back(three: World) -> None:
     assert " 0% packet loss" in output
 
 
-def test_tcp_connections_spread_over_all_replicas_and_none_breaks(three: World) -> None:
+@BOTH_FAMILIES
+def test_tcp_connections_spread_over_all_replicas_and_none_breaks(three: World, server: tuple[str, int]) -> None:
     before = carried(three)
 
-    connections = [three.connect(client) for client in three.of("client") for _ in range(30)]
+    connections = [three.connect(client, server) for client in three.of("client") for _ in range(30)]
     intact = [connection.echo(b"still there?") for _ in range(3) for connection in connections]
     for connection in connections:
         connection.close()
 
     after = carried(three)
     assert all(intact)
-    assert {connection.server for connection in connections} == {server.name for server in three.of("server")}
+    assert {connection.server for connection in connections} == {replica.name for replica in three.of("server")}
     assert all(after[name] > before[name] for name in before)
     assert not three.dropped()
 
 
-def test_a_large_transfer_arrives_whole(three: World) -> None:
-    connection = three.connect(three.of("client")[0])
+@BOTH_FAMILIES
+def test_a_large_transfer_arrives_whole(three: World, server: tuple[str, int]) -> None:
+    connection = three.connect(three.of("client")[0], server)
     block = os.urandom(1 << 16)
 
     intact = [connection.echo(block) for _ in range(100)]
@@ -211,14 +248,15 @@ def test_a_large_transfer_arrives_whole(three: World) -> None:
     connection.close()
 
 
-def test_udp_conversations_stay_with_their_server(three: World) -> None:
-    sockets = [client.socket(socket.AF_INET, socket.SOCK_DGRAM) for client in three.of("client") for _ in range(20)]
+@BOTH_FAMILIES
+def test_udp_conversations_stay_with_their_server(three: World, server: tuple[str, int]) -> None:
+    sockets = [client.socket(family_of(server), socket.SOCK_DGRAM) for client in three.of("client") for _ in range(20)]
     answers = Counter[tuple[int, bytes]]()
 
     for _ in range(5):
         for number, each in enumerate(sockets):
             each.settimeout(2)
-            each.sendto(b"question", SERVER)
+            each.sendto(b"question", server)
             answers[number, each.recv(100)] += 1
 
     assert set(answers.values()) == {5}

@@ -95,7 +95,7 @@ class Node:
             _ip(
                 replica.namespace,
                 f"link set {interface.name} up",
-                *(f"address add {address} dev {interface.name}" for address in interface.addresses),
+                *(f"address add {address} dev {interface.name} nodad" for address in interface.addresses),
                 *(f"route add {route.dst} via {route.gw}" for route in interface.routes),
             )
             attached = self.chain.attachment(InterfaceRef(stage, interface.name))
@@ -228,16 +228,16 @@ def _remove_leftovers() -> None:
 
 
 class Echo:
-    """A server in a replica: says who it is, then sends back whatever it receives, over TCP and UDP."""
+    """A server in a replica: says who it is, then sends back whatever it receives, over TCP and UDP, IPv4 and IPv6."""
 
     PORT = 7
 
     def __init__(self, replica: Replica) -> None:
         self._name = replica.name.encode().ljust(16)
-        self._listener = replica.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._listener = replica.socket(socket.AF_INET6, socket.SOCK_STREAM)
         self._listener.bind(("", self.PORT))
         self._listener.listen(256)
-        self._datagrams = replica.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._datagrams = replica.socket(socket.AF_INET6, socket.SOCK_DGRAM)
         self._datagrams.bind(("", self.PORT))
         for serve in (self._accept, self._answer):
             threading.Thread(target=serve, daemon=True).start()

@@ -151,6 +151,19 @@ def test_neighbours_are_known_across_a_transparent_stage() -> None:
     assert plane.neighbours[FIREWALL_NAT, Side.DOWNSTREAM, "10.1.0.2"] == EDGE.stages[0].interfaces[0].mac
 
 
+def test_neighbours_of_both_address_families_are_known() -> None:
+    spec = chain()
+    for stage, address in ((0, "fd00:1::2/64"), (2, "fd00:1::1/64")):
+        spec["spec"]["stages"][stage]["interfaces"][0]["addresses"].append(address)
+    both = chain_of(spec)
+
+    plane = desired(replace(TWO_FIREWALLS, chains={("telco", "edge"): both}), ALL, {}, DataPlane())
+
+    nat = both.stages[2].interfaces[0]
+    assert plane.neighbours[CLIENT_FIREWALL, Side.UPSTREAM, "fd00:1::1"] == nat.mac
+    assert plane.neighbours[CLIENT_FIREWALL, Side.UPSTREAM, "10.1.0.1"] == nat.mac
+
+
 def test_a_data_plane_that_is_as_desired_needs_no_change() -> None:
     plane = desired(TWO_FIREWALLS, ALL, {}, DataPlane())
 

@@ -1,0 +1,24 @@
+"""`python -m benchmarks program|forwarding`; QUICK=1 in the environment for a look instead of a measurement."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from benchmarks import forwarding, program
+
+BENCHMARKS = {"program": program.main, "forwarding": forwarding.main}
+
+
+def main() -> None:
+    name = sys.argv[1] if len(sys.argv) == 2 else ""
+    if name not in BENCHMARKS:
+        sys.exit(f"no benchmark {name!r}: make bench NAME={' or NAME='.join(BENCHMARKS)}")
+    if os.geteuid():
+        sys.exit("benchmarks load BPF programs and make network namespaces: run them as root")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exit cleans up
+    BENCHMARKS[name]()
+
+
+main()

@@ -1,0 +1,122 @@
+"""What a hop costs real network stacks: a TCP connection, small packets, and one packet at a time.
+
+Everything that carries a packet from the sender into the receiver's stack runs on the sender's CPU, in the softirq that
+the sending raises; the receiving program alone has the other CPU. So nothing queues, nothing is lost on the way, and
+small packets per second are the inverse of what one packet costs: the sending, the way, the receiving stack. The sender
+is a loop around sendmmsg on a packet socket that bypasses queueing.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from bcc import BPF
+
+from benchmarks.bpffs import private_bpffs
+from benchmarks.lab import JOINS, Lab, Programs, remove_leftovers
+from benchmarks.report import BUILD, QUICK, Report, Rounds, Spread, Target, machine, ratio
+from controller.datapath import Datapath
+
+HERE = Path(__file__).resolve().parent
+ROUNDS = 3 if QUICK else 10
+TCP_SECONDS = 1
+PACKET_PASSES = 1 if QUICK else 4
+"""Rounds of small packets in a round of TCP: the machine changes its pace, and short ones meet the same pace."""
+FLOOD_SECONDS = 0.1
+PING_SECONDS = 0.05
+HOPS = (1, 3)
+TARGETS = {
+    "tcp.ours/veth": Target(0.97, at_most=False),
+    "tcp.ours/bridge": Target(1.05, at_most=False),
+    "pps.ours/veth": Target(0.93, at_most=False),
+    "pps.ours/bridge": Target(1.3, at_most=False),
+}
+UNITS = {
+    "tcp": "TCP, Gbit/s",
+    "pps": "64-byte packets, thousands a second",
+    "p50": "round trip, µs, median",
+    "p90": "round trip, µs, 90th percentile",
+    "p99": "round trip, µs, 99th percentile",
+    "hop": "round trip, µs a hop above veth",
+}
+NOTES = (
+    "Ratios without a number of hops are those of one hop. A round trip crosses each hop twice.",
+    "Sender, way and receiving stack share one CPU, the receiving program has the other; packets are counted at the "
+    "receiving socket.",
+)
+
+Figures = dict[str, dict[str, list[float]]]
+"""Rounds by kind of figure and by lab."""
+
+
+def main() -> None:
+    described = machine()
+    remove_leftovers()
+    figures: Figures = {kind: {_name(hops, join): [] for hops in HOPS for join in JOINS} for kind in UNITS}
+    with ExitStack() as cleanup:
+        labs = dict(_labs(cleanup))
+        for number in range(ROUNDS):
+            print(f"round {number + 1} of {ROUNDS}", flush=True)
+            for name in _order(list(labs), number):
+                figures["tcp"][name].append(labs[name].tcp(TCP_SECONDS))
+            for packet_pass in range(PACKET_PASSES):
+                for name in _order(list(labs), number * PACKET_PASSES + packet_pass):
+                    _measure_packets(labs[name], name, figures)
+    figures["hop"] = dict(_added(figures["p50"]))
+    rounds: Mapping[str, Rounds] = {UNITS[kind]: each for kind, each in figures.items()}
+    Report("forwarding", described, rounds, dict(_ratios(figures)), TARGETS, NOTES).publish()
+
+
+def _labs(cleanup: ExitStack) -> Iterator[tuple[str, Lab]]:
+    bpffs = cleanup.enter_context(private_bpffs())
+    BUILD.mkdir(parents=True, exist_ok=True)
+    built = BUILD / "traffic"
+    subprocess.run(["gcc", "-O2", "-pthread", "-o", built, HERE / "traffic.c"], check=True)
+    datapath = Datapath.open(bpffs / "v1")
+    cleanup.callback(datapath.close)
+    cleanup.callback(datapath.unpin)
+    plain = BPF(src_file=bytes(HERE / "redirect.c"))
+    cleanup.callback(plain.cleanup)
+    for hops in HOPS:
+        for join in JOINS:
+            yield _name(hops, join), Lab(join, hops, Programs(datapath, plain), built, cleanup)
+
+
+def _order(names: list[str], number: int) -> list[str]:
+    """Another lab begins each round, and every other round goes backwards: nobody always follows the same one."""
+    start = number * 5 % len(names)
+    turned = names[start:] + names[:start]
+    return turned[::-1] if number % 2 else turned
+
+
+def _measure_packets(lab: Lab, name: str, figures: Figures) -> None:
+    flood = lab.flood(FLOOD_SECONDS)
+    figures["pps"][name].append(flood.arrived / flood.seconds / 1000)
+    ping = lab.ping(PING_SECONDS)
+    for kind, value in (("p50", ping.p50), ("p90", ping.p90), ("p99", ping.p99)):
+        figures[kind][name].append(value)
+
+
+def _added(round_trips: Rounds) -> Iterator[tuple[str, list[float]]]:
+    for hops in HOPS:
+        veth = round_trips[_name(hops, "veth")]
+        for join in JOINS:
+            if join != "veth":
+                own = round_trips[_name(hops, join)]
+                yield _name(hops, join), [(a - b) / hops for a, b in zip(own, veth, strict=True)]
+
+
+def _ratios(figures: Figures) -> Iterator[tuple[str, Spread]]:
+    for hops in HOPS:
+        for kind in ("tcp", "pps"):
+            for join in JOINS:
+                if join != "ours":
+                    key = f"{kind}.ours/{join}" if hops == 1 else f"{kind}{hops}.ours/{join}"
+                    yield key, ratio(figures[kind], _name(hops, "ours"), _name(hops, join))
+
+
+def _name(hops: int, join: str) -> str:
+    return f"{hops} {'hop' if hops == 1 else 'hops'}, {join}"

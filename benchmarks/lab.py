@@ -1,0 +1,257 @@
+"""Two hosts and a way between them, in network namespaces: the same wires, joined in one way or another.
+
+A host is joined to the next over one hop, or over three with two transparent functions between them. Each interface
+is the far end of a veth pair whose near end is in the node's namespace; what is compared is how the node joins two near
+ends. A direct veth pair has no near ends. A function passes frames between its two interfaces by tc mirred, the
+cheapest there is, and alike in every lab.
+
+Namespaces carry the process id in their name, and those of a run that was killed are removed by the next.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from bcc import BPF
+from pyroute2 import netns
+
+from controller import maglev
+from controller.datapath import Datapath
+from controller.links import Links
+from controller.model import PROGRAM, LinkEntry, LinkState
+from sfc.chain import Side
+
+PREFIX = "sfcb-"
+MAC = {"a": "02:00:00:00:00:0a", "b": "02:00:00:00:00:0b"}
+ADDRESS = {"a": "10.0.0.1", "b": "10.0.0.2"}
+ALL_FRAMES = "protocol all u32 match u32 0 0"
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """Of all labs; a session table is as large for a benchmark as on a node."""
+
+    ours: Datapath
+    plain: BPF
+
+    def redirect(self, name: str) -> int:
+        fd: int = self.plain.load_func(name.encode(), BPF.SCHED_CLS).fd
+        return fd
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Where near ends are joined."""
+
+    namespace: str
+    links: Links
+    programs: Programs
+
+    def ifindex(self, interface: str) -> int:
+        shown = _ip(self.namespace, "ip", "-o", "link", "show", interface)
+        return int(shown.partition(":")[0])
+
+
+Join = Callable[[Node, int, str, str], None]
+"""(node, the join's number, upstream near end, downstream near end)"""
+
+_slots = count(1)
+
+
+def bridge(node: Node, number: int, up: str, down: str) -> None:
+    _batch(
+        node.namespace,
+        f"link add bridge{number} type bridge",
+        f"link set bridge{number} up",
+        *(f"link set {each} master bridge{number}" for each in (up, down)),
+    )
+
+
+def mirred(node: Node, number: int, up: str, down: str) -> None:
+    _mirred(node.namespace, up, down)
+
+
+def redirect(node: Node, number: int, up: str, down: str) -> None:
+    _redirect(node, "redirect", up, down)
+
+
+def redirect_peer(node: Node, number: int, up: str, down: str) -> None:
+    _redirect(node, "redirect_peer", up, down)
+
+
+def ours(node: Node, number: int, up: str, down: str) -> None:
+    """A cross-connection with one replica on each side."""
+    datapath = node.programs.ours
+    slots = {up: next(_slots), down: next(_slots)}
+    connection = slots[up]
+    for near, side in ((up, Side.UPSTREAM), (down, Side.DOWNSTREAM)):
+        ifindex, slot = node.ifindex(near), slots[near]
+        datapath.set_link(slot, LinkEntry(ifindex, connection, side, LinkState.SERVING))
+        datapath.set_targets(connection, side, maglev.table([("replica", slot)]))
+        node.links.attach(ifindex, slot, datapath.program_fd, PROGRAM)
+
+
+JOINS: dict[str, Join | None] = {
+    "veth": None,
+    "bridge": bridge,
+    "mirred": mirred,
+    "redirect": redirect,
+    "redirect_peer": redirect_peer,
+    "ours": ours,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Flood:
+    sent: int
+    arrived: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    p50: float
+    """Microseconds there and back, as the others."""
+    p90: float
+    p99: float
+
+
+class Lab:
+    def __init__(self, name: str, hops: int, programs: Programs, tool: Path, cleanup: ExitStack) -> None:
+        self._label = f"{name}{hops}"
+        self._tool = tool
+        self._cleanup = cleanup
+        functions = [f"f{number}" for number in range(1, hops)]
+        self._host = {each: self._namespace(each) for each in ("a", *functions, "b")}
+        ends = ["a left", *(f"{each} {side}" for each in functions for side in ("left", "right")), "b left"]
+        self._wire(JOINS[name], [(ends[2 * hop], ends[2 * hop + 1]) for hop in range(hops)], programs)
+        for function in functions:
+            _mirred(self._host[function], "left", "right")
+        for host, other in (("a", "b"), ("b", "a")):
+            _batch(
+                self._host[host],
+                f"link set left address {MAC[host]}",
+                f"address add {ADDRESS[host]}/24 dev left",
+                f"neighbour add {ADDRESS[other]} lladdr {MAC[other]} dev left nud permanent",
+            )
+        self._start_server()
+
+    def tcp(self, seconds: int) -> float:
+        """Gbit/s that one iperf3 connection received."""
+        report = _ip(self._host["a"], "taskset", "-c", "0", "iperf3", "-c", ADDRESS["b"], "-t", str(seconds), "-f", "m")
+        found = re.search(r"([\d.]+) Mbits/sec\s+receiver", report)
+        if not found:
+            raise RuntimeError(f"{self._label}: iperf3 tells no rate: {report}")
+        return float(found[1]) / 1000
+
+    def flood(self, seconds: float) -> Flood:
+        sent, arrived, nanoseconds = self._run("flood", "left", MAC["a"], MAC["b"], str(seconds))
+        return Flood(sent, arrived, nanoseconds / 1e9)
+
+    def ping(self, seconds: float) -> Ping:
+        _, p50, p90, p99 = self._run("ping", str(seconds))
+        return Ping(p50 / 1000, p90 / 1000, p99 / 1000)
+
+    def _run(self, what: str, *arguments: str) -> list[int]:
+        ends = [f"/run/netns/{self._host[each]}" for each in ("a", "b")]
+        return [int(word) for word in _run([str(self._tool), what, *ends, *arguments]).split()]
+
+    def _namespace(self, name: str) -> str:
+        namespace = f"{PREFIX}{os.getpid()}-{self._label}-{name}"
+        netns.create(namespace)
+        self._cleanup.callback(netns.remove, namespace)
+        _ip(namespace, "sysctl", "-qw", *(f"net.ipv6.conf.{each}.disable_ipv6=1" for each in ("all", "default")))
+        _batch(namespace, "link set lo up")
+        return namespace
+
+    def _wire(self, join: Join | None, hops: Sequence[tuple[str, str]], programs: Programs) -> None:
+        if not join:
+            for up, down in hops:
+                (host, interface), (next_host, next_interface) = up.split(), down.split()
+                self._veth(self._host[host], interface, self._host[next_host], next_interface)
+            return
+        namespace = self._namespace("node")
+        links = _links_of(namespace)
+        self._cleanup.callback(links.close)
+        node = Node(namespace, links, programs)
+        for number, hop in enumerate(hops):
+            near = (f"near{2 * number}", f"near{2 * number + 1}")
+            for interface, far in zip(near, hop, strict=True):
+                host, far_interface = far.split()
+                self._veth(namespace, interface, self._host[host], far_interface)
+            join(node, number, *near)
+
+    def _veth(self, namespace: str, interface: str, other: str, other_interface: str) -> None:
+        _batch(namespace, f"link add {interface} type veth peer name {other_interface} netns {other}")
+        _batch(namespace, f"link set {interface} up")
+        _batch(other, f"link set {other_interface} up")
+
+    def _start_server(self) -> None:
+        if_killed = ["setpriv", "--pdeathsig", "TERM"]
+        enter = ["ip", "netns", "exec", self._host["b"], "taskset", "-c", "1"]
+        server = subprocess.Popen(
+            [*if_killed, *enter, "iperf3", "-s"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        self._cleanup.callback(server.wait)
+        self._cleanup.callback(server.terminate)
+        deadline = time.monotonic() + 10
+        while ":5201" not in _ip(self._host["b"], "ss", "-Hltn"):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{self._label}: the iperf3 server does not listen after 10 seconds")
+            time.sleep(0.05)
+
+
+def remove_leftovers() -> None:
+    for namespace in netns.listnetns():
+        owner = re.match(rf"{PREFIX}(\d+)-", namespace)
+        if owner and not Path("/proc", owner[1]).exists():
+            netns.remove(namespace)
+
+
+def _links_of(namespace: str) -> Links:
+    """Made in a thread that enters the namespace and ends there."""
+
+    def make() -> Links:
+        netns.setns(namespace, flags=0)
+        return Links()
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(make).result()
+
+
+def _mirred(namespace: str, one: str, other: str) -> None:
+    for interface, target in ((one, other), (other, one)):
+        _ip(namespace, "tc", "qdisc", "add", "dev", interface, "clsact")
+        action = f"action mirred egress redirect dev {target}"
+        _ip(namespace, "tc", "filter", "add", "dev", interface, "ingress", *f"{ALL_FRAMES} {action}".split())
+
+
+def _redirect(node: Node, program: str, one: str, other: str) -> None:
+    fd = node.programs.redirect(program)
+    for interface, target in ((one, other), (other, one)):
+        node.links.attach(node.ifindex(interface), node.ifindex(target), fd, program)
+
+
+def _batch(namespace: str, *commands: str) -> None:
+    for command in commands:
+        _ip(namespace, "ip", *command.split())
+
+
+def _ip(namespace: str, *command: str) -> str:
+    return _run(["ip", "netns", "exec", namespace, *command])
+
+
+def _run(command: Sequence[str]) -> str:
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stdout}{done.stderr}")
+    return done.stdout
