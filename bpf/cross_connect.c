@@ -24,9 +24,10 @@
 #define LINK_SLOT(skb) ((skb)->tc_classid)
 #endif
 
-#define MOST_SIDES    8192
-#define MOST_OTHERS   16384
-#define MOST_ATTEMPTS 32
+#define MOST_SIDES     8192
+#define MOST_OTHERS    16384
+#define MOST_ATTEMPTS  32
+#define MOST_DATAGRAMS 16384 /* in fragments, on their way at one time */
 
 /* controller.model.LinkState; 0 is a slot without link. */
 enum link_state {
@@ -65,6 +66,14 @@ struct neighbour {
 	u16 unused;
 };
 
+struct fragment_key {
+	u32 connection;
+	u32 side; /* the sender's */
+	struct address source;
+	struct address destination;
+	u64 datagram;
+};
+
 /* Seen from the link: received from the replica, sent to it. A segmentation-offload frame counts once. */
 struct traffic {
 	u64 received_packets;
@@ -87,6 +96,7 @@ BPF_TABLE_PINNED("lru_hash", struct wide_key, struct session, wide_sessions, SES
 BPF_TABLE_PINNED("hash", struct side_key, struct targets, targets, MOST_SIDES, PIN_ROOT "/targets", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("hash", struct neighbour_key, struct neighbour, neighbours, MOST_OTHERS, PIN_ROOT "/neighbours",
 		 BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("lru_hash", struct fragment_key, u64, fragments, MOST_DATAGRAMS, PIN_ROOT "/fragments");
 BPF_TABLE_PINNED("percpu_array", u32, struct traffic, traffic, SLOTS, PIN_ROOT "/traffic");
 BPF_TABLE_PINNED("percpu_hash", struct drop_key, u64, drops, MOST_OTHERS, PIN_ROOT "/drops", BPF_F_NO_PREALLOC);
 
@@ -97,6 +107,21 @@ struct sender {
 	u8 side;
 	u8 state;
 };
+
+static __always_inline void tell(u32 connection, u32 verdict)
+{
+	struct drop_key key = {.connection = connection, .verdict = verdict};
+	u64 none = 0, *count = drops.lookup_or_try_init(&key, &none);
+
+	if (count)
+		(*count)++;
+}
+
+static __always_inline int drop(u32 connection, u32 verdict)
+{
+	tell(connection, verdict);
+	return TC_ACT_SHOT;
+}
 
 static __always_inline bool receives(const struct link *link, u32 connection, u32 side)
 {
@@ -307,6 +332,37 @@ static __always_inline enum verdict carry(const struct flow *flow, bool wide, co
 	return VERDICT_FORWARDED;
 }
 
+/* By the flow's session, where its datagram may be divided: the later fragments go where the first one went. One that
+ * comes before its first, or whose first is lost, is carried by its addresses: it does no harm where it does not
+ * belong, and is right where the other side has a single link.
+ */
+static __always_inline enum verdict carry_part(const struct flow *flow, bool wide, const struct sender *from, u64 *to)
+{
+	struct fragment_key key = {.connection = from->connection, .side = from->side};
+	enum verdict verdict;
+	struct wide_key orphan;
+	u64 *first;
+
+	key.source = flow->source;
+	key.destination = flow->destination;
+	key.datagram = flow->datagram;
+	if (flow->part == FIRST) {
+		verdict = carry(flow, wide, from, to);
+		if (verdict == VERDICT_FORWARDED)
+			fragments.update(&key, to);
+		return verdict;
+	}
+	first = fragments.lookup(&key);
+	if (first && alive(*first, from->connection, !from->side)) {
+		*to = *first;
+		return VERDICT_FORWARDED;
+	}
+	tell(from->connection, VERDICT_ORPHAN);
+	orphan = wide_key_of(from->connection, flow, from->side);
+	*to = choose(from->connection, !from->side, wide_hash(&orphan));
+	return *to ? VERDICT_FORWARDED : VERDICT_NO_TARGET;
+}
+
 /* By the pair of MACs, without session: what no reader understands, and what goes to many. */
 static __always_inline enum verdict carry_any(const struct ethhdr *eth, const struct sender *from, u64 *to)
 {
@@ -336,7 +392,7 @@ static __always_inline enum verdict decide_wide(struct __sk_buff *skb, struct et
 		   !read_ipv6(&flow, (void *)(eth + 1), end)) {
 		return carry_any(eth, from, to);
 	}
-	return carry(&flow, true, from, to);
+	return flow.part ? carry_part(&flow, true, from, to) : carry(&flow, true, from, to);
 }
 
 /* Decides where a frame goes; `to` is set for VERDICT_FORWARDED and VERDICT_ANSWERED. */
@@ -353,7 +409,7 @@ static __always_inline enum verdict decide(struct __sk_buff *skb, const struct s
 		return decide_wide(skb, eth, end, from, to);
 	if (unlikely(eth->h_dest[0] & 1 || !read_ipv4(&flow, (void *)(eth + 1), end)))
 		return carry_any(eth, from, to);
-	return carry(&flow, false, from, to);
+	return unlikely(flow.part) ? carry_part(&flow, false, from, to) : carry(&flow, false, from, to);
 }
 
 static __always_inline int send(struct __sk_buff *skb, u64 to)
@@ -369,16 +425,6 @@ static __always_inline int send(struct __sk_buff *skb, u64 to)
 	if (skb->pkt_type == PACKET_OTHERHOST)
 		bpf_skb_change_type(skb, PACKET_HOST);
 	return bpf_redirect_peer(end_ifindex(to), 0);
-}
-
-static __always_inline int drop(u32 connection, u32 verdict)
-{
-	struct drop_key key = {.connection = connection, .verdict = verdict};
-	u64 none = 0, *count = drops.lookup_or_try_init(&key, &none);
-
-	if (count)
-		(*count)++;
-	return TC_ACT_SHOT;
 }
 
 /* Whether the headers of the commonest frames, TCP and UDP right behind IP, are in reach. A large TCP frame has little

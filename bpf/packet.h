@@ -4,8 +4,8 @@
  * says false when the frame is too short or not what it should be, leaving its result untouched. A frame that no reader
  * understands is no error; it is carried by its MAC pair.
  *
- * Fragments, the first one included, are known by addresses and protocol alone: the first knows its ports, the others
- * do not, and all must go the same way.
+ * The first fragment of a datagram says what a whole one says; the others know addresses and protocol alone, and share
+ * with the first the number of the datagram.
  */
 #pragma once
 
@@ -43,6 +43,12 @@ struct address {
 	__be32 word[4];
 };
 
+enum part {
+	WHOLE,
+	FIRST,
+	LATER,
+};
+
 /* The two ends of a conversation as one frame names them: who sent it, and to whom. */
 struct flow {
 	struct address source;
@@ -51,7 +57,9 @@ struct flow {
 	__be16 destination_port;
 	u8 protocol;
 	u8 tcp_flags;
-	bool quoted; /* read from an error about a packet of the flow, not from such a packet */
+	bool quoted;  /* read from an error about a packet of the flow, not from such a packet */
+	u8 part;      /* enum part */
+	u64 datagram; /* unique for a while between source and destination; for a fragment only */
 };
 
 struct arp_ipv4 {
@@ -245,6 +253,7 @@ static __always_inline void read_icmp(struct flow *flow, struct icmphdr *icmp, v
 	if (!icmp_complains(icmp->type) || (void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
 		return;
 	flow->quoted = true;
+	flow->part = WHOLE;
 	flow->source = mapped(ip->daddr);
 	flow->destination = mapped(ip->saddr);
 	flow->protocol = ip->protocol;
@@ -261,8 +270,12 @@ static __always_inline bool read_ipv4(struct flow *flow, struct iphdr *ip, void 
 	flow->source = mapped(ip->saddr);
 	flow->destination = mapped(ip->daddr);
 	flow->protocol = ip->protocol;
-	if (ip->frag_off & FRAGMENTED)
-		return true;
+	if (unlikely(ip->frag_off & FRAGMENTED)) {
+		flow->part = ip->frag_off & FRAGMENT_OFFSET ? LATER : FIRST;
+		flow->datagram = (u64)ip->protocol << 16 | ip->id;
+		if (flow->part == LATER)
+			return true;
+	}
 
 	payload = (void *)ip + ip->ihl * 4;
 	read_transport(flow, payload, end);
@@ -285,31 +298,32 @@ static __always_inline bool extends(u8 protocol)
 	       protocol == IPPROTO_FRAGMENT || protocol == IPPROTO_MH;
 }
 
-#define FRAGMENTED6 __constant_htons(0xfff9) /* the offset and "more fragments", RFC 8200 */
+#define FRAGMENTED6	 __constant_htons(0xfff9) /* the offset and "more fragments", RFC 8200 */
+#define FRAGMENT_OFFSET6 __constant_htons(0xfff8)
 
-/* The payload behind the extension headers, whose first has the number in `protocol`, where the payload's own is left;
- * NULL if it is not to be found.
- */
-static __always_inline void *past_extensions(u8 *protocol, void *header, void *end)
+/* The payload behind the extension headers, with its protocol in the flow; NULL if it is not to be found. */
+static __always_inline void *past_extensions(struct flow *flow, void *header, void *end)
 {
 	for (int i = 0; i < MOST_EXTENSIONS; i++) {
 		struct extension *extension = header;
+		bool divides = flow->protocol == IPPROTO_FRAGMENT;
 
-		if (!extends(*protocol))
+		if (!extends(flow->protocol))
 			return header;
 		if ((void *)(extension + 1) > end)
 			return NULL;
-		if (*protocol != IPPROTO_FRAGMENT) {
-			header += 8 + extension->length * 8;
+		flow->protocol = extension->next;
+		header += 8;
+		if (!divides) {
+			header += extension->length * 8;
 		} else if (extension->fragment & FRAGMENTED6) {
-			*protocol = extension->next;
-			return NULL;
-		} else {
-			header = extension + 1;
+			flow->part = extension->fragment & FRAGMENT_OFFSET6 ? LATER : FIRST;
+			flow->datagram = extension->fragment_id;
+			if (flow->part == LATER)
+				return NULL;
 		}
-		*protocol = extension->next;
 	}
-	return extends(*protocol) ? NULL : header;
+	return extends(flow->protocol) ? NULL : header;
 }
 
 static __always_inline void read_icmp6(struct flow *flow, struct icmphdr *icmp, void *end)
@@ -326,7 +340,8 @@ static __always_inline void read_icmp6(struct flow *flow, struct icmphdr *icmp, 
 	flow->source = *(struct address *)&ip->daddr;
 	flow->destination = *(struct address *)&ip->saddr;
 	flow->protocol = ip->nexthdr;
-	payload = past_extensions(&flow->protocol, ip + 1, end);
+	payload = past_extensions(flow, ip + 1, end);
+	flow->part = WHOLE;
 	if (payload)
 		read_quoted(flow, payload, IPPROTO_ICMPV6, ICMPV6_ECHO_REQUEST, ICMPV6_ECHO_REPLY, end);
 }
@@ -340,7 +355,7 @@ static __always_inline bool read_ipv6(struct flow *flow, struct ipv6hdr *ip, voi
 	flow->source = *(struct address *)&ip->saddr;
 	flow->destination = *(struct address *)&ip->daddr;
 	flow->protocol = ip->nexthdr;
-	payload = past_extensions(&flow->protocol, ip + 1, end);
+	payload = past_extensions(flow, ip + 1, end);
 	if (!payload)
 		return true;
 	read_transport(flow, payload, end);

@@ -1,6 +1,7 @@
 /* What the program decides for a frame. The agent reads these names from here, so each is spelled once: a metric's
- * label is the name in lower case without the prefix. Every drop has a verdict of its own, counted per
- * cross-connection at one exit (cross_connect.c, `drop`).
+ * label is the name in lower case without the prefix. Every drop has a verdict of its own, and so has what
+ * is carried but remarkable; both are counted per cross-connection (cross_connect.c, `tell`). A comment that begins
+ * with "dropped" is what tells them apart.
  */
 #pragma once
 
@@ -10,4 +11,5 @@ enum verdict {
 	VERDICT_NOT_OURS = 2,  /* not from a link of ours: left to the host */
 	VERDICT_UNWIRED = 3,   /* dropped: the sender's slot holds no link yet, or no longer */
 	VERDICT_NO_TARGET = 4, /* dropped: no link of the other side takes it */
+	VERDICT_ORPHAN = 5,    /* carried by its addresses: a fragment whose first one has not been seen */
 };

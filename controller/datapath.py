@@ -57,6 +57,7 @@ _LAYOUTS = {
     "links": _Layout(struct.Struct("<I"), struct.Struct("<IIBB2x")),
     "sessions": _Layout(struct.Struct("<I4s4s2s2sB3x"), struct.Struct("<QQQ4xBBBx")),
     "wide_sessions": _Layout(struct.Struct("<I16s16s2s2sB3x"), struct.Struct("<QQQ4xBBBx")),
+    "fragments": _Layout(struct.Struct("<II16s16sQ"), struct.Struct("<Q")),
     "targets": _Layout(struct.Struct("<II"), struct.Struct(f"<{2 * maglev.LENGTH}s")),
     "neighbours": _Layout(struct.Struct("<II16s"), struct.Struct("<6s2x")),
     "traffic": _Layout(struct.Struct("<I"), struct.Struct("<6Q"), per_cpu=True),
@@ -77,6 +78,7 @@ class Datapath:
         self._maps = maps
         self._links, self._targets = maps["links"], maps["targets"]
         self._sessions = (maps["sessions"], maps["wide_sessions"])
+        self._fragments = maps["fragments"]
         self._neighbours, self._traffic, self._drops = maps["neighbours"], maps["traffic"], maps["drops"]
 
     @classmethod
@@ -204,12 +206,19 @@ class Datapath:
 
     def drops(self) -> dict[tuple[int, str], int]:
         """Frames dropped, by (connection number, verdict); connection 0: from a link that is not wired."""
-        names = verdicts()
-        return {(connection, names[verdict]): count for (connection, verdict), (count,) in self._drops.items()}
+        return self._told(verdicts(dropped=True))
+
+    def remarks(self) -> dict[tuple[int, str], int]:
+        """Frames that were carried but tell of something amiss, by (connection number, verdict)."""
+        return self._told({number: name for number, name in verdicts().items() if number not in verdicts(dropped=True)})
+
+    def _told(self, names: Mapping[int, str]) -> dict[tuple[int, str], int]:
+        counts = {key: count for key, (count,) in self._drops.items()}
+        return {(number, names[verdict]): n for (number, verdict), n in counts.items() if verdict in names}
 
     def forget(self, connection: int) -> None:
         """Removes the sessions and the counts of a cross-connection that is no more."""
-        for table in (*self._sessions, self._drops):
+        for table in (*self._sessions, self._fragments, self._drops):
             for key in [key for key, _ in table.items() if key[0] == connection]:
                 table.delete(key)
 
@@ -219,9 +228,10 @@ class Datapath:
                 yield slot, LinkEntry(ifindex, connection, Side(side), LinkState(state))
 
 
-def verdicts() -> dict[int, str]:
-    """Number → name of each verdict, as bpf/verdicts.h spells them."""
-    found = re.findall(r"\bVERDICT_(\w+) = (\d+)", (SOURCE / "verdicts.h").read_text())
+def verdicts(dropped: bool = False) -> dict[int, str]:
+    """Number → name of each verdict, or of those for frames dropped, as bpf/verdicts.h spells them."""
+    wanted = r"/\* dropped" if dropped else ""
+    found = re.findall(rf"\bVERDICT_(\w+) = (\d+),\s*{wanted}", (SOURCE / "verdicts.h").read_text())
     return {int(number): name.lower() for name, number in found}
 
 

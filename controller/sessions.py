@@ -15,7 +15,8 @@ class Session:
     connection: int
     protocol: int
     has_ports: bool
-    """False for what is known by addresses alone, such as fragments: nobody sees such a TCP session end."""
+    """False for what is known by addresses alone, such as a first fragment too short for its ports: nobody sees
+    such a TCP session end."""
     upstream: int
     """End of that side: slot << 32 | ifindex."""
     downstream: int

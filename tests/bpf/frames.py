@@ -18,6 +18,7 @@ from scapy.layers.inet6 import (
     IPv6ExtHdrFragment,
     IPv6ExtHdrHopByHop,
     IPv6ExtHdrRouting,
+    fragment6,
 )
 from scapy.layers.l2 import ARP, GRE, Dot1Q, Ether
 from scapy.layers.sctp import SCTP
@@ -163,7 +164,6 @@ WITH_SESSION: dict[str, Conversation] = {
     "GRE": gre,
     "unknown IP protocol": unknown_protocol,
     "SCTP": sctp,
-    "IPv4 fragment": last_fragment,
     "ARP for an unknown address": arp,
     "IPv6 TCP": tcp6,
     "IPv6 UDP": udp6,
@@ -172,12 +172,13 @@ WITH_SESSION: dict[str, Conversation] = {
     "IPv6 UDP behind extension headers": udp6_behind_extensions,
     "IPv6 atomic fragment": atomic_fragment6,
     "unknown IPv6 protocol": unknown_protocol6,
-    "IPv6 fragment": last_fragment6,
     "IPv6 with too many extension headers": too_many_extensions,
     "neighbour solicitation for an unknown address": nd,
 }
 
 WITHOUT_SESSION: dict[str, Conversation] = {
+    "IPv4 fragment without its first": last_fragment,
+    "IPv6 fragment without its first": last_fragment6,
     "VLAN": vlan,
     "MPLS": mpls,
     "802.3 length": llc,
@@ -195,9 +196,17 @@ def icmp_error6(quoted: Packet, sender: Side, error: Packet | None = None) -> Pa
     return router / (error or ICMPv6TimeExceeded()) / Raw(bytes(quoted[IPv6]))
 
 
-def fragments(sender: Side, size: int = 4000) -> list[Packet]:
-    whole = IP(bytes(udp(sender)[IP])) / Raw(bytes(size))
+def fragments(sender: Side, number: int = 0, size: int = 4000) -> list[Packet]:
+    whole = IP(bytes(udp(sender, number)[IP])) / Raw(bytes(size))
+    whole[IP].id = 100 + number
     return [ether(sender) / part for part in whole.fragment(fragsize=1400)]  # type: ignore[no-untyped-call]
+
+
+def fragments6(sender: Side, number: int = 0, size: int = 4000) -> list[Packet]:
+    """With an extension header in each fragment, and one in the first alone."""
+    whole = IPv6(src=ADDRESS6[sender], dst=ADDRESS6[sender.other]) / IPv6ExtHdrHopByHop()
+    whole /= IPv6ExtHdrFragment(id=100 + number) / IPv6ExtHdrDestOpt() / udp6(sender, number)[UDP] / Raw(bytes(size))
+    return [ether(sender) / IPv6(bytes(part)) for part in fragment6(whole, 1400)]
 
 
 def _ports(sender: Side, upstream: int, downstream: int) -> dict[str, Any]:

@@ -61,7 +61,9 @@ class Node:
             self.datapath.clear_targets(*side)
         for neighbour in state.neighbours:
             self.datapath.clear_neighbour(*neighbour)
-        for connection in connections | {connection for connection, _ in self.datapath.drops()}:
+        for connection in connections | {
+            connection for connection, _ in self.datapath.drops() | self.datapath.remarks()
+        }:
             self.datapath.forget(connection)
 
     def link(

@@ -40,7 +40,7 @@ def test_every_kind_of_frame_arrives_unchanged_on_the_other_side(wired: Node, ki
 
 @pytest.mark.parametrize("kind", WITHOUT_SESSION)
 @pytest.mark.parametrize("sender", Side)
-def test_what_has_no_session_goes_by_its_pair_of_macs(wired: Node, kind: str, sender: Side) -> None:
+def test_what_has_no_session_goes_by_its_addresses(wired: Node, kind: str, sender: Side) -> None:
     def receivers(number: int) -> set[int]:
         return {wired.receiver(slot, WITHOUT_SESSION[kind](sender, number)) for slot in SLOTS[sender]}
 

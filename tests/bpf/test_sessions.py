@@ -11,7 +11,7 @@ from controller import maglev
 from controller.datapath import Traffic
 from controller.model import LinkState
 from sfc.chain import Side
-from tests.bpf.frames import WITH_SESSION, Conversation, fragments, ping, tcp, udp
+from tests.bpf.frames import WITH_SESSION, Conversation, ping, tcp, udp
 from tests.bpf.node import CONNECTION, Node
 
 UP, DOWN = Side.UPSTREAM, Side.DOWNSTREAM
@@ -61,15 +61,6 @@ def test_a_session_stays_when_the_targets_change(wired: Node, kind: str) -> None
 
     assert sent(wired, 1, WITH_SESSION[kind], UP, NUMBERS) == before
     assert set(sent(wired, 1, WITH_SESSION[kind], UP, range(100, 140)).values()) == {15, 16}
-
-
-def test_all_fragments_of_a_datagram_go_to_one_link(wired: Node) -> None:
-    parts = fragments(UP)
-
-    receivers = {wired.receiver(1, part) for part in parts}
-
-    assert len(parts) > 2
-    assert len(receivers) == 1
 
 
 def test_two_hosts_that_ping_each_other_with_one_identifier_have_two_sessions(wired: Node) -> None:

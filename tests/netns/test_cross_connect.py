@@ -100,6 +100,7 @@ ip link set bridge up
 """
 NAT = """
 sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0
 nft -f - <<END
 table inet nat {{
   chain postrouting {{
@@ -215,10 +216,31 @@ def test_every_client_learns_the_path_mtu(two: World, server: tuple[str, int]) -
         assert "mtu 1300" in route
 
 
-def test_a_ping_in_fragments_comes_back(three: World) -> None:
-    output = three.of("client")[0].run("ping", "-c", "5", "-i", "0.1", "-W", "1", "-s", "4000", SERVER[0])
+@BOTH_FAMILIES
+def test_pings_in_fragments_come_back_to_every_client(three: World, server: tuple[str, int]) -> None:
+    for client in three.of("client"):
+        output = client.run("ping", "-c", "5", "-i", "0.1", "-W", "1", "-s", "4000", server[0])
 
-    assert " 0% packet loss" in output
+        assert " 0% packet loss" in output
+
+
+@BOTH_FAMILIES
+def test_datagrams_in_fragments_and_whole_ones_of_a_conversation_take_one_way(
+    three: World, server: tuple[str, int]
+) -> None:
+    sockets = [client.socket(family_of(server), socket.SOCK_DGRAM) for client in three.of("client") for _ in range(10)]
+    sizes = (10, 9000, 100, 20_000)
+
+    for each in sockets:
+        each.settimeout(2)
+        servers = set()
+        for size in sizes:
+            each.sendto(bytes(size), server)
+            answer = each.recv(1 << 16)
+            servers.add(answer[:16])
+            assert len(answer) == 16 + size
+        assert len(servers) == 1
+        each.close()
 
 
 @BOTH_FAMILIES
