@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 _SECOND = 1_000_000_000
 _TCP = 6
+_NEIGHBOUR = 255
+"""ARP and neighbour discovery; bpf/packet.h, PROTOCOL_NEIGHBOUR."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,9 @@ DEFAULT_TIMEOUTS = Timeouts()
 
 
 def active(session: Session, now_ns: int, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> bool:
+    """Who asked for a neighbour is remembered for the answer's sake; nobody waits for that when a replica leaves."""
+    if session.protocol == _NEIGHBOUR:
+        return False
     return now_ns - session.last_seen_ns <= _patience(session, timeouts)
 
 

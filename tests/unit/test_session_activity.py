@@ -10,7 +10,7 @@ from controller.sessions import Session, active
 
 MILLISECOND = 1_000_000
 SEEN = 1_000_000 * MILLISECOND
-TCP, UDP, ICMP = 6, 17, 1
+TCP, UDP, ICMP, NEIGHBOUR = 6, 17, 1, 255
 
 OPEN = Session(
     connection=7,
@@ -43,6 +43,10 @@ def test_a_session_is_active_until_its_time_is_over(session: Session, patience_m
 
     assert active(session, end)
     assert not active(session, end + MILLISECOND)
+
+
+def test_nobody_waits_for_a_neighbour_that_was_asked_for() -> None:
+    assert not active(replace(OPEN, protocol=NEIGHBOUR), SEEN)
 
 
 def test_a_packet_newer_than_the_question_is_active() -> None:
