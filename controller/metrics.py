@@ -21,6 +21,9 @@ class Datapath(Protocol):
     def drops(self) -> Mapping[tuple[int, str], int]:
         """(connection number, verdict) → frames."""
 
+    def remarks(self) -> Mapping[tuple[int, str], int]:
+        """The same, of frames that were carried."""
+
 
 class DatapathCollector(Collector):
     def __init__(self, datapath: Datapath, state: Callable[[], State]) -> None:
@@ -34,7 +37,8 @@ class DatapathCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         state = self._state()
         yield from _links(state, self._datapath.traffic([link.slot for link in state.links]))
-        yield _drops(state, self._datapath.drops())
+        yield _by_verdict(state, "sfc_dropped_packets", "Frames dropped", self._datapath.drops())
+        yield _by_verdict(state, "sfc_remarkable_packets", "Frames carried, but remarkable", self._datapath.remarks())
         yield _states(state)
 
 
@@ -56,16 +60,15 @@ def _links(state: State, traffic: Mapping[int, Traffic]) -> Iterator[Metric]:
     yield from (packets, octets, sessions)
 
 
-def _drops(state: State, drops: Mapping[tuple[int, str], int]) -> Metric:
-    labels = ("namespace", "cross_connection", "verdict")
-    dropped = CounterMetricFamily("sfc_dropped_packets", "Frames dropped, by verdict", labels=labels)
+def _by_verdict(state: State, name: str, about: str, counts: Mapping[tuple[int, str], int]) -> Metric:
+    metric = CounterMetricFamily(name, f"{about}, by verdict", labels=("namespace", "cross_connection", "verdict"))
     chains = state.cluster.chains.values() if state.cluster else ()
     named = {c.number: (chain.namespace, c.name) for chain in chains for c in chain.cross_connections}
     named[0] = ("", "")  # from links that are not wired, so in no cross-connection
-    for (number, verdict), frames in drops.items():
+    for (number, verdict), frames in counts.items():
         if number in named:
-            dropped.add_metric((*named[number], verdict), frames)
-    return dropped
+            metric.add_metric((*named[number], verdict), frames)
+    return metric
 
 
 def _states(state: State) -> Metric:

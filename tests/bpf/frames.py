@@ -206,7 +206,7 @@ def fragments6(sender: Side, number: int = 0, size: int = 4000) -> list[Packet]:
     """With an extension header in each fragment, and one in the first alone."""
     whole = IPv6(src=ADDRESS6[sender], dst=ADDRESS6[sender.other]) / IPv6ExtHdrHopByHop()
     whole /= IPv6ExtHdrFragment(id=100 + number) / IPv6ExtHdrDestOpt() / udp6(sender, number)[UDP] / Raw(bytes(size))
-    return [ether(sender) / IPv6(bytes(part)) for part in fragment6(whole, 1400)]
+    return [ether(sender) / IPv6(bytes(part)) for part in fragment6(whole, 1400)]  # type: ignore[no-untyped-call]
 
 
 def _ports(sender: Side, upstream: int, downstream: int) -> dict[str, Any]:

@@ -18,6 +18,9 @@ class Counted:
     def drops(self) -> dict[tuple[int, str], int]:
         return {(CLIENT_FIREWALL, "no_target"): 5, (0, "unwired"): 6, (4711, "no_target"): 7}
 
+    def remarks(self) -> dict[tuple[int, str], int]:
+        return {(CLIENT_FIREWALL, "orphan"): 8}
+
 
 def scraped() -> str:
     registry = CollectorRegistry()
@@ -40,6 +43,7 @@ def test_drops_are_named_by_their_cross_connection_and_those_of_deleted_chains_a
 
     assert 'cross_connection="edge.client.lan.firewall.left",namespace="telco",verdict="no_target"} 5.0' in text
     assert 'cross_connection="",namespace="",verdict="unwired"} 6.0' in text
+    assert 'sfc_remarkable_packets_total{cross_connection="edge.client.lan.firewall.left",namespace="telco"' in text
     assert "7.0" not in [line.rsplit(" ", 1)[1] for line in text.splitlines() if line.startswith("sfc_dropped")]
 
 
