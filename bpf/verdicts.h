@@ -7,7 +7,7 @@
 
 enum verdict {
 	VERDICT_FORWARDED = 0, /* sent to a link of the other side */
-	VERDICT_ANSWERED = 1,  /* an ARP request, answered to its asker */
+	VERDICT_ANSWERED = 1,  /* an ARP request or neighbour solicitation, answered to its asker */
 	VERDICT_NOT_OURS = 2,  /* not from a link of ours: left to the host */
 	VERDICT_UNWIRED = 3,   /* dropped: the sender's slot holds no link yet, or no longer */
 	VERDICT_NO_TARGET = 4, /* dropped: no link of the other side takes it */

@@ -168,15 +168,19 @@ class ClusterView:
     def _parse(self) -> Mapping[Key, Chain]:
         snapshot = self._chains.snapshot()
         if self._parsed[0] is not snapshot:
-            self._parsed = snapshot, dict(_valid(snapshot))
+            self._parsed = snapshot, parsed(snapshot, self._parsed[1])
         return self._parsed[1]
 
 
-def _valid(snapshot: Mapping[Key, dict[str, Any]]) -> list[tuple[Key, Chain]]:
-    chains = []
-    for key, obj in snapshot.items():
+def parsed(objects: Mapping[Key, Mapping[str, Any]], before: Mapping[Key, Chain]) -> dict[Key, Chain]:
+    """The chains that are valid. One that got past admission and is not stays as it was, so that a bad edit does not
+    cut traffic that flows."""
+    chains = {}
+    for key, obj in objects.items():
         try:
-            chains.append((key, validation.parse(obj)))
+            chains[key] = validation.parse(obj)
         except validation.InvalidChain as error:
-            log.warning("chain ignored", extra={"chain": "/".join(key), "error": str(error)})
+            log.warning("invalid chain not followed", extra={"chain": "/".join(key), "error": str(error)})
+            if key in before:
+                chains[key] = before[key]
     return chains

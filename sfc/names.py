@@ -23,7 +23,6 @@ WIRED_CONDITION = "sfc.dev/wired"
 """Pod condition and readiness gate: every cross-connection of the replica holds it."""
 
 NETWORKS_ANNOTATION = "k8s.v1.cni.cncf.io/networks"
-NETWORK_STATUS_ANNOTATION = "k8s.v1.cni.cncf.io/network-status"
 
 NETWORK_NAME = "sfc"
 """Name of the NetworkAttachmentDefinition in each namespace that has a chain."""
