@@ -260,6 +260,7 @@ FAMILIES: dict[str, list[Kind]] = {
         Kind("ESP", _over_ip(Raw(bytes(32)), proto=50)),
         Kind("AH", _over_ip(Raw(bytes(32)), proto=51)),
         Kind("IP in IP", _over_ip(IP() / UDP())),
+        Kind("IPv6 in IPv4", _over_ip(IPv6() / UDP())),
         Kind("unknown protocol", _over_ip(Raw(b"anything"), proto=253)),
         Kind("TCP behind IP options", frames.tcp_with_options),
         Kind("UDP with time to live 1 and a wrong checksum", _udp_of(ttl=1, chksum=1)),
@@ -293,6 +294,7 @@ FAMILIES: dict[str, list[Kind]] = {
         Kind("IPv6 GRE", _gre6),
         Kind("IPv6 ESP", _over_ip6(Raw(bytes(32)), nh=50)),
         Kind("IPv6 AH", _over_ip6(Raw(b"\x11\x04" + bytes(30)), nh=51)),
+        Kind("IPv4 in IPv6", _over_ip6(IP() / UDP())),
         Kind("IPv6 no next header", _over_ip6(Raw(b""), nh=59)),
         Kind("unknown IPv6 protocol", _over_ip6(Raw(b"anything"), nh=253)),
         Kind("IPv6 UDP behind hop-by-hop options", _udp6_behind(IPv6ExtHdrHopByHop())),
@@ -431,6 +433,7 @@ FAMILIES: dict[str, list[Kind]] = {
         Kind("DHCP discovery", _over_ether(IP(src="0.0.0.0") / UDP(sport=68, dport=67), dst=BROADCAST), _CHOSEN),
         Kind("IPv4 to the subnet's broadcast address", _to(BROADCAST, _over_ether(IP() / UDP())), _CHOSEN),
         Kind("IPv4 multicast, UDP", _group("224.0.0.251", UDP(sport=5353, dport=5353)), _CHOSEN),
+        Kind("IPv4 multicast, to the MAC of one host", _over_ip(UDP(), dst="224.0.0.251"), one_way=True),
         Kind("IPv4 multicast, OSPF", _group("224.0.0.5", Raw(bytes(24)), proto=89), _CHOSEN),
         Kind("IGMP", _group("224.0.0.22", IGMP(type=0x16)), _CHOSEN),
         Kind("IPv6 multicast, UDP", _group6("ff02::fb", UDP(sport=5353, dport=5353)), _CHOSEN),
@@ -478,6 +481,9 @@ FAMILIES: dict[str, list[Kind]] = {
         Kind("802.1ad and 802.1Q, UDP", tagged(frames.udp, _AD, _Q)),
         Kind("802.1ad and 802.1Q, IPv6 UDP", tagged(frames.udp6, _AD, _Q)),
         Kind("802.1Q, MPLS", tagged(_over_ether(MPLS() / IP()), _Q), _CHOSEN),
+        Kind(
+            "0x9100 and 802.1Q, UDP", _over_ether(Raw(b"\0\x14") / Dot1Q(vlan=10) / IP() / UDP(), type=0x9100), _CHOSEN
+        ),
         Kind("three tags, UDP", tagged(_over_ether(IP() / UDP()), _AD, _Q, Dot1Q(vlan=12)), _CHOSEN),
     ],
     "Other EtherTypes": [

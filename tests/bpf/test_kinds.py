@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from scapy.layers.l2 import Dot1Q
 
 from controller.datapath import verdicts
-from tests.bpf.kinds import KINDS
+from sfc.chain import Side
+from tests.bpf.kinds import FAMILIES, KINDS, Fate
 from tests.bpf.node import Node
 from tests.bpf.observation import Observation
 from tests.bpf.packets_table import DOCUMENT, observed, page
 
+UP = Side.UPSTREAM
 Observations = dict[str, tuple[Observation, Observation]]
 UNTOLD = {"forwarded", "answered", "not_ours"}
 """Verdicts that are not counted by name: the page has them as packets, answers and what is left to the host."""
@@ -48,6 +51,14 @@ def test_a_frame_is_known_by_some_of_its_fields(observations: Observations, kind
     assert all(seen.known_by for seen in observations[kind])
 
 
+@pytest.mark.parametrize("kind", [kind.name for kind in FAMILIES["VLAN tags"] if kind.fate != Fate.CHOSEN])
+def test_a_tagged_frame_with_a_session_is_known_by_each_of_its_vlans(observations: Observations, kind: str) -> None:
+    tags = sum(issubclass(layer, Dot1Q) for layer in KINDS[kind].frame(UP, 0).layers())
+
+    for seen in observations[kind]:
+        assert [name for name in seen.known_by if name.startswith("VLAN")] == ["VLAN", "VLAN 2"][:tags]
+
+
 def test_the_page_about_packets_says_what_the_program_does(node: Node, observations: Observations) -> None:
     written = DOCUMENT.read_text()
 
@@ -57,6 +68,6 @@ def test_the_page_about_packets_says_what_the_program_does(node: Node, observati
 def test_the_page_about_packets_shows_every_verdict() -> None:
     written = DOCUMENT.read_text()
 
-    missing = [name for name in verdicts().values() if name not in UNTOLD and f"| `{name}` |" not in written]
+    missing = [name for name in verdicts().values() if name not in UNTOLD and f"`{name}` |" not in written]
 
     assert missing == []

@@ -13,7 +13,7 @@ from controller.datapath import Traffic
 from controller.model import LinkState
 from sfc.chain import Side
 from tests.bpf.frames import Conversation, ping, tcp, udp
-from tests.bpf.kinds import CONVERSATIONS
+from tests.bpf.kinds import CONVERSATIONS, KINDS
 from tests.bpf.node import CONNECTION, Node
 
 UP, DOWN = Side.UPSTREAM, Side.DOWNSTREAM
@@ -72,6 +72,26 @@ def test_a_session_stays_when_the_targets_change(wired: Node, kind: str) -> None
 
     assert sent(wired, 1, question, UP, FEW) == before
     assert set(sent(wired, 1, question, UP, range(8, 24)).values()) == {15, 16}
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ("TCP", "TCP without payload", "TCP behind IP options"),
+        ("UDP", "UDP without payload", "UDP, the frame cut off before the IP length", "first fragment"),
+        ("802.1Q with VLAN 0 (priority tag), UDP", "UDP"),
+        ("IPv6 TCP", "IPv6 TCP without payload"),
+        ("IPv6 UDP", "IPv6 UDP behind all of these", "IPv6 atomic fragment (RFC 6946)", "IPv6 first fragment"),
+    ],
+    ids=lambda kinds: kinds[0],
+)
+def test_packets_of_one_conversation_share_its_session_however_they_are_wrapped(
+    wired: Node, kinds: tuple[str, ...]
+) -> None:
+    receivers = {wired.receiver(1, KINDS[kind].frame(UP, 3)) for kind in kinds}
+
+    assert len(receivers) == 1
+    assert len(list(wired.datapath.sessions())) == 1
 
 
 def test_two_hosts_that_ping_each_other_with_one_identifier_have_two_sessions(wired: Node) -> None:
