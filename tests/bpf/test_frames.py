@@ -117,6 +117,30 @@ def test_a_frame_with_some_bits_wrong_is_carried(wired: Node, kind: str, sender:
     assert dropped(tally) == 0
 
 
+@settings(PROPERTY, max_examples=40)
+@given(
+    states=st.tuples(*[st.sampled_from([None, *LinkState])] * 3),
+    sender=st.sampled_from(Side),
+)
+def test_whatever_the_links_are_a_frame_has_one_fate(
+    wired: Node, states: tuple[LinkState | None, ...], sender: Side
+) -> None:
+    """With the targets as they were: half-way through a change, and with sessions of all that went before."""
+    for slot, state in zip(SLOTS[sender.other], states, strict=True):
+        if state:
+            wired.link(slot, sender.other, state)
+        else:
+            wired.datapath.clear_link(slot)
+    absent = [slot for slot, state in zip(SLOTS[sender.other], states, strict=True) if state in (None, LinkState.GONE)]
+
+    for slot in SLOTS[sender]:
+        wired.link(slot, sender)
+        tally = assert_each_has_one_fate(wired, slot, [frames[sender] for frames in FRAMES.values()])
+
+        assert [tally.sent[each] for each in absent] == [0] * len(absent)
+        assert (dropped(tally) > 0) == (len(absent) == 3)
+
+
 @pytest.mark.parametrize("sender", Side)
 def test_no_frame_goes_to_a_replica_of_its_own_side(wired: Node, sender: Side) -> None:
     """Not even one that pretends to come from the other side, once there is a session."""
