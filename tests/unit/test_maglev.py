@@ -50,8 +50,8 @@ class Measured:
 
 
 def measured(names: list[str]) -> Measured:
-    """For len(names) - 1 replicas, the last name being the one that comes, and any of the others the one that leaves."""
-    *present, comes = names
+    """Of all but the last, which is the one that comes; one of the others is the one that leaves."""
+    present = names[:-1]
     leaves = present[len(present) // 2]
     table = maglev.table(replicas(present))
     count = Counter(entries(table))
