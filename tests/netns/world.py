@@ -96,6 +96,11 @@ class World:
         assert found
         return next(str(a.ip) for a in map(ipaddress.ip_interface, found.addresses) if a.version == family)
 
+    def mac(self, stage: str, interface: str) -> str:
+        found = self.node.chain.interface(InterfaceRef(stage, interface))
+        assert found
+        return found.mac
+
     def close(self) -> None:
         for server in self._servers:
             server.close()
@@ -145,11 +150,14 @@ class World:
 
 
 @contextmanager
-def world_of(label: str, functions: Mapping[str, str], datapath: Datapath, replicas: int) -> Iterator[World]:
+def world_of(
+    label: str, functions: Mapping[str, str], datapath: Datapath, replicas: int | Mapping[str, int]
+) -> Iterator[World]:
     """With so many replicas of each stage, all serving."""
     world = World(label, functions, datapath)
+    number = replicas if isinstance(replicas, Mapping) else dict.fromkeys(world.stages, replicas)
     try:
-        world.node.serve(*(world.add(stage) for stage in world.stages for _ in range(replicas)))
+        world.node.serve(*(world.add(stage) for stage in world.stages for _ in range(number[stage])))
         world.begin()
         yield world
     finally:
@@ -165,8 +173,11 @@ class Connection:
         self._socket.connect(server)
         self.server = self._receive(16).decode().strip()
 
-    def echo(self, data: bytes) -> bool:
+    def send(self, data: bytes) -> None:
         self._socket.sendall(data)
+
+    def echo(self, data: bytes) -> bool:
+        self.send(data)
         return self._receive(len(data)) == data
 
     def close(self) -> None:
