@@ -9,12 +9,10 @@ import pytest
 
 from controller.datapath import Datapath
 
-CAPACITY = 65_536
-
 
 @pytest.fixture(scope="session")
 def datapath(bpffs: Path) -> Iterator[Datapath]:
-    datapath = Datapath.open(bpffs / "netns", CAPACITY)
+    datapath = Datapath.open(bpffs / "netns")
     try:
         yield datapath
     finally:

@@ -33,6 +33,7 @@ from sfc.chain import Chain, chain_of
 
 PREFIX = "sfcx-"
 MOST_PASSES = 100
+SO_RCVBUFFORCE = 33  # which Python's socket module does not name
 
 
 @dataclass
@@ -226,6 +227,7 @@ class Echo:
         self._listener.bind(("", self.PORT))
         self._listener.listen(256)
         self._datagrams = replica.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        self._datagrams.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 32 << 20)
         self._datagrams.bind(("", self.PORT))
         for serve in (self._accept, self._answer):
             threading.Thread(target=serve, daemon=True).start()

@@ -32,6 +32,7 @@ class WrongBytesError(Exception):
 async def serve(replica: Replica, tls: ssl.SSLContext | None = None) -> asyncio.Server:
     """To be used in `async with`."""
     listener = replica.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("", TLS_PORT if tls else PORT))
     return await asyncio.start_server(_echo, sock=listener, ssl=tls, backlog=BACKLOG)
 

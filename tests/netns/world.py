@@ -68,6 +68,9 @@ SCRIPTS = {
     "server": "",
 }
 TRANSPARENT = ("bridge", "watchful bridge")
+STATELESS = ("bridge", "router")
+LONG = {"deadlineSeconds": 1_000_000}
+"""The drain of those whose sessions no other replica can go on with: until they are idle."""
 
 
 class World:
@@ -81,7 +84,7 @@ class World:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.node = Node(label, chain_of(label, functions), datapath, clock)
-        self._functions = {"client": "client", **functions, "server": "server"}
+        self.functions = functions
         self._slices = count()
         self._servers: list[Echo] = []
         self._dropped_before: dict[tuple[int, str], int] = {}
@@ -116,9 +119,9 @@ class World:
 
     def start(self, replica: Replica) -> None:
         """Brings the stage's function up."""
-        first = FIRST_PORT + SLICE * (next(self._slices) % SLICES)
+        script = SCRIPTS[self.functions.get(replica.stage, replica.stage)]
+        first = FIRST_PORT + SLICE * (next(self._slices) % SLICES) if "{first}" in script else 0
         left, right = (*replica.slots, *replica.slots)[:2]
-        script = SCRIPTS[self._functions[replica.stage]]
         settings = {"left": left, "right": right, "first": first, "last": first + SLICE - 1}
         replica.run("sh", "-ec", f"{QUICK}\n{script.format(**settings)}")
 
@@ -151,10 +154,14 @@ class World:
 
 @contextmanager
 def world_of(
-    label: str, functions: Mapping[str, str], datapath: Datapath, replicas: int | Mapping[str, int]
+    label: str,
+    functions: Mapping[str, str],
+    datapath: Datapath,
+    replicas: int | Mapping[str, int],
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[World]:
     """With so many replicas of each stage, all serving."""
-    world = World(label, functions, datapath)
+    world = World(label, functions, datapath, clock)
     number = replicas if isinstance(replicas, Mapping) else dict.fromkeys(world.stages, replicas)
     try:
         world.node.serve(*(world.add(stage) for stage in world.stages for _ in range(number[stage])))
@@ -199,20 +206,22 @@ def family_of(address: str) -> socket.AddressFamily:
 def chain_of(label: str, functions: Mapping[str, str]) -> dict[str, Any]:
     """On each segment the downstream end is host 1, the upstream end host 2."""
     segment = 1
-    stages = [_stage("client", lan=_interface(1, 2, _everywhere(1, 1)))]
+    stages = [_stage("client", "client", lan=_interface(1, 2, _everywhere(1, 1)))]
     for name, function in functions.items():
         if function in TRANSPARENT:
-            stages.append(_stage(name, left={}, right={}))
+            stages.append(_stage(name, function, left={}, right={}))
             continue
-        left = _interface(segment, 1, [route for earlier in range(1, segment) for route in _back(earlier, segment)])
+        back = [route for earlier in range(1, segment) for route in _back(earlier, segment)]
+        left, right = _interface(segment, 1, back), _interface(segment + 1, 2, _everywhere(segment + 1, 1))
+        stages.append(_stage(name, function, left=left, right=right))
         segment += 1
-        stages.append(_stage(name, left=left, right=_interface(segment, 2, _everywhere(segment, 1))))
-    stages.append(_stage("server", wan=_interface(segment, 1, _everywhere(segment, 2))))
+    stages.append(_stage("server", "server", wan=_interface(segment, 1, _everywhere(segment, 2))))
     return {"metadata": {"namespace": "telco", "name": "edge", "uid": label}, "spec": {"stages": stages}}
 
 
-def _stage(name: str, **interfaces: dict[str, Any]) -> dict[str, Any]:
-    return {"name": name, "interfaces": [{"name": each, **fields} for each, fields in interfaces.items()]}
+def _stage(name: str, function: str, **interfaces: dict[str, Any]) -> dict[str, Any]:
+    stage = {"name": name, "interfaces": [{"name": each, **fields} for each, fields in interfaces.items()]}
+    return stage if function in STATELESS else stage | {"drain": LONG}
 
 
 def _interface(segment: int, host: int, routes: list[dict[str, str]]) -> dict[str, Any]:
