@@ -13,18 +13,21 @@ from __future__ import annotations
 import json
 import logging
 import random
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from controller.datapath import Datapath
-from tests.netns.topology import Replica
+from tests.netns.node import settles
+from tests.netns.topology import Echo, Replica
 from tests.netns.world import STATELESS, World, world_of
 
 SEED = 4
@@ -196,3 +199,105 @@ def test_nothing_is_lost_in_thousands_of_membership_changes(datapath: Datapath) 
             assert connections["broken"] == 0
             assert connections["completed"] == connections["opened"] > 10
         assert not world.dropped()
+
+
+class Flow:
+    """Numbered datagrams of one five-tuple, and the way they took as the answers tell it."""
+
+    def __init__(self, client: Replica, server: tuple[str, int]) -> None:
+        self._socket = client.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+        self._socket.setblocking(False)
+        self._socket.connect(server)
+        self._numbers = count()
+        self.outstanding: set[int] = set()
+        self.way: tuple[str, ...] = ()
+        """Server and router of the latest answer."""
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def send(self) -> None:
+        number = next(self._numbers)
+        self.outstanding.add(number)
+        with suppress(ConnectionError):  # an ICMP error about an earlier one, which is in the account anyway
+            self._socket.send(number.to_bytes(8, "big"))
+
+    def receive(self) -> int:
+        """How many are still outstanding."""
+        while True:
+            try:
+                answer, ((_, _, stamp),), _, _ = self._socket.recvmsg(100, 100)
+            except BlockingIOError:
+                return len(self.outstanding)
+            except ConnectionError:
+                continue
+            self.outstanding.discard(int.from_bytes(answer[16:], "big"))
+            self.way = (answer[:16].decode().strip(), f"router-{stamp[0] >> 2}")
+
+
+STAMP = """
+nft -f - <<END
+table inet stamp {{
+  chain forward {{
+    type filter hook forward priority 0
+    ip dscp set {number}
+  }}
+}}
+END
+"""
+"""Each router marks what passes it, there and back."""
+
+
+def exchange(flows: Sequence[Flow], stop: threading.Event) -> None:
+    while not stop.is_set():
+        for flow in flows:
+            flow.send()
+        time.sleep(0.01)
+        for flow in flows:
+            flow.receive()
+
+
+@contextmanager
+def traffic(flows: Sequence[Flow]) -> Iterator[None]:
+    """On every flow meanwhile; at the end all that comes back has come back."""
+    stop = threading.Event()
+    thread = threading.Thread(target=exchange, args=(flows, stop))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        settles(lambda: not any(flow.receive() for flow in flows), seconds=3)
+
+
+def test_a_crash_loses_nothing_but_what_was_addressed_to_the_replica_that_crashed(datapath: Datapath) -> None:
+    replicas = {"client": 2, "router": 5, "server": 5}
+    with world_of("crash", {"router": "router"}, datapath, replicas) as world, ExitStack() as cleanup:
+        for router in world.of("router"):
+            router.run("sh", "-ec", STAMP.format(number=router.name.removeprefix("router-")))
+        server = (world.address("server", "wan", 4), Echo.PORT)
+        flows = [Flow(client, server) for client in world.of("client") for _ in range(100)]
+        for flow in flows:
+            cleanup.callback(flow.close)
+        with traffic(flows):
+            assert settles(lambda: all(flow.way for flow in flows), seconds=30)
+
+        for stage in ("router", "server") * 3:
+            crashed = random.Random(SEED).choice(world.of(stage))
+            way_before = {flow: flow.way for flow in flows}
+            for flow in flows:
+                flow.outstanding.clear()
+            with traffic(flows):
+                time.sleep(0.2)
+                world.node.remove(crashed)
+                assert settles(lambda gone=crashed.name: all(gone not in flow.way for flow in flows), seconds=30)
+
+            hit = [flow for flow in flows if crashed.name in way_before[flow]]
+            spared = [flow for flow in flows if crashed.name not in way_before[flow]]
+            lost = sum(len(flow.outstanding) for flow in hit)
+            print(f"\n{crashed.name} crashed under {len(hit)} of {len(flows)} flows: {lost} of their datagrams lost")
+            assert hit
+            assert [flow.way for flow in spared] == [way_before[flow] for flow in spared]
+            assert not any(flow.outstanding for flow in spared)
