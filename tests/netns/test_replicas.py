@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
+from controller import maglev
 from controller.datapath import Datapath
+from controller.links import LinkError
 from tests.netns.topology import Echo, Replica
 from tests.netns.world import World, world_of
 
@@ -76,6 +80,22 @@ def test_connections_through_a_transparent_replica_survive_its_crash(two: World)
 
     assert all(connection.echo(b"still there?") for connection in established)
     assert not two.dropped()
+
+
+@pytest.mark.xfail(strict=True, raises=LinkError, reason="the pass fails, and the targets wait for the next one")
+def test_a_link_that_vanishes_under_a_pass_does_not_keep_its_replica_in_the_targets(
+    two: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A namespace that dies loses its filters first and its links a little later; a pass may see what is between."""
+    lost = two.of("server")[0]
+    listed = [replace(link, filter_slot=None) if link.pod_uid == lost.name else link for link in two.node.links.list()]
+    monkeypatch.setattr(two.node.links, "list", lambda: tuple(listed))
+
+    two.node.remove(lost)
+
+    slots = set(lost.slots.values())
+    tables = two.node.datapath.observe().targets.values()
+    assert not any(slots & set(struct.unpack(f"<{maglev.LENGTH}H", table)) for table in tables)
 
 
 def test_nothing_is_lost_while_replicas_come_and_go(two: World) -> None:

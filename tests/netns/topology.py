@@ -25,14 +25,13 @@ from pyroute2 import netns
 
 from controller import replica as pod
 from controller.datapath import Datapath
-from controller.links import Identity, LinkError, Links
+from controller.links import Identity, Links
 from controller.model import PROGRAM
 from controller.plan import Cluster
 from controller.reconciler import Reconciler
 from sfc.chain import Chain, chain_of
 
 PREFIX = "sfcx-"
-MOST_PASSES = 100
 SO_RCVBUFFORCE = 33  # which Python's socket module does not name
 
 
@@ -98,13 +97,7 @@ class Node:
         return added
 
     def reconcile(self) -> None:
-        """One pass, or the next that succeeds: as on a node, a link that vanishes under a pass makes it fail."""
-        for _ in range(MOST_PASSES - 1):
-            try:
-                return self.reconciler.reconcile()
-            except LinkError:
-                time.sleep(0.01)
-        return self.reconciler.reconcile()
+        self.reconciler.reconcile()
 
     def wire(self, replica: Replica) -> None:
         """Makes the pod and its links, as CNI ADD does; the namespace is there."""
@@ -150,8 +143,9 @@ class Node:
         self.reconcile()
 
     def remove(self, replica: Replica) -> None:
-        """As when a pod is gone, drained or not: its namespace vanishes, and then the agent notices."""
+        """As when a pod is gone, drained or not: its links vanish, and then the agent notices."""
         self.replicas.remove(replica)
+        self._delete_links(replica)
         _delete_namespace(replica.namespace)
         del self.pods[replica.name]
         self.reconcile()
@@ -171,9 +165,12 @@ class Node:
         """Nothing of this node stays in the data path, which the next node may have."""
         self.pods.clear()
         for replica in self.replicas:
-            for slot in replica.slots.values():
-                self.links.delete(f"sfcx{slot}")
+            self._delete_links(replica)
         self.reconcile()
+
+    def _delete_links(self, replica: Replica) -> None:
+        for slot in replica.slots.values():
+            self.links.delete(f"sfcx{slot}")
 
     def _namespace(self, name: str) -> str:
         namespace = f"{PREFIX}{os.getpid()}-{self._label}-{name}"
