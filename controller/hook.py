@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -28,11 +30,17 @@ class HookServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self, address: tuple[str, int], key: bytes, drain: Callable[[str], Drain | None]) -> None:
-        """`drain` blocks until the replica of that drain id has drained; None when it is not known here."""
+    def __init__(self, address: tuple[str, int], key: bytes, drain: Callable[[str, float], Drain | None]) -> None:
+        """`drain` blocks until the replica of that drain id has drained; None when it is not known here. It is told
+        when the hook was called, in seconds on the monotonic clock."""
         self.key = key
         self.drain = drain
         super().__init__(address, _Request)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Notes the time beside the caller's address, where the request finds it."""
+        connection, caller = super().get_request()
+        return connection, (*caller, time.monotonic())
 
 
 class _Request(BaseHTTPRequestHandler):
@@ -45,7 +53,7 @@ class _Request(BaseHTTPRequestHandler):
         if not drain_id.verify(self.server.key, wanted, self.headers.get(names.SIGNATURE_HEADER, "")):
             self._answer(403, "refused", {"error": "signature does not fit the drain id; nothing is drained"})
             return
-        drain = self.server.drain(wanted)
+        drain = self.server.drain(wanted, self.client_address[-1])
         if drain is None:
             self._answer(404, "unknown", {"error": "no link of this node has this drain id; nothing to drain"})
         elif not drain.ended:

@@ -12,8 +12,9 @@ import argparse
 import logging
 import os
 import signal
+import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from controller import health
 from controller.cni_server import Server as CniServer
 from controller.datapath import Datapath, DatapathError
 from controller.hook import HookServer
+from controller.journal import Journal
 from controller.links import Links
 from controller.metrics import DatapathCollector
 from controller.model import PROGRAM
@@ -39,6 +41,9 @@ from sfc.fault import MAX_DEADLINE_SECONDS
 
 log = logging.getLogger(__name__)
 
+SWITCH_SECONDS = 0.0005
+"""How long a thread may keep others from running Python: the loop that takes a replica out of the targets must not wait
+five milliseconds, which is the default, for each that is writing a status or wiring a pod."""
 HANGING_SECONDS = 60.0
 """A pass over the data path that takes longer will not end."""
 HOOK_GRACE_SECONDS = 60.0
@@ -46,6 +51,7 @@ HOOK_GRACE_SECONDS = 60.0
 
 
 def run(argv: list[str]) -> int:
+    sys.setswitchinterval(SWITCH_SECONDS)
     options = _options(argv)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -80,24 +86,26 @@ def _options(argv: list[str]) -> argparse.Namespace:
 class Agent:
     def __init__(self, options: argparse.Namespace, stop: threading.Event) -> None:
         api = ApiServer.from_environment()
-        self._cluster_view = ClusterView(api, options.node, self._wake)
+        self._cluster_view = ClusterView(api, options.node, self._wake, self._wake_publisher)
         self._links = Links()
         self._datapath = Datapath.open(options.pins, capacity=options.sessions)
         self._reconciler = Reconciler(self._links, self._datapath, self._cluster_view.get)
         self._publisher = Publisher(api, options.node, lambda: self._reconciler.state, self._cluster_view.connections)
-        self._reconciler.observe_with(self._publisher.wake)
+        self._reconciler.observe_with(Journal(self._publisher.tell).note)
+        self._reconciler.observe_with(lambda _: self._wake_publisher())
         REGISTRY.register(DatapathCollector(self._datapath, lambda: self._reconciler.state))
-        wiring = PodWiring(self._links, lambda: self._datapath.program_fd, PROGRAM, self._reconciler.wake)
+        wiring = PodWiring(self._links, lambda: self._datapath.program_fd, PROGRAM, self._reconciler.links_changed)
         self._cni = CniServer(options.cni_socket, wiring)
         timeout = MAX_DEADLINE_SECONDS + HOOK_GRACE_SECONDS
         self._hooks = HookServer(
             (names.HOOK_HOST, names.HOOK_PORT),
             options.drain_key.read_bytes(),
-            lambda drain_id: self._reconciler.drain(drain_id, timeout),
+            lambda drain_id, asked_at: self._reconciler.drain(drain_id, asked_at, timeout),
         )
         self._address = options.address
         loops = {
             "reconciler": lambda: self._reconciler.run(stop),
+            "sessions": lambda: self._reconciler.count_sessions(stop),
             "publisher": lambda: self._publisher.run(stop),
             "hooks": self._hooks.serve_forever,
         }
@@ -106,7 +114,7 @@ class Agent:
     def start(self) -> None:
         """The data path first, so that the first CNI call finds a program to attach."""
         self._cluster_view.start()
-        self._links.monitor(self._reconciler.wake)
+        self._links.monitor(self._reconciler.links_changed)
         for thread in self._threads:
             thread.start()
         self._reconciler.wake()
@@ -120,6 +128,8 @@ class Agent:
 
     def _wake(self) -> None:
         self._reconciler.wake()
+
+    def _wake_publisher(self) -> None:
         self._publisher.wake()
 
     def _unhealthy(self) -> str | None:
@@ -135,10 +145,11 @@ class Agent:
 class ClusterView:
     """Chains, and this node's replicas, as the API server last told."""
 
-    def __init__(self, api: ApiServer, node: str, on_change: Any) -> None:
+    def __init__(self, api: ApiServer, node: str, on_change: Callable[[], None], on_status: Callable[[], None]) -> None:
+        """`on_change` is called when chains or replicas changed, `on_status` when CrossConnections did."""
         group = f"/apis/{names.API_VERSION}"
         self._chains = Watch(api, f"{group}/{names.CHAIN_PLURAL}", on_change=on_change)
-        self._connections = Watch(api, f"{group}/{names.CROSS_CONNECTION_PLURAL}", on_change=on_change)
+        self._connections = Watch(api, f"{group}/{names.CROSS_CONNECTION_PLURAL}", on_change=on_status)
         self._pods = Watch(
             api,
             "/api/v1/pods",
@@ -146,6 +157,8 @@ class ClusterView:
             on_change=on_change,
         )
         self._parsed: tuple[Any, Mapping[Key, Chain]] = (None, {})
+        self._replicas: dict[Key, tuple[Any, Replica | None]] = {}
+        """What was read from which pod, so that a pass reads only the pods that changed."""
 
     def start(self) -> None:
         for watch in (self._chains, self._pods, self._connections):
@@ -159,8 +172,13 @@ class ClusterView:
         """None until both chains and pods have been heard."""
         if not (self._chains.synced and self._pods.synced):
             return None
-        replicas = (replica_of(pod) for pod in self._pods.snapshot().values())
-        return Cluster(chains=self._parse(), replicas={r.uid: r for r in replicas if isinstance(r, Replica)})
+        known = self._replicas
+        self._replicas = {
+            key: known[key] if key in known and known[key][0] is pod else (pod, replica_of(pod))
+            for key, pod in self._pods.snapshot().items()
+        }
+        replicas = (replica for _, replica in self._replicas.values() if replica)
+        return Cluster(chains=self._parse(), replicas={replica.uid: replica for replica in replicas})
 
     def connections(self) -> Mapping[Key, Mapping[str, Any]]:
         return self._connections.snapshot()

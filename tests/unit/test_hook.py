@@ -18,7 +18,7 @@ ENDED = Drain("uid-1", "", asked_at=10.0, deadline=40.0, out_of_targets_at=10.00
 
 
 @contextmanager
-def serving(drain: Callable[[str], Drain | None]) -> Iterator[str]:
+def serving(drain: Callable[[str, float], Drain | None]) -> Iterator[str]:
     server = HookServer(("127.0.0.1", 0), KEY, drain)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
@@ -34,7 +34,7 @@ def call(url: str, wanted: str, signature: str | None = None) -> httpx.Response:
 
 
 def test_the_answer_tells_when_the_replica_left_the_targets_and_when_it_had_drained() -> None:
-    with serving(lambda _: ENDED) as url:
+    with serving(lambda *_: ENDED) as url:
         answer = call(url, "a" * 32)
 
     assert answer.status_code == 200
@@ -48,7 +48,7 @@ def test_the_answer_tells_when_the_replica_left_the_targets_and_when_it_had_drai
 
 def test_a_forged_signature_drains_nothing() -> None:
     drained: list[str] = []
-    with serving(drained.append) as url:
+    with serving(lambda wanted, _: drained.append(wanted)) as url:
         forged = call(url, "a" * 32, "0" * 64)
         borrowed = call(url, "a" * 32, drain_id.sign(KEY, "b" * 32))
         absent = httpx.get(url + "a" * 32, timeout=5)
@@ -58,7 +58,7 @@ def test_a_forged_signature_drains_nothing() -> None:
 
 
 def test_an_unknown_id_is_answered_at_once() -> None:
-    with serving(lambda _: None) as url:
+    with serving(lambda *_: None) as url:
         answer = call(url, "a" * 32)
 
     assert answer.status_code == 404
@@ -66,7 +66,7 @@ def test_an_unknown_id_is_answered_at_once() -> None:
 
 
 def test_other_paths_and_long_ids_are_refused() -> None:
-    with serving(lambda _: ENDED) as url:
+    with serving(lambda *_: ENDED) as url:
         root = httpx.get(url.removesuffix(names.HOOK_PATH) + "/", timeout=5)
         long = call(url, "a" * 10_000, "x")
 
@@ -76,7 +76,7 @@ def test_other_paths_and_long_ids_are_refused() -> None:
 def test_many_hooks_are_held_at_the_same_time() -> None:
     everyone = threading.Barrier(50, timeout=10)
 
-    def together(_: str) -> Drain:
+    def together(*_: object) -> Drain:
         everyone.wait()
         return ENDED
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -192,3 +193,43 @@ def test_tearing_down_takes_targets_first() -> None:
     order = [type(change) for change in changes(before, DataPlane())]
 
     assert order.index(ClearLink) > max(i for i, kind in enumerate(order) if kind is ClearTargets)
+
+
+def test_a_replica_with_an_interface_down_gets_nothing_on_any_of_them() -> None:
+    plane = desired(TWO_FIREWALLS, (CLIENT, LEFT, RIGHT, LEFT2, replace(RIGHT2, up=False)), {}, DataPlane())
+
+    assert (plane.links[4].state, plane.links[5].state) == (LinkState.GONE, LinkState.GONE)
+    assert plane.targets[CLIENT_FIREWALL, Side.DOWNSTREAM] == maglev.table((("uid-firewall-1", 2),))
+
+
+def test_a_replica_that_lost_an_interface_it_was_made_with_gets_nothing_on_the_others() -> None:
+    firewall = pod("firewall-1", "firewall")
+    both = [{"name": "sfc", "namespace": "telco", "interface": name} for name in ("left", "right")]
+    firewall["metadata"]["annotations"] = {"k8s.v1.cni.cncf.io/networks": json.dumps(both)}
+
+    plane = desired(cluster(firewall), (LEFT,), {}, DataPlane())
+
+    assert plane.links[2].state == LinkState.GONE
+
+
+def test_an_interface_that_the_chain_got_after_the_replica_was_made_does_not_stop_it() -> None:
+    plane = desired(cluster(pod("firewall-1", "firewall")), (LEFT,), {}, DataPlane())
+
+    assert plane.links[2].state == LinkState.SERVING
+
+
+def test_a_replaced_sandbox_does_not_count_against_the_new_one() -> None:
+    newer = link(8, "client-1", "lan")
+
+    plane = desired(TWO_FIREWALLS, (replace(CLIENT, up=False), newer), {}, DataPlane())
+
+    assert plane.links[8].state == LinkState.SERVING
+
+
+def test_a_program_is_replaced_only_when_the_maps_that_came_with_it_are_full() -> None:
+    wanted = desired(TWO_FIREWALLS, ALL, {}, DataPlane())
+    older = DataPlane(filters=dict.fromkeys(wanted.filters, 0))
+
+    order = [type(change) for change in changes(older, wanted)]
+
+    assert order.index(AttachFilter) > max(i for i, kind in enumerate(order) if kind is SetTargets)
