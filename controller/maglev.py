@@ -45,7 +45,7 @@ def table(replicas: Iterable[tuple[str, int]]) -> bytes:
     return _packed(ordered)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=512)
 def _packed(replicas: tuple[tuple[str, int], ...]) -> bytes:
     slots = [slot for _, slot in replicas]
     owners = _owners(tuple(identity for identity, _ in replicas))

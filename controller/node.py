@@ -9,6 +9,7 @@ PreStop hooks ──────┘              └→ Publisher → conditions
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import signal
@@ -62,6 +63,7 @@ def run(argv: list[str]) -> int:
         log.error("node agent cannot start", extra={"node": options.node, "error": str(error)})
         return 1
     agent.start()
+    gc.freeze()  # what is there by now stays: a full collection must not walk it while a replica waits to leave
     log.info("node agent ready", extra={"node": options.node})
     stop.wait()
     agent.stop()

@@ -108,6 +108,9 @@ class Forget:
     connection: int
 
 
+FORESEEN = 16
+"""Replicas of a side up to which the tables after the next event are made ahead of it."""
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -263,11 +266,28 @@ def _filters(cluster: Cluster | None, links: Sequence[HostLink], entries: Mappin
 
 
 def _targets(entries: Mapping[int, LinkEntry], identities: Mapping[int, str]) -> dict[tuple[int, Side], bytes]:
-    serving: dict[tuple[int, Side], list[tuple[str, int]]] = defaultdict(list)
+    return {key: maglev.table(found) for key, found in _on_sides(entries, identities, LinkState.SERVING).items()}
+
+
+def likely_targets(state: State) -> Iterator[tuple[tuple[str, int], ...]]:
+    """The replicas of each side after the next event, if that concerns one replica: one leaves, or one joins."""
+    identities = {link.slot: link.pod_uid for link in state.links}
+    wired = _on_sides(state.plane.links, identities, LinkState.WIRED)
+    for key, serving in _on_sides(state.plane.links, identities, LinkState.SERVING).items():
+        if len(serving) <= FORESEEN:
+            yield from ((*serving, one) for one in wired.get(key, ()))
+            yield from (tuple(other for other in serving if other != one) for one in serving if len(serving) > 1)
+
+
+def _on_sides(
+    entries: Mapping[int, LinkEntry], identities: Mapping[int, str], state: LinkState
+) -> dict[tuple[int, Side], list[tuple[str, int]]]:
+    """(identity, slot) of the links in this state, by cross-connection and side."""
+    found: dict[tuple[int, Side], list[tuple[str, int]]] = defaultdict(list)
     for slot, entry in entries.items():
-        if entry.state == LinkState.SERVING:
-            serving[entry.connection, entry.side].append((identities[slot], slot))
-    return {key: maglev.table(tuple(sorted(replicas))) for key, replicas in serving.items()}
+        if entry.state == state and slot in identities:
+            found[entry.connection, entry.side].append((identities[slot], slot))
+    return found
 
 
 def _neighbours(cluster: Cluster, numbers: set[int]) -> dict[tuple[int, Side, str], str]:

@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from controller import drain as drains_
-from controller import plan
+from controller import maglev, plan
 from controller.drain import Drain
 from controller.model import PROGRAM, DataPlane, HostLink, LinkEntry, LinkState
 from controller.plan import Cluster, State
@@ -84,6 +84,7 @@ class Reconciler:
         self._last_pass = self._last_verification = clock()
         self._counted: tuple[float, Mapping[str, int]] = (clock(), {})
         """When the sessions of draining replicas were counted, and how many were active, by pod."""
+        self._prepared: Mapping[int, LinkEntry] = {}
         self._own_program: set[int] = set()
         """Links whose filter holds the program of this process; before, it may be an earlier version's."""
 
@@ -116,6 +117,7 @@ class Reconciler:
                 self.reconcile(verify=False)
                 if self._clock() - self._last_verification >= VERIFY_SECONDS:
                     self.reconcile()
+                self._prepare()
                 pause = 0.0
             except Exception:
                 pause = min(max(RETRY_SECONDS[0], pause * 2), RETRY_SECONDS[1])
@@ -188,6 +190,14 @@ class Reconciler:
 
     def _unfinished(self) -> bool:
         return any(not drain.ended for drain in self._state.drains.values())
+
+    def _prepare(self) -> None:
+        """Makes, while nothing else is to do, the tables that the next event will probably ask for: they are cached."""
+        for replicas in plan.likely_targets(self._state) if self._prepared != self._state.plane.links else ():
+            if self._woken.is_set():
+                return
+            maglev.table(replicas)
+        self._prepared = self._state.plane.links
 
     def _take_wake(self) -> float:
         """When the first of the events came that this pass is for."""

@@ -17,8 +17,10 @@ from controller.plan import (
     SetLink,
     SetNeighbour,
     SetTargets,
+    State,
     changes,
     desired,
+    likely_targets,
 )
 from controller.replica import replica_of
 from sfc.chain import Side, chain_of
@@ -233,3 +235,19 @@ def test_a_program_is_replaced_only_when_the_maps_that_came_with_it_are_full() -
     order = [type(change) for change in changes(older, wanted)]
 
     assert order.index(AttachFilter) > max(i for i, kind in enumerate(order) if kind is SetTargets)
+
+
+def test_the_tables_after_the_next_event_are_foreseen() -> None:
+    pods = (pod("client-1", "client"), pod("firewall-1", "firewall"), pod("firewall-2", "firewall"))
+    starting = cluster(*pods, pod("firewall-3", "firewall", ready=False))
+    links = (*ALL, link(6, "firewall-3", "left"), link(7, "firewall-3", "right"))
+    foreseen = {
+        maglev.table(replicas)
+        for replicas in likely_targets(State(starting, links, desired(starting, links, {}, DataPlane())))
+    }
+
+    joined = desired(cluster(*pods, pod("firewall-3", "firewall")), links, {}, DataPlane())
+    left = desired(starting, links, draining("firewall-1"), DataPlane())
+
+    sides = (CLIENT_FIREWALL, Side.DOWNSTREAM), (FIREWALL_NAT, Side.UPSTREAM)
+    assert {plane.targets[side] for plane in (joined, left) for side in sides} <= foreseen
