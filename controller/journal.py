@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from prometheus_client import Counter, Histogram
 
@@ -52,8 +54,9 @@ class Journal:
 
 
 def _write(turn: Turn) -> None:
-    fields = {"pod": turn.pod, "after_ms": round(turn.seconds * 1000, 3), **turn.fields}
-    log.info(WORDS[turn.reason], extra=fields | {"cause": turn.message})
+    since = datetime.fromtimestamp(time.time() - time.monotonic() + turn.since, UTC).isoformat(timespec="microseconds")
+    took = {"since": since, "after_ms": round(turn.seconds * 1000, 3)}
+    log.info(WORDS[turn.reason], extra={"pod": turn.pod, "cause": turn.message} | took | dict(turn.fields))
     if turn.reason == DRAINED:
         left = turn.fields["sessions_left"]
         DRAIN.labels("deadline" if left else "idle").observe(turn.seconds)

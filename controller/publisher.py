@@ -115,7 +115,12 @@ class Publisher:
         timed = body | ({"lastTransitionTime": now} if changed else {})
         # The uid guards a new pod of the same name (StatefulSets) against its predecessor's condition.
         patch = {"metadata": {"uid": replica.uid}, "status": {"conditions": [timed]}}
-        return self._once(path, body, lambda: self._api.patch(path, patch, STRATEGIC_MERGE_PATCH))
+
+        def write() -> None:
+            self._api.patch(path, patch, STRATEGIC_MERGE_PATCH)
+            log.info("condition set", extra={"pod": replica.path, "status": body["status"], "reason": body["reason"]})
+
+        return self._once(path, body, write)
 
     def _write_status(
         self, key: tuple[str, str], connection: Mapping[str, Any], entry: Mapping[str, Any] | None

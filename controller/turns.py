@@ -25,8 +25,10 @@ class Turn:
     """One of those above."""
     message: str
     """For a person; constant for a reason and cause."""
+    since: float
+    """Seconds on the monotonic clock: when the news came; for a drain that ended, when it was asked for."""
     seconds: float
-    """From the news to the maps being written; for a drain that ended: how long it took."""
+    """From then until the maps were written."""
     fields: Mapping[str, object] = field(default_factory=dict)
     """For the log."""
 
@@ -38,25 +40,28 @@ class Turn:
 def turns(before: State, after: State) -> Iterator[Turn]:
     for uid in sorted(_moved(before, after)):
         was, now = _serving(before, uid), _serving(after, uid)
-        took = after.written_at - after.woken_at
+        since, took = after.woken_at, after.written_at - after.woken_at
         if now and not was:
-            yield Turn(uid, _replica(before, after, uid), JOINED, "in all its targets; receives sessions", took)
+            yield Turn(uid, _replica(before, after, uid), JOINED, "in all its targets; receives sessions", since, took)
         elif was and not now and uid not in after.drains:
             message = f"{_cause(after, uid)}; out of all targets, its sessions choose again"
-            yield Turn(uid, _replica(before, after, uid), STEERED_AWAY, message, took)
+            yield Turn(uid, _replica(before, after, uid), STEERED_AWAY, message, since, took)
     for uid, drain in after.drains.items():
         yield from _progress(_replica(before, after, uid), before.drains.get(uid), drain)
 
 
 def _progress(replica: Replica | None, before: Drain | None, drain: Drain) -> Iterator[Turn]:
     if drain.out_of_targets_at and not (before and before.out_of_targets_at):
-        took = drain.out_of_targets_at - drain.asked_at
-        yield Turn(drain.pod_uid, replica, DRAINING, "out of all targets; keeps its sessions until they end", took)
+        message, took = (
+            "out of all targets; keeps its sessions until they end",
+            drain.out_of_targets_at - drain.asked_at,
+        )
+        yield Turn(drain.pod_uid, replica, DRAINING, message, drain.asked_at, took)
     if drain.ended_at and not (before and before.ended_at):
         left = drain.active_sessions
         message = "the deadline has passed; its sessions choose again" if left else "no session is left; may terminate"
         took = drain.ended_at - drain.asked_at
-        yield Turn(drain.pod_uid, replica, DRAINED, message, took, {"sessions_left": left})
+        yield Turn(drain.pod_uid, replica, DRAINED, message, drain.asked_at, took, {"sessions_left": left})
 
 
 def _moved(before: State, after: State) -> set[str]:

@@ -118,7 +118,7 @@ def test_a_node_that_has_no_replica_any_more_takes_its_entry_back() -> None:
     assert api.written[0][1]["status"] == {"nodes": []}
 
 
-TURN = Turn("uid-client-1", next(iter(ONE.replicas.values())), "Draining", "out of all targets", 0.003)
+TURN = Turn("uid-client-1", next(iter(ONE.replicas.values())), "Draining", "out of all targets", 1.0, 0.003)
 
 
 def test_a_turn_becomes_an_event_of_the_pod_once() -> None:
