@@ -13,6 +13,10 @@ from dataclasses import dataclass, replace
 from controller.replica import Replica
 
 
+class RetiredError(Exception):
+    """Another agent of the node leads now, and goes on with the drains."""
+
+
 @dataclass(frozen=True, slots=True)
 class Drain:
     pod_uid: str

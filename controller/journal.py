@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 from prometheus_client import Counter, Histogram
 
+from controller.drain import Drain
 from controller.plan import State
 from controller.turns import DRAINED, DRAINING, JOINED, STEERED_AWAY, Turn, turns
 
@@ -39,15 +40,16 @@ WORDS = {
 class Journal:
     """`tell` is called with each turn, to make it an event; it must be cheap."""
 
-    def __init__(self, tell: Callable[[Turn], None]) -> None:
+    def __init__(self, tell: Callable[[Turn], None], drains: Iterable[Drain] = ()) -> None:
+        """`drains`: in progress since before, and told of by then."""
         self._tell = tell
-        self._before = State()
+        self._before = State(drains={drain.pod_uid: drain for drain in drains})
 
     def note(self, state: State) -> None:
         """What the pass before left behind is compared with `state`."""
         before, self._before = self._before, state
         if before.cluster is None and not before.links:  # the agent's first look: nothing has turned, it is only seen
-            before = State(state.cluster, state.links, state.plane)
+            before = State(state.cluster, state.links, state.plane, before.drains)
         for turn in turns(before, state):
             _write(turn)
             self._tell(turn)

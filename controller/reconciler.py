@@ -14,13 +14,13 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
 from controller import drain as drains_
 from controller import maglev, plan
-from controller.drain import Drain
+from controller.drain import Drain, RetiredError
 from controller.model import PROGRAM, DataPlane, HostLink, LinkEntry, LinkState
 from controller.plan import Cluster, State
 from sfc import names
@@ -67,13 +67,16 @@ class Reconciler:
         datapath: Datapath,
         cluster: Callable[[], Cluster | None],
         clock: Callable[[], float] = time.monotonic,
+        drains: Iterable[Drain] = (),
     ) -> None:
+        """`drains`: those that the agent that led before had in progress."""
         self._links = links
         self._datapath = datapath
         self._cluster = cluster
         self._clock = clock
         self._state = State()
-        self._requests: dict[str, Drain] = {}
+        self._requests: dict[str, Drain] = {drain.pod_uid: drain for drain in drains}
+        self._retired = False
         self._changed = threading.Condition()
         self._woken = threading.Event()
         self._woken_at: float | None = None
@@ -172,7 +175,8 @@ class Reconciler:
         """Take the replica out of all targets and wait until its sessions are idle or its deadline has passed.
 
         None when no link of this node has that drain id; the hook must then not hold the pod. `timeout` (seconds)
-        bounds the wait if the data path cannot be changed at all.
+        bounds the wait if the data path cannot be changed at all. Raises RetiredError when another
+        agent is to be asked.
         """
         uid = _pod_of(drain_id, self._state.links) or _pod_of(drain_id, self._links.list())
         if uid is None:
@@ -181,8 +185,17 @@ class Reconciler:
             if uid not in self._state.drains:
                 self._requests.setdefault(uid, self._begin(uid, self._cluster(), asked_at))
             self.wake()
-            self._changed.wait_for(lambda: self._finished(uid), timeout)
+            self._changed.wait_for(lambda: self._retired or self._finished(uid), timeout)
+            if self._retired and not self._finished(uid):
+                raise RetiredError
             return self._state.drains.get(uid) or self._requests.get(uid)
+
+    def retire(self) -> tuple[Drain, ...]:
+        """The drains in progress, to be gone on with by another; to be called when `run` has ended."""
+        with self._changed:
+            self._retired = True
+            self._changed.notify_all()
+            return tuple({**self._requests, **self._state.drains}.values())
 
     def _finished(self, uid: str) -> bool:
         drain = self._state.drains.get(uid)
