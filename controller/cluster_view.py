@@ -21,6 +21,8 @@ class ClusterView:
 
     def __init__(self, api: ApiServer, node: str, on_change: Callable[[], None], on_status: Callable[[], None]) -> None:
         """`on_change` is called when chains or replicas changed, `on_status` when CrossConnections did."""
+        self._api = api
+        self._node = node
         group = f"/apis/{names.API_VERSION}"
         self._chains = Watch(api, f"{group}/{names.CHAIN_PLURAL}", on_change=on_change)
         self._connections = Watch(api, f"{group}/{names.CROSS_CONNECTION_PLURAL}", on_change=on_status)
@@ -53,6 +55,11 @@ class ClusterView:
         }
         replicas = (replica for _, replica in self._replicas.values() if replica)
         return Cluster(chains=self._parse(), replicas={replica.uid: replica for replica in replicas})
+
+    def pod_uids(self) -> set[str]:
+        """Of all pods of this node, asked for now. Raises ApiError."""
+        listed = self._api.get("/api/v1/pods", {"fieldSelector": f"spec.nodeName={self._node}"})
+        return {pod["metadata"]["uid"] for pod in listed["items"]}
 
     def connections(self) -> Mapping[Key, Mapping[str, Any]]:
         return self._connections.snapshot()

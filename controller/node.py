@@ -90,7 +90,7 @@ class Agent:
         self._datapath = Datapath.open(options.pins, capacity=options.sessions)
         self._leadership = Leadership(options.run, options.name)
         self._setting = Setting(
-            cluster=self._cluster.get,
+            cluster=self._cluster,
             links=self._links,
             datapath=self._datapath,
             publisher=self._publisher,

@@ -7,19 +7,21 @@ listening, once that other agent listens: no call finds a closed port, and hooks
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from controller import health
+from controller.cluster_view import ClusterView
 from controller.cni_server import Server as CniServer
 from controller.datapath import Datapath
 from controller.drain import Drain
 from controller.hook import HookServer
 from controller.journal import Journal
+from controller.leftovers import Leftovers
 from controller.links import Links
 from controller.model import PROGRAM
-from controller.plan import Cluster, State
+from controller.plan import State
 from controller.publisher import Publisher
 from controller.reconciler import Reconciler
 from controller.wiring import PodWiring
@@ -37,7 +39,7 @@ LAST_PASS_SECONDS = 5.0
 class Setting:
     """What a term works with, and what outlives it."""
 
-    cluster: Callable[[], Cluster | None]
+    cluster: ClusterView
     links: Links
     datapath: Datapath
     publisher: Publisher
@@ -54,10 +56,15 @@ class Term:
         self._stop = threading.Event()
         self._open = False
         inherited = tuple(drains)
-        self.reconciler = Reconciler(setting.links, setting.datapath, setting.cluster, drains=inherited)
+        self.reconciler = Reconciler(setting.links, setting.datapath, setting.cluster.get, drains=inherited)
         self.reconciler.observe_with(Journal(setting.publisher.tell, inherited).note)
         self.reconciler.observe_with(lambda _: setting.publisher.wake())
-        loops = {"reconciler": self.reconciler.run, "sessions": self.reconciler.count_sessions}
+        leftovers = Leftovers(setting.links, lambda: self.reconciler.state, setting.cluster.pod_uids)
+        loops = {
+            "reconciler": self.reconciler.run,
+            "sessions": self.reconciler.count_sessions,
+            "leftovers": leftovers.run,
+        }
         self._loops = [
             threading.Thread(target=loop, args=(self._stop,), name=name, daemon=True) for name, loop in loops.items()
         ]
@@ -97,8 +104,7 @@ class Term:
         """Ends the loop; the drains in progress."""
         self._stop.set()
         self.reconciler.wake()
-        for loop in self._loops:
-            loop.join(LAST_PASS_SECONDS)
+        self._loops[0].join(LAST_PASS_SECONDS)  # the others change nothing that the next term would meet
         return self.reconciler.retire()
 
     def close(self) -> None:
@@ -116,4 +122,4 @@ class Term:
         return f"no pass over the data path ended for {age:.0f} s" if age > HANGING_SECONDS else None
 
     def _unready(self) -> str | None:
-        return None if self._setting.cluster() else "the API server has not been heard yet"
+        return None if self._setting.cluster.get() else "the API server has not been heard yet"
