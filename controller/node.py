@@ -34,6 +34,7 @@ from controller.links import Links
 from controller.metrics import DatapathCollector
 from controller.plan import State
 from controller.publisher import Publisher
+from controller.sessions import Timeouts
 from controller.term import Setting, Term
 from kube.api import ApiError, ApiServer
 from sfc import names
@@ -75,6 +76,9 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--cni-socket", type=Path, default=Path(names.CNI_SOCKET))
     parser.add_argument("--pins", type=Path, default=Path("/sys/fs/bpf/sfc/v1"), help="where maps are pinned")
     parser.add_argument("--sessions", type=int, default=262_144, help="capacity of the session table")
+    idle = "seconds of silence after which a drain does not wait for a %s session"
+    parser.add_argument("--tcp-idle", type=float, default=300, help=idle % "TCP")
+    parser.add_argument("--other-idle", type=float, default=5, help=idle % "UDP, ICMP or other")
     options = parser.parse_args(argv)
     if not options.node:
         parser.error("give --node or set NODE_NAME to this node's name in the cluster")
@@ -95,6 +99,7 @@ class Agent:
             datapath=self._datapath,
             publisher=self._publisher,
             drain_key=options.drain_key.read_bytes(),
+            timeouts=Timeouts.of_seconds(tcp_idle=options.tcp_idle, other_idle=options.other_idle),
             cni_socket=options.cni_socket,
             address=options.address,
         )

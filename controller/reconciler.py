@@ -23,6 +23,7 @@ from controller import maglev, plan
 from controller.drain import Drain, RetiredError
 from controller.model import PROGRAM, DataPlane, HostLink, LinkEntry, LinkState
 from controller.plan import Cluster, State
+from controller.sessions import DEFAULT_TIMEOUTS, Timeouts
 from sfc import names
 from sfc.chain import Side
 
@@ -55,7 +56,7 @@ class Datapath(Protocol):
     def set_neighbour(self, connection: int, side: Side, address: str, mac: str) -> None: ...
     def clear_neighbour(self, connection: int, side: Side, address: str) -> None: ...
     def forget(self, connection: int) -> None: ...
-    def activity(self, slots: Collection[int]) -> Mapping[int, int]: ...
+    def activity(self, slots: Collection[int], *, timeouts: Timeouts) -> Mapping[int, int]: ...
 
 
 class Reconciler:
@@ -129,13 +130,13 @@ class Reconciler:
                 self._woken.set()
             self._last_pass = self._clock()
 
-    def count_sessions(self, stop: threading.Event) -> None:
+    def count_sessions(self, stop: threading.Event, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> None:
         """Counts, as long as replicas drain; to run in a thread of its own."""
         while not stop.is_set():
             with self._changed:
                 self._changed.wait_for(self._unfinished, STOP_SECONDS)
             try:
-                self.count()
+                self.count(timeouts)
             except Exception:
                 log.exception("sessions of draining replicas could not be counted")
             stop.wait(DRAINING_SECONDS)
@@ -158,7 +159,7 @@ class Reconciler:
         for change in applied:
             _log_change(change, cluster)
 
-    def count(self) -> None:
+    def count(self, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> None:
         """Counts the active sessions of the replicas that are out of the targets but not done."""
         drains, links, began = self._state.drains, self._state.links, self._clock()
         slots = {
@@ -167,7 +168,7 @@ class Reconciler:
             if drain.out_of_targets_at is not None and not drain.ended
         }
         if slots:
-            active = self._datapath.activity([slot for of_pod in slots.values() for slot in of_pod])
+            active = self._datapath.activity([slot for of_pod in slots.values() for slot in of_pod], timeouts=timeouts)
             self._counted = began, {uid: sum(active.get(slot, 0) for slot in slots[uid]) for uid in slots}
             self.wake()
 

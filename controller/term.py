@@ -24,6 +24,7 @@ from controller.model import PROGRAM
 from controller.plan import State
 from controller.publisher import Publisher
 from controller.reconciler import Reconciler
+from controller.sessions import Timeouts
 from controller.wiring import PodWiring
 from sfc import names
 from sfc.fault import MAX_DEADLINE_SECONDS
@@ -44,6 +45,7 @@ class Setting:
     datapath: Datapath
     publisher: Publisher
     drain_key: bytes
+    timeouts: Timeouts
     cni_socket: Path
     address: str
     """Where metrics and health are served."""
@@ -62,7 +64,7 @@ class Term:
         leftovers = Leftovers(setting.links, lambda: self.reconciler.state, setting.cluster.pod_uids)
         loops = {
             "reconciler": self.reconciler.run,
-            "sessions": self.reconciler.count_sessions,
+            "sessions": lambda stop: self.reconciler.count_sessions(stop, setting.timeouts),
             "leftovers": leftovers.run,
         }
         self._loops = [

@@ -14,6 +14,7 @@ import pytest
 from controller.model import DataPlane, HostLink, LinkEntry, LinkState
 from controller.plan import Cluster
 from controller.reconciler import Reconciler
+from controller.sessions import Timeouts
 from sfc.chain import Side
 from tests.unit.objects import link, pod
 from tests.unit.test_plan import CLIENT_FIREWALL, cluster
@@ -70,7 +71,7 @@ class Node:
     def forget(self, connection: int) -> None:
         self.forgotten.append(connection)
 
-    def activity(self, slots: Collection[int]) -> Mapping[int, int]:
+    def activity(self, slots: Collection[int], *, timeouts: Timeouts) -> Mapping[int, int]:
         return {slot: self.sessions.get(slot, 0) for slot in slots}
 
 
