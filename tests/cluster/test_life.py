@@ -8,7 +8,8 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -147,6 +148,26 @@ def test_an_interface_shut_inside_a_pod_takes_it_out_until_it_is_up_again(two_na
 def _wired(telco: Kubectl, pod: str) -> str:
     conditions = json.loads(telco("get", "pod", pod, "-o", "json"))["status"]["conditions"]
     return str(next((c["reason"] for c in conditions if c["type"] == "sfc.dev/wired"), ""))
+
+
+def test_a_rolling_update_never_has_fewer_serving_replicas_than_asked_for(two_nats: Kubectl) -> None:
+    before = {pod["metadata"]["name"] for pod in pods(two_nats, "nat")}
+    began = datetime.now(UTC)
+
+    two_nats("rollout", "restart", "deployment/nat")
+    two_nats("rollout", "status", "deployment/nat", "--timeout=180s")
+    eventually(lambda: not before & {pod["metadata"]["name"] for pod in pods(two_nats, "nat")})
+    joined = [(moment(line), 1) for line in said("replica in all its targets")]
+    left = [(moment(line), -1) for line in said("replica out of all targets") + said("replica steered away from")]
+
+    serving = list(accumulate((step for at, step in sorted(joined + left) if at > began), initial=len(before)))
+    assert len(serving) == 5
+    assert min(serving) == len(before) == 2
+
+
+def moment(line: dict[str, Any]) -> datetime:
+    """When the data path was written."""
+    return datetime.fromisoformat(line["since"]) + timedelta(milliseconds=line["after_ms"])
 
 
 def test_a_forged_hook_drains_nothing_and_is_counted(two_nats: Kubectl) -> None:
