@@ -1,4 +1,4 @@
-"""`python -m benchmarks program|forwarding`; QUICK=1 in the environment for a look instead of a measurement."""
+"""`python -m benchmarks program|forwarding|reaction`; QUICK=1 in the environment: a look, no measurement."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 import signal
 import sys
 
-from benchmarks import forwarding, program
+from benchmarks import forwarding, program, reaction
 
-BENCHMARKS = {"program": program.main, "forwarding": forwarding.main}
+BENCHMARKS = {"program": program.main, "forwarding": forwarding.main, "reaction": reaction.main}
 
 
 def main() -> None:

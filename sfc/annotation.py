@@ -45,6 +45,11 @@ def read(text: object) -> list[Element]:
     return [_from_item(item.strip()) for item in text.split(",")]
 
 
+def interfaces(text: object, namespace: str) -> frozenset[str]:
+    """The interfaces that the annotation of one of our pods asks for. Raises AnnotationError."""
+    return frozenset(str(element.get("interface")) for element in read(text) if _is_ours(element, namespace))
+
+
 def merge(text: object, mine: Sequence[Element], namespace: str) -> str:
     """The annotation with our elements: the pod's own first and unchanged, then ours instead of older ones of ours.
 
