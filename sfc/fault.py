@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 
+from sfc.chain import Hook
 from sfc.problem import MISSING
 
 MAX_STAGES = 32
@@ -97,6 +98,11 @@ def deadline(value: object) -> str | None:
     if _is_integer(value, 0, MAX_DEADLINE_SECONDS):
         return None
     return f"is not a deadline; give whole seconds from 0 to {MAX_DEADLINE_SECONDS}"
+
+
+def hook(value: object) -> str | None:
+    kinds = [kind.value for kind in Hook]
+    return None if value in kinds else f"is not a drain hook; give one of {', '.join(kinds)}"
 
 
 def destination(value: object) -> str | None:

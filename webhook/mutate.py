@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sfc import annotation, drain_id, names
-from sfc.chain import Chain
+from sfc.chain import Chain, Hook
 from sfc.problem import shown
 from sfc.validation import InvalidChain
 from webhook.model import Decision, Json, Request, at, elements, label, submapping, text
-from webhook.replica import HookMode, Position, mutate_pod
+from webhook.replica import Position, mutate_pod
 
 LABELS = (names.CHAIN_LABEL, names.STAGE_LABEL)
 MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
@@ -113,7 +113,7 @@ def position(member: Membership, namespace: str, find: FindChain) -> Position | 
 # --- pods -------------------------------------------------------------------------------------------------------------
 
 
-def pod(request: Request, find: FindChain, mode: HookMode, key: bytes) -> Decision:
+def pod(request: Request, find: FindChain, auto: Hook, key: bytes) -> Decision:
     """Make the pod a replica of its stage, or say why it cannot be one."""
     obj = request.obj
     metadata = submapping(obj, "metadata", "object")
@@ -130,7 +130,7 @@ def pod(request: Request, find: FindChain, mode: HookMode, key: bytes) -> Decisi
         )
     identity = _drain_id(request, metadata, key)
     try:
-        changed, warnings = mutate_pod(obj, place, identity, drain_id.sign(key, identity), mode)
+        changed, warnings = mutate_pod(obj, place, identity, drain_id.sign(key, identity), auto)
     except annotation.AnnotationError as error:
         return Decision(denied=f"{error}.")
     return Decision(obj=changed, warnings=warnings)

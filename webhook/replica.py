@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 
 from sfc import annotation, names
-from sfc.chain import Chain, InterfaceRef, Side, Stage
+from sfc.chain import Chain, Hook, InterfaceRef, Side, Stage
 from sfc.problem import shown
 from webhook.model import Json, Malformed, at, elements, mapping, submapping
 
@@ -22,13 +21,6 @@ GRACE_MARGIN_SECONDS = 30
 """What a network function has left for its own shutdown when draining took the whole deadline."""
 
 
-class HookMode(Enum):
-    HTTP_GET = "httpGet"
-    """The kubelet asks the node agent, which answers when the replica is drained."""
-    SLEEP = "sleep"
-    """Termination waits for the deadline; the node agent sees the deletion in its watch."""
-
-
 @dataclass(frozen=True, slots=True)
 class Position:
     """A chain, and the stage of it that a pod implements."""
@@ -37,34 +29,40 @@ class Position:
     stage: Stage
 
 
-def hook_for(namespace_labels: Json) -> HookMode:
+def hook_for(namespace_labels: Json) -> Hook:
     """Pod Security `baseline` and `restricted` refuse a host in a hook from Kubernetes 1.34 on, never a sleep."""
-    return HookMode.SLEEP if namespace_labels.get(ENFORCE_LABEL) in ("baseline", "restricted") else HookMode.HTTP_GET
+    return Hook.SLEEP if namespace_labels.get(ENFORCE_LABEL) in ("baseline", "restricted") else Hook.HTTP_GET
 
 
-def mutate_pod(
-    obj: Json, place: Position, identity: str, signature: str, mode: HookMode
-) -> tuple[Json, tuple[str, ...]]:
-    """The pod as a replica of its stage, and warnings. Raises AnnotationError, Malformed."""
-    hook = hook_of(mode, identity, signature, place.stage.drain_deadline_seconds)
+def mutate_pod(obj: Json, place: Position, identity: str, signature: str, auto: Hook) -> tuple[Json, tuple[str, ...]]:
+    """The pod as a replica of its stage, and warnings; `auto` is the hook where the chain leaves the choice to us.
+
+    Raises AnnotationError, Malformed.
+    """
+    kind = auto if place.stage.drain_hook is Hook.AUTO else place.stage.drain_hook
+    hook = hook_of(kind, identity, signature, place.stage.drain_deadline_seconds)
     spec = mapping(obj.get("spec"), "object.spec")
     containers, kept = _with_hook(elements(spec, "containers", "object.spec"), hook, lambda _: True)
     sidecars, kept_sidecars = _with_hook(elements(spec, "initContainers", "object.spec"), hook, _is_sidecar)
     changed = spec | {
         "containers": containers,
-        "terminationGracePeriodSeconds": _grace(spec, place.stage),
         "readinessGates": _gates(elements(spec, "readinessGates", "object.spec")),
     }
     if sidecars:
         changed["initContainers"] = sidecars
+    if hook:
+        changed["terminationGracePeriodSeconds"] = _grace(spec, place.stage)
     if affinity := _affinity(submapping(spec, "affinity", "object.spec"), place):
         changed["affinity"] = affinity
     annotated = at(obj, ("metadata", "annotations"), lambda present: _annotated(present, place, identity))
-    return annotated | {"spec": changed}, tuple(map(_own_hook, (*kept, *kept_sidecars)))
+    return annotated | {"spec": changed}, tuple(map(_own_hook, (*kept, *kept_sidecars))) if hook else ()
 
 
-def hook_of(mode: HookMode, identity: str, signature: str, deadline: int) -> Json:
-    if mode is HookMode.SLEEP:
+def hook_of(kind: Hook, identity: str, signature: str, deadline: int) -> Json:
+    """The preStop hook; empty for none."""
+    if kind is Hook.NONE:
+        return {}
+    if kind is Hook.SLEEP:
         return {"sleep": {"seconds": max(1, deadline)}}
     return {
         "httpGet": {
@@ -92,12 +90,11 @@ def _with_hook(containers: list[Json], hook: Json, wanted: Callable[[Json], bool
     """The containers with the hook, and those that keep one of their own."""
     changed, kept = [], []
     for container in containers:
-        lifecycle = submapping(container, "lifecycle", "container")
-        present = submapping(lifecycle, "preStop", "container.lifecycle")
+        present = submapping(submapping(container, "lifecycle", "container"), "preStop", "container.lifecycle")
         if not wanted(container):
             changed.append(container)
         elif not present or present == hook or _is_ours(present):
-            changed.append({**container, "lifecycle": {**lifecycle, "preStop": hook}})
+            changed.append(at(container, ("lifecycle", "preStop"), lambda _: hook))
         else:
             changed.append(container)
             kept.append(container)

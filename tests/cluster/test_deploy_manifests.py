@@ -13,6 +13,7 @@ import yaml
 from certs import secrets
 from controller.cluster import lease, plan, trust
 from sfc import fault, names
+from sfc.chain import Hook
 from tests.cluster.conftest import KUBECTL
 
 MUTATING = ("workloads.sfc.dev", "pods.sfc.dev", "stage-only-workloads.sfc.dev", "stage-only-pods.sfc.dev")
@@ -90,6 +91,7 @@ def test_schema_has_the_limits_of_validation(rendered: list[Json]) -> None:
     assert (interface["mtu"]["minimum"], interface["mtu"]["maximum"]) == (fault.MIN_MTU, fault.MAX_MTU)
     for drain in (spec["drain"], stage["drain"]):
         assert drain["properties"]["deadlineSeconds"]["maximum"] == fault.MAX_DEADLINE_SECONDS
+        assert drain["properties"]["hook"]["enum"] == list(Hook)
 
 
 def test_every_rule_of_the_schema_says_what_is_wrong(rendered: list[Json]) -> None:

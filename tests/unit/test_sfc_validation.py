@@ -124,6 +124,10 @@ INSIDE = "spec.stages[2].interfaces[0]"
             "spec.drain.deadlineSeconds: 3601: is not a deadline; give whole seconds from 0 to 3600",
         ),
         (
+            stage(drain={"hook": "exec"}),
+            'spec.stages[2].drain.hook: "exec": is not a drain hook; give one of auto, httpGet, sleep, none',
+        ),
+        (
             lambda spec: spec["stages"][1]["interfaces"].pop(),
             "spec.stages[1].interfaces: the stage lies between two others but has one interface, which cannot be in "
             "two links; give it a second interface, or say in spec.links what is joined",

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfc import names
-from sfc.chain import Chain
+from sfc.chain import Chain, Hook
 from sfc.validation import InvalidChain, parse, problems
 from tests.unit import objects
 from webhook import mutate, validate
 from webhook.model import Decision, Malformed, Request
-from webhook.replica import HookMode, hook_for
+from webhook.replica import hook_for
 from webhook.review import review
 
 KEY = b"key"
@@ -150,7 +150,7 @@ def test_labels_that_name_nothing_are_carried_with_a_warning(labels: dict[str, s
 
 
 def test_a_pod_without_our_labels_is_left_alone() -> None:
-    decision = mutate.pod(request({"metadata": {"labels": {"app": "x"}}}), find, HookMode.HTTP_GET, KEY)
+    decision = mutate.pod(request({"metadata": {"labels": {"app": "x"}}}), find, Hook.HTTP_GET, KEY)
 
     assert decision == Decision()
 
@@ -160,27 +160,27 @@ def test_a_pod_of_a_chain_that_is_not_valid_is_denied_with_its_problems() -> Non
     broken["spec"]["stages"][0]["interfaces"][0]["addresses"] = ["10.1.0.2"]
     invalid = InvalidChain(problems(broken))
 
-    decision = mutate.pod(request(pod()), lambda *_: invalid, HookMode.HTTP_GET, KEY)
+    decision = mutate.pod(request(pod()), lambda *_: invalid, Hook.HTTP_GET, KEY)
 
     assert decision.denied
     assert decision.denied.startswith("ServiceFunctionChain telco/edge is not valid; correct it. spec.stages[0]")
 
 
 def test_the_drain_id_survives_a_second_pass_under_another_request() -> None:
-    once = mutate.pod(request(pod(), uid="u-1"), find, HookMode.HTTP_GET, KEY).obj
+    once = mutate.pod(request(pod(), uid="u-1"), find, Hook.HTTP_GET, KEY).obj
     assert once is not None
 
-    twice = mutate.pod(request(once, uid="u-2"), find, HookMode.HTTP_GET, KEY).obj
+    twice = mutate.pod(request(once, uid="u-2"), find, Hook.HTTP_GET, KEY).obj
 
     assert twice == once
 
 
 def test_a_copy_under_another_name_gets_a_drain_id_of_its_own() -> None:
-    original = mutate.pod(request(pod()), find, HookMode.HTTP_GET, KEY).obj
+    original = mutate.pod(request(pod()), find, Hook.HTTP_GET, KEY).obj
     assert original is not None
 
     copy = {**original, "metadata": {**original["metadata"], "name": "nat-0-copy"}}
-    changed = mutate.pod(request(copy, uid="u-2"), find, HookMode.HTTP_GET, KEY).obj
+    changed = mutate.pod(request(copy, uid="u-2"), find, Hook.HTTP_GET, KEY).obj
 
     assert changed is not None
     ids = [o["metadata"]["annotations"][names.DRAIN_ID_ANNOTATION] for o in (original, changed)]
@@ -197,7 +197,7 @@ def test_the_grace_period_is_only_ever_raised(stage_drain: int, grace: int | Non
     chain["spec"]["stages"][2]["drain"] = {"deadlineSeconds": stage_drain}
     obj = pod(spec={"containers": [], "terminationGracePeriodSeconds": grace})
 
-    changed = mutate.pod(request(obj), lambda *_: parse(chain), HookMode.HTTP_GET, KEY).obj
+    changed = mutate.pod(request(obj), lambda *_: parse(chain), Hook.HTTP_GET, KEY).obj
 
     assert changed is not None
     assert changed["spec"]["terminationGracePeriodSeconds"] == expected
@@ -207,7 +207,7 @@ def test_a_sleep_is_never_shorter_than_the_api_allows() -> None:
     chain = objects.chain()
     chain["spec"]["drain"]["deadlineSeconds"] = 0
 
-    changed = mutate.pod(request(pod()), lambda *_: parse(chain), HookMode.SLEEP, KEY).obj
+    changed = mutate.pod(request(pod()), lambda *_: parse(chain), Hook.SLEEP, KEY).obj
 
     assert changed is not None
     assert changed["spec"]["containers"][0]["lifecycle"]["preStop"] == {"sleep": {"seconds": 1}}
@@ -216,23 +216,64 @@ def test_a_sleep_is_never_shorter_than_the_api_allows() -> None:
 @pytest.mark.parametrize(
     ("level", "mode"),
     [
-        ("baseline", HookMode.SLEEP),
-        ("restricted", HookMode.SLEEP),
-        ("privileged", HookMode.HTTP_GET),
-        (None, HookMode.HTTP_GET),
+        ("baseline", Hook.SLEEP),
+        ("restricted", Hook.SLEEP),
+        ("privileged", Hook.HTTP_GET),
+        (None, Hook.HTTP_GET),
     ],
 )
-def test_the_hook_follows_the_namespaces_pod_security_level(level: str | None, mode: HookMode) -> None:
+def test_the_hook_follows_the_namespaces_pod_security_level(level: str | None, mode: Hook) -> None:
     labels = {"pod-security.kubernetes.io/enforce": level} if level else {}
 
     assert hook_for(labels) is mode
+
+
+@pytest.mark.parametrize(
+    ("of_chain", "of_stage", "auto", "hook", "grace"),
+    [
+        ({}, {}, Hook.HTTP_GET, "httpGet", 60),
+        ({}, {}, Hook.SLEEP, "sleep", 60),
+        ({"hook": "auto"}, {}, Hook.SLEEP, "sleep", 60),
+        ({"hook": "sleep"}, {}, Hook.HTTP_GET, "sleep", 60),
+        ({"hook": "httpGet"}, {}, Hook.SLEEP, "httpGet", 60),
+        ({"hook": "none"}, {}, Hook.HTTP_GET, None, None),
+        ({"hook": "none", "deadlineSeconds": 90}, {"hook": "auto"}, Hook.HTTP_GET, "httpGet", 120),
+        ({"hook": "sleep", "deadlineSeconds": 90}, {"deadlineSeconds": 10}, Hook.HTTP_GET, "sleep", 40),
+    ],
+)
+def test_the_drain_hook_is_the_stages_or_the_chains_choice(
+    of_chain: dict[str, Any], of_stage: dict[str, Any], auto: Hook, hook: str | None, grace: int | None
+) -> None:
+    chain = objects.chain()
+    chain["spec"]["drain"] = of_chain
+    chain["spec"]["stages"][2]["drain"] = of_stage
+
+    changed = mutate.pod(request(pod()), lambda *_: parse(chain), auto, KEY).obj
+
+    assert changed is not None
+    (container,) = changed["spec"]["containers"]
+    assert list(container.get("lifecycle", {}).get("preStop", {})) == ([hook] if hook else [])
+    assert changed["spec"].get("terminationGracePeriodSeconds") == grace
+
+
+def test_without_a_hook_one_that_a_copy_brought_along_goes() -> None:
+    chain = objects.chain()
+    chain["spec"]["stages"][2]["drain"] = {"hook": "none"}
+    original = mutate.pod(request(pod()), find, Hook.HTTP_GET, KEY).obj
+    assert original is not None
+
+    copy = {**original, "metadata": {**original["metadata"], "name": "copy"}}
+    changed = mutate.pod(request(copy), lambda *_: parse(chain), Hook.HTTP_GET, KEY).obj
+
+    assert changed is not None
+    assert changed["spec"]["containers"] == [{"name": "nat"}]
 
 
 def test_deciding_leaves_the_request_as_it_was() -> None:
     obj = pod(spec={"containers": [{"name": "a", "lifecycle": {"postStart": {}}}], "affinity": {"podAffinity": {}}})
     before = json.dumps(obj)
 
-    mutate.pod(request(obj), find, HookMode.HTTP_GET, KEY)
+    mutate.pod(request(obj), find, Hook.HTTP_GET, KEY)
 
     assert json.dumps(obj) == before
 
@@ -349,13 +390,13 @@ def contains(larger: Any, smaller: Any) -> bool:
     return bool(larger == smaller)
 
 
-def decide_pod(mode: HookMode) -> Any:
+def decide_pod(mode: Hook) -> Any:
     return lambda asked: mutate.pod(asked, find, mode, KEY)
 
 
 @settings(max_examples=300, deadline=None)
-@given(pods, st.sampled_from(HookMode))
-def test_a_patched_pod_is_patched_no_further(obj: dict[str, Any], mode: HookMode) -> None:
+@given(pods, st.sampled_from(Hook))
+def test_a_patched_pod_is_patched_no_further(obj: dict[str, Any], mode: Hook) -> None:
     envelope = objects_review(obj)
     response = reviewed(decide_pod(mode), envelope)
     if response is None or not response["allowed"]:
@@ -370,8 +411,8 @@ def test_a_patched_pod_is_patched_no_further(obj: dict[str, Any], mode: HookMode
 
 
 @settings(max_examples=300, deadline=None)
-@given(pods, st.sampled_from(HookMode))
-def test_nothing_of_a_pod_is_lost(obj: dict[str, Any], mode: HookMode) -> None:
+@given(pods, st.sampled_from(Hook))
+def test_nothing_of_a_pod_is_lost(obj: dict[str, Any], mode: Hook) -> None:
     response = reviewed(decide_pod(mode), objects_review(obj))
     if response is None or not response["allowed"]:
         return
@@ -382,7 +423,8 @@ def test_nothing_of_a_pod_is_lost(obj: dict[str, Any], mode: HookMode) -> None:
     kept = {**obj, "spec": {k: v for k, v in obj["spec"].items() if k not in ours}}
     kept["metadata"] = {**obj["metadata"], "annotations": {}}
     assert contains(result, kept)
-    assert result["spec"]["terminationGracePeriodSeconds"] >= obj["spec"].get("terminationGracePeriodSeconds", 30)
+    grace = "terminationGracePeriodSeconds"
+    assert result["spec"].get(grace, 30) >= obj["spec"].get(grace, 30)
     for group in ("containers", "initContainers"):
         for before, after in zip(obj["spec"].get(group, []), result["spec"].get(group, []), strict=True):
             assert before.get("lifecycle", {}).get("postStart") == after.get("lifecycle", {}).get("postStart")
@@ -397,7 +439,7 @@ def objects_review(obj: Any, uid: str = "u-1") -> dict[str, Any]:
 
 
 DECIDERS = [
-    decide_pod(HookMode.HTTP_GET),
+    decide_pod(Hook.HTTP_GET),
     lambda asked: mutate.workload(asked, find),
     validate.chain,
 ]
@@ -426,7 +468,7 @@ def test_a_lone_surrogate_is_answered() -> None:
     broken = pod()
     broken["metadata"]["labels"] = {"sfc.dev/chain": "\ud800", "sfc.dev/stage": "nat"}
 
-    response = reviewed(decide_pod(HookMode.HTTP_GET), objects_review(broken, uid="\udfff"))
+    response = reviewed(decide_pod(Hook.HTTP_GET), objects_review(broken, uid="\udfff"))
 
     assert response is not None
     assert response["uid"] == "\udfff"
