@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sfc import names
+from sfc import names, strict_json
 from sfc.chain import Chain, Interface, Stage
 
 Element = dict[str, Any]
@@ -52,10 +52,10 @@ def merge(text: object, mine: Sequence[Element], namespace: str) -> str:
     """
     present = read(text)
     own = [element for element in present if not _is_ours(element, namespace)]
-    _refuse_same_interface(own, mine)
-    if isinstance(text, str) and [e for e in present if _is_ours(e, namespace)] == list(mine):
-        return text
-    return json.dumps([*own, *mine], separators=(",", ":"))
+    complete = [e for e in present if _is_ours(e, namespace)] == list(mine)
+    merged = present if complete else [*own, *mine]
+    _refuse_same_interface(merged, mine)
+    return text if complete and isinstance(text, str) else json.dumps(merged, separators=(",", ":"))
 
 
 def _element(chain: Chain, stage: Stage, interface: Interface, drain_id: str) -> Element:
@@ -77,18 +77,14 @@ def _element(chain: Chain, stage: Stage, interface: Interface, drain_id: str) ->
 
 def _from_json(text: str) -> list[Element]:
     try:
-        elements = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        elements = strict_json.loads(text)
+    except ValueError as error:
         raise AnnotationError(f"is not JSON ({error}); correct it, Multus could not read it either") from error
     elements = elements if isinstance(elements, list) else [elements]
     for i, element in enumerate(elements):
         if not isinstance(element, dict) or not isinstance(element.get("name"), str):
             raise AnnotationError(f'element {i} must be an object with a name, as {{"name": "other-network"}}')
     return elements
-
-
-def _refuse_constant(text: str) -> None:
-    raise ValueError(f"{text} is not JSON")
 
 
 def _from_item(item: str) -> Element:
@@ -102,11 +98,11 @@ def _is_ours(element: Element, namespace: str) -> bool:
     return element["name"] == names.NETWORK_NAME and element.get("namespace") in (None, "", namespace)
 
 
-def _refuse_same_interface(own: Iterable[Element], mine: Sequence[Element]) -> None:
+def _refuse_same_interface(merged: Iterable[Element], mine: Sequence[Element]) -> None:
     wanted = {element["interface"] for element in mine}
-    for i, element in enumerate(own):
+    for i, element in enumerate(merged):
         interface = element.get("interface") or f"net{i + 1}"  # Multus' own choice where none is named
-        if isinstance(interface, str) and interface in wanted:
+        if isinstance(interface, str) and interface in wanted and element not in mine:
             raise AnnotationError(
                 f"network {json.dumps(element['name'])} takes the interface name {json.dumps(interface)}, which the "
                 "chain's stage has too; give the network another one (@interface), or rename the stage's"

@@ -49,7 +49,7 @@ class Cluster:
             self._parsed[key] = obj, _parsed(obj)
         return self._parsed[key][1]
 
-    def hook_mode(self, namespace: str) -> Hook:
+    def auto_hook(self, namespace: str) -> Hook:
         """A namespace not heard of yet counts as unrestricted: a hook refused there is tried again by the workload's
         controller, while a sleep would stay with the pod for its life."""
         known = self._namespaces.snapshot().get(("", namespace), {})

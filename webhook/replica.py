@@ -5,13 +5,13 @@ Idempotent, so that the order of injectors and a second pass do not matter, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sfc import annotation, names
 from sfc.chain import Chain, Hook, InterfaceRef, Side, Stage
 from sfc.problem import shown
-from webhook.model import Json, Malformed, at, elements, mapping, submapping
+from webhook.model import Json, Malformed, at, elements, submapping
 
 ENFORCE_LABEL = "pod-security.kubernetes.io/enforce"
 TOPOLOGY_KEY = "kubernetes.io/hostname"
@@ -41,7 +41,7 @@ def mutate_pod(obj: Json, place: Position, identity: str, signature: str, auto: 
     """
     kind = auto if place.stage.drain_hook is Hook.AUTO else place.stage.drain_hook
     hook = hook_of(kind, identity, signature, place.stage.drain_deadline_seconds)
-    spec = mapping(obj.get("spec"), "object.spec")
+    spec = submapping(obj, "spec", "object")
     containers, kept = _with_hook(elements(spec, "containers", "object.spec"), hook, lambda _: True)
     sidecars, kept_sidecars = _with_hook(elements(spec, "initContainers", "object.spec"), hook, _is_sidecar)
     changed = spec | {
@@ -55,7 +55,8 @@ def mutate_pod(obj: Json, place: Position, identity: str, signature: str, auto: 
     if affinity := _affinity(submapping(spec, "affinity", "object.spec"), place):
         changed["affinity"] = affinity
     annotated = at(obj, ("metadata", "annotations"), lambda present: _annotated(present, place, identity))
-    return annotated | {"spec": changed}, tuple(map(_own_hook, (*kept, *kept_sidecars))) if hook else ()
+    warnings = (*map(_own_hook, (*kept, *kept_sidecars)), *_short_grace(spec, place.stage)) if hook else ()
+    return annotated | {"spec": changed}, warnings
 
 
 def hook_of(kind: Hook, identity: str, signature: str, deadline: int) -> Json:
@@ -125,6 +126,16 @@ def _grace(spec: Json, stage: Stage) -> int:
     if not isinstance(present, int):
         raise Malformed("object.spec.terminationGracePeriodSeconds", "must be an integer")
     return max(present, stage.drain_deadline_seconds + GRACE_MARGIN_SECONDS)
+
+
+def _short_grace(spec: Json, stage: Stage) -> Iterator[str]:
+    present, deadline = spec.get("terminationGracePeriodSeconds"), stage.drain_deadline_seconds
+    if isinstance(present, int) and present < deadline:
+        yield (
+            f"terminationGracePeriodSeconds {present} is shorter than the drain deadline of stage "
+            f"{shown(stage.name)}, {deadline} s: pods get {deadline + GRACE_MARGIN_SECONDS} s; lower the deadline if "
+            "that is too long"
+        )
 
 
 def _gates(gates: list[Json]) -> list[Json]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import jsonpatch
 
+from sfc import strict_json
 from webhook.model import Decision, Json, Malformed, Request, mapping, text
 
 API_VERSION = "admission.k8s.io/v1"
@@ -46,8 +47,8 @@ def review(body: bytes, decide: Decide) -> Answer:
 
 def read(body: bytes) -> Request:
     try:
-        envelope = json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        envelope = strict_json.loads(body)
+    except ValueError as error:
         raise Malformed("body", f"is not JSON: {error}") from error
     envelope = mapping(envelope, "body")
     if (envelope.get("apiVersion"), envelope.get("kind")) != (API_VERSION, "AdmissionReview"):
@@ -68,10 +69,6 @@ def read(body: bytes) -> Request:
 def _object(request: Mapping[str, Any], key: str, required: bool) -> Json:
     value = request.get(key)
     return {} if value is None and not required else mapping(value, f"request.{key}")
-
-
-def _refuse_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def _answer(request: Request, decision: Decision) -> Answer:

@@ -34,10 +34,10 @@ def routes(cluster: Cluster, key: bytes) -> dict[str, Decide]:
         return lambda request: decide(request) if cluster.synced else NOT_SYNCED
 
     def pod(request: Request) -> Decision:
-        return mutate.pod(request, cluster.chain, cluster.hook_mode(request.namespace), key)
+        return mutate.pod(request, cluster.chain, cluster.auto_hook(request.namespace), key)
 
     def workload(request: Request) -> Decision:
-        return mutate.workload(request, cluster.chain)
+        return mutate.workload(request, cluster.chain, cluster.auto_hook(request.namespace))
 
     return {
         "/mutate/workloads": when_synced(workload),

@@ -48,17 +48,17 @@ def pod(**more: Any) -> dict[str, Any]:
 
 
 def test_labels_are_carried_into_the_template() -> None:
-    decision = mutate.workload(request(deployment(BOTH, {})), find)
+    decision = mutate.workload(request(deployment(BOTH, {})), find, Hook.HTTP_GET)
 
     assert decision == Decision(obj=deployment(BOTH, BOTH))
 
 
 def test_unlabelling_takes_the_labels_out_again() -> None:
-    labelled = mutate.workload(request(deployment(BOTH, {})), find).obj
+    labelled = mutate.workload(request(deployment(BOTH, {})), find, Hook.HTTP_GET).obj
     assert labelled is not None
 
     unlabelled = {**labelled, "metadata": deployment({}, {})["metadata"]}
-    decision = mutate.workload(request(unlabelled, old=labelled), find)
+    decision = mutate.workload(request(unlabelled, old=labelled), find, Hook.HTTP_GET)
 
     assert decision == Decision(obj=deployment({}, {}))
 
@@ -66,7 +66,7 @@ def test_unlabelling_takes_the_labels_out_again() -> None:
 def test_relabelling_changes_the_template_too() -> None:
     new = {**BOTH, "sfc.dev/stage": "firewall"}
 
-    decision = mutate.workload(request(deployment(new, BOTH), old=deployment(BOTH, BOTH)), find)
+    decision = mutate.workload(request(deployment(new, BOTH), old=deployment(BOTH, BOTH)), find, Hook.HTTP_GET)
 
     assert decision == Decision(obj=deployment(new, new))
 
@@ -74,20 +74,20 @@ def test_relabelling_changes_the_template_too() -> None:
 def test_template_labels_that_were_not_carried_stay() -> None:
     other = {**BOTH, "sfc.dev/stage": "firewall"}
 
-    decision = mutate.workload(request(deployment({}, other), old=deployment(BOTH, other)), find)
+    decision = mutate.workload(request(deployment({}, other), old=deployment(BOTH, other)), find, Hook.HTTP_GET)
 
     assert decision.obj == deployment({}, {"sfc.dev/stage": "firewall"})
 
 
 def test_labels_written_in_the_template_only_are_the_users_affair() -> None:
-    decision = mutate.workload(request(deployment({}, BOTH), old=deployment({}, BOTH)), find)
+    decision = mutate.workload(request(deployment({}, BOTH), old=deployment({}, BOTH)), find, Hook.HTTP_GET)
 
     assert decision == Decision(obj=deployment({}, BOTH))
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "Rollout"])
 def test_every_kind_with_a_template_in_its_spec_is_served(kind: str) -> None:
-    decision = mutate.workload(request({**deployment(BOTH, {}), "kind": kind}), find)
+    decision = mutate.workload(request({**deployment(BOTH, {}), "kind": kind}), find, Hook.HTTP_GET)
 
     assert decision.obj == {**deployment(BOTH, BOTH), "kind": kind}
 
@@ -95,7 +95,7 @@ def test_every_kind_with_a_template_in_its_spec_is_served(kind: str) -> None:
 def test_a_cronjobs_template_lies_deeper() -> None:
     cronjob = {"kind": "CronJob", "metadata": {"labels": BOTH}, "spec": {"jobTemplate": {"spec": {"template": {}}}}}
 
-    decision = mutate.workload(request(cronjob), find)
+    decision = mutate.workload(request(cronjob), find, Hook.HTTP_GET)
 
     template = {"metadata": {"labels": BOTH}}
     assert decision.obj == {**cronjob, "spec": {"jobTemplate": {"spec": {"template": template}}}}
@@ -104,14 +104,89 @@ def test_a_cronjobs_template_lies_deeper() -> None:
 def test_a_jobs_template_cannot_change_any_more() -> None:
     job = {**deployment(BOTH, {}), "kind": "Job"}
 
-    assert mutate.workload(request(job, old=deployment({}, {})), find) == Decision()
+    assert mutate.workload(request(job, old=deployment(BOTH, {})), find, Hook.HTTP_GET) == Decision()
+    assert mutate.workload(request(job, old=deployment({}, {})), find, Hook.HTTP_GET) == Decision(
+        warnings=(mutate.TOO_LATE,)
+    )
+    assert len(mutate.TOO_LATE) <= 256
+
+
+@pytest.mark.parametrize(("status", "carried"), [({}, True), ({"startTime": "2026-01-01T00:00:00Z"}, False)])
+def test_a_suspended_jobs_template_can_change_until_it_was_started(status: dict[str, Any], carried: bool) -> None:
+    before, after = deployment({}, {}, kind="Job", status=status), deployment(BOTH, {}, kind="Job", status=status)
+    before["spec"]["suspend"] = after["spec"]["suspend"] = True
+
+    obj = mutate.workload(request(after, old=before), find, Hook.HTTP_GET).obj
+
+    assert (obj is not None) is carried
+    assert obj is None or obj["spec"]["template"]["metadata"]["labels"] == {"app": "nat", **BOTH}
+
+
+def test_a_template_label_that_contradicts_the_workloads_is_replaced_with_a_warning() -> None:
+    decision = mutate.workload(request(deployment(BOTH, {"sfc.dev/stage": "firewall"})), find, Hook.HTTP_GET)
+
+    assert decision == Decision(
+        obj=deployment(BOTH, BOTH),
+        warnings=(
+            'spec.template.metadata.labels[sfc.dev/stage]: "firewall" is replaced by "nat", the label of the workload '
+            "itself; remove one of the two",
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "warning"),
+    [
+        (
+            {"hostNetwork": True},
+            "spec.hostNetwork: true: the pod has no network of its own to which a stage's interfaces could be added; "
+            "remove hostNetwork, or the labels sfc.dev/chain and sfc.dev/stage. Until then its pods are refused.",
+        ),
+        (
+            {"terminationGracePeriodSeconds": 10},
+            'terminationGracePeriodSeconds 10 is shorter than the drain deadline of stage "nat", 30 s: pods get 60 s; '
+            "lower the deadline if that is too long",
+        ),
+        (
+            {"containers": [{"name": "a", "lifecycle": {"preStop": {"exec": {"command": ["drain"]}}}}]},
+            'container "a" keeps its own preStop hook: it does not wait for draining, which starts when the '
+            "pod's deletion is seen; remove the hook to have termination wait",
+        ),
+    ],
+)
+def test_what_the_pods_of_a_template_will_be_told_is_told_of_the_workload(spec: dict[str, Any], warning: str) -> None:
+    before, after = deployment({}, {}), deployment(BOTH, {})
+    before["spec"]["template"]["spec"] = after["spec"]["template"]["spec"] = spec
+
+    assert mutate.workload(request(after), find, Hook.HTTP_GET).warnings == (warning,)
+    assert mutate.workload(request(after, old=before), find, Hook.HTTP_GET).warnings == (warning,)
+    assert len(warning) <= 256
+
+
+def test_a_workload_that_is_merely_written_again_is_told_nothing_again() -> None:
+    labelled = mutate.workload(request(deployment({**BOTH, "sfc.dev/stage": "x"}, {})), find, Hook.HTTP_GET).obj
+    assert labelled is not None
+
+    scaled = {**labelled, "spec": {**labelled["spec"], "replicas": 7}}
+    decision = mutate.workload(request(scaled, old=labelled), find, Hook.HTTP_GET)
+
+    assert decision == Decision(obj=scaled)
+
+
+def test_a_network_annotation_that_no_pod_could_have_is_told_of_the_workload() -> None:
+    obj = deployment(BOTH, {})
+    obj["spec"]["template"]["metadata"]["annotations"] = {names.NETWORKS_ANNOTATION: "storage@inside"}
+
+    (warning,) = mutate.workload(request(obj), find, Hook.HTTP_GET).warnings
+
+    assert warning.endswith("or rename the stage's. Until then its pods are refused.")
 
 
 def test_a_workload_with_a_controller_is_its_controllers_affair() -> None:
     owned = deployment(BOTH, {})
     owned["metadata"]["ownerReferences"] = [{"kind": "Deployment", "controller": True}]
 
-    assert mutate.workload(request(owned), find) == Decision()
+    assert mutate.workload(request(owned), find, Hook.HTTP_GET) == Decision()
 
 
 @pytest.mark.parametrize(
@@ -140,7 +215,7 @@ def test_a_workload_with_a_controller_is_its_controllers_affair() -> None:
     ],
 )
 def test_labels_that_name_nothing_are_carried_with_a_warning(labels: dict[str, str], warning: str) -> None:
-    decision = mutate.workload(request(deployment(labels, {})), find)
+    decision = mutate.workload(request(deployment(labels, {})), find, Hook.HTTP_GET)
 
     assert decision == Decision(obj=deployment(labels, labels), warnings=(warning,))
     assert len(warning) <= 256
@@ -440,7 +515,7 @@ def objects_review(obj: Any, uid: str = "u-1") -> dict[str, Any]:
 
 DECIDERS = [
     decide_pod(Hook.HTTP_GET),
-    lambda asked: mutate.workload(asked, find),
+    lambda asked: mutate.workload(asked, find, Hook.HTTP_GET),
     validate.chain,
 ]
 

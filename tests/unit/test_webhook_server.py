@@ -197,7 +197,13 @@ def test_an_invalid_chain_is_denied_with_all_problems(running: Running) -> None:
         (json.dumps(review({}, uid=7)).encode(), "request.uid must be a string that is not empty"),
         (json.dumps(review({}, operation="UPDATE")).encode(), "request.oldObject must be an object"),
         (b"[" * 100_000, "body is not JSON: "),
-        (b'{"a":NaN}', "body is not JSON: NaN is not JSON"),
+        (b'{"a":NaN}', "body is not JSON: NaN is no JSON number"),
+        (b'{"a":-1e999}', "body is not JSON: a number is too large"),
+        (b'{"a":' + b"9" * 5000 + b"}", "body is not JSON: Exceeds the limit (4300 digits)"),
+        ("{}".encode("utf-16"), "body is not JSON: 'utf-8' codec can't decode"),
+        (b"\xef\xbb\xbf{}", "body is not JSON: Unexpected UTF-8 BOM"),
+        (b'{"a":"\xed\xa0\x80"}', "body is not JSON: 'utf-8' codec can't decode"),
+        (b'{"a":1}{"a":1}', "body is not JSON: Extra data"),
     ],
 )
 @pytest.mark.parametrize("path", ["/mutate/pods", "/mutate/workloads", "/validate/chains"])
