@@ -44,10 +44,9 @@ def mutate_pod(obj: Json, place: Position, identity: str, signature: str, auto: 
     spec = submapping(obj, "spec", "object")
     containers, kept = _with_hook(elements(spec, "containers", "object.spec"), hook, lambda _: True)
     sidecars, kept_sidecars = _with_hook(elements(spec, "initContainers", "object.spec"), hook, _is_sidecar)
-    changed = spec | {
-        "containers": containers,
-        "readinessGates": _gates(elements(spec, "readinessGates", "object.spec")),
-    }
+    changed = spec | {"containers": containers}
+    if _annotations(obj).get(names.READINESS_GATE_ANNOTATION) != "disabled":
+        changed["readinessGates"] = _gates(elements(spec, "readinessGates", "object.spec"))
     if sidecars:
         changed["initContainers"] = sidecars
     if hook:
@@ -57,6 +56,10 @@ def mutate_pod(obj: Json, place: Position, identity: str, signature: str, auto: 
     annotated = at(obj, ("metadata", "annotations"), lambda present: _annotated(present, place, identity))
     warnings = (*map(_own_hook, (*kept, *kept_sidecars)), *_short_grace(spec, place.stage)) if hook else ()
     return annotated | {"spec": changed}, warnings
+
+
+def _annotations(obj: Json) -> Json:
+    return submapping(submapping(obj, "metadata", "object"), "annotations", "object.metadata")
 
 
 def hook_of(kind: Hook, identity: str, signature: str, deadline: int) -> Json:
