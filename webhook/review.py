@@ -79,7 +79,7 @@ def _answer(request: Request, decision: Decision) -> Answer:
     if decision.denied is not None:
         response["status"] = {"code": decision.code, "message": decision.denied}
     elif decision.obj is not None:
-        operations = jsonpatch.make_patch(request.obj, decision.obj).patch
+        operations = jsonpatch.make_patch(*_differing(request.obj, decision.obj)).patch
     if operations:
         response["patchType"] = "JSONPatch"
         response["patch"] = base64.b64encode(json.dumps(operations).encode()).decode()
@@ -87,3 +87,18 @@ def _answer(request: Request, decision: Decision) -> Answer:
     body = json.dumps({"apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response}).encode()
     result = "denied" if decision.denied is not None else "patched" if operations else "allowed"
     return Answer(body, result, request.uid, decision.denied)
+
+
+def _differing(old: Any, new: Any) -> tuple[Any, Any]:
+    """Both without what they share, which is nearly all of a large object and would be compared value by value.
+
+    Lists of one length are compared by position: mappings by index give the same paths, and no element ever moves.
+    """
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        old, new = ({str(i): value for i, value in enumerate(values)} for values in (old, new))
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return old, new
+    pairs = {key: _differing(old[key], new[key]) for key in old if key in new and old[key] is not new[key]}
+    before = {key: pairs[key][0] if key in pairs else old[key] for key in old if key in pairs or key not in new}
+    after = {key: pairs[key][1] if key in pairs else new[key] for key in new if key in pairs or key not in old}
+    return before, after

@@ -388,7 +388,11 @@ KEYS = [
     "kind",
 ]
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(max_size=4),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=4),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
     max_leaves=20,
 )
@@ -531,6 +535,37 @@ def test_any_json_gets_an_answer_or_is_malformed(value: Any, operation: str, dec
         response = reviewed(decide, envelope)
 
         assert response is None or response["uid"] == "u-1"
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.data())
+def test_whatever_is_decided_the_patch_makes_it_out_of_the_request(data: st.DataObject) -> None:
+    """Parts that both share, parts that are equal, lists of one length and of another, null for a value."""
+    old = data.draw(st.dictionaries(st.sampled_from("ab/~"), json_values, max_size=3))
+    new = data.draw(changed(old))
+
+    response = reviewed(lambda asked: Decision(obj=new(asked.obj)), objects_review(old))
+
+    assert response is not None
+    assert patched(old, response) == new(old)
+
+
+@st.composite
+def changed(draw: st.DrawFn, value: Any) -> Any:
+    """A function that makes another value of one, sharing what it leaves alone."""
+    choice = draw(st.sampled_from(["same", "inside", "inside", "inside", "other"]))
+    if choice == "same" or (choice == "inside" and not (value and isinstance(value, dict | list))):
+        return lambda present: present
+    if choice == "other" and not isinstance(value, dict):
+        other = draw(json_values)
+        return lambda _: other
+    more = draw(json_values)
+    if isinstance(value, dict):
+        parts = {key: draw(changed(item)) for key, item in value.items() if draw(st.integers(0, 5))}
+        return lambda present: {key: parts[key](present[key]) for key in parts} | {"added": more}
+    parts = [draw(changed(item)) for item in value]
+    end = draw(st.sampled_from([[], [more]]))
+    return lambda present: [part(item) for part, item in zip(parts, present, strict=True)] + end
 
 
 @given(st.binary(max_size=200))
