@@ -126,8 +126,9 @@ def test_webhook_is_asked_about_labelled_objects_outside_of_system_namespaces_on
 
 
 def test_objects_that_the_webhook_should_see_are_not_let_past_it(rendered: list[Json]) -> None:
-    assert set(webhooks(rendered)) == {*MUTATING, "chains.sfc.dev"}
-    assert all(webhook["failurePolicy"] == "Fail" for webhook in webhooks(rendered).values())
+    policies = {name: webhook["failurePolicy"] for name, webhook in webhooks(rendered).items()}
+
+    assert policies == dict.fromkeys((*MUTATING, "chains.sfc.dev"), "Fail") | {"chain-deletions.sfc.dev": "Ignore"}
 
 
 @pytest.mark.parametrize("kind", ["workloads", "pods"])
@@ -144,7 +145,8 @@ def test_either_label_alone_selects(rendered: list[Json], kind: str) -> None:
 
 def test_webhook_calls_have_no_side_effects_and_are_short(rendered: list[Json]) -> None:
     for webhook in webhooks(rendered).values():
-        assert (webhook["sideEffects"], webhook["timeoutSeconds"]) == ("None", 5)
+        assert webhook["sideEffects"] == "None"
+        assert webhook["timeoutSeconds"] <= 5
         assert "caBundle" not in webhook["clientConfig"], "the cluster controller owns it"
 
 
