@@ -17,6 +17,9 @@ from sfc.chain import Chain, Interface, Stage
 
 Element = dict[str, Any]
 
+MAX_LENGTH = 256 << 10
+"""Of all annotations of an object, as the API server checks after us."""
+
 _ITEM = re.compile(r"(?:(?P<namespace>[a-z0-9.-]+)/)?(?P<name>[a-z0-9.-]+)(?:@(?P<interface>[^@/\s]+))?")
 
 
@@ -38,6 +41,8 @@ def read(text: object) -> list[Element]:
         return []
     if not isinstance(text, str):
         raise AnnotationError("must be a string")
+    if len(text) > MAX_LENGTH:
+        raise AnnotationError(f"has {len(text)} characters, the API server allows {MAX_LENGTH}; shorten it")
     if not text.strip():
         return []
     if any(c in text for c in '[{"'):  # the way Multus decides

@@ -14,7 +14,7 @@ from sfc.chain import Chain, Hook
 from sfc.problem import shown
 from sfc.validation import InvalidChain
 from webhook.model import Decision, Json, Request, at, elements, label, submapping, text
-from webhook.replica import Position, mutate_pod
+from webhook.replica import Position, mutate_pod, unfit
 
 LABELS = (names.CHAIN_LABEL, names.STAGE_LABEL)
 MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
@@ -142,12 +142,7 @@ def position(obj: Json, member: Membership, namespace: str, find: FindChain) -> 
             f"{where} has no stage {shown(member.stage)}, named by label {names.STAGE_LABEL} (its stages: {has}); "
             "add the stage, or correct the label."
         )
-    if submapping(obj, "spec", "object").get("hostNetwork") is True:
-        return (
-            "spec.hostNetwork: true: the pod has no network of its own to which a stage's interfaces could be added; "
-            f"remove hostNetwork, or the labels {' and '.join(LABELS)}."
-        )
-    return Position(chain, stage)
+    return unfit(submapping(obj, "spec", "object")) or Position(chain, stage)
 
 
 # --- pods -------------------------------------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ ENFORCE_LABEL = "pod-security.kubernetes.io/enforce"
 TOPOLOGY_KEY = "kubernetes.io/hostname"
 DEFAULT_GRACE_SECONDS = 30
 """Kubernetes' own default of terminationGracePeriodSeconds."""
+MAX_CONTAINERS = 500
+"""Each gets a hook, and a pod that large could not be stored; a bound for the time that an answer takes."""
 GRACE_MARGIN_SECONDS = 30
 """What a network function has left for its own shutdown when draining took the whole deadline."""
 
@@ -32,6 +34,19 @@ class Position:
 def hook_for(namespace_labels: Json) -> Hook:
     """Pod Security `baseline` and `restricted` refuse a host in a hook from Kubernetes 1.34 on, never a sleep."""
     return Hook.SLEEP if namespace_labels.get(ENFORCE_LABEL) in ("baseline", "restricted") else Hook.HTTP_GET
+
+
+def unfit(spec: Json) -> str | None:
+    """Why the pod cannot be a replica of any stage, as sentences."""
+    if spec.get("hostNetwork") is True:
+        return (
+            "spec.hostNetwork: true: the pod has no network of its own to which a stage's interfaces could be added; "
+            f"remove hostNetwork, or the labels {names.CHAIN_LABEL} and {names.STAGE_LABEL}."
+        )
+    containers = sum(len(elements(spec, key, "object.spec")) for key in ("containers", "initContainers"))
+    if containers > MAX_CONTAINERS:
+        return f"The pod has {containers} containers, {MAX_CONTAINERS} are allowed; distribute them over several pods."
+    return None
 
 
 def mutate_pod(obj: Json, place: Position, identity: str, signature: str, auto: Hook) -> tuple[Json, tuple[str, ...]]:

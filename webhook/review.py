@@ -23,6 +23,9 @@ MAX_WARNINGS = 10
 """The API server passes on 4096 characters of warnings in all."""
 
 
+MAX_CONTAINED = 250_000
+"""Objects and lists in a body: an empty one takes 2 bytes there and 64 in memory."""
+
 Decide = Callable[[Request], Decision]
 
 
@@ -46,6 +49,8 @@ def review(body: bytes, decide: Decide) -> Answer:
 
 
 def read(body: bytes) -> Request:
+    if body.count(b"{") + body.count(b"[") > MAX_CONTAINED:
+        raise Malformed("body", f"has more than {MAX_CONTAINED} objects and lists")
     try:
         envelope = strict_json.loads(body)
     except ValueError as error:
@@ -92,9 +97,10 @@ def _answer(request: Request, decision: Decision) -> Answer:
 def _differing(old: Any, new: Any) -> tuple[Any, Any]:
     """Both without what they share, which is nearly all of a large object and would be compared value by value.
 
-    Lists of one length are compared by position: mappings by index give the same paths, and no element ever moves.
+    Lists are compared by position, as mappings by index: the paths are the same, and no element is searched for. One
+    that became shorter is left to jsonpatch, which takes its elements out in an order that keeps the paths right.
     """
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+    if isinstance(old, list) and isinstance(new, list) and len(old) <= len(new):
         old, new = ({str(i): value for i, value in enumerate(values)} for values in (old, new))
     if not isinstance(old, dict) or not isinstance(new, dict):
         return old, new

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import uvicorn
@@ -12,6 +13,7 @@ from prometheus_client import Gauge
 from webhook import app, mutate, validate
 from webhook.certificate import ServingCertificate
 from webhook.cluster import Cluster
+from webhook.connection import BoundedConnection
 from webhook.model import Decision, Request
 from webhook.review import Decide
 
@@ -24,6 +26,9 @@ request."""
 SHUTDOWN_SECONDS = 15
 """For requests in flight; the API server waits 5 s for an answer."""
 
+STALE_SECONDS = 120.0
+"""A watch that is well hears something every minute, if only a bookmark."""
+
 AGE = Gauge("sfc_chain_cache_age_seconds", "Time since the API server's last word about chains.")
 
 
@@ -31,7 +36,7 @@ def routes(cluster: Cluster, key: bytes) -> dict[str, Decide]:
     """`key` is the cluster's drain key."""
 
     def when_synced(decide: Decide) -> Decide:
-        return lambda request: decide(request) if cluster.synced else NOT_SYNCED
+        return lambda request: aged(decide(request), cluster.age_seconds()) if cluster.synced else NOT_SYNCED
 
     def pod(request: Request) -> Decision:
         return mutate.pod(request, cluster.chain, cluster.auto_hook(request.namespace), key)
@@ -47,6 +52,15 @@ def routes(cluster: Cluster, key: bytes) -> dict[str, Decide]:
 
 
 NOT_SYNCED = Decision(denied="The webhook has not read the cluster's chains yet; try again.", code=503)
+
+
+def aged(decision: Decision, seconds: float) -> Decision:
+    """A denial by knowledge that may be out of date says so."""
+    if decision.denied is None or seconds < STALE_SECONDS:
+        return decision
+    return replace(
+        decision, denied=f"{decision.denied} (The API server's last word about chains is {seconds:.0f} s old.)"
+    )
 
 
 def unready(cluster: Cluster, certificate: ServingCertificate) -> str | None:
@@ -90,6 +104,7 @@ def _server(application: Callable[..., Any], address: Address, **options: Any) -
             **options,
             lifespan="off",
             ws="none",
+            http=BoundedConnection,
             log_config=None,
             access_log=False,
             server_header=False,

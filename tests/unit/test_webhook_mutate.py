@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import base64
 import json
+import time
+from contextlib import suppress
 from typing import Any
 
 import jsonpatch
@@ -14,11 +16,13 @@ from sfc.chain import Chain, Hook
 from sfc.validation import InvalidChain, parse, problems
 from tests.unit import objects
 from webhook import mutate, validate
+from webhook.app import MAX_BODY_BYTES
 from webhook.model import Decision, Malformed, Request
 from webhook.replica import hook_for
 from webhook.review import review
 
 KEY = b"key"
+PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 CHAIN = parse(objects.chain())
 BOTH = {"sfc.dev/chain": "edge", "sfc.dev/stage": "nat"}
 
@@ -572,6 +576,40 @@ def changed(draw: st.DrawFn, value: Any) -> Any:
 def test_any_bytes_get_an_answer_or_are_malformed(body: bytes) -> None:
     with pytest.raises(Malformed):
         review(body, validate.chain)
+
+
+def test_of_equal_keys_the_last_one_counts_as_in_go() -> None:
+    body = json.dumps(objects_review(pod())).replace('"name": "nat-0"', '"name": "other", "name": "nat-0"')
+    assert body.count('"name": "other"') == 1
+
+    twice = review(body.encode(), decide_pod(Hook.HTTP_GET))
+
+    assert twice == review(json.dumps(objects_review(pod())).encode(), decide_pod(Hook.HTTP_GET))
+
+
+@pytest.mark.parametrize(("amount", "allowed"), [(500, True), (501, False)])
+def test_a_pod_has_at_most_500_containers(amount: int, allowed: bool) -> None:
+    obj = pod(spec={"containers": [{"name": "a"}] * (amount - 1), "initContainers": [{"name": "b"}]})
+
+    decision = mutate.pod(request(obj), find, Hook.HTTP_GET, KEY)
+
+    assert (decision.denied is None) is allowed
+    assert allowed or "The pod has 501 containers, 500 are allowed" in str(decision.denied)
+
+
+@pytest.mark.parametrize("piece", ['{"name":"a"}', '{"conditionType":"x"}', "[]", '"ab"', "1.5", "12345"])
+def test_no_body_of_the_largest_size_takes_longer_than_the_api_server_waits(piece: str) -> None:
+    lists = ("containers", "initContainers", "readinessGates", "tolerations")
+    spec = {key: ["FILL"] for key in lists} | {"affinity": {"podAffinity": {PREFERRED: ["FILL"]}}}
+    template = json.dumps(objects_review({**pod(), "spec": spec}))
+    fill = ",".join([piece] * (MAX_BODY_BYTES // 5 // (len(piece) + 1)))
+    body = template.replace('"FILL"', fill).encode()
+    started = time.process_time()
+
+    with suppress(Malformed):
+        review(body, decide_pod(Hook.HTTP_GET))
+
+    assert time.process_time() - started < 3
 
 
 def test_a_lone_surrogate_is_answered() -> None:
