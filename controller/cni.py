@@ -185,7 +185,7 @@ def versions_output(call: Call) -> dict[str, Any]:
 
 def result(request: Request, host_mac: str, interface: Interface, ipam: Mapping[str, Any]) -> dict[str, Any]:
     """The result of an ADD; `interface` is what was set up, `ipam` what the IPAM plugin answered."""
-    sandbox = request.call.environment["CNI_NETNS"]
+    sandbox = request.call.environment.get("CNI_NETNS", "")
     return {
         "cniVersion": request.version,
         "interfaces": [

@@ -203,7 +203,8 @@ def chain_of(obj: Mapping[str, Any]) -> Chain:
 
 def derived_mac(namespace: str, chain: str, stage: str, interface: str) -> str:
     """Locally administered unicast MAC of an interface whose chain gives none."""
-    digest = hashlib.sha256("/".join((namespace, chain, stage, interface)).encode()).digest()
+    path = "/".join((namespace, chain, stage, interface))
+    digest = hashlib.sha256(path.encode(errors="surrogatepass")).digest()
     return ":".join(f"{byte:02x}" for byte in (0x02, *digest[:5]))
 
 

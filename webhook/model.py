@@ -15,9 +15,9 @@ class Request:
     operation: str
     namespace: str
     obj: Json
-    """The object as it would be stored; empty at DELETE."""
+    """The object as it would be stored; empty but at CREATE and UPDATE."""
     old: Json
-    """The object as it is stored; empty at CREATE."""
+    """The object as it is stored; empty but at UPDATE and DELETE."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,14 +66,13 @@ def read(body: bytes) -> Request:
         uid=text(request.get("uid"), "request.uid"),
         operation=operation,
         namespace=text(request.get("namespace", ""), "request.namespace", empty=True),
-        obj=_object(request, "object", operation in ("CREATE", "UPDATE")),
-        old=_object(request, "oldObject", operation in ("UPDATE", "DELETE")),
+        obj=_object(request, "object") if operation in ("CREATE", "UPDATE") else {},
+        old=_object(request, "oldObject") if operation in ("UPDATE", "DELETE") else {},
     )
 
 
-def _object(request: Mapping[str, Any], key: str, required: bool) -> Json:
-    value = request.get(key)
-    return {} if value is None and not required else mapping(value, f"request.{key}")
+def _object(request: Mapping[str, Any], key: str) -> Json:
+    return mapping(request.get(key), f"request.{key}")
 
 
 def _answer(request: Request, decision: Decision) -> Answer:
