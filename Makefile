@@ -46,7 +46,7 @@ fuzz: deps ## hostile input for everything that reads from outside (FUZZ=1000000
 	$(PYTHON) -m tests.fuzz
 
 .PHONY: bench
-bench: deps ## a benchmark: NAME=program or NAME=forwarding (QUICK=1: a look)
+bench: deps ## a benchmark: NAME=program, forwarding or admission (QUICK=1: a look)
 	$(PYTHON) -m benchmarks $(NAME)
 
 .PHONY: cluster

@@ -76,12 +76,12 @@ class Servers:
         self, cluster: Cluster, certificate: ServingCertificate, key: bytes, admission: Address, health: Address
     ) -> None:
         AGE.set_function(cluster.age_seconds)
-        self._admission = _server(
+        self._admission = server_of(
             app.admission(routes(cluster, key)),
             admission,
             ssl_context_factory=lambda *_: certificate.context,
         )
-        self._health = _server(app.health(lambda: unready(cluster, certificate)), health)
+        self._health = server_of(app.health(lambda: unready(cluster, certificate)), health)
 
     def run(self) -> None:
         """Until SIGTERM or SIGINT, or `stop`; finishes the requests in flight."""
@@ -95,7 +95,7 @@ class Servers:
         self._admission.should_exit = True
 
 
-def _server(application: Callable[..., Any], address: Address, **options: Any) -> uvicorn.Server:
+def server_of(application: Callable[..., Any], address: Address, **options: Any) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
             application,
