@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sfc import names
-from sfc.chain import Chain, Interface, Stage, chain_of
+from sfc.chain import Chain, Hook, Interface, Stage, chain_of
 from sfc.problem import Problem, shown
 from sfc.validation import problems
 
@@ -81,12 +81,20 @@ def _value(interface: Interface, field: str) -> str:
 
 def _kept(before: Chain, after: Chain) -> Iterator[str]:
     for stage in after.stages:
-        known = before.stage(stage.name)
-        if known and known.interfaces != stage.interfaces:
+        known = before.stage(stage.name) or stage
+        changed = [
+            *(["interfaces, MTUs and routes"] if known.interfaces != stage.interfaces else []),
+            *(["drain hook and grace period"] if _drain(known) != _drain(stage) else []),
+        ]
+        if changed:
             yield (
-                f"stage {shown(stage.name)}: running pods keep the interfaces, MTUs and routes they were created "
-                "with; roll its workload out anew (kubectl rollout restart) for the change to take effect"
+                f"stage {shown(stage.name)}: running pods keep the {' and the '.join(changed)} they were created with; "
+                "roll its workload out anew (kubectl rollout restart) for the change to take effect"
             )
+
+
+def _drain(stage: Stage) -> tuple[Hook, int]:
+    return stage.drain_hook, stage.drain_deadline_seconds
 
 
 def _dropped(before: Chain, after: Chain, running: Mapping[str, int]) -> Iterator[str]:

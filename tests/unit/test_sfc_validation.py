@@ -307,6 +307,17 @@ def test_a_changed_stage_warns_that_running_pods_keep_what_they_have() -> None:
     assert update_warnings(new, new) == ()
 
 
+def test_a_changed_drain_warns_of_every_stage_that_has_it() -> None:
+    def change(spec: Spec) -> None:
+        spec["stages"][2]["drain"] = {"deadlineSeconds": 30}
+        spec["drain"]["deadlineSeconds"] = 60
+
+    found = update_warnings(objects.chain(), chain(change))
+
+    assert [text.partition(":")[0] for text in found] == ['stage "client"', 'stage "firewall"', 'stage "server"']
+    assert "running pods keep the drain hook and grace period they were created with; roll" in found[0]
+
+
 def with_replicas(obj: dict[str, Any], **counts: int) -> dict[str, Any]:
     stages = [{"name": name, "replicas": count, "serving": 0, "draining": 0} for name, count in counts.items()]
     return {**obj, "status": {"stages": stages}}
