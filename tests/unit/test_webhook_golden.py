@@ -117,6 +117,15 @@ def test_every_patch_has_its_manifest() -> None:
     assert len(patches) >= 40
 
 
+def test_a_pod_of_a_megabyte_gets_the_patch_of_a_small_one() -> None:
+    small = Case.read(HERE / "manifests" / "huge.yaml")
+    large = deepcopy(small.obj)
+    large["spec"]["containers"][0]["env"] = [{"name": f"POOL_{i}", "value": "x" * 64} for i in range(10_000)]
+
+    assert len(Case(large).envelope()) > 1_000_000
+    assert outcome(Case(large)) == outcome(small)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_second_pass_changes_nothing(case: Case) -> None:
     once = admitted(case)
