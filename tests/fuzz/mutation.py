@@ -20,16 +20,20 @@ ODD: tuple[Any, ...] = (
 
 
 class Trees:
-    """Changes JSON texts; words are keys and values that mean something."""
+    """Changes JSON texts; words are keys and values that mean something.
 
-    def __init__(self, words: list[str], plain: Bytes) -> None:
-        self._words = words
+    Now and then it begins with a seed instead, for libFuzzer prefers what is small, and little of that is labelled.
+    """
+
+    def __init__(self, seeds: list[bytes], plain: Bytes) -> None:
+        self._seeds = seeds
+        self._words = _words(seeds)
         self._plain = plain
 
     def __call__(self, data: bytes, most: int, seed: int) -> bytes:
         random = Random(seed)
         try:
-            tree = json.loads(data)
+            tree = json.loads(data if random.random() < 0.7 else random.choice(self._seeds))
         except (ValueError, RecursionError):
             return self._plain(data, most)
         if random.random() < 0.05:
@@ -72,8 +76,7 @@ class Trees:
         return deepcopy(random.choice((random.choice(ODD), random.choice(self._words))))
 
 
-def words(seeds: list[bytes]) -> list[str]:
-    """Keys and texts of the seeds."""
+def _words(seeds: list[bytes]) -> list[str]:
     found = {word for seed in seeds for word in _texts(json.loads(seed))}
     return sorted(word for word in found if len(word) < 100)
 

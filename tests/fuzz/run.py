@@ -10,7 +10,7 @@ import atheris
 
 with atheris.instrument_imports(include=["sfc", "webhook", "controller"]):
     from tests.fuzz.targets import TARGETS
-from tests.fuzz.mutation import Trees, words
+from tests.fuzz.mutation import Trees
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     arguments = [sys.argv[0], f"-artifact_prefix={directory}/", *options, str(corpus)]
     if target.trees:
         # Setup() puts another Mutate in place: it is looked up when it is called.
-        trees = Trees(words(target.seeds), lambda data, most: atheris.Mutate(data, most))  # noqa: PLW0108
+        trees = Trees(target.seeds, lambda data, most: atheris.Mutate(data, most))  # noqa: PLW0108
         atheris.Setup(arguments, target.check, custom_mutator=trees)
     else:
         atheris.Setup(arguments, target.check)
