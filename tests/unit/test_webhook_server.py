@@ -299,6 +299,7 @@ def test_bodies_that_are_read_at_one_time_are_bounded_together(
 @pytest.fixture
 def impatient(running: Running, monkeypatch: pytest.MonkeyPatch) -> Running:
     monkeypatch.setattr(connection, "EXCHANGE_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "UNUSED_SECONDS", 1.5)
     return running
 
 
@@ -333,17 +334,17 @@ def test_an_answer_that_nobody_reads_ends_the_connection(impatient: Running) -> 
     assert impatient.client.post("/mutate/pods", json=review({})).status_code == 200
 
 
-def test_a_connection_that_is_kept_open_between_requests_stays(impatient: Running) -> None:
+def test_a_connection_that_waits_for_its_first_request_or_its_next_stays(impatient: Running) -> None:
     body = json.dumps(review(nat_pod())).encode()
 
     with connected(impatient) as s:
         for _ in range(3):
+            time.sleep(0.7)
             s.sendall(head(len(body)) + body)
             answer = b""
             while not answer.endswith(b"}}"):
                 answer += s.recv(1 << 20)
             assert answer.startswith(b"HTTP/1.1 200")
-            time.sleep(0.4)
 
 
 def test_connections_beyond_the_limit_are_ended_and_the_others_served(
@@ -476,6 +477,10 @@ def test_the_process_starts_with_its_options_and_ends_normally_on_sigterm(tmp_pa
     assert json.loads(errors.splitlines()[0])["message"] == "serving certificate loaded"
 
 
+CUT_OFF = 0
+"""No answer: the exchange took too long, as 16 of the largest bodies at a time may on a busy machine."""
+
+
 def test_memory_is_bounded_whatever_is_sent_by_however_many(tmp_path: Path) -> None:
     """Below the limit of deploy/webhook.yaml."""
     most = app.MAX_BODY_BYTES
@@ -492,12 +497,16 @@ def test_memory_is_bounded_whatever_is_sent_by_however_many(tmp_path: Path) -> N
         def post(body: bytes) -> int:
             with httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=False, timeout=60) as client:
                 headers = {"content-type": "application/json"}
-                return client.post("/mutate/pods", content=body, headers=headers).status_code
+                try:
+                    return client.post("/mutate/pods", content=body, headers=headers).status_code
+                except httpx.TransportError:
+                    return CUT_OFF
 
         answers = list(pool.map(post, bodies))
         status = Path(f"/proc/{running.pid}/status").read_text()
 
-    assert set(answers) <= {400, 429}
+    assert set(answers) <= {400, 408, 429, CUT_OFF}
+    assert 400 in answers
     (peak,) = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")]
     assert peak < 256 << 10, peak
 
