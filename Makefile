@@ -49,6 +49,10 @@ fuzz: deps ## hostile input for everything that reads from outside (FUZZ=1000000
 bench: deps ## a benchmark: NAME=program, forwarding or admission (QUICK=1: a look)
 	$(PYTHON) -m benchmarks $(NAME)
 
+.PHONY: packets
+packets: deps ## write docs/packets.md anew: what the program does with each kind of packet (as root)
+	$(PYTHON) -m tests.bpf.packets_table
+
 .PHONY: cluster
 cluster: deps ## bring up the local Kubernetes (NODES=1, KUBERNETES=1.37)
 	@$(TESTBED) up --nodes $(NODES)
