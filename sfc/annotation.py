@@ -82,6 +82,15 @@ def merge(text: object, mine: Sequence[Element], namespace: str) -> str:
     return text if complete and isinstance(text, str) else json.dumps(merged, separators=(",", ":"))
 
 
+def without_ours(text: object, namespace: str) -> object:
+    """The annotation without what a replica was given; None when nothing else was in it. Raises AnnotationError."""
+    present = read(text)
+    own = [e for e in present if not (_is_ours(e, namespace) and "drainId" in (e.get("cni-args") or {}))]
+    if len(own) == len(present):
+        return text
+    return json.dumps(own, separators=(",", ":")) if own else None
+
+
 def _element(chain: Chain, stage: Stage, interface: Interface, drain_id: str) -> Element:
     arguments: Element = {"chain": chain.name, "stage": stage.name, "drainId": drain_id}
     if interface.mtu is not None:

@@ -14,7 +14,7 @@ from sfc.chain import Chain, Hook
 from sfc.problem import shown
 from sfc.validation import InvalidChain
 from webhook.model import Decision, Json, Request, at, elements, label, submapping, text
-from webhook.replica import Position, mutate_pod, unfit
+from webhook.replica import Position, mutate_pod, stripped, unfit
 
 LABELS = (names.CHAIN_LABEL, names.STAGE_LABEL)
 MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
@@ -149,12 +149,14 @@ def position(obj: Json, member: Membership, namespace: str, find: FindChain) -> 
 
 
 def pod(request: Request, find: FindChain, auto: Hook, key: bytes) -> Decision:
-    """Make the pod a replica of its stage, or say why it cannot be one."""
+    """Make the pod a replica of its stage, or say why it cannot be one; one without labels is made none."""
     obj = request.obj
     metadata = submapping(obj, "metadata", "object")
     member = Membership.of(obj, "object")
-    if request.operation != "CREATE" or member.values == (None, None) or _is_mirror(metadata):
+    if request.operation != "CREATE" or _is_mirror(metadata):
         return Decision()
+    if member.values == (None, None):
+        return Decision(obj=stripped(obj, request.namespace))
     place = position(obj, member, request.namespace, find)
     if isinstance(place, str):
         return Decision(denied=f"{place} {REFUSED}")

@@ -23,6 +23,10 @@ GRACE_MARGIN_SECONDS = 30
 """What a network function has left for its own shutdown when draining took the whole deadline."""
 
 
+CONTAINERS = ("containers", "initContainers")
+GATE = {"conditionType": names.WIRED_CONDITION}
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """A chain, and the stage of it that a pod implements."""
@@ -43,7 +47,7 @@ def unfit(spec: Json) -> str | None:
             "spec.hostNetwork: true: the pod has no network of its own to which a stage's interfaces could be added; "
             f"remove hostNetwork, or the labels {names.CHAIN_LABEL} and {names.STAGE_LABEL}."
         )
-    containers = sum(len(elements(spec, key, "object.spec")) for key in ("containers", "initContainers"))
+    containers = sum(len(elements(spec, key, "object.spec")) for key in CONTAINERS)
     if containers > MAX_CONTAINERS:
         return f"The pod has {containers} containers, {MAX_CONTAINERS} are allowed; distribute them over several pods."
     return None
@@ -75,6 +79,29 @@ def mutate_pod(obj: Json, place: Position, identity: str, signature: str, auto: 
 
 def _annotations(obj: Json) -> Json:
     return submapping(submapping(obj, "metadata", "object"), "annotations", "object.metadata")
+
+
+def stripped(obj: Json, namespace: str) -> Json:
+    """A pod that is no replica, without what it has of one: a copy for debugging (`kubectl debug --copy-to`) loses its
+    labels, and keeps a hook that would drain the original."""
+    spec = submapping(obj, "spec", "object")
+    containers = {key: elements(spec, key, "object.spec") for key in CONTAINERS if spec.get(key)}
+    changed = {key: _with_hook(group, {}, lambda _: True)[0] for key, group in containers.items()}
+    gates = elements(spec, "readinessGates", "object.spec")
+    if GATE in gates:
+        changed["readinessGates"] = [gate for gate in gates if gate != GATE]
+    bare = at(obj, ("spec",), lambda present: present | changed)
+    return at(bare, ("metadata", "annotations"), lambda present: _without_ours(present, namespace))
+
+
+def _without_ours(annotations: Json, namespace: str) -> Json:
+    kept = {key: value for key, value in annotations.items() if key != names.DRAIN_ID_ANNOTATION}
+    networks = kept.pop(names.NETWORKS_ANNOTATION, None)
+    try:
+        left = annotation.without_ours(networks, namespace)
+    except annotation.AnnotationError:
+        left = networks
+    return kept if left is None else kept | {names.NETWORKS_ANNOTATION: left}
 
 
 def hook_of(kind: Hook, identity: str, signature: str, deadline: int) -> Json:
@@ -157,8 +184,7 @@ def _short_grace(spec: Json, stage: Stage) -> Iterator[str]:
 
 
 def _gates(gates: list[Json]) -> list[Json]:
-    gate = {"conditionType": names.WIRED_CONDITION}
-    return gates if gate in gates else [*gates, gate]
+    return gates if GATE in gates else [*gates, GATE]
 
 
 def _affinity(affinity: Json, place: Position) -> Json | None:

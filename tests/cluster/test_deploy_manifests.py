@@ -128,7 +128,10 @@ def test_webhook_is_asked_about_labelled_objects_outside_of_system_namespaces_on
 def test_objects_that_the_webhook_should_see_are_not_let_past_it(rendered: list[Json]) -> None:
     policies = {name: webhook["failurePolicy"] for name, webhook in webhooks(rendered).items()}
 
-    assert policies == dict.fromkeys((*MUTATING, "chains.sfc.dev"), "Fail") | {"chain-deletions.sfc.dev": "Ignore"}
+    assert policies == dict.fromkeys((*MUTATING, "chains.sfc.dev"), "Fail") | {
+        "chain-deletions.sfc.dev": "Ignore",
+        "copies-of-replicas.sfc.dev": "Ignore",
+    }
 
 
 @pytest.mark.parametrize("kind", ["workloads", "pods"])

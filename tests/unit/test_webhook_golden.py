@@ -254,7 +254,7 @@ def without_labels(metadata: Json) -> Json:
 def without_ours(obj: Any) -> Any:
     """What carries our names, or comes from an earlier pass, is not the user's."""
     if isinstance(obj, list):
-        return [without_ours(item) for item in obj]
+        return [without_ours(item) for item in obj if item != {"conditionType": names.WIRED_CONDITION}]
     if not isinstance(obj, dict):
         return obj
     ours = {*LABELS, names.DRAIN_ID_ANNOTATION, names.NETWORKS_ANNOTATION}

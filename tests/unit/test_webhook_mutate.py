@@ -229,9 +229,27 @@ def test_labels_that_name_nothing_are_carried_with_a_warning(labels: dict[str, s
 
 
 def test_a_pod_without_our_labels_is_left_alone() -> None:
-    decision = mutate.pod(request({"metadata": {"labels": {"app": "x"}}}), find, Hook.HTTP_GET, KEY)
+    obj = {
+        "metadata": {"labels": {"app": "x"}, "annotations": {names.NETWORKS_ANNOTATION: ""}},
+        "spec": {"containers": []},
+    }
 
-    assert decision == Decision()
+    decision = mutate.pod(request(obj), find, Hook.HTTP_GET, KEY)
+
+    assert decision == Decision(obj=obj)
+
+
+def test_a_pod_that_loses_its_labels_loses_all_that_it_had_as_a_replica() -> None:
+    replica = mutate.pod(request(pod()), find, Hook.HTTP_GET, KEY).obj
+    assert replica is not None
+
+    copy = {**replica, "metadata": {"name": "copy", "annotations": replica["metadata"]["annotations"]}}
+    changed = mutate.pod(request(copy), find, Hook.HTTP_GET, KEY).obj
+
+    assert changed is not None
+    assert changed["metadata"] == {"name": "copy"}
+    assert changed["spec"]["containers"] == pod()["spec"]["containers"]
+    assert changed["spec"]["readinessGates"] == []
 
 
 def test_a_pod_of_a_chain_that_is_not_valid_is_denied_with_its_problems() -> None:
