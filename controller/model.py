@@ -45,6 +45,8 @@ class HostLink:
     drain_id: str
     filter_slot: int | None
     """The slot our filter carries as its class id; None when our filter is not attached."""
+    up: bool = True
+    """Both ends are up: frames can pass. False for a pod's interface that was shut, too."""
 
 
 @dataclass(frozen=True, slots=True)
