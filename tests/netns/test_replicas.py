@@ -62,6 +62,26 @@ def test_a_drained_replica_leaves_without_breaking_a_connection(two: World, stag
     assert not two.dropped()
 
 
+def test_the_last_replica_keeps_its_sessions_while_it_drains_and_new_ones_find_nobody(two: World) -> None:
+    first, last = two.of("firewall")
+    two.node.drain(first)
+    two.node.remove(first)
+    client = two.of("client")[0]
+    established = [two.connect(client) for _ in range(5)]
+
+    two.node.drain(last)
+    with pytest.raises(TimeoutError):
+        two.connect(client)
+    kept = [connection.echo(b"still there?") for connection in established]
+    added = two.add("firewall")
+    two.node.serve(added)
+    after = two.connect(client).echo(b"welcome?")
+
+    assert all(kept)
+    assert after
+    assert {verdict for _, verdict in two.dropped()} == {"no_target"}
+
+
 def idle_after(world: World, replica: Replica) -> float:
     """Seconds until the replica has no active session."""
     begin = time.monotonic()
