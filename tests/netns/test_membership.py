@@ -258,11 +258,6 @@ def exchange(flows: Sequence[Flow], stop: threading.Event) -> None:
             flow.receive()
 
 
-def dropped_by_the_machine() -> int:
-    """Frames that found the queue of a processor full, which a busy machine did not get to empty."""
-    return sum(int(line.split()[1], 16) for line in Path("/proc/net/softnet_stat").read_text().splitlines())
-
-
 @contextmanager
 def traffic(flows: Sequence[Flow]) -> Iterator[None]:
     """On every flow meanwhile; at the end all that comes back has come back."""
@@ -274,7 +269,9 @@ def traffic(flows: Sequence[Flow]) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-        settles(lambda: not any(flow.receive() for flow in flows), seconds=3)
+        settles(
+            lambda: sum([flow.receive() for flow in flows]) == 0, seconds=3
+        )  # reads all, also behind one that waits
 
 
 def test_a_crash_loses_nothing_but_what_was_addressed_to_the_replica_that_crashed(datapath: Datapath) -> None:
@@ -292,7 +289,6 @@ def test_a_crash_loses_nothing_but_what_was_addressed_to_the_replica_that_crashe
         for stage in ("router", "server") * 3:
             crashed = random.Random(SEED).choice(world.of(stage))
             way_before = {flow: flow.way for flow in flows}
-            dropped_before = dropped_by_the_machine()
             for flow in flows:
                 flow.outstanding.clear()
             with traffic(flows):
@@ -306,4 +302,4 @@ def test_a_crash_loses_nothing_but_what_was_addressed_to_the_replica_that_crashe
             print(f"\n{crashed.name} crashed under {len(hit)} of {len(flows)} flows: {lost} of their datagrams lost")
             assert hit
             assert [flow.way for flow in spared] == [way_before[flow] for flow in spared]
-            assert sum(len(flow.outstanding) for flow in spared) <= dropped_by_the_machine() - dropped_before
+            assert not any(flow.outstanding for flow in spared)
