@@ -269,9 +269,7 @@ def traffic(flows: Sequence[Flow]) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-        settles(
-            lambda: sum([flow.receive() for flow in flows]) == 0, seconds=3
-        )  # reads all, also behind one that waits
+        settles(lambda: sum([flow.receive() for flow in flows]) == 0, seconds=3)  # of all flows
 
 
 def test_a_crash_loses_nothing_but_what_was_addressed_to_the_replica_that_crashed(datapath: Datapath) -> None:
