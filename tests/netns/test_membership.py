@@ -99,7 +99,7 @@ class Churn:
                 self._become("terminating", replica, terminating=True)
             case "restarting":
                 self._restarting.add(replica.name)
-                self._world.node.reconciler.drain(replica.drain_id, timeout=0)
+                self._world.node.reconciler.drain(replica.drain_id, FASTER * time.monotonic(), timeout=0)
                 self._become("restarting", replica, ready=False)
 
     def _replace(self, replica: Replica) -> None:
