@@ -68,8 +68,8 @@ def shortest(frame: bytes) -> int:
 
 
 class Node:
-    def __init__(self, pin_root: Path, capacity: int = 4096) -> None:
-        self.datapath = Datapath.open(pin_root, capacity=capacity, cflags=[SLOT_FROM_MARK])
+    def __init__(self, pin_root: Path, capacity: int = 4096, cflags: Sequence[str] = (SLOT_FROM_MARK,)) -> None:
+        self.datapath = Datapath.open(pin_root, capacity=capacity, cflags=cflags)
         self._slots = set(self.datapath.observe().links)
 
     def close(self) -> None:
