@@ -75,6 +75,7 @@ class Term:
     def start(self) -> None:
         """The loop first, so that the first call finds it."""
         setting, reconciler = self._setting, self.reconciler
+        setting.datapath.take_over()
         for loop in self._loops:
             loop.start()
         reconciler.wake()
