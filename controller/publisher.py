@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from controller import report
 from controller.plan import State
 from controller.replica import Replica
-from kube.api import ApiError
+from kube.api import STRATEGIC_MERGE_PATCH, ApiError
 from sfc import names
 
 log = logging.getLogger(__name__)
@@ -25,8 +25,6 @@ ECHO_SECONDS = 5.0
 """How long the watch may take to show what was written, before it is written again."""
 IDLE_SECONDS = 10.0
 RETRY_SECONDS = 1.0
-
-STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
 
 
 class Api(Protocol):
@@ -77,19 +75,9 @@ class Publisher:
     def _write_condition(self, replica: Replica, condition: report.Condition) -> bool:
         if condition.stands_in(replica.condition):
             return True
-        changed = not replica.condition or replica.condition["status"] != str(condition.status)
-        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        body = {
-            "type": names.WIRED_CONDITION,
-            "status": str(condition.status),
-            "reason": condition.reason,
-            "message": condition.message,
-        }
         path = f"/api/v1/namespaces/{replica.namespace}/pods/{replica.name}/status"
-        timed = body | ({"lastTransitionTime": now} if changed else {})
-        # The uid guards a new pod of the same name (StatefulSets) against its predecessor's condition.
-        patch = {"metadata": {"uid": replica.uid}, "status": {"conditions": [timed]}}
-        return self._once(path, body, lambda: self._api.patch(path, patch, STRATEGIC_MERGE_PATCH))
+        patch = condition.patch(replica.uid, replica.condition, datetime.now(UTC))
+        return self._once(path, condition, lambda: self._api.patch(path, patch, STRATEGIC_MERGE_PATCH))
 
     def _write_status(
         self, key: tuple[str, str], connection: Mapping[str, Any], entry: Mapping[str, Any] | None

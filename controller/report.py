@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from controller.model import HostLink, LinkState
@@ -28,6 +29,20 @@ class Condition:
             self.reason,
             self.message,
         )
+
+    def patch(self, uid: str, current: Mapping[str, Any] | None, now: datetime) -> dict[str, Any]:
+        """A strategic merge patch of the pod's status. The UID guards a new pod of the same name (StatefulSets) against
+        its predecessor's condition."""
+        changed = not current or current["status"] != str(self.status)
+        moment = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        content = {
+            "type": names.WIRED_CONDITION,
+            "status": str(self.status),
+            "reason": self.reason,
+            "message": self.message,
+            **({"lastTransitionTime": moment} if changed else {}),
+        }
+        return {"metadata": {"uid": uid}, "status": {"conditions": [content]}}
 
 
 def conditions(state: State) -> Iterator[tuple[Replica, Condition]]:

@@ -27,8 +27,8 @@ def update_warnings(old: object, new: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     before = {stage.name: stage.interfaces for stage in chain_of(old).stages}
     return tuple(
-        f'stage "{stage.name}": running pods keep the interfaces, addresses, MACs, MTUs and routes they were created '
-        "with; roll its workload out anew (kubectl rollout restart) for the change to take effect"
+        f'stage "{stage.name}": running pods keep the interfaces, addresses, MACs, MTUs, routes and source ports they '
+        "were created with; roll its workload out anew (kubectl rollout restart) for the change to take effect"
         for stage in chain_of(new).stages
         if before.get(stage.name, stage.interfaces) != stage.interfaces
     )

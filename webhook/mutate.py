@@ -13,6 +13,7 @@ from sfc import annotation, drain_id, names
 from sfc.chain import Chain
 from sfc.problem import shown
 from sfc.validation import InvalidChain
+from webhook import source_ports
 from webhook.model import Decision, Json, Request, at, elements, label, submapping, text
 from webhook.replica import HookMode, Position, mutate_pod
 
@@ -123,11 +124,14 @@ def pod(request: Request, find: FindChain, mode: HookMode, key: bytes) -> Decisi
     place = position(member, request.namespace, find)
     if isinstance(place, str):
         return Decision(denied=f"{place} The pod is refused until then; a workload's controller tries again by itself.")
-    if submapping(obj, "spec", "object").get("hostNetwork") is True:
+    spec = submapping(obj, "spec", "object")
+    if spec.get("hostNetwork") is True:
         return Decision(
             denied="spec.hostNetwork: true: the pod has no network of its own to which a stage's interfaces could be "
             f"added; remove hostNetwork, or the labels {' and '.join(LABELS)}."
         )
+    if place.stage.slices and (contradiction := source_ports.contradiction(spec, place.stage)):
+        return Decision(denied=contradiction)
     identity = _drain_id(request, metadata, key)
     try:
         changed, warnings = mutate_pod(obj, place, identity, drain_id.sign(key, identity), mode)

@@ -1,4 +1,4 @@
-"""A pod as a replica of its stage: the annotation, the drain hook, the grace period, the readiness gate, the affinity.
+"""A pod as a replica of its stage: the annotation, the drain hook, the grace period, the gates, the affinity.
 
 Idempotent, so that the order of injectors and a second pass do not matter, and additive: what the pod has stays.
 """
@@ -12,6 +12,7 @@ from enum import Enum
 from sfc import annotation, names
 from sfc.chain import Chain, InterfaceRef, Side, Stage
 from sfc.problem import shown
+from webhook import source_ports
 from webhook.model import Json, Malformed, at, elements, mapping, submapping
 
 ENFORCE_LABEL = "pod-security.kubernetes.io/enforce"
@@ -57,10 +58,13 @@ def mutate_pod(
     }
     if sidecars:
         changed["initContainers"] = sidecars
+    if place.stage.slices:
+        changed["schedulingGates"] = source_ports.gated(elements(spec, "schedulingGates", "object.spec"))
     if affinity := _affinity(submapping(spec, "affinity", "object.spec"), place):
         changed["affinity"] = affinity
     annotated = at(obj, ("metadata", "annotations"), lambda present: _annotated(present, place, identity))
-    return annotated | {"spec": changed}, tuple(map(_own_hook, (*kept, *kept_sidecars)))
+    warnings = (*map(_own_hook, (*kept, *kept_sidecars)), *source_ports.brought_along(obj))
+    return annotated | {"spec": changed}, warnings
 
 
 def hook_of(mode: HookMode, identity: str, signature: str, deadline: int) -> Json:
@@ -80,7 +84,8 @@ def hook_of(mode: HookMode, identity: str, signature: str, deadline: int) -> Jso
 def _annotated(present: Json, place: Position, identity: str) -> Json:
     mine = annotation.ours(place.chain, place.stage, identity)
     networks = annotation.merge(present.get(names.NETWORKS_ANNOTATION), mine, place.chain.namespace)
-    return present | {names.NETWORKS_ANNOTATION: networks, names.DRAIN_ID_ANNOTATION: identity}
+    kept = {key: value for key, value in present.items() if key != names.SOURCE_PORTS}
+    return kept | {names.NETWORKS_ANNOTATION: networks, names.DRAIN_ID_ANNOTATION: identity}
 
 
 def _is_sidecar(container: Json) -> bool:
