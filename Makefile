@@ -42,7 +42,7 @@ deps:
 	@testbed/install-deps
 
 .PHONY: bench
-bench: deps ## a benchmark: NAME=program or NAME=forwarding (QUICK=1: a look)
+bench: deps ## a benchmark: NAME=program, NAME=forwarding or NAME=ports (QUICK=1: a look)
 	$(PYTHON) -m benchmarks $(NAME)
 
 .PHONY: cluster

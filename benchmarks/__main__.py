@@ -1,4 +1,4 @@
-"""`python -m benchmarks program|forwarding`; QUICK=1 in the environment for a look instead of a measurement."""
+"""`python -m benchmarks program|forwarding|ports`; QUICK=1 in the environment for a look instead of a measurement."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 import signal
 import sys
 
-from benchmarks import forwarding, program
+from benchmarks import forwarding, ports, program
 
-BENCHMARKS = {"program": program.main, "forwarding": forwarding.main}
+BENCHMARKS = {"program": program.main, "forwarding": forwarding.main, "ports": ports.main}
 
 
 def main() -> None:

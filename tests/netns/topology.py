@@ -22,8 +22,8 @@ from typing import Any
 from pyroute2 import IPRoute, netns
 
 from controller import maglev
-from controller.datapath import PROGRAM, Datapath
-from controller.model import LinkEntry, LinkState
+from controller.datapath import Datapath
+from controller.model import PROGRAM, LinkEntry, LinkState
 from sfc.chain import Chain, InterfaceRef, Side, chain_of
 
 PREFIX = "sfcx-"
@@ -95,7 +95,7 @@ class Node:
             _ip(
                 replica.namespace,
                 f"link set {interface.name} up",
-                *(f"address add {address} dev {interface.name} nodad" for address in interface.addresses),
+                *(f"address add {address} dev {interface.name}{_nodad(address)}" for address in interface.addresses),
                 *(f"route add {route.dst} via {route.gw}" for route in interface.routes),
             )
             attached = self.chain.attachment(InterfaceRef(stage, interface.name))
@@ -213,6 +213,11 @@ def inside(namespace: str) -> Iterator[None]:
 def _ip(namespace: str, *commands: str) -> None:
     batch = "".join(f"{command}\n" for command in commands)
     subprocess.run(["ip", "-n", namespace, "-batch", "-"], input=batch, text=True, check=True)
+
+
+def _nodad(address: str) -> str:
+    """`ip` warns of the word with IPv4 addresses."""
+    return " nodad" if ":" in address else ""
 
 
 def _delete_namespace(namespace: str) -> None:
