@@ -127,7 +127,7 @@ class Loop:
         """One change that fails does not keep the others from being made."""
         kind = type(change).__name__.lower()
         try:
-            _apply(self._api, change)
+            apply(self._api, change)
         except ApiError as error:
             FAILURES.inc()
             log.error("change failed", extra={"change": kind, "object": _target(change), "error": str(error)})
@@ -137,7 +137,7 @@ class Loop:
         return True
 
 
-def _apply(api: ApiServer, change: Change) -> None:
+def apply(api: ApiServer, change: Change) -> None:
     match change:
         case Apply(path, obj):
             _unless((404,) if path.endswith("/status") else (), lambda: api.apply(path, obj, MANAGER))

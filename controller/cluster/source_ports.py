@@ -133,14 +133,18 @@ def _free(pods: Iterable[Object], slices: int) -> list[PortRange]:
 
 def _held(pod: Object) -> PortRange | None:
     """A pod behind the gate holds nothing, whatever somebody wrote into its annotation."""
-    if _is_gated(pod) or (pod.get("status") or {}).get("phase") in objects.OVER:
+    if _is_gated(pod) or _is_over(pod):
         return None
     return PortRange.parse((pod["metadata"].get("annotations") or {}).get(names.SOURCE_PORTS))
 
 
 def _waiting(pods: Iterable[Object]) -> list[Object]:
-    found = [pod for pod in pods if _is_gated(pod) and not objects.leaving(pod)]
+    found = [pod for pod in pods if _is_gated(pod) and not _is_over(pod) and not objects.leaving(pod)]
     return sorted(found, key=lambda pod: (pod["metadata"].get("creationTimestamp", ""), pod["metadata"]["uid"]))
+
+
+def _is_over(pod: Object) -> bool:
+    return (pod.get("status") or {}).get("phase") in objects.OVER
 
 
 def _is_gated(pod: Object) -> bool:
