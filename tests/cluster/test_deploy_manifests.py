@@ -88,6 +88,8 @@ def test_schema_has_the_limits_of_validation(rendered: list[Json]) -> None:
     assert interface["addresses"]["maxItems"] == fault.MAX_ADDRESSES
     assert interface["routes"]["maxItems"] == fault.MAX_ROUTES
     assert (interface["mtu"]["minimum"], interface["mtu"]["maximum"]) == (fault.MIN_MTU, fault.MAX_MTU)
+    slices = interface["sourcePorts"]["properties"]["slices"]
+    assert (slices["minimum"], slices["maximum"]) == (1, fault.MAX_SLICES)
     for drain in (spec["drain"], stage["drain"]):
         assert drain["properties"]["deadlineSeconds"]["maximum"] == fault.MAX_DEADLINE_SECONDS
 
@@ -249,6 +251,13 @@ def test_node_agent_writes_status_and_events_only(rendered: list[Json]) -> None:
         ("/events", "create"),
         ("/events", "patch"),
     }
+
+
+def test_cluster_controller_writes_nothing_of_the_users_but_what_pods_wait_for(rendered: list[Json]) -> None:
+    writes = {(r, v) for r, v, _ in granted(rendered, "sfc-cluster-controller") if v not in ("get", "list", "watch")}
+
+    assert {(r, v) for r, v in writes if "pods" in r} == {("/pods", "patch"), ("/pods/status", "patch")}
+    assert ("sfc.dev/servicefunctionchains", "patch") not in writes
 
 
 def test_cluster_controller_reads_its_own_secrets_only(rendered: list[Json]) -> None:

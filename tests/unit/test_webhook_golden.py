@@ -25,11 +25,18 @@ KEY = b"drain key of the tests, 32 bytes"
 FILES = sorted((Path(__file__).parent / "pods").glob("*.yaml"))
 
 
+def chain(slices: int | None) -> dict[str, Any]:
+    obj = objects.chain()
+    if slices:
+        obj["spec"]["stages"][2]["interfaces"][1]["sourcePorts"] = {"slices": slices}
+    return obj
+
+
 def outcome(case: dict[str, Any]) -> dict[str, Any]:
     """Through the envelope, so that the patch is what is tested, applied to the pod as it came."""
 
     def decide(request: Request) -> Any:
-        chains = {("telco", "edge"): parse(objects.chain())}
+        chains = {("telco", "edge"): parse(chain(case.get("slices")))}
         mode = hook_for(case.get("namespaceLabels", {}))
         return pod(request, lambda *key: chains.get(key), mode, KEY)
 
@@ -65,5 +72,5 @@ def test_a_second_pass_changes_nothing(path: Path) -> None:
 if __name__ == "__main__":
     for path in FILES:
         case = yaml.safe_load(path.read_text())
-        kept = {key: case[key] for key in ("about", "namespaceLabels", "pod") if key in case}
+        kept = {key: case[key] for key in ("about", "namespaceLabels", "slices", "pod") if key in case}
         path.write_text(yaml.safe_dump(kept | outcome(kept), sort_keys=False, width=120))
