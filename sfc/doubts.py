@@ -14,7 +14,13 @@ from sfc.validation import problems
 def warnings(obj: Mapping[str, Any]) -> tuple[str, ...]:
     """What is legal but doubtful in a chain without problems."""
     chain = chain_of(obj)
-    return (*_unlinked(chain), *_edge_addresses(chain), *_mtu_differences(chain), *_strangers(chain))
+    return (
+        *_unlinked(chain),
+        *_edge_addresses(chain),
+        *_mtu_differences(chain),
+        *_strangers(chain),
+        *_one_slice(chain),
+    )
 
 
 def update_warnings(old: object, new: Mapping[str, Any]) -> tuple[str, ...]:
@@ -52,6 +58,15 @@ def _edge_addresses(chain: Chain) -> Iterator[str]:
                         f"{stage.name}.{interface.name}: {address} is the network's own or its broadcast address, "
                         "which many systems do not answer; choose an address between them"
                     )
+
+
+def _one_slice(chain: Chain) -> Iterator[str]:
+    for stage in chain.stages:
+        if stage.slices == 1:
+            yield (
+                f'stage "{stage.name}" has one slice of source ports, so one replica at a time: a rolling update that '
+                "adds a pod before it removes one (maxUnavailable 0) never ends; give two slices or more"
+            )
 
 
 def _mtu_differences(chain: Chain) -> Iterator[str]:

@@ -326,3 +326,15 @@ def test_no_two_living_replicas_ever_share_a_port_however_late_the_watches_are(
     waiting = [spec for spec in pending if GATE in spec["schedulingGates"]]
     free = [one for one in every(slices) if not any(one.overlaps(held) for held in server.living().values())]
     assert not (waiting and free), "nobody waits while there is a slice"
+
+
+def test_a_pod_that_changes_while_it_is_given_ports_is_left_to_the_next_pass() -> None:
+    server = Server()
+    server.create()
+    listed = server.get(PODS, {"labelSelector": "sfc.dev/chain=edge,sfc.dev/stage=nat"})
+    server.pods["nat-1"]["metadata"]["resourceVersion"] = "8"
+    server.get = lambda path, params: listed  # type: ignore[method-assign]
+
+    apply(server, Assign("telco", "edge", "nat", 2))  # type: ignore[arg-type]
+
+    assert server.living() == {}
