@@ -283,8 +283,8 @@ def test_the_longest_legal_names_fit_into_a_cross_connections_name() -> None:
     [
         (
             nat_inside(sourcePorts={"slices": 1}),
-            'stage "nat" has one slice of source ports, so one replica at a time: a rolling update that adds a pod before '
-            "it removes one (maxUnavailable 0) never ends; give two slices or more",
+            'stage "nat" has one slice of source ports, so one replica at a time: a rolling update that adds a pod '
+            "before it removes one (maxUnavailable 0) never ends; give two slices or more",
         ),
         (
             lambda spec: spec["stages"][3]["interfaces"].append({"name": "spare"}),
