@@ -21,7 +21,6 @@ from prometheus_client import REGISTRY
 
 from controller import health
 from controller.cni_server import Server as CniServer
-from controller.contests import Contests
 from controller.datapath import Datapath, DatapathError
 from controller.hook import HookServer
 from controller.links import Links
@@ -87,7 +86,6 @@ class Agent:
         self._reconciler = Reconciler(self._links, self._datapath, self._cluster_view.get)
         self._publisher = Publisher(api, options.node, lambda: self._reconciler.state, self._cluster_view.connections)
         self._reconciler.observe_with(self._publisher.wake)
-        self._contests = Contests(api, options.node, lambda: self._reconciler.state, self._datapath.contests)
         REGISTRY.register(DatapathCollector(self._datapath, lambda: self._reconciler.state))
         wiring = PodWiring(self._links, lambda: self._datapath.program_fd, PROGRAM, self._reconciler.wake)
         self._cni = CniServer(options.cni_socket, wiring)
@@ -101,7 +99,6 @@ class Agent:
         loops = {
             "reconciler": lambda: self._reconciler.run(stop),
             "publisher": lambda: self._publisher.run(stop),
-            "contests": lambda: self._contests.run(stop),
             "hooks": self._hooks.serve_forever,
         }
         self._threads = [threading.Thread(target=loop, name=name, daemon=True) for name, loop in loops.items()]
