@@ -11,13 +11,23 @@ from benchmarks import forwarding, ports, program
 BENCHMARKS = {"program": program.main, "forwarding": forwarding.main, "ports": ports.main}
 
 
+_SELF = os.getpid()
+
+
+def _stop(*_: object) -> None:
+    """An exit cleans up. Children that libraries fork, and end by the same signal, must not do it for us."""
+    if os.getpid() != _SELF:
+        os._exit(143)
+    sys.exit(143)
+
+
 def main() -> None:
     name = sys.argv[1] if len(sys.argv) == 2 else ""
     if name not in BENCHMARKS:
         sys.exit(f"no benchmark {name!r}: make bench NAME={' or NAME='.join(BENCHMARKS)}")
     if os.geteuid():
         sys.exit("benchmarks load BPF programs and make network namespaces: run them as root")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exit cleans up
+    signal.signal(signal.SIGTERM, _stop)
     BENCHMARKS[name]()
 
 

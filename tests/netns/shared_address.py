@@ -99,9 +99,9 @@ def _inside(replica: Replica) -> list[str]:
 def _start(cleanup: ExitStack, command: list[str], word: str) -> None:
     """Runs until the end of the lab; returns when it has said the word."""
     process = subprocess.Popen(["setpriv", "--pdeathsig", "TERM", *command], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    cleanup.callback(process.stdout.close)  # last: what it says at its end must not end it too soon
     cleanup.callback(process.wait, 10)
     cleanup.callback(process.terminate)
-    assert process.stdout
-    cleanup.callback(process.stdout.close)
     line = next((line for line in process.stdout if word in line), "")
     assert line, f"{command} ended without saying {word!r}"
