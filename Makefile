@@ -41,9 +41,17 @@ lint: deps ## static checks: ruff, mypy, import contracts, clang-format, shellch
 deps:
 	@testbed/install-deps
 
+.PHONY: fuzz
+fuzz: deps ## hostile input for everything that reads from outside (FUZZ=1000000 inputs)
+	$(PYTHON) -m tests.fuzz
+
 .PHONY: bench
-bench: deps ## a benchmark: NAME=program, NAME=forwarding or NAME=ports (QUICK=1: a look)
+bench: deps ## a benchmark: NAME=program, forwarding, reaction, admission or ports (QUICK=1: a look)
 	$(PYTHON) -m benchmarks $(NAME)
+
+.PHONY: packets
+packets: deps ## write docs/packets.md anew: what the program does with each kind of packet (as root)
+	$(PYTHON) -m tests.bpf.packets_table
 
 .PHONY: cluster
 cluster: deps ## bring up the local Kubernetes (NODES=1, KUBERNETES=1.37)

@@ -45,6 +45,8 @@ class HostLink:
     drain_id: str
     filter_slot: int | None
     """The slot our filter carries as its class id; None when our filter is not attached."""
+    up: bool = True
+    """Both ends are up: frames can pass. False for a pod's interface that was shut, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ class LinkEntry:
     """CrossConnection.number."""
     side: Side
     state: LinkState
+    paired: bool = True
+    """Whether the link's other end is in another network namespace, where frames may be put straight into it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 from controller import report
 from controller.plan import State
 from controller.replica import Replica
+from controller.turns import Turn
 from kube.api import STRATEGIC_MERGE_PATCH, ApiError
 from sfc import names
 
@@ -25,11 +27,14 @@ ECHO_SECONDS = 5.0
 """How long the watch may take to show what was written, before it is written again."""
 IDLE_SECONDS = 10.0
 RETRY_SECONDS = 1.0
+TURNS = 256
+"""Kept for events while the API server is away; older ones are in the log only."""
 
 
 class Api(Protocol):
     def patch(self, path: str, body: Any, content_type: str) -> dict[str, Any]: ...
     def apply(self, path: str, obj: Mapping[str, Any], manager: str) -> dict[str, Any]: ...
+    def create(self, path: str, obj: Mapping[str, Any]) -> dict[str, Any]: ...
 
 
 class Publisher:
@@ -50,9 +55,14 @@ class Publisher:
         self._clock = clock
         self._woken = threading.Event()
         self._written: dict[str, tuple[Any, float]] = {}
+        self._turns: deque[tuple[Turn, datetime]] = deque(maxlen=TURNS)
 
     def wake(self) -> None:
         self._woken.set()
+
+    def tell(self, turn: Turn) -> None:
+        """To be made an event of the pod."""
+        self._turns.append((turn, datetime.now(UTC)))
 
     def run(self, stop: threading.Event) -> None:
         pause = IDLE_SECONDS
@@ -68,16 +78,38 @@ class Publisher:
         wanted = report.node_status(state, self._node) if state.cluster else None
         if wanted is not None:
             done += [self._write_status(key, obj, wanted.get(key)) for key, obj in self._connections().items()]
+        done.append(self._write_events())
         horizon = self._clock() - ECHO_SECONDS
         self._written = {path: (body, at) for path, (body, at) in self._written.items() if at > horizon}
         return all(done)
+
+    def _write_events(self) -> bool:
+        """Those of turns that could not be written are kept for the next time."""
+        while self._turns:
+            turn, at = self._turns[0]
+            if turn.replica:
+                obj = report.event(turn, turn.replica, self._node, at)
+                try:
+                    self._api.create(f"/api/v1/namespaces/{turn.replica.namespace}/events", obj)
+                except ApiError as error:
+                    if error.status in (0, 429) or error.status >= 500:
+                        return False
+                    log.warning("event refused", extra={"pod": turn.pod, "error": str(error)})
+            self._turns.popleft()
+        return True
 
     def _write_condition(self, replica: Replica, condition: report.Condition) -> bool:
         if condition.stands_in(replica.condition):
             return True
         path = f"/api/v1/namespaces/{replica.namespace}/pods/{replica.name}/status"
         patch = condition.patch(replica.uid, replica.condition, datetime.now(UTC))
-        return self._once(path, condition, lambda: self._api.patch(path, patch, STRATEGIC_MERGE_PATCH))
+
+        def write() -> None:
+            self._api.patch(path, patch, STRATEGIC_MERGE_PATCH)
+            fields = {"status": str(condition.status), "reason": condition.reason}
+            log.info("condition set", extra={"pod": replica.path, **fields})
+
+        return self._once(path, condition, write)
 
     def _write_status(
         self, key: tuple[str, str], connection: Mapping[str, Any], entry: Mapping[str, Any] | None

@@ -25,6 +25,8 @@ WIRED_CONDITION = "sfc.dev/wired"
 SOURCE_PORTS = "sfc.dev/source-ports"
 """Annotation with the source ports that are this replica's alone, as 1024-5055; and the scheduling gate that keeps a
 pod from its node until it has them. See sfc.source_ports."""
+READINESS_GATE_ANNOTATION = "sfc.dev/readiness-gate"
+"""Of a pod: `disabled` leaves the gate out, so that the pod may be Ready before it is wired."""
 
 NETWORKS_ANNOTATION = "k8s.v1.cni.cncf.io/networks"
 

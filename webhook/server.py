@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import uvicorn
@@ -12,6 +13,7 @@ from prometheus_client import Gauge
 from webhook import app, mutate, validate
 from webhook.certificate import ServingCertificate
 from webhook.cluster import Cluster
+from webhook.connection import BoundedConnection
 from webhook.model import Decision, Request
 from webhook.review import Decide
 
@@ -24,6 +26,9 @@ request."""
 SHUTDOWN_SECONDS = 15
 """For requests in flight; the API server waits 5 s for an answer."""
 
+STALE_SECONDS = 120.0
+"""A watch that is well hears something every minute, if only a bookmark."""
+
 AGE = Gauge("sfc_chain_cache_age_seconds", "Time since the API server's last word about chains.")
 
 
@@ -31,13 +36,13 @@ def routes(cluster: Cluster, key: bytes) -> dict[str, Decide]:
     """`key` is the cluster's drain key."""
 
     def when_synced(decide: Decide) -> Decide:
-        return lambda request: decide(request) if cluster.synced else NOT_SYNCED
+        return lambda request: aged(decide(request), cluster.age_seconds()) if cluster.synced else NOT_SYNCED
 
     def pod(request: Request) -> Decision:
-        return mutate.pod(request, cluster.chain, cluster.hook_mode(request.namespace), key)
+        return mutate.pod(request, cluster.chain, cluster.auto_hook(request.namespace), key)
 
     def workload(request: Request) -> Decision:
-        return mutate.workload(request, cluster.chain)
+        return mutate.workload(request, cluster.chain, cluster.auto_hook(request.namespace))
 
     return {
         "/mutate/workloads": when_synced(workload),
@@ -47,6 +52,15 @@ def routes(cluster: Cluster, key: bytes) -> dict[str, Decide]:
 
 
 NOT_SYNCED = Decision(denied="The webhook has not read the cluster's chains yet; try again.", code=503)
+
+
+def aged(decision: Decision, seconds: float) -> Decision:
+    """A denial by knowledge that may be out of date says so."""
+    if decision.denied is None or seconds < STALE_SECONDS:
+        return decision
+    return replace(
+        decision, denied=f"{decision.denied} (The API server's last word about chains is {seconds:.0f} s old.)"
+    )
 
 
 def unready(cluster: Cluster, certificate: ServingCertificate) -> str | None:
@@ -62,12 +76,12 @@ class Servers:
         self, cluster: Cluster, certificate: ServingCertificate, key: bytes, admission: Address, health: Address
     ) -> None:
         AGE.set_function(cluster.age_seconds)
-        self._admission = _server(
+        self._admission = server_of(
             app.admission(routes(cluster, key)),
             admission,
             ssl_context_factory=lambda *_: certificate.context,
         )
-        self._health = _server(app.health(lambda: unready(cluster, certificate)), health)
+        self._health = server_of(app.health(lambda: unready(cluster, certificate)), health)
 
     def run(self) -> None:
         """Until SIGTERM or SIGINT, or `stop`; finishes the requests in flight."""
@@ -81,7 +95,7 @@ class Servers:
         self._admission.should_exit = True
 
 
-def _server(application: Callable[..., Any], address: Address, **options: Any) -> uvicorn.Server:
+def server_of(application: Callable[..., Any], address: Address, **options: Any) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
             application,
@@ -90,6 +104,7 @@ def _server(application: Callable[..., Any], address: Address, **options: Any) -
             **options,
             lifespan="off",
             ws="none",
+            http=BoundedConnection,
             log_config=None,
             access_log=False,
             server_header=False,

@@ -13,9 +13,11 @@ from webhook.model import Json, elements, submapping
 SYSCTL = "net.ipv4.ip_local_port_range"
 
 
+GATE = {"name": names.SOURCE_PORTS}
+
+
 def gated(gates: list[Json]) -> list[Json]:
-    gate = {"name": names.SOURCE_PORTS}
-    return gates if gate in gates else [*gates, gate]
+    return gates if GATE in gates else [*gates, GATE]
 
 
 def contradiction(spec: Json, stage: Stage) -> str | None:
@@ -35,9 +37,8 @@ def contradiction(spec: Json, stage: Stage) -> str | None:
     return None
 
 
-def brought_along(pod: Json) -> Iterator[str]:
+def brought_along(annotations: Json) -> Iterator[str]:
     """A warning about ports that somebody else wrote, such as a copied manifest: they may be another replica's."""
-    annotations = submapping(submapping(pod, "metadata", "object"), "annotations", "object.metadata")
     if names.SOURCE_PORTS in annotations:
         yield (
             f"annotation {names.SOURCE_PORTS}: {shown(annotations[names.SOURCE_PORTS])} is removed; only the cluster "
