@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from controller import report
 from controller.model import Contest
 from controller.plan import State
 from controller.replica import Replica
@@ -27,7 +28,6 @@ LOOK_SECONDS = 10.0
 TELL_SECONDS = 60.0
 """Between two writes of one Event, however often its two replicas clash."""
 REASON = "SharedSourcePorts"
-REPORTER = "sfc-node"
 
 
 class Api(Protocol):
@@ -129,40 +129,22 @@ class Contests:
 
     def _tell(self, clash: Clash) -> bool:
         path = f"/api/v1/namespaces/{clash.replica.namespace}/events"
-        moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        again = {"count": clash.count, "lastTimestamp": moment}
+        content = {"type": "Warning", "reason": REASON, "message": clash.message, "count": clash.count}
+        event = report.pod_event(clash.replica, self._node, clash.event_name, datetime.now(UTC), content)
         fields = {"pod": clash.replica.path, "other": clash.other.path, "interface": clash.interface}
         try:
-            try:
-                self._api.create(path, self._event(clash, {**again, "firstTimestamp": moment}))
-            except ApiError as error:
-                if error.status != 409:
-                    raise
-                self._api.patch(f"{path}/{clash.event_name}", again, MERGE_PATCH)
+            self._write(path, event)
         except ApiError as error:
             log.warning("could not tell of a clash", extra={**fields, "error": str(error)})
             return False
         log.warning("replicas claim the same connections", extra={**fields, "count": clash.count})
         return True
 
-    def _event(self, clash: Clash, times: Mapping[str, Any]) -> dict[str, Any]:
-        replica = clash.replica
-        return {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"name": clash.event_name, "namespace": replica.namespace},
-            "involvedObject": {
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "namespace": replica.namespace,
-                "name": replica.name,
-                "uid": replica.uid,
-            },
-            "type": "Warning",
-            "reason": REASON,
-            "message": clash.message,
-            "source": {"component": REPORTER, "host": self._node},
-            "reportingComponent": REPORTER,
-            "reportingInstance": self._node,
-            **times,
-        }
+    def _write(self, path: str, event: Mapping[str, Any]) -> None:
+        try:
+            self._api.create(path, event)
+        except ApiError as error:
+            if error.status != 409:
+                raise
+            again = {key: event[key] for key in ("count", "lastTimestamp")}
+            self._api.patch(f"{path}/{event['metadata']['name']}", again, MERGE_PATCH)
