@@ -29,7 +29,7 @@ _ERROR = struct.Struct("=i")
 NLM_F_REQUEST, NLM_F_DUMP, NLM_F_DUMP_INTR = 0x01, 0x300, 0x10
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_NEWLINK, RTM_GETLINK, RTM_NEWTFILTER, RTM_GETTFILTER = 16, 18, 44, 46
-IFLA_IFNAME, IFLA_LINKINFO, IFLA_INFO_KIND, IFLA_IFALIAS, IFLA_EXT_MASK = 3, 18, 1, 20, 29
+IFLA_IFNAME, IFLA_LINKINFO, IFLA_INFO_KIND, IFLA_IFALIAS, IFLA_EXT_MASK, IFLA_LINK_NETNSID = 3, 18, 1, 20, 29, 37
 RTEXT_FILTER_SKIP_STATS = 1 << 3
 IFF_LOWER_UP = 0x10000
 TCA_OPTIONS, TCA_BPF_CLASSID = 2, 3
@@ -49,6 +49,8 @@ class DumpedLink:
     alias: str
     up: bool
     """Both ends of the pair are up, so that frames can pass."""
+    paired: bool
+    """The other end is in another network namespace."""
 
 
 class LinkDump:
@@ -119,7 +121,7 @@ def _link(body: bytes) -> DumpedLink:
     _, _, ifindex, flags, _ = _LINK.unpack_from(body)
     found = dict(_attributes(body, _LINK.size))
     name, alias = (found.get(kind, b"").rstrip(b"\0").decode() for kind in (IFLA_IFNAME, IFLA_IFALIAS))
-    return DumpedLink(ifindex, name, alias, up=bool(flags & IFF_LOWER_UP))
+    return DumpedLink(ifindex, name, alias, up=bool(flags & IFF_LOWER_UP), paired=IFLA_LINK_NETNSID in found)
 
 
 def _attributes(body: bytes, start: int = 0) -> Iterator[tuple[int, bytes]]:

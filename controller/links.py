@@ -146,6 +146,7 @@ class Links:
                     drain_id=identity.drain_id,
                     filter_slot=self._dump.filter_slot(link.ifindex, FILTER_PRIORITY, FILTER_HANDLE),
                     up=link.up,
+                    paired=link.paired,
                 )
                 for link, identity in found
                 if identity

@@ -215,7 +215,7 @@ def _entries(
             attached = attachments.get((replica.namespace, replica.chain, replica.stage, link.interface))
             state = states[replica.uid] if link in current else LinkState.GONE
             if attached:
-                entries[link.slot] = LinkEntry(link.ifindex, *attached, state)
+                entries[link.slot] = LinkEntry(link.ifindex, *attached, state, link.paired)
         else:
             # The pod was deleted and its link is about to follow, or the link is so new that the pod was not heard of.
             before = actual.links.get(link.slot)
