@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.cluster.conftest import Kubectl
+from tests.cluster.conftest import KUBECTL, Kubectl
 from tests.cluster.test_chain import SYSTEM, eventually, installed  # noqa: F401
 
 CHAIN = """
@@ -205,3 +206,56 @@ def test_the_cluster_controller_can_change_no_other_pod_and_nothing_else_of_thos
     assert all(refused.returncode for refused in refusals)
     assert "writes annotations, scheduling gates and status of pods, nothing else" in refusals[0].stderr
     assert "writes to pods of a chain that have no node yet" in refusals[1].stderr
+
+
+def twin(stage: str, replicas: int, command: list[str]) -> str:
+    """A Deployment of chain `twins`, on one node."""
+    deployment = yaml.safe_load(CLIENT)
+    labels = {"sfc.dev/chain": "twins", "sfc.dev/stage": stage}
+    deployment["metadata"] = {"name": f"twin-{stage}", "labels": labels}
+    deployment["spec"] |= {"replicas": replicas, "selector": {"matchLabels": {"app": f"twin-{stage}"}}}
+    template = deployment["spec"]["template"]
+    template["metadata"]["labels"] = {"app": f"twin-{stage}"}
+    template["spec"]["nodeSelector"] = {"kubernetes.io/hostname": "node1"}
+    template["spec"]["containers"][0]["command"] = command
+    return json.dumps(deployment)
+
+
+SEND = """
+import socket, time
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind(("", 5000))
+for _ in range(60):
+    sock.sendto(b"x", ("10.1.0.1", 7000))
+    time.sleep(0.05)
+"""
+
+
+def test_replicas_that_use_the_same_port_are_named_in_an_event_of_each(three: Kubectl) -> None:
+    chain = yaml.safe_load(CHAIN)
+    chain["metadata"]["name"] = "twins"
+    del chain["spec"]["stages"][0]["interfaces"][0]["sourcePorts"]
+    sleep = yaml.safe_load(CLIENT)["spec"]["template"]["spec"]["containers"][0]["command"]
+    three("apply", "-f", "-", stdin=json.dumps(chain))
+    for stage, replicas, command in (("client", 2, sleep), ("server", 1, ["/opt/nf/server"])):
+        manifest = twin(stage, replicas, command)
+        eventually(lambda manifest=manifest: three.try_("apply", "-f", "-", stdin=manifest).returncode == 0)  # type: ignore[misc]
+    for stage in ("client", "server"):
+        three("rollout", "status", f"deployment/twin-{stage}", "--timeout=120s")
+    clients = three("get", "pods", "-l", "app=twin-client", "-o", "name").split()
+
+    sending = [
+        subprocess.Popen([*KUBECTL, f"--namespace={three.namespace}", "exec", pod, "--", "python3", "-c", SEND])
+        for pod in clients
+    ]
+    assert [process.wait(60) for process in sending] == [0, 0]
+
+    def told() -> dict[str, str]:
+        found = json.loads(three("get", "events", "--field-selector=reason=SharedSourcePorts", "-o", "json"))["items"]
+        return {f"pod/{event['involvedObject']['name']}": event["message"] for event in found}
+
+    assert eventually(lambda: set(told()) == set(clients), seconds=60)
+    one, other = clients
+    assert other.removeprefix("pod/") in told()[one]
+    assert "sourcePorts: {slices: N} on interface lan of stage client" in told()[one]
+    three("delete", "deployment/twin-client", "deployment/twin-server", "sfc/twins", "--timeout=120s")
