@@ -52,7 +52,7 @@ def schema(rendered: list[Json], plural: str) -> Json:
 def test_nothing_is_rendered_twice(rendered: list[Json]) -> None:
     found = [(o["kind"], o["metadata"].get("namespace"), o["metadata"]["name"]) for o in rendered]
 
-    assert len(found) == len(set(found)) == 24
+    assert len(found) == len(set(found)) == 26
 
 
 def test_everything_that_has_a_namespace_is_in_ours(rendered: list[Json]) -> None:
