@@ -52,7 +52,7 @@ def schema(rendered: list[Json], plural: str) -> Json:
 def test_nothing_is_rendered_twice(rendered: list[Json]) -> None:
     found = [(o["kind"], o["metadata"].get("namespace"), o["metadata"]["name"]) for o in rendered]
 
-    assert len(found) == len(set(found)) == 24
+    assert len(found) == len(set(found)) == 26
 
 
 def test_everything_that_has_a_namespace_is_in_ours(rendered: list[Json]) -> None:
@@ -89,6 +89,8 @@ def test_schema_has_the_limits_of_validation(rendered: list[Json]) -> None:
     assert interface["addresses"]["maxItems"] == fault.MAX_ADDRESSES
     assert interface["routes"]["maxItems"] == fault.MAX_ROUTES
     assert (interface["mtu"]["minimum"], interface["mtu"]["maximum"]) == (fault.MIN_MTU, fault.MAX_MTU)
+    slices = interface["sourcePorts"]["properties"]["slices"]
+    assert (slices["minimum"], slices["maximum"]) == (1, fault.MAX_SLICES)
     for drain in (spec["drain"], stage["drain"]):
         assert drain["properties"]["deadlineSeconds"]["maximum"] == fault.MAX_DEADLINE_SECONDS
         assert drain["properties"]["hook"]["enum"] == list(Hook)
@@ -256,6 +258,13 @@ def test_node_agent_writes_status_and_events_only(rendered: list[Json]) -> None:
         ("/events", "create"),
         ("/events", "patch"),
     }
+
+
+def test_cluster_controller_writes_nothing_of_the_users_but_what_pods_wait_for(rendered: list[Json]) -> None:
+    writes = {(r, v) for r, v, _ in granted(rendered, "sfc-cluster-controller") if v not in ("get", "list", "watch")}
+
+    assert {(r, v) for r, v in writes if "pods" in r} == {("/pods", "patch"), ("/pods/status", "patch")}
+    assert ("sfc.dev/servicefunctionchains", "patch") not in writes
 
 
 def test_cluster_controller_reads_its_own_secrets_only(rendered: list[Json]) -> None:
