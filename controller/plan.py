@@ -258,8 +258,8 @@ def _filters(
     cluster: Cluster | None, links: Sequence[HostLink], entries: Mapping[int, LinkEntry], actual: DataPlane
 ) -> dict[int, int]:
     """Every wired link has the filter. One whose pod is not known (yet) keeps what it has: without an entry in the map
-    it passes nothing, and it is not for us to decide that it is unwired. One that is gone gets none: the kernel takes the
-    filters of a link away some time before the link, and the pass must not fail over that."""
+    it passes nothing, and it is not for us to decide that it is unwired. One that is gone gets none: the kernel takes
+    the filters of a link away some time before the link, and the pass must not fail over that."""
     filters = {
         entry.ifindex: slot
         for slot, entry in entries.items()
