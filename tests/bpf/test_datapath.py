@@ -228,6 +228,7 @@ def test_an_agent_that_ended_between_its_steps_leaves_no_session_with_a_link_tha
     first.datapath.close()
 
     second = Node(pin_root)
+    second.datapath.take_over()
     after = {number: second.receiver(1, tcp(UP, number)) for number in range(16)}
 
     assert 11 in chosen.values()
