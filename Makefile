@@ -45,6 +45,10 @@ deps:
 bench: deps ## a benchmark: NAME=program or NAME=forwarding (QUICK=1: a look)
 	$(PYTHON) -m benchmarks $(NAME)
 
+.PHONY: packets
+packets: deps ## write docs/packets.md anew: what the program does with each kind of packet (as root)
+	$(PYTHON) -m tests.bpf.packets_table
+
 .PHONY: cluster
 cluster: deps ## bring up the local Kubernetes (NODES=1, KUBERNETES=1.37)
 	@$(TESTBED) up --nodes $(NODES)

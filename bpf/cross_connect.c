@@ -28,6 +28,11 @@
 #define MOST_OTHERS    16384
 #define MOST_ATTEMPTS  32
 #define MOST_DATAGRAMS 16384 /* in fragments, on their way at one time */
+#define MOST_CONTESTS  1024
+
+#define SECOND	      1000000000ULL
+#define LEARNED_FOR   (30 * SECOND) /* as long as a host itself believes an answer, at the median (RFC 4861) */
+#define CONTESTED_FOR (5 * SECOND)  /* since its last frame a session is still its sender's; as a drain sees it */
 
 /* controller.model.LinkState; 0 is a slot without link. */
 enum link_state {
@@ -43,7 +48,9 @@ struct link {
 	u32 connection;
 	u8 side;
 	u8 state;
-	u16 unused;
+	u8 plain; /* bpf_redirect_peer is not allowed: the other end is in no other network namespace */
+	u8 unused;
+	u32 stamp; /* session.h */
 };
 
 struct side_key {
@@ -64,6 +71,20 @@ struct neighbour_key {
 struct neighbour {
 	u8 mac[ETH_ALEN];
 	u16 unused;
+};
+
+/* What a frame said, not the chain. */
+struct learned {
+	struct neighbour neighbour;
+	u64 at; /* ns, CLOCK_MONOTONIC */
+};
+
+/* Two serving links of a side that claimed one session. */
+struct contest {
+	u32 connection;
+	u32 side;
+	u32 former; /* slot */
+	u32 latter;
 };
 
 struct fragment_key {
@@ -96,14 +117,19 @@ BPF_TABLE_PINNED("lru_hash", struct wide_key, struct session, wide_sessions, SES
 BPF_TABLE_PINNED("hash", struct side_key, struct targets, targets, MOST_SIDES, PIN_ROOT "/targets", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("hash", struct neighbour_key, struct neighbour, neighbours, MOST_OTHERS, PIN_ROOT "/neighbours",
 		 BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("lru_hash", struct neighbour_key, struct learned, learned, MOST_OTHERS, PIN_ROOT "/learned");
 BPF_TABLE_PINNED("lru_hash", struct fragment_key, u64, fragments, MOST_DATAGRAMS, PIN_ROOT "/fragments");
 BPF_TABLE_PINNED("percpu_array", u32, struct traffic, traffic, SLOTS, PIN_ROOT "/traffic");
 BPF_TABLE_PINNED("percpu_hash", struct drop_key, u64, drops, MOST_OTHERS, PIN_ROOT "/drops", BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("lru_hash", struct contest, u64, contests, MOST_CONTESTS, PIN_ROOT "/contests");
+BPF_TABLE_PINNED("percpu_array", u32, u64, opened, 2,
+		 PIN_ROOT "/opened"); /* entries made: in sessions, in wide_sessions */
 
 /* The sender of the frame at hand. */
 struct sender {
 	u64 end;
 	u32 connection;
+	u32 stamp;
 	u8 side;
 	u8 state;
 };
@@ -134,7 +160,7 @@ static __always_inline bool alive(u64 end, u32 connection, u32 side)
 	u32 slot = end_slot(end);
 	struct link *link = links.lookup(&slot);
 
-	return link && link->ifindex == end_ifindex(end) && receives(link, connection, side);
+	return link && end_of(slot, link->ifindex, link->plain) == end && receives(link, connection, side);
 }
 
 /* A link among the targets of a side, or 0. The table is looked up anew at each attempt, and the link checked: a
@@ -158,7 +184,7 @@ static __always_inline u64 choose(u32 connection, u32 side, u32 hash)
 		slot = table->slot[place];
 		link = links.lookup(&slot);
 		if (link && receives(link, connection, side))
-			return end_of(slot, link->ifindex);
+			return end_of(slot, link->ifindex, link->plain);
 		hash = mixed(hash, attempt + 1);
 	}
 	return 0;
@@ -172,7 +198,15 @@ static __always_inline struct session *find(union any_key *key, bool wide)
 /* False where there is one already, or no room. */
 static __always_inline bool add(union any_key *key, bool wide, struct session *session)
 {
-	return wide ? !wide_sessions.insert(&key->wide, session) : !sessions.insert(&key->narrow, session);
+	u32 kind = wide;
+	u64 *count;
+
+	if (wide ? wide_sessions.insert(&key->wide, session) : sessions.insert(&key->narrow, session))
+		return false;
+	count = opened.lookup(&kind);
+	if (count)
+		(*count)++;
+	return true;
 }
 
 static __always_inline void renew(union any_key *key, bool wide, struct session *session)
@@ -188,23 +222,52 @@ static __always_inline u32 hash_of(const union any_key *key, bool wide)
 	return wide ? wide_hash(&key->wide) : session_hash(&key->narrow);
 }
 
-/* Where the flow's session goes, as long as that link lives; 0 when it is for `choose` to say. */
-static __always_inline u64 remembered(struct session *session, const struct flow *flow, const struct sender *from)
+/* Where a session's frames from a side go, as long as that link lives; 0 when it is for `choose` to say. */
+static __always_inline u64 remembered(struct session *session, u8 tcp_flags, u32 connection, u32 side)
 {
 	u64 far;
 
-	if (!session || reopened(session, flow->tcp_flags))
+	if (!session || reopened(session, tcp_flags))
 		return 0;
-	far = session->end[!from->side];
-	return alive(far, from->connection, !from->side) ? far : 0;
+	far = session->end[!side];
+	return alive(far, connection, !side) ? far : 0;
+}
+
+/* Tells of a session whose sender changed while both its senders serve: replicas share their addresses, so two of them
+ * may use one port for two connections. That is never right, unlike a session that has moved because its replica left.
+ */
+static __always_inline void tell_contest(const struct session *session, const struct flow *flow,
+					 const struct sender *from)
+{
+	u64 former = session->end[from->side], none = 0, *count;
+	u32 slot = end_slot(former);
+	struct link *link = links.lookup(&slot);
+	struct contest contest = {.connection = from->connection, .side = from->side, .former = slot};
+
+	if (!begins_with_ports(flow->protocol) || from->state != SERVING || !link || link->state != SERVING ||
+	    closed(session))
+		return;
+	if (!alive(former, from->connection, from->side) || bpf_ktime_get_ns() - session->last_seen > CONTESTED_FOR)
+		return;
+	tell(from->connection, VERDICT_CONTESTED);
+	contest.latter = end_slot(from->end);
+	count = contests.lookup_or_try_init(&contest, &none);
+	if (count)
+		__sync_fetch_and_add(count, 1);
 }
 
 /* A frame on a session that goes on: the latest sender gets the answers, unless it is leaving for good. */
 static __always_inline void keep(struct session *session, const struct flow *flow, const struct sender *from)
 {
-	if (session->end[from->side] != from->end && from->state != GONE)
-		session->end[from->side] = from->end;
-	note(session, flow->tcp_flags, from->side);
+	if (from->state != GONE) {
+		if (session->end[from->side] != from->end) {
+			tell_contest(session, flow, from);
+			session->end[from->side] = from->end;
+		}
+		session->stamp[from->side] = from->stamp;
+	}
+	note_flags(session, flow->tcp_flags, from->side);
+	note_time(session);
 }
 
 /* Pins a session to its sender and to the link chosen for it, or moves it there; returns where its frames go. */
@@ -221,12 +284,14 @@ static __always_inline u64 pin(union any_key *key, bool wide, struct session *se
 	} else {
 		fresh.end[UPSTREAM] = from->side == UPSTREAM ? from->end : chosen;
 		fresh.end[DOWNSTREAM] = from->side == UPSTREAM ? chosen : from->end;
+		fresh.stamp[UPSTREAM] = from->side == UPSTREAM ? from->stamp : 0;
+		fresh.stamp[DOWNSTREAM] = from->side == UPSTREAM ? 0 : from->stamp;
 		fresh.rst = !!(flow->tcp_flags & TCP_RST);
 		if (session) {
 			renew(key, wide, &fresh);
 		} else if (!add(key, wide, &fresh)) {
 			/* Another CPU was faster; or there is no room, and the frame goes its way without a session. */
-			u64 theirs = remembered(find(key, wide), flow, from);
+			u64 theirs = remembered(find(key, wide), flow->tcp_flags, from->connection, from->side);
 
 			return theirs ? theirs : chosen;
 		}
@@ -240,11 +305,27 @@ static __always_inline u64 pin(union any_key *key, bool wide, struct session *se
 	return chosen;
 }
 
+/* As the chain says, or as somebody of the other side said not long ago. */
 static __always_inline struct neighbour *neighbour_asked(const struct flow *flow, const struct sender *from)
 {
 	struct neighbour_key key = {.connection = from->connection, .side = from->side, .address = flow->destination};
+	struct neighbour *known = neighbours.lookup(&key);
+	struct learned *heard;
 
-	return neighbours.lookup(&key);
+	if (known)
+		return known;
+	heard = learned.lookup(&key);
+	return heard && bpf_ktime_get_ns() - heard->at < LEARNED_FOR ? &heard->neighbour : NULL;
+}
+
+/* For those of the other side: all of the sender's side have its addresses anyhow. */
+static __always_inline void learn(const struct address *address, const u8 *mac, const struct sender *from)
+{
+	struct neighbour_key key = {.connection = from->connection, .side = !from->side, .address = *address};
+	struct learned heard = {.at = bpf_ktime_get_ns()};
+
+	__builtin_memcpy(heard.neighbour.mac, mac, ETH_ALEN);
+	learned.update(&key, &heard);
 }
 
 /* Turns an ARP request into its answer. */
@@ -297,9 +378,9 @@ static __always_inline bool answer_nd(struct __sk_buff *skb, const struct ethhdr
 	reply.nd.type = ND_ADVERTISEMENT;
 	reply.nd.flags = ND_SOLICITED | ND_OVERRIDE;
 	reply.nd.target = question->destination;
-	reply.option = ND_TARGET_MAC;
-	reply.option_length = 1;
-	__builtin_memcpy(reply.mac, neighbour->mac, ETH_ALEN);
+	reply.option.kind = ND_TARGET_MAC;
+	reply.option.length = 1;
+	__builtin_memcpy(reply.option.mac, neighbour->mac, ETH_ALEN);
 	reply.nd.checksum = checksum_of(&reply);
 	if (skb->len != ADVERTISEMENT_FRAME_LENGTH && bpf_skb_change_tail(skb, ADVERTISEMENT_FRAME_LENGTH, 0))
 		return false;
@@ -318,7 +399,7 @@ static __always_inline enum verdict carry(const struct flow *flow, bool wide, co
 	else
 		key.narrow = session_key_of(from->connection, flow, from->side);
 	session = find(&key, wide);
-	*to = remembered(session, flow, from);
+	*to = remembered(session, flow->tcp_flags, from->connection, from->side);
 	if (*to) {
 		if (!flow->quoted)
 			keep(session, flow, from);
@@ -345,7 +426,7 @@ static __always_inline enum verdict carry_part(const struct flow *flow, bool wid
 
 	key.source = flow->source;
 	key.destination = flow->destination;
-	key.datagram = flow->datagram;
+	key.datagram = flow->datagram | (u64)flow->vlans << 32;
 	if (flow->part == FIRST) {
 		verdict = carry(flow, wide, from, to);
 		if (verdict == VERDICT_FORWARDED)
@@ -363,6 +444,32 @@ static __always_inline enum verdict carry_part(const struct flow *flow, bool wid
 	return *to ? VERDICT_FORWARDED : VERDICT_NO_TARGET;
 }
 
+/* The id of the tag that the kernel keeps beside the frame: always that of the outermost one, if any. */
+static __always_inline u32 tag_beside(struct __sk_buff *skb)
+{
+	return skb->vlan_present ? skb->vlan_tci & VLAN_ID : 0;
+}
+
+/* Where a plain frame of a known session goes; 0 when it is for `decide` to say. Decides nothing that `decide` would
+ * not: it spares most frames what only the others need.
+ */
+static __always_inline u64 known(struct __sk_buff *skb, const struct link *link)
+{
+	u32 side = link->side & 1;
+	struct session *session;
+	struct session_key key;
+	struct flow flow = {.vlans = tag_beside(skb)};
+
+	if (!read_plain(&flow, (void *)(long)skb->data, (void *)(long)skb->data_end))
+		return 0;
+	key = session_key_of(link->connection, &flow, side);
+	session = sessions.lookup(&key);
+	if (!session || session->stamp[side] != link->stamp)
+		return 0;
+	note_time(session);
+	return session->end[!side];
+}
+
 /* By the pair of MACs, without session: what no reader understands, and what goes to many. */
 static __always_inline enum verdict carry_any(const struct ethhdr *eth, const struct sender *from, u64 *to)
 {
@@ -370,26 +477,59 @@ static __always_inline enum verdict carry_any(const struct ethhdr *eth, const st
 	return *to ? VERDICT_FORWARDED : VERDICT_NO_TARGET;
 }
 
-/* Whatever is not plain IPv4. */
-static __always_inline enum verdict decide_wide(struct __sk_buff *skb, struct ethhdr *eth, void *end,
-						const struct sender *from, u64 *to)
+/* Answers an ARP request if it can, and hears what others say; true if there is nothing left to carry. */
+static __always_inline bool settle_arp(struct __sk_buff *skb, struct arp_frame *frame, const struct flow *flow,
+				       const struct sender *from)
 {
-	struct neighbour *neighbour = NULL;
-	struct flow flow = {};
+	struct neighbour *neighbour;
+
+	if (arp_asks(&frame->arp)) {
+		neighbour = neighbour_asked(flow, from);
+		return neighbour && answer_arp(skb, frame, neighbour);
+	}
+	if (arp_tells(&frame->arp))
+		learn(&flow->source, frame->arp.sender_mac, from);
+	return false;
+}
+
+/* The same for neighbour discovery. */
+static __always_inline bool settle_nd(struct __sk_buff *skb, const struct ethhdr *eth, struct neighbour_discovery *nd,
+				      void *end, const struct flow *flow, const struct sender *from)
+{
+	struct neighbour *neighbour;
+
+	if (nd_asks(flow, nd)) {
+		neighbour = neighbour_asked(flow, from);
+		return neighbour && answer_nd(skb, eth, flow, neighbour);
+	}
+	if (nd_tells(nd, end))
+		learn(&flow->source, ((struct nd_option *)(nd + 1))->mac, from);
+	return false;
+}
+
+static __always_inline bool read_ip(struct flow *flow, const struct payload *payload, void *end)
+{
+	if (payload->ethertype == ETHERTYPE(ETH_P_IPV6))
+		return read_ipv6(flow, payload->header, end);
+	return payload->ethertype == ETHERTYPE(ETH_P_IP) && read_ipv4(flow, payload->header, end);
+}
+
+/* Whatever is not plain IPv4. */
+static __always_inline enum verdict decide_wide(struct __sk_buff *skb, struct ethhdr *eth, struct payload payload,
+						void *end, const struct sender *from, u64 *to)
+{
+	/* Neighbours are known of the interface itself, not of VLANs on it. */
+	bool untagged = eth->h_proto == payload.ethertype && !payload.vlans;
+	struct flow flow = {.vlans = payload.vlans};
 
 	*to = from->end;
-	if (eth->h_proto == ETHERTYPE(ETH_P_ARP) && read_arp(&flow, (void *)eth, end)) {
-		if (arp_asks((void *)eth))
-			neighbour = neighbour_asked(&flow, from);
-		if (neighbour && answer_arp(skb, (void *)eth, neighbour))
+	if (payload.ethertype == ETHERTYPE(ETH_P_ARP) && read_arp(&flow, payload.header, end)) {
+		if (untagged && settle_arp(skb, (void *)eth, &flow, from))
 			return VERDICT_ANSWERED;
-	} else if (eth->h_proto == ETHERTYPE(ETH_P_IPV6) && read_nd(&flow, (void *)(eth + 1), end)) {
-		if (nd_asks(&flow, (void *)(eth + 1)))
-			neighbour = neighbour_asked(&flow, from);
-		if (neighbour && answer_nd(skb, eth, &flow, neighbour))
+	} else if (payload.ethertype == ETHERTYPE(ETH_P_IPV6) && read_nd(&flow, payload.header, end)) {
+		if (untagged && settle_nd(skb, eth, payload.header, end, &flow, from))
 			return VERDICT_ANSWERED;
-	} else if (eth->h_proto != ETHERTYPE(ETH_P_IPV6) || eth->h_dest[0] & 1 ||
-		   !read_ipv6(&flow, (void *)(eth + 1), end)) {
+	} else if (eth->h_dest[0] & 1 || !read_ip(&flow, &payload, end)) {
 		return carry_any(eth, from, to);
 	}
 	return flow.part ? carry_part(&flow, true, from, to) : carry(&flow, true, from, to);
@@ -400,14 +540,14 @@ static __always_inline enum verdict decide(struct __sk_buff *skb, const struct s
 {
 	void *end = (void *)(long)skb->data_end;
 	struct ethhdr *eth = (void *)(long)skb->data;
-	struct flow flow = {};
+	struct flow flow = {.vlans = tag_beside(skb)};
 
 	if ((void *)(eth + 1) > end)
 		return VERDICT_NOT_OURS; /* never: an Ethernet device hands over no less; the verifier wants to see it
 					  */
-	if (unlikely(eth->h_proto != ETHERTYPE(ETH_P_IP)))
-		return decide_wide(skb, eth, end, from, to);
-	if (unlikely(eth->h_dest[0] & 1 || !read_ipv4(&flow, (void *)(eth + 1), end)))
+	if (eth->h_proto != ETHERTYPE(ETH_P_IP))
+		return decide_wide(skb, eth, past_tags(eth, flow.vlans, skb->vlan_present, end), end, from, to);
+	if (eth->h_dest[0] & 1 || !read_ipv4(&flow, (void *)(eth + 1), end))
 		return carry_any(eth, from, to);
 	return unlikely(flow.part) ? carry_part(&flow, false, from, to) : carry(&flow, false, from, to);
 }
@@ -424,7 +564,7 @@ static __always_inline int send(struct __sk_buff *skb, u64 to)
 	/* The kernel compared the destination with the host end's MAC, and would drop the frame in the replica. */
 	if (skb->pkt_type == PACKET_OTHERHOST)
 		bpf_skb_change_type(skb, PACKET_HOST);
-	return bpf_redirect_peer(end_ifindex(to), 0);
+	return likely(!(to & PLAIN)) ? bpf_redirect_peer(end_ifindex(to), 0) : bpf_redirect(end_ifindex(to), 0);
 }
 
 /* Whether the headers of the commonest frames, TCP and UDP right behind IP, are in reach. A large TCP frame has little
@@ -472,11 +612,15 @@ int cross_connect(struct __sk_buff *skb)
 
 	counters->received_packets++;
 	counters->received_bytes += skb->len;
-	from.end = end_of(slot, link->ifindex);
+	to = known(skb, link);
+	if (likely(to))
+		return send(skb, to);
+
+	from.end = end_of(slot, link->ifindex, link->plain);
 	from.connection = link->connection;
 	from.side = link->side & 1;
 	from.state = link->state;
-
+	from.stamp = link->stamp;
 	pull_headers(skb);
 	verdict = decide(skb, &from, &to);
 	if (verdict == VERDICT_FORWARDED || verdict == VERDICT_ANSWERED)

@@ -18,10 +18,14 @@
 #include <uapi/linux/tcp.h>
 #include <uapi/linux/udp.h>
 
+#define VLAN_ID	  0x0fff
+#define MOST_TAGS 2
+
 #define ETHERTYPE(value) __constant_htons(value)
 #define FRAGMENTED	 __constant_htons(0x3fff) /* "more fragments" and the offset, RFC 791 */
 
 #define FRAGMENT_OFFSET __constant_htons(0x1fff)
+#define PLAIN_IPV4	0x45 /* version, and header length in words: no options */
 
 /* IPv6 has no bound for extension headers; a frame with more of them is known by addresses and the next one's number.
  */
@@ -53,12 +57,18 @@ enum part {
 struct flow {
 	struct address source;
 	struct address destination;
-	__be16 source_port; /* 0 where the protocol has none */
-	__be16 destination_port;
+	union {
+		struct {
+			__be16 source_port; /* 0 where the protocol has none */
+			__be16 destination_port;
+		};
+		u32 ports; /* both, as they stand in a frame */
+	};
 	u8 protocol;
 	u8 tcp_flags;
 	bool quoted;  /* read from an error about a packet of the flow, not from such a packet */
 	u8 part;      /* enum part */
+	u32 vlans;    /* ids: the inner << 16 | the outer; 0: none, or a tag that only says a priority */
 	u64 datagram; /* unique for a while between source and destination; for a fragment only */
 };
 
@@ -79,6 +89,18 @@ struct arp_frame {
 	struct arp_ipv4 arp;
 } __attribute__((packed));
 
+struct vlan_tag {
+	__be16 tci;
+	__be16 ethertype; /* of what follows */
+};
+
+/* What a frame carries, past its tags. */
+struct payload {
+	void *header;
+	__be16 ethertype;
+	u32 vlans; /* struct flow */
+};
+
 /* A neighbour solicitation or advertisement, RFC 4861. */
 struct neighbour_discovery {
 	struct ipv6hdr ip;
@@ -90,6 +112,12 @@ struct neighbour_discovery {
 	struct address target;
 };
 
+struct nd_option {
+	u8 kind;
+	u8 length; /* in units of 8 bytes */
+	u8 mac[ETH_ALEN];
+};
+
 /* Two bytes longer than the frame: so nothing is packed, which the verifier does not bear on the stack ("bitwise
  * operator
  * |= on pointer prohibited").
@@ -98,9 +126,7 @@ struct advertisement_frame {
 	u16 unused;
 	struct ethhdr eth;
 	struct neighbour_discovery nd;
-	u8 option;
-	u8 option_length; /* in units of 8 bytes */
-	u8 mac[ETH_ALEN];
+	struct nd_option option;
 };
 
 /* The latter is what follows the IPv6 header. */
@@ -123,16 +149,42 @@ static __always_inline struct address mapped(__be32 ipv4)
 	return (struct address){.word = {0, 0, __constant_htonl(0xffff), ipv4}};
 }
 
+static __always_inline bool is_tag(__be16 ethertype)
+{
+	return ethertype == ETHERTYPE(ETH_P_8021Q) || ethertype == ETHERTYPE(ETH_P_8021AD);
+}
+
+/* A third tag is left to stand as an EtherType that no reader understands. `outer` is the id of the tag that the kernel
+ * keeps beside the frame, or 0; a tag with id 0 is none.
+ */
+static __always_inline struct payload past_tags(struct ethhdr *eth, u32 outer, bool beside, void *end)
+{
+	struct payload payload = {.header = eth + 1, .ethertype = eth->h_proto, .vlans = outer};
+	u32 tags = beside;
+
+	for (int i = 0; i < MOST_TAGS; i++) {
+		struct vlan_tag *tag = payload.header;
+		u32 id;
+
+		if (!is_tag(payload.ethertype) || tags == MOST_TAGS || (void *)(tag + 1) > end)
+			return payload;
+		id = __builtin_bswap16(tag->tci) & VLAN_ID;
+		payload.vlans = payload.vlans ? payload.vlans | id << 16 : id;
+		payload.ethertype = tag->ethertype;
+		payload.header = tag + 1;
+		tags++;
+	}
+	return payload;
+}
+
 static __always_inline bool unspecified(const struct address *address)
 {
 	return !(address->word[0] | address->word[1] | address->word[2] | address->word[3]);
 }
 
-static __always_inline bool read_arp(struct flow *flow, struct arp_frame *frame, void *end)
+static __always_inline bool read_arp(struct flow *flow, struct arp_ipv4 *arp, void *end)
 {
-	struct arp_ipv4 *arp = &frame->arp;
-
-	if ((void *)(frame + 1) > end)
+	if ((void *)(arp + 1) > end)
 		return false;
 	if (arp->hardware != ARP_ETHERNET || arp->protocol != ETHERTYPE(ETH_P_IP) || arp->hardware_length != ETH_ALEN ||
 	    arp->protocol_length != sizeof(__be32))
@@ -144,9 +196,15 @@ static __always_inline bool read_arp(struct flow *flow, struct arp_frame *frame,
 }
 
 /* A question that wants an answer: an announcement asks for its own address (RFC 5227), which nobody should answer. */
-static __always_inline bool arp_asks(struct arp_frame *frame)
+static __always_inline bool arp_asks(struct arp_ipv4 *arp)
 {
-	return frame->arp.operation == ARP_REQUEST && frame->arp.sender != frame->arp.target;
+	return arp->operation == ARP_REQUEST && arp->sender != arp->target;
+}
+
+/* The sender says what is to be known: an answer, or an announcement. A probe has no sender's address. */
+static __always_inline bool arp_tells(struct arp_ipv4 *arp)
+{
+	return arp->sender && (arp->operation == ARP_REPLY || arp->sender == arp->target);
 }
 
 /* Who asks is the source and what is asked for the destination; an answer has them the other way round. */
@@ -171,9 +229,18 @@ static __always_inline bool read_nd(struct flow *flow, struct neighbour_discover
 /* A question that wants an answer: a host that asks without an address checks that nobody has its own (RFC 4862), and
  * all replicas of its stage have it.
  */
-static __always_inline bool nd_asks(struct flow *flow, struct neighbour_discovery *nd)
+static __always_inline bool nd_asks(const struct flow *flow, struct neighbour_discovery *nd)
 {
 	return nd->type == ND_SOLICITATION && !unspecified(&flow->source);
+}
+
+/* An advertisement with its target's MAC, which an answer to a single asker may lack. */
+static __always_inline bool nd_tells(struct neighbour_discovery *nd, void *end)
+{
+	struct nd_option *option = (void *)(nd + 1);
+
+	return nd->type == ND_ADVERTISEMENT && (void *)(option + 1) <= end && option->kind == ND_TARGET_MAC &&
+	       option->length == 1;
 }
 
 static __always_inline void read_tcp(struct flow *flow, struct tcphdr *tcp, void *end)
@@ -281,6 +348,28 @@ static __always_inline bool read_ipv4(struct flow *flow, struct iphdr *ip, void 
 	read_transport(flow, payload, end);
 	if (flow->protocol == IPPROTO_ICMP)
 		read_icmp(flow, payload, end);
+	return true;
+}
+
+/* What most frames are: TCP that neither begins nor ends, or UDP, right behind an IPv4 header without options, whole,
+ * for one receiver, and in reach. What read_ipv4 says of them, in fewer steps; a datagram too short for a TCP header is
+ * left to it.
+ */
+static __always_inline bool read_plain(struct flow *flow, struct ethhdr *eth, void *end)
+{
+	struct iphdr *ip = (void *)(eth + 1);
+	struct tcphdr *tcp = (void *)(ip + 1);
+
+	if ((void *)(tcp + 1) > end || *(__be16 *)&eth->h_proto != ETHERTYPE(ETH_P_IP) || eth->h_dest[0] & 1)
+		return false;
+	if (*(u8 *)ip != PLAIN_IPV4 || ip->frag_off & FRAGMENTED)
+		return false;
+	if (ip->protocol == IPPROTO_TCP ? ((u8 *)tcp)[13] & (TCP_SYN | TCP_FIN | TCP_RST) : ip->protocol != IPPROTO_UDP)
+		return false;
+	flow->source.word[3] = ip->saddr;
+	flow->destination.word[3] = ip->daddr;
+	flow->ports = *(u32 *)tcp;
+	flow->protocol = ip->protocol;
 	return true;
 }
 

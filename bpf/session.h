@@ -1,11 +1,18 @@
 /* A session: one conversation, pinned to one link on each side.
  *
  * Its key is oriented: whoever sends, the upstream end comes first, so both directions meet in one entry. Side is data:
- * everything below takes it as an index. The key has 20 bytes, as few as IPv4 needs, for hashing them is a good part of
- * what a known session costs; whatever is not plain IPv4 has a wide key, in a map of its own with the same value.
+ * everything below takes it as an index. The key is made of whole words, because the kernel reads it as such at once
+ * and what was written in pieces has to be waited for; it has 24 bytes, hardly more than IPv4 needs, for hashing them
+ * is a good part of what a known session costs. Whatever is not plain IPv4 has a wide key, in a map of its own with the
+ * same value.
  *
  * An end is written as one 64-bit word (slot << 32 | ifindex), so that a reader on another CPU never sees half of it,
- * and the interface index tells a link from an earlier one in the same slot.
+ * and the interface index tells a link from an earlier one in the same slot. Its highest bit says how frames get there
+ * (`send`).
+ *
+ * A session also bears the stamp of the link that sent each side's latest frame. A link's stamp changes whenever a link
+ * of its cross-connection leaves, and no two links ever have the same: so while the stamp is the sender's, the sender
+ * is the latest one, the other end has not left, and nothing else needs to be looked at.
  */
 #pragma once
 
@@ -17,23 +24,21 @@ enum side {
 };
 
 struct session_key {
-	u32 connection;
 	__be32 upstream_address;
 	__be32 downstream_address;
-	__be16 upstream_port;
-	__be16 downstream_port;
-	u8 protocol;
-	u8 unused[3]; /* room for the VLANs, 2 × 12 bits */
+	u32 ports; /* the upstream end's first */
+	u32 protocol;
+	u32 vlans;
+	u32 connection;
 };
 
 struct wide_key {
-	u32 connection;
 	struct address upstream_address;
 	struct address downstream_address;
-	__be16 upstream_port;
-	__be16 downstream_port;
-	u8 protocol;
-	u8 unused[3];
+	u32 ports;
+	u32 protocol;
+	u32 vlans;
+	u32 connection;
 };
 
 /* Whether a session is wide is always a constant, so that each kind has code of its own. */
@@ -44,6 +49,7 @@ union any_key {
 
 struct session {
 	u64 end[2];
+	u32 stamp[2];  /* of each side's latest sender, when its other end was last looked at; 0: never */
 	u64 last_seen; /* ns, CLOCK_MONOTONIC; up to SEEN_GRANULARITY behind */
 	u32 last_tick; /* the low half of jiffies then */
 	u8 fin[2];     /* sent by the side; bytes of their own, so that two CPUs need no atomic operation */
@@ -57,14 +63,16 @@ struct session {
  */
 #define SEEN_GRANULARITY 12
 
-static __always_inline u64 end_of(u32 slot, u32 ifindex)
+#define PLAIN (1ULL << 63)
+
+static __always_inline u64 end_of(u32 slot, u32 ifindex, bool plain)
 {
-	return (u64)slot << 32 | ifindex;
+	return (u64)slot << 32 | ifindex | (plain ? PLAIN : 0);
 }
 
 static __always_inline u32 end_slot(u64 end)
 {
-	return end >> 32;
+	return end >> 32 & (SLOTS - 1);
 }
 
 static __always_inline u32 end_ifindex(u64 end)
@@ -72,39 +80,28 @@ static __always_inline u32 end_ifindex(u64 end)
 	return (u32)end;
 }
 
+static __always_inline u32 oriented_ports(const struct flow *flow, u32 side)
+{
+	return side == UPSTREAM ? flow->ports : flow->ports << 16 | flow->ports >> 16;
+}
+
 static __always_inline struct session_key session_key_of(u32 connection, const struct flow *flow, u32 side)
 {
-	struct session_key key = {.connection = connection, .protocol = flow->protocol};
+	struct session_key key = {.connection = connection, .protocol = flow->protocol, .vlans = flow->vlans};
 
-	if (side == UPSTREAM) {
-		key.upstream_address = flow->source.word[3];
-		key.downstream_address = flow->destination.word[3];
-		key.upstream_port = flow->source_port;
-		key.downstream_port = flow->destination_port;
-	} else {
-		key.upstream_address = flow->destination.word[3];
-		key.downstream_address = flow->source.word[3];
-		key.upstream_port = flow->destination_port;
-		key.downstream_port = flow->source_port;
-	}
+	key.upstream_address = side == UPSTREAM ? flow->source.word[3] : flow->destination.word[3];
+	key.downstream_address = side == UPSTREAM ? flow->destination.word[3] : flow->source.word[3];
+	key.ports = oriented_ports(flow, side);
 	return key;
 }
 
 static __always_inline struct wide_key wide_key_of(u32 connection, const struct flow *flow, u32 side)
 {
-	struct wide_key key = {.connection = connection, .protocol = flow->protocol};
+	struct wide_key key = {.connection = connection, .protocol = flow->protocol, .vlans = flow->vlans};
 
-	if (side == UPSTREAM) {
-		key.upstream_address = flow->source;
-		key.downstream_address = flow->destination;
-		key.upstream_port = flow->source_port;
-		key.downstream_port = flow->destination_port;
-	} else {
-		key.upstream_address = flow->destination;
-		key.downstream_address = flow->source;
-		key.upstream_port = flow->destination_port;
-		key.downstream_port = flow->source_port;
-	}
+	key.upstream_address = side == UPSTREAM ? flow->source : flow->destination;
+	key.downstream_address = side == UPSTREAM ? flow->destination : flow->source;
+	key.ports = oriented_ports(flow, side);
 	return key;
 }
 
@@ -119,26 +116,29 @@ static __always_inline u32 mixed(u64 a, u64 b)
 	return a >> 32;
 }
 
-/* Leaves the connection out: the cross-connections before and after a stage choose the same replica of it. */
+/* Leaves the connection out: the cross-connections before and after a stage choose the same replica of it; and VLANs,
+ * which a function may add or take away.
+ */
 static __always_inline u32 session_hash(const struct session_key *key)
 {
 	u64 addresses = (u64)key->upstream_address << 32 | key->downstream_address;
-	u64 ports = (u64)key->upstream_port << 16 | key->downstream_port;
 
-	return mixed(addresses, ports << 8 | key->protocol);
+	return mixed(addresses, (u64)key->ports << 8 | key->protocol);
 }
 
+/* An IPv4 address stands for itself, so that a session has one hash, whichever kind its key is of. */
 static __always_inline u32 address_hash(const struct address *address)
 {
+	if (!(address->word[0] | address->word[1]) && address->word[2] == __constant_htonl(0xffff))
+		return address->word[3];
 	return mixed((u64)address->word[0] << 32 | address->word[1], (u64)address->word[2] << 32 | address->word[3]);
 }
 
 static __always_inline u32 wide_hash(const struct wide_key *key)
 {
 	u64 addresses = (u64)address_hash(&key->upstream_address) << 32 | address_hash(&key->downstream_address);
-	u64 ports = (u64)key->upstream_port << 16 | key->downstream_port;
 
-	return mixed(addresses, ports << 8 | key->protocol);
+	return mixed(addresses, (u64)key->ports << 8 | key->protocol);
 }
 
 static __always_inline u32 mac_pair_hash(const struct ethhdr *eth, u32 side)
@@ -161,14 +161,18 @@ static __always_inline bool reopened(const struct session *session, u8 tcp_flags
 	return (tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && closed(session);
 }
 
-static __always_inline void note(struct session *session, u8 tcp_flags, u32 side)
+static __always_inline void note_flags(struct session *session, u8 tcp_flags, u32 side)
 {
-	u32 tick = bpf_jiffies64();
-
 	if (tcp_flags & (TCP_FIN | TCP_RST)) {
 		session->fin[side] |= tcp_flags & TCP_FIN;
 		session->rst |= tcp_flags & TCP_RST;
 	}
+}
+
+static __always_inline void note_time(struct session *session)
+{
+	u32 tick = bpf_jiffies64();
+
 	if (tick - session->last_tick >= SEEN_GRANULARITY) {
 		session->last_tick = tick;
 		session->last_seen = bpf_ktime_get_ns();

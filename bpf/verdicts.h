@@ -12,4 +12,5 @@ enum verdict {
 	VERDICT_UNWIRED = 3,   /* dropped: the sender's slot holds no link yet, or no longer */
 	VERDICT_NO_TARGET = 4, /* dropped: no link of the other side takes it */
 	VERDICT_ORPHAN = 5,    /* carried by its addresses: a fragment whose first one has not been seen */
+	VERDICT_CONTESTED = 6, /* carried: its session was another serving replica's, which uses the same port */
 };

@@ -51,21 +51,40 @@ class _Layout:
     key: struct.Struct
     value: struct.Struct
     per_cpu: bool = False
+    connection: int = 0
+    """Where the key has the connection number."""
 
 
 _LAYOUTS = {
-    "links": _Layout(struct.Struct("<I"), struct.Struct("<IIBB2x")),
-    "sessions": _Layout(struct.Struct("<I4s4s2s2sB3x"), struct.Struct("<QQQ4xBBBx")),
-    "wide_sessions": _Layout(struct.Struct("<I16s16s2s2sB3x"), struct.Struct("<QQQ4xBBBx")),
+    "links": _Layout(struct.Struct("<I"), struct.Struct("<IIBBBxI")),
+    "sessions": _Layout(struct.Struct("<4s4s2s2sIII"), struct.Struct("<QQ8xQ4xBBBx"), connection=-1),
+    "wide_sessions": _Layout(struct.Struct("<16s16s2s2sIII"), struct.Struct("<QQ8xQ4xBBBx"), connection=-1),
+    "opened": _Layout(struct.Struct("<I"), struct.Struct("<Q"), per_cpu=True),
     "fragments": _Layout(struct.Struct("<II16s16sQ"), struct.Struct("<Q")),
     "targets": _Layout(struct.Struct("<II"), struct.Struct(f"<{2 * maglev.LENGTH}s")),
     "neighbours": _Layout(struct.Struct("<II16s"), struct.Struct("<6s2x")),
+    "learned": _Layout(struct.Struct("<II16s"), struct.Struct("<6s2xQ")),
+    "contests": _Layout(struct.Struct("<IIII"), struct.Struct("<Q")),
     "traffic": _Layout(struct.Struct("<I"), struct.Struct("<6Q"), per_cpu=True),
     "drops": _Layout(struct.Struct("<II"), struct.Struct("<Q"), per_cpu=True),
 }
 
-_ENDS = struct.Struct("<QQ16x")
+_ENDS = struct.Struct("<QQ24x")
 """The two ends alone of a session's value, to pass over the many that are of no interest."""
+
+_PLAIN = 1 << 63
+"""In an end: frames go there by a plain redirect (bpf/session.h)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """Two serving links of one side that claimed the same session: the same addresses and ports for two connections."""
+
+    connection: int
+    side: Side
+    former: int
+    """Slot of the link whose session it was."""
+    latter: int
 
 
 class Datapath:
@@ -79,7 +98,14 @@ class Datapath:
         self._links, self._targets = maps["links"], maps["targets"]
         self._sessions = (maps["sessions"], maps["wide_sessions"])
         self._fragments = maps["fragments"]
-        self._neighbours, self._traffic, self._drops = maps["neighbours"], maps["traffic"], maps["drops"]
+        self._forgotten = 0
+        self._neighbours, self._learned = maps["neighbours"], maps["learned"]
+        self._traffic, self._drops, self._contests = maps["traffic"], maps["drops"], maps["contests"]
+        self._opened = maps["opened"]
+        self._stamp = max(stamp for *_, stamp in self._links.values())
+        for connection in {entry.connection for _, entry in self._observed_links()}:
+            self._restamp(connection)  # an earlier agent may have ended between the two steps of `set_link`
+        self._evicted_before = self._missing()
 
     @classmethod
     def open(cls, pin_root: Path = PIN_ROOT, capacity: int = CAPACITY, cflags: Sequence[str] = ()) -> Self:
@@ -140,16 +166,32 @@ class Datapath:
         A link that differs in more than its state is another one: its slot is unwired first, its counters begin anew.
         """
         fixed = (link.ifindex, link.connection, link.side)
-        if self._links.get((slot,))[:3] != fixed:
+        plain = not link.paired
+        before = self._links.get((slot,))
+        if (*before[:3], bool(before[4])) != (*fixed, plain):
             self.clear_link(slot)
             self._traffic.put((slot,), (0,) * 6)
-            self._links.put((slot,), (*fixed, 0))
-        self._links.put((slot,), (*fixed, link.state))
+            self._links.put((slot,), (*fixed, 0, plain, 0))
+        self._links.put((slot,), (*fixed, link.state, plain, self._next_stamp()))
+        if link.state == LinkState.GONE:
+            self._restamp(link.connection)
 
     def clear_link(self, slot: int) -> None:
-        ifindex, connection, side, _ = self._links.get((slot,))
-        self._links.put((slot,), (ifindex, connection, side, 0))
-        self._links.put((slot,), (0, 0, 0, 0))
+        ifindex, connection, side, state, plain, _ = self._links.get((slot,))
+        self._links.put((slot,), (ifindex, connection, side, 0, plain, 0))
+        if state:
+            self._restamp(connection)
+        self._links.put((slot,), (0,) * 6)
+
+    def _restamp(self, connection: int) -> None:
+        """A link of the cross-connection has left: from now on none of its sessions is taken for granted."""
+        for (slot,), (*fixed, state, plain, _) in self._links.items():
+            if state and fixed[1] == connection:
+                self._links.put((slot,), (*fixed, state, plain, self._next_stamp()))
+
+    def _next_stamp(self) -> int:
+        self._stamp = self._stamp % 0xFFFFFFFF + 1
+        return self._stamp
 
     def set_targets(self, connection: int, side: Side, table: bytes) -> None:
         """Exchanges a side's whole lookup table, as `maglev.table` packs it, between two packets."""
@@ -164,11 +206,16 @@ class Datapath:
         self._targets.delete((connection, side))
 
     def set_neighbour(self, connection: int, side: Side, address: str, mac: str) -> None:
-        """Answers ARP requests or neighbour solicitations for `address` that come from `side`."""
+        """Answers ARP requests or neighbour solicitations for `address` that come from `side`.
+
+        The chain has changed, so what its links said of neighbours before is forgotten.
+        """
         self._neighbours.put((connection, side, _address(address)), (_mac(mac),))
+        self._learned.delete_of(connection)
 
     def clear_neighbour(self, connection: int, side: Side, address: str) -> None:
         self._neighbours.delete((connection, side, _address(address)))
+        self._learned.delete_of(connection)
 
     def sessions(self) -> Iterator[Session]:
         """Every session remembered, active or not."""
@@ -186,6 +233,7 @@ class Datapath:
         """
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) if now_ns is None else now_ns
         slot_of = {slot << 32 | self._links.get((slot,))[0]: slot for slot in slots}
+        slot_of |= {end | _PLAIN: slot for end, slot in slot_of.items()}
         count = Counter(dict.fromkeys(slots, 0))
         for session in self._sessions_of(slot_of.keys()):
             if active(session, now, timeouts):
@@ -216,16 +264,33 @@ class Datapath:
         counts = {key: count for key, (count,) in self._drops.items()}
         return {(number, names[verdict]): n for (number, verdict), n in counts.items() if verdict in names}
 
+    def contests(self) -> dict[Contest, int]:
+        """How often each pair of serving links claimed a session of each other."""
+        return {
+            Contest(connection, Side(side), former, latter): count
+            for (connection, side, former, latter), (count,) in self._contests.items()
+        }
+
+    def evicted(self) -> int:
+        """Sessions that had to give way to others since this agent began. Counts the tables' entries: 10 ms for each
+        100,000."""
+        return max(0, self._missing() - self._evicted_before)
+
+    def _missing(self) -> int:
+        """Sessions opened since the tables were made that are not in them, and were not forgotten by this agent."""
+        opened = sum(count for _, (count,) in self._opened.items())
+        return opened - sum(table.count() for table in self._sessions) - self._forgotten
+
     def forget(self, connection: int) -> None:
-        """Removes the sessions and the counts of a cross-connection that is no more."""
-        for table in (*self._sessions, self._fragments, self._drops):
-            for key in [key for key, _ in table.items() if key[0] == connection]:
-                table.delete(key)
+        """Removes the sessions, the counts and what was learned of a cross-connection that is no more."""
+        self._forgotten += sum(table.delete_of(connection) for table in self._sessions)
+        for table in (self._fragments, self._learned, self._contests, self._drops):
+            table.delete_of(connection)
 
     def _observed_links(self) -> Iterator[tuple[int, LinkEntry]]:
-        for (slot,), (ifindex, connection, side, state) in self._links.items():
+        for (slot,), (ifindex, connection, side, state, plain, _) in self._links.items():
             if state:
-                yield slot, LinkEntry(ifindex, connection, Side(side), LinkState(state))
+                yield slot, LinkEntry(ifindex, connection, Side(side), LinkState(state), paired=not plain)
 
 
 def verdicts(dropped: bool = False) -> dict[int, str]:
@@ -244,6 +309,7 @@ class _Map:
         self.fd = fd
         self._key = _LAYOUTS[name].key
         self._value = _LAYOUTS[name].value
+        self._connection = _LAYOUTS[name].connection
         self._cpus = _possible_cpus() if _LAYOUTS[name].per_cpu else 1
 
     def get(self, key: _Fields) -> _Fields:
@@ -259,6 +325,19 @@ class _Map:
 
     def delete(self, key: _Fields) -> None:
         self._expect(lib.bpf_delete_elem(self.fd, self._key.pack(*key)), "deleted", or_error=errno.ENOENT)
+
+    def delete_of(self, connection: int) -> int:
+        """Removes what belongs to a cross-connection; how many elements that were."""
+        keys = [key for key, _ in self.items() if key[self._connection] == connection]
+        for key in keys:
+            self.delete(key)
+        return len(keys)
+
+    def count(self) -> int:
+        return sum(len(keys) for keys, _ in self.batches()) // self._key.size
+
+    def values(self) -> Iterator[_Fields]:
+        return (value for _, value in self.items())
 
     def items(self) -> Iterator[tuple[_Fields, _Fields]]:
         for keys, values in self.batches():
@@ -302,7 +381,7 @@ _Fields = tuple[Any, ...]
 
 
 def _session(key: _Fields, value: _Fields) -> Session:
-    connection, _, _, upstream_port, downstream_port, protocol = key
+    _, _, upstream_port, downstream_port, protocol, _, connection = key
     upstream, downstream, last_seen, upstream_finished, downstream_finished, reset = value
     return Session(
         connection=connection,

@@ -56,6 +56,8 @@ class LinkEntry:
     """CrossConnection.number."""
     side: Side
     state: LinkState
+    paired: bool = True
+    """Whether the link's other end is in another network namespace, where frames may be put straight into it."""
 
 
 @dataclass(frozen=True, slots=True)

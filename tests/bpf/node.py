@@ -3,16 +3,22 @@
 A test run can not set tc_classid, so the program is compiled to read the sender's slot from the mark. Every link has
 interface index 1, the one a test run gives a packet, and a redirect does nothing but return: what the program decided
 is read from its counters, as the slot that the frame was sent to.
+
+Frames are handed over as the kernel does it for a link (delivery.c): any frame of 14 bytes or more, and the outermost
+VLAN tag beside it.
 """
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import struct
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bcc import BPF
 from scapy.packet import Packet
 
 from controller import maglev
@@ -32,13 +38,32 @@ SLOT_FROM_MARK = "-DLINK_SLOT(skb)=((skb)->mark)"
 _libbpf = ctypes.CDLL("libbpf.so.1", use_errno=True)
 
 
+_VLAN_TAGS = (b"\x81\x00", b"\x88\xa8")
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     action: int
     sent_to: int | None
     """The slot whose counter of frames sent went up."""
     frame: bytes
-    """As the program left it."""
+    """As the program left it; whether it left the outermost VLAN tag alone is not to be seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What the program has counted: frames sent by slot, frames that got a named verdict."""
+
+    sent: Counter[int]
+    verdicts: Counter[str]
+
+    def since(self, earlier: Tally) -> Tally:
+        return Tally(self.sent - earlier.sent, self.verdicts - earlier.verdicts)
+
+
+def shortest(frame: bytes) -> int:
+    """What of a frame the kernel hands over at least. It gives up on a VLAN tag with less behind it than a type."""
+    return 20 if frame[12:14] in _VLAN_TAGS else 14
 
 
 class Node:
@@ -84,14 +109,22 @@ class Node:
             self.link(slot, side, connection=connection)
         self.datapath.set_targets(connection, side, table)
 
+    def deliver(self, slot: int, frame: Packet | bytes) -> tuple[int, bytes]:
+        """The action for a frame that the replica behind `slot` sends, and what became of the frame."""
+        whole = bytes(frame)
+        tag, data = _split_tag(whole)
+        context = struct.pack("<III36xII", 0, 0, slot, int.from_bytes(tag), len(data))
+        padded = data.ljust(_least(data), b"\0")
+        action, out, _ = _test_run(_delivery_to(self.datapath.program_fd), context, padded)
+        return action, out[:12] + tag + out[12:]
+
     def send(self, slot: int, frame: Packet | bytes) -> Outcome:
         """What becomes of a frame that the replica behind `slot` sends."""
         before = self._frames_sent()
-        action, out, _ = test_run(self.datapath.program_fd, slot, bytes(frame))
-        after = self._frames_sent()
-        raised = [each for each, count in after.items() if count > before[each]]
-        assert len(raised) <= 1
-        return Outcome(action, raised[0] if raised else None, out)
+        action, out = self.deliver(slot, frame)
+        raised = self._frames_sent() - before
+        assert raised.total() <= 1
+        return Outcome(action, next(iter(raised), None), out)
 
     def receiver(self, slot: int, frame: Packet | bytes) -> int:
         """The slot that gets a frame which must not be dropped."""
@@ -99,8 +132,33 @@ class Node:
         assert (outcome.action, outcome.sent_to is not None) == (TC_ACT_REDIRECT, True)
         return outcome.sent_to or 0
 
-    def _frames_sent(self) -> dict[int, int]:
-        return {slot: traffic.sent_packets for slot, traffic in self.datapath.traffic(self._slots).items()}
+    def tally(self) -> Tally:
+        verdicts: Counter[str] = Counter()
+        for (_, verdict), count in (self.datapath.drops() | self.datapath.remarks()).items():
+            verdicts[verdict] += count
+        return Tally(self._frames_sent(), verdicts)
+
+    def _frames_sent(self) -> Counter[int]:
+        traffic = self.datapath.traffic(self._slots)
+        return Counter({slot: counted.sent_packets for slot, counted in traffic.items()})
+
+
+def _split_tag(frame: bytes) -> tuple[bytes, bytes]:
+    """(outermost VLAN tag, or nothing; the frame without it)."""
+    if len(frame) < shortest(frame):
+        raise ValueError(f"a frame of {len(frame)} bytes never reaches the program; give it {shortest(frame)} at least")
+    return (frame[12:16], frame[:12] + frame[16:]) if frame[12:14] in _VLAN_TAGS else (b"", frame)
+
+
+@functools.cache
+def _delivery() -> BPF:
+    return BPF(src_file=bytes(Path(__file__).with_name("delivery.c")))
+
+
+def _delivery_to(program_fd: int) -> int:
+    """The file descriptor of the program that hands frames to another."""
+    _delivery()[b"program"][ctypes.c_int(0)] = ctypes.c_int(program_fd)
+    return _delivery().load_func(b"deliver", BPF.SCHED_CLS).fd  # type: ignore[no-any-return]
 
 
 class _Options(ctypes.Structure):
@@ -126,9 +184,17 @@ class _Options(ctypes.Structure):
 
 
 def test_run(program_fd: int, mark: int, frame: bytes, repeat: int = 1) -> tuple[int, bytes, int]:
-    """(action, frame afterwards, nanoseconds per run). The kernel refuses a frame shorter than `shortest`."""
+    """(action, frame afterwards, nanoseconds per run)."""
+    return _test_run(program_fd, struct.pack("<III", 0, 0, mark), frame, repeat)
+
+
+test_run.__test__ = False  # type: ignore[attr-defined]
+
+
+def _test_run(program_fd: int, context: bytes, frame: bytes, repeat: int = 1) -> tuple[int, bytes, int]:
+    """`context` is the beginning of a struct __sk_buff: len, pkt_type, mark … The kernel refuses a frame shorter than
+    `_least`."""
     out = ctypes.create_string_buffer(len(frame) + 256)
-    context = struct.pack("<III", 0, 0, mark)  # struct __sk_buff: len, pkt_type, mark
     options = _Options(
         sz=ctypes.sizeof(_Options),
         data_in=frame,
@@ -144,9 +210,6 @@ def test_run(program_fd: int, mark: int, frame: bytes, repeat: int = 1) -> tuple
     return ctypes.c_int32(options.retval).value, out.raw[: options.data_size_out], options.duration
 
 
-def shortest(frame: bytes) -> int:
+def _least(frame: bytes) -> int:
     """What a test run wants at least: Ethernet, and by its type a whole IP header without options."""
     return 14 + {b"\x08\x00": 20, b"\x86\xdd": 40}.get(frame[12:14], 0)
-
-
-test_run.__test__ = False  # type: ignore[attr-defined]

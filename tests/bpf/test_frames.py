@@ -2,81 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scapy.layers.inet import IP, UDP
-from scapy.layers.l2 import Ether
-from scapy.packet import Packet
 
+from controller.datapath import verdicts
 from controller.model import LinkState
 from sfc.chain import Side
-from tests.bpf.frames import BROADCAST, MAC, WITH_SESSION, WITHOUT_SESSION, Conversation, tcp, udp
-from tests.bpf.node import CONNECTION, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, Node, shortest, test_run
+from tests.bpf.frames import tcp, udp
+from tests.bpf.kinds import KINDS, Fate
+from tests.bpf.node import CONNECTION, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, Node, Tally, shortest
+from tests.bpf.observation import wire
 
 UP, DOWN = Side.UPSTREAM, Side.DOWNSTREAM
 SLOTS = {UP: (1, 2, 3), DOWN: (11, 12, 13)}
-KINDS = WITH_SESSION | WITHOUT_SESSION
+FRAMES = {name: {side: bytes(kind.frame(side, 0)) for side in Side} for name, kind in KINDS.items()}
+PROPERTY = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture
 def wired(node: Node) -> Node:
-    for side in Side:
-        node.serve(side, SLOTS[side])
+    wire(node, SLOTS)
     return node
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def assert_each_has_one_fate(node: Node, slot: int, frames: Sequence[bytes]) -> Tally:
+    """Each frame is sent to one link of the other side or answered to its sender's, or dropped for one named reason,
+    and counted once; only an answer is another frame."""
+    other_side = SLOTS[DOWN] if slot in SLOTS[UP] else SLOTS[UP]
+    before = node.tally()
+
+    outcomes = [node.deliver(slot, frame) for frame in frames]
+
+    tally = node.tally().since(before)
+    actions = [action for action, _ in outcomes]
+    answers = sum(after != frame for (_, after), frame in zip(outcomes, frames, strict=True))
+    assert set(actions) <= {TC_ACT_REDIRECT, TC_ACT_SHOT}
+    assert sum(tally.sent[each] for each in other_side) == actions.count(TC_ACT_REDIRECT) - answers
+    assert tally.sent[slot] == answers
+    assert tally.sent.total() == actions.count(TC_ACT_REDIRECT)
+    assert dropped(tally) == actions.count(TC_ACT_SHOT)
+    return tally
+
+
+def dropped(tally: Tally) -> int:
+    return sum(tally.verdicts[name] for name in verdicts(dropped=True).values())
+
+
 @pytest.mark.parametrize("sender", Side)
-def test_every_kind_of_frame_arrives_unchanged_on_the_other_side(wired: Node, kind: str, sender: Side) -> None:
-    frame = KINDS[kind](sender, 0)
+def test_every_kind_of_frame_arrives_unchanged_on_the_other_side(wired: Node, sender: Side) -> None:
+    for name, kind in KINDS.items():
+        tally = assert_each_has_one_fate(wired, SLOTS[sender][0], [FRAMES[name][sender]])
 
-    outcome = wired.send(SLOTS[sender][0], frame)
-
-    assert outcome.action == TC_ACT_REDIRECT
-    assert outcome.sent_to in SLOTS[sender.other]
-    assert outcome.frame == bytes(frame)
+        arrived = sum(tally.sent[slot] for slot in SLOTS[sender.other])
+        assert arrived == (0 if kind.fate == Fate.ANSWERED else 1), name
 
 
-@pytest.mark.parametrize("kind", WITHOUT_SESSION)
 @pytest.mark.parametrize("sender", Side)
-def test_what_has_no_session_goes_by_its_addresses(wired: Node, kind: str, sender: Side) -> None:
-    def receivers(number: int) -> set[int]:
-        return {wired.receiver(slot, WITHOUT_SESSION[kind](sender, number)) for slot in SLOTS[sender]}
+def test_a_frame_cut_off_anywhere_is_still_carried(wired: Node, sender: Side) -> None:
+    for kind, frames in FRAMES.items():
+        frame = frames[sender]
+        cut = [frame[:length] for length in range(shortest(frame), len(frame) + 1)]
 
-    by_pair = [receivers(number) for number in range(60)]
+        tally = assert_each_has_one_fate(wired, SLOTS[sender][0], cut)
 
-    assert {len(each) for each in by_pair} == {1}
-    assert set().union(*by_pair) == set(SLOTS[sender.other])
-    assert not list(wired.datapath.sessions())
-
-
-@pytest.mark.parametrize("destination", [BROADCAST, "01:00:5e:00:00:fb", "33:33:00:00:00:01"])
-def test_broadcast_and_multicast_go_to_one_link_of_the_other_side(wired: Node, destination: str) -> None:
-    frame = Ether(src=MAC[UP], dst=destination) / IP(src="0.0.0.0", dst="255.255.255.255") / UDP(sport=68, dport=67)
-
-    receivers = {wired.receiver(slot, frame) for slot in SLOTS[UP] for _ in range(3)}
-
-    assert len(receivers) == 1
-    assert receivers < set(SLOTS[DOWN])
+        assert dropped(tally) == 0, kind
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("sender", Side)
-def test_a_frame_cut_off_anywhere_is_still_carried(wired: Node, kind: str, sender: Side) -> None:
-    frame = bytes(KINDS[kind](sender, 0))
-
-    actions = {
-        length: test_run(wired.datapath.program_fd, SLOTS[sender][0], frame[:length])[:2]
-        for length in range(shortest(frame), len(frame) + 1)
-    }
-
-    assert actions == {length: (TC_ACT_REDIRECT, frame[:length]) for length in actions}
-
-
-@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@PROPERTY
 @given(
-    ethertype=st.sampled_from([b"\x08\x00", b"\x08\x06", b"\x86\xdd", b"\x81\x00"]),
+    ethertype=st.sampled_from([b"\x08\x00", b"\x08\x06", b"\x86\xdd", b"\x81\x00", b"\x88\xa8"]),
     start=st.sampled_from(
         [
             b"",
@@ -87,28 +84,90 @@ def test_a_frame_cut_off_anywhere_is_still_carried(wired: Node, kind: str, sende
             b"\x60\0\0\0\0\x20\x3a\xff",
             b"\x60\0\0\0\0\x20\0\1",
             b"\0\1\x08\0\6\4\0\1",
+            b"\0\7\x08\0\x45",
+            b"\0\7\x81\0\0\x08\x86\xdd\x60",
         ]
     ),
     rest=st.binary(max_size=120),
-    slot=st.sampled_from([1, 11]),
+    sender=st.sampled_from(Side),
 )
-def test_random_bytes_are_carried(wired: Node, ethertype: bytes, start: bytes, rest: bytes, slot: int) -> None:
+def test_random_bytes_are_carried(wired: Node, ethertype: bytes, start: bytes, rest: bytes, sender: Side) -> None:
     frame = bytes.fromhex("020000000002020000000001") + ethertype + start + rest
-    frame = frame.ljust(shortest(frame), b"\0")
 
-    action, out, _ = test_run(wired.datapath.program_fd, slot, frame)
+    tally = assert_each_has_one_fate(wired, SLOTS[sender][0], [frame.ljust(20, b"\0")])
 
-    assert (action, out) == (TC_ACT_REDIRECT, frame)
+    assert dropped(tally) == 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_without_a_target_a_frame_is_dropped_and_counted_so(wired: Node, kind: str) -> None:
+@PROPERTY
+@given(
+    kind=st.sampled_from(list(KINDS)),
+    sender=st.sampled_from(Side),
+    flips=st.lists(st.integers(0, 150 * 8 - 1), min_size=1, max_size=30),
+)
+def test_a_frame_with_some_bits_wrong_is_carried(wired: Node, kind: str, sender: Side, flips: list[int]) -> None:
+    """Each example is a walk: one bit more at each step."""
+    frame, walk = bytearray(FRAMES[kind][sender]), []
+    for bit in flips:
+        frame[bit // 8 % len(frame)] ^= 1 << bit % 8
+        walk.append(bytes(frame).ljust(20, b"\0"))
+
+    tally = assert_each_has_one_fate(wired, SLOTS[sender][0], walk)
+
+    assert dropped(tally) == 0
+
+
+@settings(PROPERTY, max_examples=40)
+@given(
+    states=st.tuples(*[st.sampled_from([None, *LinkState])] * 3),
+    sender=st.sampled_from(Side),
+)
+def test_whatever_the_links_are_a_frame_has_one_fate(
+    wired: Node, states: tuple[LinkState | None, ...], sender: Side
+) -> None:
+    """With the targets as they were: half-way through a change, and with sessions of all that went before."""
+    for slot, state in zip(SLOTS[sender.other], states, strict=True):
+        if state:
+            wired.link(slot, sender.other, state)
+        else:
+            wired.datapath.clear_link(slot)
+    absent = [slot for slot, state in zip(SLOTS[sender.other], states, strict=True) if state in (None, LinkState.GONE)]
+
+    for slot in SLOTS[sender]:
+        wired.link(slot, sender)
+        tally = assert_each_has_one_fate(wired, slot, [frames[sender] for frames in FRAMES.values()])
+
+        assert [tally.sent[each] for each in absent] == [0] * len(absent)
+        assert (dropped(tally) > 0) == (len(absent) == 3)
+
+
+@pytest.mark.parametrize("sender", Side)
+def test_no_frame_goes_to_a_replica_of_its_own_side(wired: Node, sender: Side) -> None:
+    """Not even one that pretends to come from the other side, once there is a session."""
+    frames = [each[side] for each in FRAMES.values() for side in Side]
+
+    for slot in SLOTS[sender]:
+        assert_each_has_one_fate(wired, slot, frames)
+
+
+@pytest.mark.parametrize("sender", Side)
+def test_what_has_no_session_goes_to_one_link_whoever_sends_it(wired: Node, sender: Side) -> None:
+    chosen = [name for name, kind in KINDS.items() if kind.fate == Fate.CHOSEN]
+
+    receivers = {name: {wired.receiver(slot, FRAMES[name][sender]) for slot in SLOTS[sender]} for name in chosen}
+
+    assert [name for name in chosen if len(receivers[name]) > 1] == []
+    assert set().union(*receivers.values()) == set(SLOTS[sender.other])
+    assert not list(wired.datapath.sessions())
+
+
+def test_without_a_target_every_frame_is_dropped_and_counted_so(wired: Node) -> None:
     wired.datapath.clear_targets(CONNECTION, DOWN)
+    asked = [name for name, kind in KINDS.items() if kind.fate != Fate.ANSWERED]
 
-    outcome = wired.send(1, KINDS[kind](UP, 0))
+    tally = assert_each_has_one_fate(wired, 1, [FRAMES[name][UP] for name in asked])
 
-    assert outcome.action == TC_ACT_SHOT
-    assert wired.datapath.drops() == {(CONNECTION, "no_target"): 1}
+    assert tally.verdicts["no_target"] == len(asked)
 
 
 def test_with_every_target_gone_a_frame_is_dropped_and_counted_so(wired: Node) -> None:
@@ -146,23 +205,12 @@ def test_what_a_link_sends_is_carried_in_every_state(wired: Node, state: LinkSta
     assert wired.receiver(1, tcp(UP)) in SLOTS[DOWN]
 
 
-@pytest.mark.parametrize("sender", Side)
-def test_no_frame_goes_to_a_replica_of_its_own_side(wired: Node, sender: Side) -> None:
-    """Not even one that pretends to come from the other side, once there is a session."""
-    frames: list[Packet] = [conversation(side, 1) for conversation in KINDS.values() for side in Side]
-
-    receivers = {wired.receiver(slot, frame) for slot in SLOTS[sender] for frame in frames}
-
-    assert receivers <= set(SLOTS[sender.other])
-
-
 def test_a_table_that_names_links_of_elsewhere_reaches_none_of_them(wired: Node) -> None:
     """What a reader may hold for a moment when a table's memory is taken for another side's."""
-    foreign: Conversation = udp
     wired.serve(DOWN, (21, 22), connection=CONNECTION + 1)
     wired.datapath.set_targets(CONNECTION, DOWN, wired.datapath.observe().targets[CONNECTION + 1, DOWN])
 
-    outcome = wired.send(1, foreign(UP, 0))
+    outcome = wired.send(1, udp(UP))
 
     assert outcome.sent_to is None
     assert wired.datapath.drops() == {(CONNECTION, "no_target"): 1}

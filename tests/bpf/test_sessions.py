@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterable
 
@@ -11,13 +12,15 @@ from controller import maglev
 from controller.datapath import Traffic
 from controller.model import LinkState
 from sfc.chain import Side
-from tests.bpf.frames import WITH_SESSION, Conversation, ping, tcp, udp
+from tests.bpf.frames import Conversation, ping, tcp, udp
+from tests.bpf.kinds import CONVERSATIONS, KINDS
 from tests.bpf.node import CONNECTION, Node
 
 UP, DOWN = Side.UPSTREAM, Side.DOWNSTREAM
 UPSTREAM_SLOTS = (1, 2, 3, 4)
 DOWNSTREAM_SLOTS = (11, 12, 13, 14)
 NUMBERS = range(40)
+FEW = range(8)
 
 
 @pytest.fixture
@@ -27,40 +30,68 @@ def wired(node: Node) -> Node:
     return node
 
 
+@functools.cache
+def built(conversation: Conversation, sender: Side, number: int) -> bytes:
+    """Scapy takes longer than everything else together."""
+    return bytes(conversation(sender, number))
+
+
 def sent(node: Node, slot: int, conversation: Conversation, sender: Side, numbers: Iterable[int]) -> dict[int, int]:
-    return {number: node.receiver(slot, conversation(sender, number)) for number in numbers}
+    return {number: node.receiver(slot, built(conversation, sender, number)) for number in numbers}
 
 
-@pytest.mark.parametrize("kind", WITH_SESSION)
+@pytest.mark.parametrize("kind", CONVERSATIONS)
 @pytest.mark.parametrize("opener", Side)
-def test_answers_go_to_the_link_that_opened_the_session(wired: Node, kind: str, opener: Side) -> None:
-    conversation = WITH_SESSION[kind]
+def test_both_directions_meet_one_session_and_the_same_two_replicas(wired: Node, kind: str, opener: Side) -> None:
+    question, answer = CONVERSATIONS[kind]
     openers, others = (UPSTREAM_SLOTS, DOWNSTREAM_SLOTS) if opener == UP else (DOWNSTREAM_SLOTS, UPSTREAM_SLOTS)
 
-    for number in NUMBERS:
+    for number in FEW:
         slot = openers[number % 4]
-        chosen = wired.receiver(slot, conversation(opener, number))
-        answered = wired.receiver(chosen, conversation(opener.other, number))
+        chosen = wired.receiver(slot, built(question, opener, number))
 
         assert chosen in others
-        assert answered == slot
+        assert wired.receiver(chosen, built(answer, opener.other, number)) == slot
+        assert wired.receiver(slot, built(question, opener, number)) == chosen
+    assert len(list(wired.datapath.sessions())) == len(FEW)
 
 
-@pytest.mark.parametrize("kind", WITH_SESSION)
+@pytest.mark.parametrize("kind", CONVERSATIONS)
 def test_new_sessions_spread_over_all_targets(wired: Node, kind: str) -> None:
-    receivers = sent(wired, 1, WITH_SESSION[kind], UP, range(100))
+    receivers = sent(wired, 1, CONVERSATIONS[kind][0], UP, range(24))
 
     assert set(receivers.values()) == set(DOWNSTREAM_SLOTS)
 
 
-@pytest.mark.parametrize("kind", WITH_SESSION)
+@pytest.mark.parametrize("kind", CONVERSATIONS)
 def test_a_session_stays_when_the_targets_change(wired: Node, kind: str) -> None:
-    before = sent(wired, 1, WITH_SESSION[kind], UP, NUMBERS)
+    question, _ = CONVERSATIONS[kind]
+    before = sent(wired, 1, question, UP, FEW)
 
     wired.serve(DOWN, (15, 16))
 
-    assert sent(wired, 1, WITH_SESSION[kind], UP, NUMBERS) == before
-    assert set(sent(wired, 1, WITH_SESSION[kind], UP, range(100, 140)).values()) == {15, 16}
+    assert sent(wired, 1, question, UP, FEW) == before
+    assert set(sent(wired, 1, question, UP, range(8, 24)).values()) == {15, 16}
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ("TCP", "TCP without payload", "TCP behind IP options"),
+        ("UDP", "UDP without payload", "UDP, the frame cut off before the IP length", "first fragment"),
+        ("802.1Q with VLAN 0 (priority tag), UDP", "UDP"),
+        ("IPv6 TCP", "IPv6 TCP without payload"),
+        ("IPv6 UDP", "IPv6 UDP behind all of these", "IPv6 atomic fragment (RFC 6946)", "IPv6 first fragment"),
+    ],
+    ids=lambda kinds: kinds[0],
+)
+def test_packets_of_one_conversation_share_its_session_however_they_are_wrapped(
+    wired: Node, kinds: tuple[str, ...]
+) -> None:
+    receivers = {wired.receiver(1, KINDS[kind].frame(UP, 3)) for kind in kinds}
+
+    assert len(receivers) == 1
+    assert len(list(wired.datapath.sessions())) == 1
 
 
 def test_two_hosts_that_ping_each_other_with_one_identifier_have_two_sessions(wired: Node) -> None:

@@ -1,0 +1,158 @@
+"""docs/packets.md, from what the program does with each kind of frame: `python -m tests.bpf.packets_table`, as root."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.bpffs import private_bpffs
+from controller.model import LinkState
+from sfc.chain import Side
+from tests.bpf.frames import udp
+from tests.bpf.kinds import FAMILIES, KINDS, Fate, Kind
+from tests.bpf.node import CONNECTION, TC_ACT_SHOT, TC_ACT_UNSPEC, Node
+from tests.bpf.observation import PACKET, SESSION, Observation, observe, wire
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "packets.md"
+
+_INTRODUCTION = """\
+# Packets: what happens to each kind
+
+What the cross-connection does with a frame that a replica sends, by kind of frame. It goes to exactly one replica of the
+other side, unchanged, and never to one of its sender's own side. Nothing is dropped because it is unfamiliar: what no
+rule knows is carried by its pair of MACs.
+
+`make packets` writes this page: it sends each kind through the program, from either side, and writes down what it sees.
+A test fails when the page says something else.
+
+**Known by**: the fields that decide where a frame goes; with all else different it goes the same way. An answer, which
+has source and destination exchanged, is known as the same. *Identification* is the number that the fragments of a datagram
+share, *identifier* that of an echo, *target* the address that is asked for or told.
+
+**What happens**:
+
+| | |
+|---|---|
+| by its session | the first frame opens a session, which pins one replica on each side; all others, of either direction, go there as long as the replica lives |
+| with the packet it quotes | where the session of that packet goes, back to who sent it; the session is neither opened nor moved |
+| with its first fragment | where the first fragment of its datagram went |
+| by choice | where the lookup table of the other side's targets says; the same for the same *known by* until the targets change; nothing is remembered |
+| answered | the program answers to the replica that asks, and no other replica sees the question |
+
+**Counted as**: *packet* in the traffic of the link it comes from and of the link it goes to (`sfc_link_packets_total`),
+*session* that is opened (`sfc_link_sessions_total`), and a verdict by its name: `sfc_dropped_packets_total` counts what is
+dropped, `sfc_remarkable_packets_total` what is carried but tells of something amiss.
+"""  # noqa: E501
+
+_HAPPENS = {
+    Fate.SESSION: "by its session",
+    Fate.CHOSEN: "by choice",
+    Fate.ANSWERED: "answered",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """In which a frame is not carried, whatever its kind."""
+
+    name: str
+    arrange: Callable[[Node], None]
+    slot: int = 1
+
+
+def _no_targets(node: Node) -> None:
+    node.datapath.clear_targets(CONNECTION, Side.DOWNSTREAM)
+
+
+def _all_gone(node: Node) -> None:
+    node.link(11, Side.DOWNSTREAM, LinkState.GONE)
+
+
+def _nothing(node: Node) -> None:
+    pass
+
+
+def _of_another_interface(node: Node) -> None:
+    node.link(1, Side.UPSTREAM, ifindex=4711)
+
+
+SITUATIONS = [
+    Situation("the other side has no target", _no_targets),
+    Situation("each target of the other side is gone", _all_gone),
+    Situation("the sender's slot holds no link yet, or no longer", _nothing, slot=20),
+    Situation("the frame comes by another interface than that of the slot", _of_another_interface),
+    Situation("the filter names no slot", _nothing, slot=0),
+]
+
+
+def observed(node: Node) -> dict[str, tuple[Observation, Observation]]:
+    """By kind, what becomes of it that comes from upstream and from downstream."""
+    return {
+        name: (observe(node, kind, Side.UPSTREAM), observe(node, kind, Side.DOWNSTREAM)) for name, kind in KINDS.items()
+    }
+
+
+def page(node: Node, observations: Mapping[str, tuple[Observation, Observation]]) -> str:
+    tables = (f"## {family}\n\n{_kinds(kinds, observations)}" for family, kinds in FAMILIES.items())
+    return "\n".join([_INTRODUCTION, *tables, f"## What is not carried\n\n{_situations(node)}"])
+
+
+def _kinds(kinds: Iterable[Kind], observations: Mapping[str, tuple[Observation, Observation]]) -> str:
+    """From upstream; a test sees to it that downstream is like it."""
+    rows = ((kind, observations[kind.name][Side.UPSTREAM]) for kind in kinds)
+    return _table(
+        ("packet", "known by", "what happens", "counted as"),
+        ((kind.name, _words(seen.known_by), _happens(kind, seen), _counts(seen.counted_as)) for kind, seen in rows),
+    )
+
+
+def _words(fields: Sequence[str]) -> str:
+    """Source and destination in one word; in one phrase what is quoted."""
+    told = "; ".join(fields)
+    for one, both in {"MAC": "MACs", "address": "addresses", "port": "ports"}.items():
+        told = re.sub(rf"(quoted )?source {one}; (quoted )?destination {one}", rf"\1{both}", told)
+    told = told.replace("; ", ", ")
+    return f"{told.replace('quoted ', '')} of the quoted packet" if told.startswith("quoted ") else told
+
+
+def _happens(kind: Kind, seen: Observation) -> str:
+    follows = "with the packet it quotes" if kind.reacts_to else "with its first fragment"
+    return _HAPPENS.get(seen.fate, follows)
+
+
+def _counts(counted_as: Iterable[str]) -> str:
+    return ", ".join(each if each in (PACKET, SESSION) else f"`{each}`" for each in counted_as)
+
+
+def _situations(node: Node) -> str:
+    return _table(("when", "what happens", "counted as"), (_refused(node, situation) for situation in SITUATIONS))
+
+
+def _refused(node: Node, situation: Situation) -> tuple[str, str, str]:
+    node.reset()
+    wire(node, {Side.UPSTREAM: (1,), Side.DOWNSTREAM: (11,)})
+    situation.arrange(node)
+    before = node.tally()
+    action = node.send(situation.slot, udp(Side.UPSTREAM)).action
+    happens = {TC_ACT_SHOT: "dropped", TC_ACT_UNSPEC: "left to the host"}[action]
+    return situation.name, happens, _counts(node.tally().since(before).verdicts.elements()) or "–"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def main() -> None:
+    with private_bpffs() as path:
+        node = Node(path / "v1")
+        try:
+            DOCUMENT.write_text(page(node, observed(node)))
+        finally:
+            node.close()
+
+
+if __name__ == "__main__":
+    main()
