@@ -41,8 +41,12 @@ lint: deps ## static checks: ruff, mypy, import contracts, clang-format, shellch
 deps:
 	@testbed/install-deps
 
+.PHONY: fuzz
+fuzz: deps ## hostile input for everything that reads from outside (FUZZ=1000000 inputs)
+	$(PYTHON) -m tests.fuzz
+
 .PHONY: bench
-bench: deps ## a benchmark: NAME=program or NAME=forwarding (QUICK=1: a look)
+bench: deps ## a benchmark: NAME=program, forwarding, reaction, admission or ports (QUICK=1: a look)
 	$(PYTHON) -m benchmarks $(NAME)
 
 .PHONY: packets

@@ -1,4 +1,4 @@
-"""`python -m benchmarks program|forwarding`; QUICK=1 in the environment for a look instead of a measurement."""
+"""`python -m benchmarks NAME`; QUICK=1 in the environment for a look instead of a measurement."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import os
 import signal
 import sys
 
-from benchmarks import forwarding, program
+from benchmarks import admission, forwarding, program, reaction
 
-BENCHMARKS = {"program": program.main, "forwarding": forwarding.main}
+BENCHMARKS = {
+    "program": program.main,
+    "forwarding": forwarding.main,
+    "reaction": reaction.main,
+    "admission": admission.main,
+}
 
 
 def main() -> None:

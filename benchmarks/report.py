@@ -12,7 +12,7 @@ import platform
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 BUILD = Path(__file__).resolve().parent.parent / "build" / "bench"
@@ -62,6 +62,8 @@ class Report:
     targets: Mapping[str, Target]
     """By the ratio they are set for."""
     notes: Sequence[str]
+    more: Mapping[str, object] = field(default_factory=dict)
+    """What the file says beside."""
 
     def publish(self) -> None:
         """Prints the table, writes build/bench/NAME.json."""
@@ -99,6 +101,7 @@ class Report:
                 unit: {name: statistics.median(values) for name, values in rounds.items()}
                 for unit, rounds in self.rounds.items()
             },
+            **self.more,
             "rounds": self.rounds,
         }
 

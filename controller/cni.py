@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, TypeVar
 
+from sfc import strict_json
 from sfc.chain import Interface, Route
 
 T = TypeVar("T")
@@ -184,7 +185,7 @@ def versions_output(call: Call) -> dict[str, Any]:
 
 def result(request: Request, host_mac: str, interface: Interface, ipam: Mapping[str, Any]) -> dict[str, Any]:
     """The result of an ADD; `interface` is what was set up, `ipam` what the IPAM plugin answered."""
-    sandbox = request.call.environment["CNI_NETNS"]
+    sandbox = request.call.environment.get("CNI_NETNS", "")
     return {
         "cniVersion": request.version,
         "interfaces": [
@@ -307,8 +308,8 @@ def _pod(args: Mapping[str, str]) -> Pod:
 
 def _decoded(configuration: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(configuration)
-    except (ValueError, RecursionError) as error:
+        value = strict_json.loads(configuration)
+    except ValueError as error:
         raise CniError(
             Code.DECODING_FAILURE,
             f"the network configuration is not JSON: {error}",

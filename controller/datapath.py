@@ -102,7 +102,7 @@ class Datapath:
         self._neighbours, self._learned = maps["neighbours"], maps["learned"]
         self._traffic, self._drops, self._contests = maps["traffic"], maps["drops"], maps["contests"]
         self._opened = maps["opened"]
-        self._stamp = max(stamp for *_, stamp in self._links.values())
+        self._stamp: int = max(stamp for *_, stamp in self._links.values())
         for connection in {entry.connection for _, entry in self._observed_links()}:
             self._restamp(connection)  # an earlier agent may have ended between the two steps of `set_link`
         self._evicted_before = self._missing()
@@ -271,15 +271,19 @@ class Datapath:
             for (connection, side, former, latter), (count,) in self._contests.items()
         }
 
+    def remembered(self) -> int:
+        """Sessions in the tables, active or not."""
+        return sum(table.count() for table in self._sessions)
+
     def evicted(self) -> int:
-        """Sessions that had to give way to others since this agent began. Counts the tables' entries: 10 ms for each
-        100,000."""
+        """Sessions that had to give way to others since this agent began: what was opened and is neither there nor
+        was forgotten."""
         return max(0, self._missing() - self._evicted_before)
 
     def _missing(self) -> int:
         """Sessions opened since the tables were made that are not in them, and were not forgotten by this agent."""
-        opened = sum(count for _, (count,) in self._opened.items())
-        return opened - sum(table.count() for table in self._sessions) - self._forgotten
+        opened: int = sum(count for _, (count,) in self._opened.items())
+        return opened - self.remembered() - self._forgotten
 
     def forget(self, connection: int) -> None:
         """Removes the sessions, the counts and what was learned of a cross-connection that is no more."""
@@ -334,7 +338,7 @@ class _Map:
         return len(keys)
 
     def count(self) -> int:
-        return sum(len(keys) for keys, _ in self.batches()) // self._key.size
+        return sum(len(keys) // self._key.size for keys, _ in self.batches())
 
     def values(self) -> Iterator[_Fields]:
         return (value for _, value in self.items())

@@ -13,6 +13,10 @@ from dataclasses import dataclass, replace
 from controller.replica import Replica
 
 
+class RetiredError(Exception):
+    """Another agent of the node leads now, and goes on with the drains."""
+
+
 @dataclass(frozen=True, slots=True)
 class Drain:
     pod_uid: str
@@ -31,8 +35,9 @@ class Drain:
         return self.ended_at is not None
 
 
-def advance(drain: Drain, *, in_targets: bool, active_sessions: int, now: float) -> Drain:
-    """The drain after one look at the data path, taken once the targets were written."""
+def advance(drain: Drain, *, in_targets: bool, active_sessions: int | None, now: float) -> Drain:
+    """The drain after one look at the data path. `active_sessions` is None when nobody has counted them since the
+    replica left the targets: what was counted before may have grown."""
     if drain.ended or in_targets:
         return drain
     out_of_targets_at = now if drain.out_of_targets_at is None else drain.out_of_targets_at
@@ -40,7 +45,7 @@ def advance(drain: Drain, *, in_targets: bool, active_sessions: int, now: float)
     return replace(
         drain,
         out_of_targets_at=out_of_targets_at,
-        active_sessions=active_sessions,
+        active_sessions=drain.active_sessions if active_sessions is None else active_sessions,
         ended_at=now if ended else None,
     )
 

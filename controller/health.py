@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from controller.listener import SharedPort
 
 Check = Callable[[], str | None]
 """None when all is well, else what is not."""
@@ -14,8 +16,8 @@ Check = Callable[[], str | None]
 REQUEST_TIMEOUT_SECONDS = 10
 
 
-def serve(port: int, *, healthy: Check, ready: Check, address: str = "") -> ThreadingHTTPServer:
-    """Answers in threads of its own, until `shutdown` of the result is called."""
+def serve(port: int, *, healthy: Check, ready: Check, address: str = "") -> SharedPort:
+    """Answers in threads of its own, until the result is closed."""
     checks = {"/healthz": healthy, "/readyz": ready}
 
     class Request(BaseHTTPRequestHandler):
@@ -40,7 +42,6 @@ def serve(port: int, *, healthy: Check, ready: Check, address: str = "") -> Thre
         def log_message(self, *_: object) -> None:
             """Probes come every two seconds; they are no news."""
 
-    server = ThreadingHTTPServer((address, port), Request)
-    server.daemon_threads = True
+    server = SharedPort((address, port), Request)
     threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
     return server

@@ -20,9 +20,10 @@ from typing import Any, TypeVar
 
 from pyroute2 import IPRoute, netns
 from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST
-from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
+from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl import RTM_GETLINK, RTM_NEWROUTE
 
+from controller.link_dump import INGRESS, LinkDump
 from controller.model import HostLink
 from sfc.chain import Interface, Route
 
@@ -33,9 +34,6 @@ ALIAS_PREFIX = "sfc/1"
 
 FILTER_HANDLE = 1
 FILTER_PRIORITY = 0x5FC
-INGRESS = 0xFFFFFFF2
-"""The ingress hook of a clsact queueing discipline."""
-
 GET = (RTM_GETLINK, NLM_F_REQUEST)
 """pyroute2's "get" asks for an acknowledgement besides the answer, never reads it, and so grows with every call."""
 PREPEND = (RTM_NEWROUTE, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE)
@@ -45,7 +43,6 @@ LINK_GROUP = 1
 IFA_F_NODAD = 0x02
 SCOPE_LINK = 253
 IFF_UP = 0x01
-DUMP_ATTEMPTS = 5
 
 
 class LinkError(Exception):
@@ -93,6 +90,8 @@ class Links:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "netlink")
         self._route: Any = self._thread.submit(IPRoute, ext_ack=True).result()
+        self._dump = LinkDump()
+        self._dumping = threading.Lock()
         self._stop = threading.Event()
         self._monitors: list[threading.Thread] = []
 
@@ -102,6 +101,7 @@ class Links:
             monitor.join()
         self._thread.submit(self._route.close).result()
         self._thread.shutdown()
+        self._dump.close()
 
     def create(self, name: str, identity: Identity, interface: Interface, pod: int) -> Pair:
         """A veth pair: `name` on the node, `interface` in the pod's network namespace (an open descriptor).
@@ -130,8 +130,23 @@ class Links:
 
     def list(self) -> tuple[HostLink, ...]:
         """Every link of ours on the node, with the slot that its filter carries."""
-        with _explained("list links"):
-            return self._thread.submit(self._list).result()
+        with _explained("list links"), self._dumping:
+            found = ((link, Identity.parse(link.alias)) for link in self._dump.links(ALIAS_PREFIX))
+            return tuple(
+                HostLink(
+                    ifindex=link.ifindex,
+                    name=link.name,
+                    slot=identity.slot,
+                    pod_uid=identity.pod_uid,
+                    interface=identity.interface,
+                    drain_id=identity.drain_id,
+                    filter_slot=self._dump.filter_slot(link.ifindex, FILTER_PRIORITY, FILTER_HANDLE),
+                    up=link.up,
+                    paired=link.paired,
+                )
+                for link, identity in found
+                if identity
+            )
 
     def attach(self, ifindex: int, slot: int, program: int, program_name: str) -> None:
         """Our filter, with `slot` as its class id, at the link's ingress; replaces our own, touches no other."""
@@ -186,38 +201,6 @@ class Links:
             self._route.link("del", ifname=name)
             return True
         return False
-
-    def _list(self) -> tuple[HostLink, ...]:
-        found = ((link, Identity.parse(link.get_attr("IFLA_IFALIAS"))) for link in self._dump())
-        return tuple(
-            HostLink(
-                ifindex=link["index"],
-                name=link.get_attr("IFLA_IFNAME"),
-                slot=identity.slot,
-                pod_uid=identity.pod_uid,
-                interface=identity.interface,
-                drain_id=identity.drain_id,
-                filter_slot=self._filter_slot(link["index"]),
-            )
-            for link, identity in found
-            if identity
-        )
-
-    def _dump(self) -> tuple[Any, ...]:
-        for _ in range(DUMP_ATTEMPTS - 1):
-            try:
-                return tuple(self._route.link("dump"))
-            except NetlinkDumpInterrupted:  # a link came or went meanwhile: what was read is not one moment's truth
-                continue
-        return tuple(self._route.link("dump"))
-
-    def _filter_slot(self, ifindex: int) -> int | None:
-        for shown in self._route.get_filters(index=ifindex, parent=INGRESS):
-            options = shown.get_attr("TCA_OPTIONS")
-            if shown["info"] >> 16 == FILTER_PRIORITY and shown["handle"] == FILTER_HANDLE and options:
-                slot: int | None = options.get_attr("TCA_BPF_CLASSID")
-                return slot
-        return None
 
     def _attach(self, ifindex: int, slot: int, program: int, program_name: str) -> None:
         with _ignored(errno.EEXIST):
@@ -394,3 +377,5 @@ def _explained(doing: str) -> Iterator[None]:
         yield
     except NetlinkError as error:
         raise LinkError(f"cannot {doing}: {error.args[1]}") from error
+    except OSError as error:
+        raise LinkError(f"cannot {doing}: {error.strerror or error}") from error

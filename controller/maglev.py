@@ -15,18 +15,22 @@ import heapq
 import math
 import struct
 from array import array
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence, Set
 from functools import lru_cache
+from typing import TypeAlias
 
 LENGTH = 8128
 """Entries of a table; the BPF program's TABLE_LENGTH. With its key it just fits a 16 KiB piece of kernel memory."""
 
-_INDEX_BITS = 12
-_ENTRY_BITS = 13
-_INDEX = (1 << _INDEX_BITS) - 1
-_ENTRY = (1 << _ENTRY_BITS) - 1
-_ONES = int.from_bytes(b"\1\0\0\0" * LENGTH, "little")
-"""1 in each entry of a row; times a number, that number in each entry."""
+Row: TypeAlias = "array[int]"
+"""A number for every entry."""
+_LANE_BITS = 32
+_LANES = int.from_bytes(b"\1\0\0\0" * LENGTH, "little")
+"""1 in each lane of an integer that holds a number for every entry; times a number, that number in each lane."""
+_SCORES = 0xFFFFF << 11
+"""A lane's 20 bits of score. The bit above them is kept free: comparing two lanes borrows from it."""
+_FREE = _LANES << (_LANE_BITS - 1)
 
 
 def table(replicas: Iterable[tuple[str, int]]) -> bytes:
@@ -35,11 +39,16 @@ def table(replicas: Iterable[tuple[str, int]]) -> bytes:
     The identity decides which entries a replica gets, the slot is only what they hold: the tables of a stage's two
     interfaces lead the same hash to the same replica. The order of the replicas does not matter.
     """
-    ordered = sorted(replicas)
+    ordered = tuple(sorted(replicas))
     if not ordered:
         raise ValueError("a lookup table needs at least one replica: a side without targets has no table")
-    slots = [slot for _, slot in ordered]
-    owners = _owners(tuple(identity for identity, _ in ordered))
+    return _packed(ordered)
+
+
+@lru_cache(maxsize=512)
+def _packed(replicas: tuple[tuple[str, int], ...]) -> bytes:
+    slots = [slot for _, slot in replicas]
+    owners = _owners(tuple(identity for identity, _ in replicas))
     return struct.pack(f"<{LENGTH}H", *map(slots.__getitem__, owners))
 
 
@@ -47,36 +56,61 @@ def table(replicas: Iterable[tuple[str, int]]) -> bytes:
 def _owners(identities: tuple[str, ...]) -> Sequence[int]:
     """For each entry, the index of the replica it goes to."""
     most = _capacity(len(identities))
-    rows = list(zip(*(_scores(identity, index) for index, identity in enumerate(identities)), strict=True))
-    held: list[list[int]] = [[] for _ in identities]
-    for entry, best in enumerate(map(max, rows)):
-        held[best & _INDEX].append(best << _ENTRY_BITS | entry)
-
-    refused = [offer for offers in held for offer in _trimmed(offers, most)]
-    untried = {offer & _ENTRY: sorted(rows[offer & _ENTRY])[:-1] for offer in refused}
+    scores = [_scores(identity) for identity in identities]
+    owners = _favourites([lanes for lanes, _ in scores])
+    rows = [row for _, row in scores]
+    count = Counter(owners)
+    held = _offers(rows, owners, {index for index, entries in count.items() if entries >= most})
+    refused = [entry for offers in held.values() for entry in _trimmed(offers, most)]
+    untried = {entry: _preferences(rows, entry)[:-1] for entry in refused}
     while refused:
-        entry = refused.pop() & _ENTRY
+        entry = refused.pop()
         if entry not in untried:
-            untried[entry] = sorted(rows[entry])[:-1]
-        best = untried[entry].pop()
-        offers = held[best & _INDEX]
-        heapq.heappush(offers, best << _ENTRY_BITS | entry)
-        if len(offers) > most:
-            refused.append(heapq.heappop(offers))
-
-    owners = array("H", bytes(2 * LENGTH))
-    for index, offers in enumerate(held):
-        for offer in offers:
-            owners[offer & _ENTRY] = index
+            untried[entry] = _preferences(rows, entry)[:-1]
+        score, index = untried[entry].pop()
+        owners[entry] = index
+        if index in held:
+            refused.append(heapq.heappushpop(held[index], (score, entry))[1])
+        else:
+            count[index] += 1
+            if count[index] == most:
+                held |= _offers(rows, owners, {index})
     return owners
 
 
-def _trimmed(offers: list[int], most: int) -> list[int]:
-    """Sorts `offers`, which makes them a heap, takes the lowest beyond `most` out of them, and returns those."""
-    offers.sort()
-    lowest = offers[: max(0, len(offers) - most)]
-    del offers[: len(lowest)]
-    return lowest
+def _favourites(scores: Sequence[int]) -> Row:
+    """For each entry, the index of the replica that scores highest; of equals, the last.
+
+    All entries at once: the lanes of one large integer are compared with those of another by one subtraction.
+    """
+    best, owners = scores[0], 0
+    for index, lanes in enumerate(scores[1:], start=1):
+        not_less = ((lanes | _FREE) - best & _FREE) >> (_LANE_BITS - 1)
+        taken = (not_less << _LANE_BITS) - not_less
+        best ^= (best ^ lanes) & taken
+        owners ^= (owners ^ index * _LANES) & taken
+    return _numbers(owners)
+
+
+def _offers(rows: Sequence[Row], owners: Row, indexes: Set[int]) -> dict[int, list[tuple[int, int]]]:
+    """(score, entry) of all that each of these replicas holds, as a heap, by its index."""
+    held: dict[int, list[tuple[int, int]]] = {index: [] for index in indexes}
+    for entry, owner in enumerate(owners):
+        if owner in held:
+            held[owner].append((rows[owner][entry], entry))
+    for offers in held.values():
+        heapq.heapify(offers)
+    return held
+
+
+def _preferences(rows: Sequence[Row], entry: int) -> list[tuple[int, int]]:
+    """(score, index) of each replica, the entry's favourite last."""
+    return sorted((row[entry], index) for index, row in enumerate(rows))
+
+
+def _trimmed(offers: list[tuple[int, int]], most: int) -> list[int]:
+    """Takes the lowest beyond `most` out of the heap; their entries."""
+    return [heapq.heappop(offers)[1] for _ in range(len(offers) - most)]
 
 
 def _capacity(replicas: int) -> int:
@@ -88,8 +122,13 @@ def _capacity(replicas: int) -> int:
     return max(math.ceil(mean), int(mean + min(0.005 * LENGTH, 0.05 * mean)))
 
 
-def _scores(identity: str, index: int) -> array[int]:
-    """For each entry a 20-bit score that follows from the identity, above the replica's index."""
+@lru_cache(maxsize=1024)
+def _scores(identity: str) -> tuple[int, Row]:
+    """A score for each entry that follows from the identity: in lanes, and as a row."""
     digest = hashlib.shake_128(identity.encode()).digest(4 * LENGTH)
-    marked = int.from_bytes(digest, "little") & ~(_INDEX * _ONES) | index * _ONES
-    return array("I", marked.to_bytes(4 * LENGTH, "little"))
+    lanes = int.from_bytes(digest, "little") >> 1 & _SCORES * _LANES
+    return lanes, _numbers(lanes)
+
+
+def _numbers(lanes: int) -> Row:
+    return array("I", lanes.to_bytes(4 * LENGTH, "little"))

@@ -24,6 +24,12 @@ class Datapath(Protocol):
     def remarks(self) -> Mapping[tuple[int, str], int]:
         """The same, of frames that were carried."""
 
+    def remembered(self) -> int:
+        """Sessions in the tables."""
+
+    def evicted(self) -> int:
+        """Sessions that had to give way."""
+
 
 class DatapathCollector(Collector):
     def __init__(self, datapath: Datapath, state: Callable[[], State]) -> None:
@@ -40,6 +46,10 @@ class DatapathCollector(Collector):
         yield _by_verdict(state, "sfc_dropped_packets", "Frames dropped", self._datapath.drops())
         yield _by_verdict(state, "sfc_remarkable_packets", "Frames carried, but remarkable", self._datapath.remarks())
         yield _states(state)
+        yield GaugeMetricFamily("sfc_sessions", "Sessions remembered, active or not", self._datapath.remembered())
+        yield CounterMetricFamily(
+            "sfc_evicted_sessions", "Sessions that gave way because the table was full", self._datapath.evicted()
+        )
 
 
 def _links(state: State, traffic: Mapping[int, Traffic]) -> Iterator[Metric]:

@@ -45,6 +45,10 @@ class HostLink:
     drain_id: str
     filter_slot: int | None
     """The slot our filter carries as its class id; None when our filter is not attached."""
+    up: bool = True
+    """Both ends are up: frames can pass. False for a pod's interface that was shut, too."""
+    paired: bool = True
+    """The other end is in another network namespace, so that frames may be put straight into it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ class LinkEntry:
     side: Side
     state: LinkState
     paired: bool = True
-    """Whether the link's other end is in another network namespace, where frames may be put straight into it."""
+    """HostLink.paired."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ changes(actual, desired) → make before break
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ from controller import maglev
 from controller.drain import Drain
 from controller.model import DataPlane, HostLink, LinkEntry, LinkState
 from controller.replica import Replica
-from sfc.chain import Chain, InterfaceRef, Side
+from sfc.chain import Chain, Side
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +39,16 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a pass over the data path left behind."""
+    """What a pass over the data path left behind. Times are seconds on the monotonic clock."""
 
     cluster: Cluster | None = None
     links: tuple[HostLink, ...] = ()
     plane: DataPlane = field(default_factory=DataPlane)
     drains: Mapping[str, Drain] = field(default_factory=dict)
+    woken_at: float = 0.0
+    """When the news came that made the pass."""
+    written_at: float = 0.0
+    """When the data path was as the news asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,9 @@ class Forget:
     connection: int
 
 
+FORESEEN = 16
+"""Replicas of a side up to which the tables after the next event are made ahead of it."""
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -142,28 +149,31 @@ def desired(
     )
 
 
-def link_state(replica: Replica, drain: Drain | None) -> LinkState:
-    """A replica's place in the data path, from its containers and its drain."""
+def link_state(replica: Replica, drain: Drain | None, passes: bool) -> LinkState:
+    """A replica's place in the data path, from its containers, its drain, and whether frames can pass through it."""
     if drain:
-        return LinkState.GONE if replica.stopped else _drained_state(drain)
+        return _drained_state(drain) if passes and not replica.stopped else LinkState.GONE
     if replica.ready:
-        return LinkState.SERVING
+        return LinkState.SERVING if passes else LinkState.GONE
     return LinkState.GONE if replica.stopped else LinkState.WIRED
 
 
 def changes(actual: DataPlane, wanted: DataPlane) -> Iterator[Change]:
     """Additions before what refers to them, removals after.
 
-    No packet meets a target without a link, or a target that is marked gone already.
+    No packet meets a target without a link, or a target that is marked gone already. A filter whose program is replaced
+    may get other maps with it: it comes after all that it needs to find in them.
     """
     links = dict(_differing(actual.links, wanted.links))
+    filters = dict(_differing(actual.filters, wanted.filters))
     gone = {slot: entry for slot, entry in links.items() if entry.state == LinkState.GONE}
     yield from (SetLink(slot, entry) for slot, entry in links.items() if slot not in gone)
-    yield from (AttachFilter(ifindex, slot) for ifindex, slot in _differing(actual.filters, wanted.filters))
+    yield from (AttachFilter(ifindex, slot) for ifindex, slot in filters.items() if ifindex not in actual.filters)
     yield from (SetNeighbour(*key, mac) for key, mac in _differing(actual.neighbours, wanted.neighbours))
 
     yield from (SetTargets(*key, table) for key, table in _differing(actual.targets, wanted.targets))
     yield from (ClearTargets(*key) for key in actual.targets.keys() - wanted.targets.keys())
+    yield from (AttachFilter(ifindex, slot) for ifindex, slot in filters.items() if ifindex in actual.filters)
 
     yield from (SetLink(slot, entry) for slot, entry in gone.items())
     yield from (ClearLink(slot) for slot in actual.links.keys() - wanted.links.keys())
@@ -186,35 +196,58 @@ def _remembered(links: Sequence[HostLink], drains: Mapping[str, Drain], actual: 
         entry = actual.links.get(link.slot)
         if entry and entry.ifindex == link.ifindex:
             drain = drains.get(link.pod_uid)
-            entries[link.slot] = replace(entry, state=_drained_state(drain)) if drain else entry
+            state = _drained_state(drain) if drain else entry.state
+            entries[link.slot] = replace(entry, state=state if link.up else LinkState.GONE)
     return entries
 
 
 def _entries(
     cluster: Cluster, links: Sequence[HostLink], drains: Mapping[str, Drain], actual: DataPlane
 ) -> dict[int, LinkEntry]:
-    newest = {(link.pod_uid, link.interface): link.ifindex for link in sorted(links, key=lambda link: link.ifindex)}
+    newest = {(link.pod_uid, link.interface): link for link in sorted(links, key=lambda link: link.ifindex)}
+    current = frozenset(newest.values())
+    states = _states(cluster, newest.values(), drains)
+    attachments = _attachments(cluster)
     entries = {}
     for link in links:
-        entry = _entry(cluster, link, drains.get(link.pod_uid), actual.links.get(link.slot))
-        if entry and link.ifindex != newest[link.pod_uid, link.interface]:
-            entry = replace(entry, state=LinkState.GONE)
-        if entry:
-            entries[link.slot] = entry
+        replica = cluster.replicas.get(link.pod_uid)
+        if replica:
+            attached = attachments.get((replica.namespace, replica.chain, replica.stage, link.interface))
+            state = states[replica.uid] if link in current else LinkState.GONE
+            if attached:
+                entries[link.slot] = LinkEntry(link.ifindex, *attached, state, link.paired)
+        else:
+            # The pod was deleted and its link is about to follow, or the link is so new that the pod was not heard of.
+            before = actual.links.get(link.slot)
+            if before and before.ifindex == link.ifindex:
+                entries[link.slot] = replace(before, state=LinkState.GONE)
     return entries
 
 
-def _entry(cluster: Cluster, link: HostLink, drain: Drain | None, before: LinkEntry | None) -> LinkEntry | None:
-    replica = cluster.replicas.get(link.pod_uid)
-    if not replica:
-        # The pod was deleted and its link is about to follow, or the link is so new that the pod was not heard of yet.
-        return replace(before, state=LinkState.GONE) if before and before.ifindex == link.ifindex else None
-    chain = cluster.chain_of(replica)
-    attachment = chain.attachment(InterfaceRef(replica.stage, link.interface)) if chain else None
-    if not attachment:
-        return None
-    connection, side = attachment
-    return LinkEntry(link.ifindex, connection.number, side, link_state(replica, drain))
+def _states(cluster: Cluster, links: Iterable[HostLink], drains: Mapping[str, Drain]) -> dict[str, LinkState]:
+    of_pod: dict[str, list[HostLink]] = defaultdict(list)
+    for link in links:
+        of_pod[link.pod_uid].append(link)
+    return {
+        uid: link_state(replica, drains.get(uid), _passes(replica, of_pod[uid]))
+        for uid, replica in cluster.replicas.items()
+    }
+
+
+def _passes(replica: Replica, links: Sequence[HostLink]) -> bool:
+    """No interface of the replica is missing or down: what comes in on one could not go out on another."""
+    return replica.interfaces <= {link.interface for link in links} and all(link.up for link in links)
+
+
+def _attachments(cluster: Cluster) -> dict[tuple[str, str, str, str], tuple[int, Side]]:
+    """(namespace, chain, stage, interface) → cross-connection number and side, for the chains of this node."""
+    used = {(replica.namespace, replica.chain) for replica in cluster.replicas.values()}
+    return {
+        (*key, end.stage, end.interface): (connection.number, side)
+        for key in used & cluster.chains.keys()
+        for connection in cluster.chains[key].cross_connections
+        for side, end in ((side, connection.end(side)) for side in Side)
+    }
 
 
 def _drained_state(drain: Drain) -> LinkState:
@@ -233,11 +266,28 @@ def _filters(cluster: Cluster | None, links: Sequence[HostLink], entries: Mappin
 
 
 def _targets(entries: Mapping[int, LinkEntry], identities: Mapping[int, str]) -> dict[tuple[int, Side], bytes]:
-    serving: dict[tuple[int, Side], list[tuple[str, int]]] = defaultdict(list)
+    return {key: maglev.table(found) for key, found in _on_sides(entries, identities, LinkState.SERVING).items()}
+
+
+def likely_targets(state: State) -> Iterator[tuple[tuple[str, int], ...]]:
+    """The replicas of each side after the next event, if that concerns one replica: one leaves, or one joins."""
+    identities = {link.slot: link.pod_uid for link in state.links}
+    wired = _on_sides(state.plane.links, identities, LinkState.WIRED)
+    for key, serving in _on_sides(state.plane.links, identities, LinkState.SERVING).items():
+        if len(serving) <= FORESEEN:
+            yield from ((*serving, one) for one in wired.get(key, ()))
+            yield from (tuple(other for other in serving if other != one) for one in serving if len(serving) > 1)
+
+
+def _on_sides(
+    entries: Mapping[int, LinkEntry], identities: Mapping[int, str], state: LinkState
+) -> dict[tuple[int, Side], list[tuple[str, int]]]:
+    """(identity, slot) of the links in this state, by cross-connection and side."""
+    found: dict[tuple[int, Side], list[tuple[str, int]]] = defaultdict(list)
     for slot, entry in entries.items():
-        if entry.state == LinkState.SERVING:
-            serving[entry.connection, entry.side].append((identities[slot], slot))
-    return {key: maglev.table(tuple(sorted(replicas))) for key, replicas in serving.items()}
+        if entry.state == state and slot in identities:
+            found[entry.connection, entry.side].append((identities[slot], slot))
+    return found
 
 
 def _neighbours(cluster: Cluster, numbers: set[int]) -> dict[tuple[int, Side, str], str]:

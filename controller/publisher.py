@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from typing import Any, Protocol
 from controller import report
 from controller.plan import State
 from controller.replica import Replica
+from controller.turns import Turn
 from kube.api import ApiError
 from sfc import names
 
@@ -25,6 +27,8 @@ ECHO_SECONDS = 5.0
 """How long the watch may take to show what was written, before it is written again."""
 IDLE_SECONDS = 10.0
 RETRY_SECONDS = 1.0
+TURNS = 256
+"""Kept for events while the API server is away; older ones are in the log only."""
 
 STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
 
@@ -32,6 +36,7 @@ STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
 class Api(Protocol):
     def patch(self, path: str, body: Any, content_type: str) -> dict[str, Any]: ...
     def apply(self, path: str, obj: Mapping[str, Any], manager: str) -> dict[str, Any]: ...
+    def create(self, path: str, obj: Mapping[str, Any]) -> dict[str, Any]: ...
 
 
 class Publisher:
@@ -52,9 +57,14 @@ class Publisher:
         self._clock = clock
         self._woken = threading.Event()
         self._written: dict[str, tuple[Any, float]] = {}
+        self._turns: deque[tuple[Turn, datetime]] = deque(maxlen=TURNS)
 
     def wake(self) -> None:
         self._woken.set()
+
+    def tell(self, turn: Turn) -> None:
+        """To be made an event of the pod."""
+        self._turns.append((turn, datetime.now(UTC)))
 
     def run(self, stop: threading.Event) -> None:
         pause = IDLE_SECONDS
@@ -70,9 +80,25 @@ class Publisher:
         wanted = report.node_status(state, self._node) if state.cluster else None
         if wanted is not None:
             done += [self._write_status(key, obj, wanted.get(key)) for key, obj in self._connections().items()]
+        done.append(self._write_events())
         horizon = self._clock() - ECHO_SECONDS
         self._written = {path: (body, at) for path, (body, at) in self._written.items() if at > horizon}
         return all(done)
+
+    def _write_events(self) -> bool:
+        """Those of turns that could not be written are kept for the next time."""
+        while self._turns:
+            turn, at = self._turns[0]
+            if turn.replica:
+                obj = report.event(turn, turn.replica, self._node, at)
+                try:
+                    self._api.create(f"/api/v1/namespaces/{turn.replica.namespace}/events", obj)
+                except ApiError as error:
+                    if error.status in (0, 429) or error.status >= 500:
+                        return False
+                    log.warning("event refused", extra={"pod": turn.pod, "error": str(error)})
+            self._turns.popleft()
+        return True
 
     def _write_condition(self, replica: Replica, condition: report.Condition) -> bool:
         if condition.stands_in(replica.condition):
@@ -89,7 +115,12 @@ class Publisher:
         timed = body | ({"lastTransitionTime": now} if changed else {})
         # The uid guards a new pod of the same name (StatefulSets) against its predecessor's condition.
         patch = {"metadata": {"uid": replica.uid}, "status": {"conditions": [timed]}}
-        return self._once(path, body, lambda: self._api.patch(path, patch, STRATEGIC_MERGE_PATCH))
+
+        def write() -> None:
+            self._api.patch(path, patch, STRATEGIC_MERGE_PATCH)
+            log.info("condition set", extra={"pod": replica.path, "status": body["status"], "reason": body["reason"]})
+
+        return self._once(path, body, write)
 
     def _write_status(
         self, key: tuple[str, str], connection: Mapping[str, Any], entry: Mapping[str, Any] | None

@@ -1,7 +1,11 @@
 """observe → plan → apply, again and again: the only loop that changes the data path, and the only retry.
 
-Events (netlink, watches, the PreStop hook) only wake it. Everything it knows is read anew in each pass, except the
-drains in progress: who asked, and since when.
+Events (netlink, watches, the PreStop hook) only wake it. It has no state of its own but the drains in progress: who
+asked, and since when. What it observed it may use again, since nobody else changes the data path: links are read again
+when the kernel says that one changed, everything after a pass that failed, and in any case every few seconds. So a
+pass for one event costs the plan and the writes.
+
+Sessions of draining replicas are counted in a thread of their own, for a full table takes a tenth of a second.
 """
 
 from __future__ import annotations
@@ -10,24 +14,27 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
 from controller import drain as drains_
-from controller import plan
-from controller.drain import Drain
+from controller import maglev, plan
+from controller.drain import Drain, RetiredError
 from controller.model import PROGRAM, DataPlane, HostLink, LinkEntry, LinkState
 from controller.plan import Cluster, State
+from controller.sessions import DEFAULT_TIMEOUTS, Timeouts
 from sfc import names
 from sfc.chain import Side
 
 log = logging.getLogger(__name__)
 
-IDLE_SECONDS = 10.0
-"""Between two passes that nothing woke: drift is mended at the latest after this time."""
+VERIFY_SECONDS = 10.0
+"""Between two passes that observe everything: drift is mended at the latest after this time."""
 DRAINING_SECONDS = 0.2
 """Between two looks at the sessions of draining replicas."""
+STOP_SECONDS = 1.0
+"""Until a thread that has nothing to do notices that it should end."""
 RETRY_SECONDS = (0.1, 5.0)
 """First and longest pause after a pass that failed."""
 
@@ -49,7 +56,7 @@ class Datapath(Protocol):
     def set_neighbour(self, connection: int, side: Side, address: str, mac: str) -> None: ...
     def clear_neighbour(self, connection: int, side: Side, address: str) -> None: ...
     def forget(self, connection: int) -> None: ...
-    def activity(self, slots: Collection[int]) -> Mapping[int, int]: ...
+    def activity(self, slots: Collection[int], *, timeouts: Timeouts) -> Mapping[int, int]: ...
 
 
 class Reconciler:
@@ -61,17 +68,27 @@ class Reconciler:
         datapath: Datapath,
         cluster: Callable[[], Cluster | None],
         clock: Callable[[], float] = time.monotonic,
+        drains: Iterable[Drain] = (),
     ) -> None:
+        """`drains`: those that the agent that led before had in progress."""
         self._links = links
         self._datapath = datapath
         self._cluster = cluster
         self._clock = clock
         self._state = State()
-        self._requests: dict[str, Drain] = {}
+        self._requests: dict[str, Drain] = {drain.pod_uid: drain for drain in drains}
+        self._retired = False
         self._changed = threading.Condition()
         self._woken = threading.Event()
-        self._observers: list[Callable[[], None]] = []
-        self._last_pass = clock()
+        self._woken_at: float | None = None
+        self._observers: list[Callable[[State], None]] = []
+        self._observed: tuple[tuple[HostLink, ...], DataPlane] | None = None
+        """As the pass before left them; None when it failed."""
+        self._links_changed = threading.Event()
+        self._last_pass = self._last_verification = clock()
+        self._counted: tuple[float, Mapping[str, int]] = (clock(), {})
+        """When the sessions of draining replicas were counted, and how many were active, by pod."""
+        self._prepared: Mapping[int, LinkEntry] = {}
         self._own_program: set[int] = set()
         """Links whose filter holds the program of this process; before, it may be an earlier version's."""
 
@@ -83,20 +100,28 @@ class Reconciler:
         """Since the last pass ended, well or not: a loop that hangs shows here."""
         return self._clock() - self._last_pass
 
-    def observe_with(self, observer: Callable[[], None]) -> None:
-        """`observer` is called after each pass; it must be cheap."""
+    def observe_with(self, observer: Callable[[State], None]) -> None:
+        """`observer` is called with what each pass left behind; it must be cheap."""
         self._observers.append(observer)
 
     def wake(self) -> None:
+        if self._woken_at is None:
+            self._woken_at = self._clock()
         self._woken.set()
+
+    def links_changed(self) -> None:
+        self._links_changed.set()
+        self.wake()
 
     def run(self, stop: threading.Event) -> None:
         pause = 0.0
         while not stop.is_set():
-            self._woken.wait(pause or (DRAINING_SECONDS if self._unfinished() else IDLE_SECONDS))
-            self._woken.clear()
+            self._woken.wait(DRAINING_SECONDS if self._unfinished() else VERIFY_SECONDS)
             try:
-                self.reconcile()
+                self.reconcile(verify=False)
+                if self._clock() - self._last_verification >= VERIFY_SECONDS:
+                    self.reconcile()
+                self._prepare()
                 pause = 0.0
             except Exception:
                 pause = min(max(RETRY_SECONDS[0], pause * 2), RETRY_SECONDS[1])
@@ -105,32 +130,73 @@ class Reconciler:
                 self._woken.set()
             self._last_pass = self._clock()
 
-    def reconcile(self) -> None:
-        """One pass. Raises what the adapters raise; whatever was applied by then stays and is observed next time."""
-        cluster = self._cluster()
-        links = self._links.list()
-        drains = self._drains(cluster, links)
-        plane = self._apply(cluster, links, drains)
-        advanced = self._advance(drains, links, plane)
-        if any(advanced[uid].ended and not drains[uid].ended for uid in drains):
-            plane = self._apply(cluster, links, advanced)
-        self._publish(State(cluster, links, plane, advanced))
+    def count_sessions(self, stop: threading.Event, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> None:
+        """Counts, as long as replicas drain; to run in a thread of its own."""
+        while not stop.is_set():
+            with self._changed:
+                self._changed.wait_for(self._unfinished, STOP_SECONDS)
+            try:
+                self.count(timeouts)
+            except Exception:
+                log.exception("sessions of draining replicas could not be counted")
+            stop.wait(DRAINING_SECONDS)
 
-    def drain(self, drain_id: str, timeout: float) -> Drain | None:
+    def reconcile(self, verify: bool = True) -> None:
+        """One pass; with `verify`, nothing that was observed before is used. Raises what the adapters raise; whatever
+        was applied by then stays, and is observed next time."""
+        woken_at = self._take_wake()
+        cluster = self._cluster()
+        links, actual = self._observe(verify)
+        drains = self._drains(cluster, links)
+        plane, applied = self._apply(plan.desired(cluster, links, drains, actual), actual)
+        now = self._clock()
+        advanced = {uid: self._advance(drain, links, plane, now) for uid, drain in drains.items()}
+        if any(advanced[uid].ended and not drains[uid].ended for uid in drains):
+            plane, more = self._apply(plan.desired(cluster, links, advanced, plane), plane)
+            applied += more
+        self._observed = links, plane
+        self._publish(State(cluster, links, plane, advanced, woken_at, now))
+        for change in applied:
+            _log_change(change, cluster)
+
+    def count(self, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> None:
+        """Counts the active sessions of the replicas that are out of the targets but not done."""
+        drains, links, began = self._state.drains, self._state.links, self._clock()
+        slots = {
+            uid: [link.slot for link in links if link.pod_uid == uid]
+            for uid, drain in drains.items()
+            if drain.out_of_targets_at is not None and not drain.ended
+        }
+        if slots:
+            active = self._datapath.activity([slot for of_pod in slots.values() for slot in of_pod], timeouts=timeouts)
+            self._counted = began, {uid: sum(active.get(slot, 0) for slot in slots[uid]) for uid in slots}
+            self.wake()
+
+    def drain(self, drain_id: str, asked_at: float, timeout: float) -> Drain | None:
         """Take the replica out of all targets and wait until its sessions are idle or its deadline has passed.
 
         None when no link of this node has that drain id; the hook must then not hold the pod. `timeout` (seconds)
-        bounds the wait if the data path cannot be changed at all.
+        bounds the wait if the data path cannot be changed at all. Raises RetiredError when another
+        agent is to be asked.
         """
         uid = _pod_of(drain_id, self._state.links) or _pod_of(drain_id, self._links.list())
         if uid is None:
             return None
         with self._changed:
             if uid not in self._state.drains:
-                self._requests.setdefault(uid, self._begin(uid, self._cluster()))
-            self._woken.set()
-            self._changed.wait_for(lambda: self._finished(uid), timeout)
+                self._requests.setdefault(uid, self._begin(uid, self._cluster(), asked_at))
+            self.wake()
+            self._changed.wait_for(lambda: self._retired or self._finished(uid), timeout)
+            if self._retired and not self._finished(uid):
+                raise RetiredError
             return self._state.drains.get(uid) or self._requests.get(uid)
+
+    def retire(self) -> tuple[Drain, ...]:
+        """The drains in progress, to be gone on with by another; to be called when `run` has ended."""
+        with self._changed:
+            self._retired = True
+            self._changed.notify_all()
+            return tuple({**self._requests, **self._state.drains}.values())
 
     def _finished(self, uid: str) -> bool:
         drain = self._state.drains.get(uid)
@@ -139,14 +205,42 @@ class Reconciler:
     def _unfinished(self) -> bool:
         return any(not drain.ended for drain in self._state.drains.values())
 
-    def _begin(self, uid: str, cluster: Cluster | None) -> Drain:
+    def _prepare(self) -> None:
+        """Makes, while nothing else is to do, the tables that the next event will probably ask for: they are cached."""
+        for replicas in plan.likely_targets(self._state) if self._prepared != self._state.plane.links else ():
+            if self._woken.is_set():
+                return
+            maglev.table(replicas)
+        self._prepared = self._state.plane.links
+
+    def _take_wake(self) -> float:
+        """When the first of the events came that this pass is for."""
+        self._woken.clear()
+        woken_at, self._woken_at = self._woken_at, None
+        return self._clock() if woken_at is None else woken_at
+
+    def _observe(self, verify: bool) -> tuple[tuple[HostLink, ...], DataPlane]:
+        """Forgets what was observed: only a pass that ends well leaves something to rely on."""
+        observed, self._observed = self._observed, None
+        stale = self._links_changed.is_set()
+        self._links_changed.clear()
+        if observed and not verify and not stale:
+            return observed
+        links = self._links.list()
+        self._own_program &= {link.ifindex for link in links}
+        if observed and not verify:
+            plane = observed[1]
+        else:
+            plane, self._last_verification = self._datapath.observe(), self._clock()
+        filters = {link.ifindex: self._filter_slot(link) for link in links if link.filter_slot is not None}
+        return links, replace(plane, filters=filters)
+
+    def _begin(self, uid: str, cluster: Cluster | None, asked_at: float) -> Drain:
         replica = cluster.replicas.get(uid) if cluster else None
         chain = cluster.chain_of(replica) if cluster and replica else None
         stage = chain.stage(replica.stage) if chain and replica else None
         seconds = stage.drain_deadline_seconds if stage else names.DEFAULT_DRAIN_DEADLINE_SECONDS
-        now = self._clock()
-        log.info("drain asked for", extra={"pod": replica.path if replica else uid, "deadline_seconds": seconds})
-        return Drain(uid, replica.incarnation if replica else "", asked_at=now, deadline=now + seconds)
+        return Drain(uid, replica.incarnation if replica else "", asked_at, deadline=asked_at + seconds)
 
     def _drains(self, cluster: Cluster | None, links: tuple[HostLink, ...]) -> dict[str, Drain]:
         present = {link.pod_uid for link in links}
@@ -155,22 +249,18 @@ class Reconciler:
             drains = {**self._requests, **self._state.drains}
         for uid, replica in replicas.items():
             if replica.terminating and uid in present and uid not in drains:
-                drains[uid] = self._begin(uid, cluster)
+                drains[uid] = self._begin(uid, cluster, self._clock())
         return {
             uid: drain
             for uid, drain in drains.items()
             if uid in present and not (uid in replicas and drains_.undone(drain, replicas[uid]))
         }
 
-    def _apply(self, cluster: Cluster | None, links: tuple[HostLink, ...], drains: Mapping[str, Drain]) -> DataPlane:
-        self._own_program &= {link.ifindex for link in links}
-        filters = {link.ifindex: self._filter_slot(link) for link in links if link.filter_slot is not None}
-        actual = replace(self._datapath.observe(), filters=filters)
-        wanted = plan.desired(cluster, links, drains, actual)
-        for change in plan.changes(actual, wanted):
+    def _apply(self, wanted: DataPlane, actual: DataPlane) -> tuple[DataPlane, tuple[plan.Change, ...]]:
+        changes = tuple(plan.changes(actual, wanted))
+        for change in changes:
             self._change(change)
-            _log_change(change, cluster)
-        return wanted
+        return wanted, changes
 
     def _filter_slot(self, link: HostLink) -> int:
         """0, which no link has, makes the plan attach the filter anew, which replaces the program in it."""
@@ -181,8 +271,10 @@ class Reconciler:
             case plan.AttachFilter(ifindex, slot):
                 self._links.attach(ifindex, slot, self._datapath.program_fd, PROGRAM)
                 self._own_program.add(ifindex)
+                self._links_changed.set()
             case plan.DetachFilter(ifindex):
                 self._links.detach(ifindex)
+                self._links_changed.set()
             case plan.SetLink(slot, entry):
                 self._datapath.set_link(slot, entry)
             case plan.ClearLink(slot):
@@ -198,24 +290,18 @@ class Reconciler:
             case plan.Forget(connection):
                 self._datapath.forget(connection)
 
-    def _advance(self, drains: Mapping[str, Drain], links: tuple[HostLink, ...], plane: DataPlane) -> dict[str, Drain]:
-        slots = {uid: [link.slot for link in links if link.pod_uid == uid] for uid in drains}
-        watched = [slot for uid, drain in drains.items() if not drain.ended for slot in slots[uid]]
-        now = self._clock()
-        active = self._datapath.activity(watched) if watched else {}
-        return {
-            uid: drains_.advance(
-                drain,
-                in_targets=any(_serving(plane.links.get(slot)) for slot in slots[uid]),
-                active_sessions=sum(active.get(slot, 0) for slot in slots[uid]),
-                now=now,
-            )
-            for uid, drain in drains.items()
-        }
+    def _advance(self, drain: Drain, links: tuple[HostLink, ...], plane: DataPlane, now: float) -> Drain:
+        counted_at, active = self._counted
+        counted = drain.out_of_targets_at is not None and counted_at >= drain.out_of_targets_at
+        entries = (plane.links.get(link.slot) for link in links if link.pod_uid == drain.pod_uid)
+        return drains_.advance(
+            drain,
+            in_targets=any(entry is not None and entry.state == LinkState.SERVING for entry in entries),
+            active_sessions=active.get(drain.pod_uid) if counted else None,
+            now=now,
+        )
 
     def _publish(self, state: State) -> None:
-        for uid, drain in state.drains.items():
-            _log_progress(state, self._state.drains.get(uid), drain)
         present = {link.pod_uid for link in state.links}
         with self._changed:
             self._state = state
@@ -224,15 +310,11 @@ class Reconciler:
             }
             self._changed.notify_all()
         for observer in self._observers:
-            observer()
+            observer(state)
 
 
 def _pod_of(drain_id: str, links: tuple[HostLink, ...]) -> str | None:
     return next((link.pod_uid for link in links if link.drain_id == drain_id), None)
-
-
-def _serving(entry: LinkEntry | None) -> bool:
-    return entry is not None and entry.state == LinkState.SERVING
 
 
 def _log_change(change: plan.Change, cluster: Cluster | None) -> None:
@@ -251,14 +333,3 @@ def _log_change(change: plan.Change, cluster: Cluster | None) -> None:
 def _shown(cluster: Cluster | None, number: int, side: Side) -> dict[str, str | int]:
     name = cluster.connection_name(number) if cluster else None
     return {"cross_connection": name or number, "side": side.name.lower()}
-
-
-def _log_progress(state: State, before: Drain | None, drain: Drain) -> None:
-    replica = state.cluster.replicas.get(drain.pod_uid) if state.cluster else None
-    fields = {"pod": replica.path if replica else drain.pod_uid}
-    if drain.out_of_targets_at and not (before and before.out_of_targets_at):
-        milliseconds = round((drain.out_of_targets_at - drain.asked_at) * 1000, 1)
-        log.info("replica out of all targets", extra=fields | {"after_ms": milliseconds})
-    if drain.ended_at and not (before and before.ended_at):
-        seconds = round(drain.ended_at - drain.asked_at, 3)
-        log.info("drain ended", extra=fields | {"after_seconds": seconds, "sessions_left": drain.active_sessions})

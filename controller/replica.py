@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sfc import names
+from sfc import annotation, names
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,8 @@ class Replica:
     """The containers' ids; another value after any restart."""
     condition: Mapping[str, Any] | None
     """The `sfc.dev/wired` condition as it stands."""
+    interfaces: frozenset[str] = frozenset()
+    """Those that the webhook asked Multus for."""
 
     @property
     def path(self) -> str:
@@ -51,7 +53,17 @@ def replica_of(pod: Mapping[str, Any]) -> Replica | None:
         terminating="deletionTimestamp" in metadata,
         incarnation=" ".join(sorted(c.get("containerID", "") for c in containers)),
         condition=conditions.get(names.WIRED_CONDITION),
+        interfaces=_interfaces(metadata),
     )
+
+
+def _interfaces(metadata: Mapping[str, Any]) -> frozenset[str]:
+    """None of an annotation that cannot be read: nobody could have wired that pod."""
+    networks = (metadata.get("annotations") or {}).get(names.NETWORKS_ANNOTATION)
+    try:
+        return annotation.interfaces(networks, metadata["namespace"])
+    except annotation.AnnotationError:
+        return frozenset()
 
 
 def _stopped(container: Mapping[str, Any]) -> bool:

@@ -5,13 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from controller.model import HostLink, LinkState
+from controller.model import HostLink, LinkEntry, LinkState
 from controller.plan import State
 from controller.replica import Replica
+from controller.turns import STEERED_AWAY, Turn
 from sfc import names
 from sfc.chain import Chain, InterfaceRef, Side
+
+REPORTER = "sfc-node"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,32 @@ def conditions(state: State) -> Iterator[tuple[Replica, Condition]]:
         links.setdefault(link.pod_uid, []).append(link)
     for replica in state.cluster.replicas.values():
         yield replica, _condition(state, replica, state.cluster.chain_of(replica), links.get(replica.uid, []))
+
+
+def event(turn: Turn, replica: Replica, node: str, at: datetime) -> dict[str, Any]:
+    """The turn as an Event of the pod."""
+    moment = at.isoformat(timespec="seconds").replace("+00:00", "Z")
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{replica.name}.{int(at.timestamp() * 1e6):x}", "namespace": replica.namespace},
+        "involvedObject": {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "namespace": replica.namespace,
+            "name": replica.name,
+            "uid": replica.uid,
+        },
+        "type": "Warning" if turn.reason == STEERED_AWAY or turn.fields.get("sessions_left") else "Normal",
+        "reason": turn.reason,
+        "message": turn.message,
+        "count": 1,
+        "firstTimestamp": moment,
+        "lastTimestamp": moment,
+        "source": {"component": REPORTER, "host": node},
+        "reportingComponent": REPORTER,
+        "reportingInstance": node,
+    }
 
 
 def node_status(state: State, node: str) -> dict[tuple[str, str], dict[str, Any]]:
@@ -74,17 +104,19 @@ def _condition(state: State, replica: Replica, chain: Chain | None, links: list[
     stage = chain.stage(replica.stage)
     if stage is None:
         return Condition(False, "NoStage", f"{names.CHAIN_KIND} {path} has no stage {replica.stage}")
-    drain = state.drains.get(replica.uid)
-    if drain:
+    if drain := state.drains.get(replica.uid):
         ended = "Drained", "no session left to wait for, or the deadline has passed"
         going = "Draining", "out of all targets; waiting for its sessions to end"
         return Condition(False, *(ended if drain.ended else going))
-    linked = {InterfaceRef(stage.name, i.name) for i in stage.interfaces}
-    expected = {ref.interface for ref in linked if chain.attachment(ref)}
-    entries = {link.interface: state.plane.links.get(link.slot) for link in links}
-    missing = sorted(name for name in expected if not entries.get(name))
-    if missing:
+    expected = {i.name for i in stage.interfaces if chain.attachment(InterfaceRef(stage.name, i.name))}
+    return _of_links(replica, expected, {link.interface: state.plane.links.get(link.slot) for link in links})
+
+
+def _of_links(replica: Replica, expected: set[str], entries: Mapping[str, LinkEntry | None]) -> Condition:
+    if missing := sorted(name for name in expected if not entries.get(name)):
         return Condition(False, "NotLinked", f"interface {', '.join(missing)} has no link on the node")
-    if any(entry and entry.state != LinkState.SERVING for entry in entries.values()):
-        return Condition(False, "ContainersNotReady", "linked; receives sessions once its containers are ready")
-    return Condition(True, "Serving", f"in the targets of {len(expected)} cross-connection(s)")
+    if all(entry.state == LinkState.SERVING for entry in entries.values() if entry):
+        return Condition(True, "Serving", f"in the targets of {len(expected)} cross-connection(s)")
+    if replica.ready:
+        return Condition(False, "InterfaceDown", "an interface is down; gets no session until it is up again")
+    return Condition(False, "ContainersNotReady", "linked; receives sessions once its containers are ready")

@@ -39,6 +39,10 @@ class Timeouts:
     other_ns: int = 5 * _SECOND
     """UDP, ICMP and whatever else says nothing about its end."""
 
+    @classmethod
+    def of_seconds(cls, *, tcp_idle: float, other_idle: float) -> Timeouts:
+        return cls(tcp_idle_ns=int(tcp_idle * _SECOND), other_ns=int(other_idle * _SECOND))
+
 
 DEFAULT_TIMEOUTS = Timeouts()
 

@@ -7,17 +7,39 @@ ContainerCreating, so faults are found here.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sfc import names
+from sfc import names, strict_json
 from sfc.chain import Chain, Interface, Stage
+from sfc.problem import shown
 
 Element = dict[str, Any]
 
-_ITEM = re.compile(r"(?:(?P<namespace>[a-z0-9.-]+)/)?(?P<name>[a-z0-9.-]+)(?:@(?P<interface>[^@/\s]+))?")
+MAX_LENGTH = 256 << 10
+"""Of all annotations of an object, as the API server checks after us."""
+
+FIELDS: dict[str, tuple[type, str]] = {
+    "namespace": (str, "a string"),
+    "ips": (list, "a list of addresses"),
+    "mac": (str, "a string"),
+    "infiniband-guid": (str, "a string"),
+    "interface": (str, "a string"),
+    "interfaceRequest": (str, "a string"),
+    "portMappings": (list, "a list"),
+    "bandwidth": (dict, "an object"),
+    "deviceID": (str, "a string"),
+    "cni-args": (dict, "an object"),
+    "default-route": (list, "a list of addresses"),
+}
+"""Of an element in JSON, beside its name, as Multus decodes them. Others it ignores."""
+
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_INTERFACE = re.compile(r"[^\s/]{1,15}")
+_MAC = re.compile(r"([0-9a-f]{2}[:-]){5,19}[0-9a-f]{2}|([0-9a-f]{4}\.){2,9}[0-9a-f]{4}", re.IGNORECASE)
 
 
 class AnnotationError(Exception):
@@ -38,11 +60,18 @@ def read(text: object) -> list[Element]:
         return []
     if not isinstance(text, str):
         raise AnnotationError("must be a string")
+    if len(text) > MAX_LENGTH:
+        raise AnnotationError(f"has {len(text)} characters, the API server allows {MAX_LENGTH}; shorten it")
     if not text.strip():
         return []
     if any(c in text for c in '[{"'):  # the way Multus decides
         return _from_json(text)
     return [_from_item(item.strip()) for item in text.split(",")]
+
+
+def interfaces(text: object, namespace: str) -> frozenset[str]:
+    """The interfaces that the annotation of one of our pods asks for. Raises AnnotationError."""
+    return frozenset(str(element.get("interface")) for element in read(text) if _is_ours(element, namespace))
 
 
 def merge(text: object, mine: Sequence[Element], namespace: str) -> str:
@@ -52,10 +81,19 @@ def merge(text: object, mine: Sequence[Element], namespace: str) -> str:
     """
     present = read(text)
     own = [element for element in present if not _is_ours(element, namespace)]
-    _refuse_same_interface(own, mine)
-    if isinstance(text, str) and [e for e in present if _is_ours(e, namespace)] == list(mine):
+    complete = [e for e in present if _is_ours(e, namespace)] == list(mine)
+    merged = present if complete else [*own, *mine]
+    _refuse_same_interface(merged, mine)
+    return text if complete and isinstance(text, str) else json.dumps(merged, separators=(",", ":"))
+
+
+def without_ours(text: object, namespace: str) -> object:
+    """The annotation without what a replica was given; None when nothing else was in it. Raises AnnotationError."""
+    present = read(text)
+    own = [e for e in present if not (_is_ours(e, namespace) and "drainId" in (e.get("cni-args") or {}))]
+    if len(own) == len(present):
         return text
-    return json.dumps([*own, *mine], separators=(",", ":"))
+    return json.dumps(own, separators=(",", ":")) if own else None
 
 
 def _element(chain: Chain, stage: Stage, interface: Interface, drain_id: str) -> Element:
@@ -77,36 +115,59 @@ def _element(chain: Chain, stage: Stage, interface: Interface, drain_id: str) ->
 
 def _from_json(text: str) -> list[Element]:
     try:
-        elements = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        elements = strict_json.loads(text)
+    except ValueError as error:
         raise AnnotationError(f"is not JSON ({error}); correct it, Multus could not read it either") from error
     elements = elements if isinstance(elements, list) else [elements]
     for i, element in enumerate(elements):
-        if not isinstance(element, dict) or not isinstance(element.get("name"), str):
-            raise AnnotationError(f'element {i} must be an object with a name, as {{"name": "other-network"}}')
+        if fault := _fault(element):
+            raise AnnotationError(f"element {i}{fault}")
     return elements
 
 
-def _refuse_constant(text: str) -> None:
-    raise ValueError(f"{text} is not JSON")
+def _fault(element: object) -> str | None:
+    """Why Multus could not read it."""
+    if not isinstance(element, dict) or not isinstance(element.get("name"), str) or not element["name"]:
+        return ' must be an object with a name, as {"name": "other-network"}'
+    for key, (kind, what) in FIELDS.items():
+        if element.get(key) is not None and not isinstance(element[key], kind):
+            return f": {key} must be {what}"
+    for ip in element.get("ips") or ():
+        if not _is_address(ip):
+            return f": ips has {shown(ip)}, which is no address; write it as 10.1.0.2/24"
+    if (mac := element.get("mac")) and not _MAC.fullmatch(mac):
+        return f": mac is {shown(mac)}; write it as 02:00:5e:10:00:01"
+    return None
+
+
+def _is_address(value: object) -> bool:
+    try:
+        return isinstance(value, str) and bool(ipaddress.ip_interface(value))
+    except ValueError:
+        return False
 
 
 def _from_item(item: str) -> Element:
-    match = _ITEM.fullmatch(item)
-    if not match:
-        raise AnnotationError(f"{json.dumps(item[:80])} is not [namespace/]name[@interface]; correct it")
-    return {key: value for key, value in match.groupdict().items() if value is not None}
+    namespace, _, rest = item.rpartition("/")
+    name, _, interface = rest.partition("@")
+    namespace, name, interface = namespace.strip(), name.strip(), interface.strip()
+    named = _LABEL.fullmatch(name) and (not namespace or _LABEL.fullmatch(namespace))
+    if not named or (interface and not _INTERFACE.fullmatch(interface)) or "@" in interface:
+        raise AnnotationError(f"{shown(item)} is not [namespace/]name[@interface]; correct it")
+    parts = {"namespace": namespace, "name": name, "interface": interface}
+    return {key: value for key, value in parts.items() if value}
 
 
 def _is_ours(element: Element, namespace: str) -> bool:
     return element["name"] == names.NETWORK_NAME and element.get("namespace") in (None, "", namespace)
 
 
-def _refuse_same_interface(own: Iterable[Element], mine: Sequence[Element]) -> None:
+def _refuse_same_interface(merged: Iterable[Element], mine: Sequence[Element]) -> None:
     wanted = {element["interface"] for element in mine}
-    for i, element in enumerate(own):
-        interface = element.get("interface") or f"net{i + 1}"  # Multus' own choice where none is named
-        if isinstance(interface, str) and interface in wanted:
+    for i, element in enumerate(merged):
+        # Multus' own choice where none is named
+        interface = element.get("interface") or element.get("interfaceRequest") or f"net{i + 1}"
+        if interface in wanted and element not in mine:
             raise AnnotationError(
                 f"network {json.dumps(element['name'])} takes the interface name {json.dumps(interface)}, which the "
                 "chain's stage has too; give the network another one (@interface), or rename the stage's"

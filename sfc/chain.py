@@ -14,7 +14,7 @@ import ipaddress
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
 from sfc import names
@@ -29,6 +29,19 @@ class Side(IntEnum):
     @property
     def other(self) -> Side:
         return Side(1 - self)
+
+
+class Hook(StrEnum):
+    """What a leaving replica's PreStop hook is."""
+
+    AUTO = "auto"
+    """HTTP_GET, or SLEEP where the namespace's Pod Security level forbids it."""
+    HTTP_GET = "httpGet"
+    """The kubelet asks the node agent, which answers when the replica is drained."""
+    SLEEP = "sleep"
+    """Termination waits for the deadline; the node agent sees the deletion in its watch."""
+    NONE = "none"
+    """Termination does not wait; the node agent sees the deletion in its watch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +81,8 @@ class Stage:
     interfaces: tuple[Interface, ...]
     drain_deadline_seconds: int
     """The stage's own deadline, or the chain's."""
+    drain_hook: Hook = Hook.AUTO
+    """The stage's own, or the chain's."""
 
     @property
     def transparent(self) -> bool:
@@ -176,8 +191,7 @@ def chain_of(obj: Mapping[str, Any]) -> Chain:
     """The chain that a valid ServiceFunctionChain object (as JSON) describes."""
     metadata, spec = obj["metadata"], obj["spec"]
     namespace, name = metadata["namespace"], metadata["name"]
-    deadline = spec.get("drain", {}).get("deadlineSeconds", names.DEFAULT_DRAIN_DEADLINE_SECONDS)
-    stages = tuple(_stage(namespace, name, stage, deadline) for stage in spec["stages"])
+    stages = tuple(_stage(namespace, name, stage, spec.get("drain", {})) for stage in spec["stages"])
     return Chain(
         namespace=namespace,
         name=name,
@@ -189,11 +203,13 @@ def chain_of(obj: Mapping[str, Any]) -> Chain:
 
 def derived_mac(namespace: str, chain: str, stage: str, interface: str) -> str:
     """Locally administered unicast MAC of an interface whose chain gives none."""
-    digest = hashlib.sha256("/".join((namespace, chain, stage, interface)).encode()).digest()
+    path = "/".join((namespace, chain, stage, interface))
+    digest = hashlib.sha256(path.encode(errors="surrogatepass")).digest()
     return ":".join(f"{byte:02x}" for byte in (0x02, *digest[:5]))
 
 
-def _stage(namespace: str, chain: str, stage: Mapping[str, Any], deadline: int) -> Stage:
+def _stage(namespace: str, chain: str, stage: Mapping[str, Any], chain_drain: Mapping[str, Any]) -> Stage:
+    drain = {**chain_drain, **stage.get("drain", {})}
     return Stage(
         name=stage["name"],
         interfaces=tuple(
@@ -206,7 +222,8 @@ def _stage(namespace: str, chain: str, stage: Mapping[str, Any], deadline: int) 
             )
             for i in stage["interfaces"]
         ),
-        drain_deadline_seconds=stage.get("drain", {}).get("deadlineSeconds", deadline),
+        drain_deadline_seconds=drain.get("deadlineSeconds", names.DEFAULT_DRAIN_DEADLINE_SECONDS),
+        drain_hook=Hook(drain.get("hook", Hook.AUTO)),
     )
 
 

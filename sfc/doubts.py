@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sfc.chain import Chain, InterfaceRef, chain_of
+from sfc.problem import shown
 from sfc.segment import distinct_segments
-from sfc.validation import problems
 
 
 def warnings(obj: Mapping[str, Any]) -> tuple[str, ...]:
     """What is legal but doubtful in a chain without problems."""
     chain = chain_of(obj)
-    return (*_unlinked(chain), *_edge_addresses(chain), *_mtu_differences(chain), *_strangers(chain))
-
-
-def update_warnings(old: object, new: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a change means for replicas that already run. `new` is without problems.
-
-    Nothing is immutable: every part of a chain can be changed by rolling the stage out anew, and refusing would only
-    make the user delete the chain, which unwires all of it. What running replicas do not follow is said instead.
-    """
-    if not isinstance(old, dict) or problems(old):
-        return ()
-    before = {stage.name: stage.interfaces for stage in chain_of(old).stages}
-    return tuple(
-        f'stage "{stage.name}": running pods keep the interfaces, addresses, MACs, MTUs and routes they were created '
-        "with; roll its workload out anew (kubectl rollout restart) for the change to take effect"
-        for stage in chain_of(new).stages
-        if before.get(stage.name, stage.interfaces) != stage.interfaces
-    )
+    return (*_unlinked(chain), *_edge_addresses(chain), *_mtu_differences(chain), *_strangers(chain), *_overlaps(chain))
 
 
 def _unlinked(chain: Chain) -> Iterator[str]:
@@ -75,3 +59,15 @@ def _strangers(chain: Chain) -> Iterator[str]:
             if others and not any(own & theirs for theirs in others):
                 said = ", ".join(sorted(map(str, own)))
                 yield f"{ref} ({said}) shares no network with the others of its segment; check the addresses"
+
+
+def _overlaps(chain: Chain) -> Iterator[str]:
+    """The kernel sends what belongs to both networks through one of the interfaces only."""
+    for stage in chain.stages:
+        networks = [(i.name, ipaddress.ip_interface(a).network) for i in stage.interfaces for a in i.addresses]
+        for (one, network), (other, overlapping) in itertools.combinations(networks, 2):
+            if one != other and network.version == overlapping.version and network.overlaps(overlapping):
+                yield (
+                    f"stage {shown(stage.name)}: the networks of its interfaces {one} ({network}) and {other} "
+                    f"({overlapping}) overlap, its replicas reach only one of them; give them different networks"
+                )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 
+from sfc.chain import Hook
 from sfc.problem import MISSING
 
 MAX_STAGES = 32
@@ -30,6 +31,7 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 _NAME_RULE = "use lower-case letters, digits and '-', with a letter or digit first and last"
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
 _PREFIX = re.compile(r"0|[1-9][0-9]{0,2}")
+_BROADCAST = ipaddress.ip_address("255.255.255.255")
 _DEFAULT_PREFIX = {4: 24, 6: 64}
 
 IpInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
@@ -72,6 +74,8 @@ def address(value: object) -> str | None:
         return "is not an address with prefix length; write it as 10.1.0.1/24 or 2001:db8::1/64"
     if ip.is_unspecified or ip.is_loopback or ip.is_multicast:
         return "cannot be the address of an interface; give a unicast address"
+    if ip == _BROADCAST or (ip.version == 6 and ip.ipv4_mapped):
+        return "is not an address of its family that an interface can have; give a unicast address"
     return None
 
 
@@ -97,6 +101,11 @@ def deadline(value: object) -> str | None:
     if _is_integer(value, 0, MAX_DEADLINE_SECONDS):
         return None
     return f"is not a deadline; give whole seconds from 0 to {MAX_DEADLINE_SECONDS}"
+
+
+def hook(value: object) -> str | None:
+    kinds = [kind.value for kind in Hook]
+    return None if value in kinds else f"is not a drain hook; give one of {', '.join(kinds)}"
 
 
 def destination(value: object) -> str | None:

@@ -22,6 +22,9 @@ DRAIN_ID_ANNOTATION = "sfc.dev/drain-id"
 WIRED_CONDITION = "sfc.dev/wired"
 """Pod condition and readiness gate: every cross-connection of the replica holds it."""
 
+READINESS_GATE_ANNOTATION = "sfc.dev/readiness-gate"
+"""Of a pod: `disabled` leaves the gate out, so that the pod may be Ready before it is wired."""
+
 NETWORKS_ANNOTATION = "k8s.v1.cni.cncf.io/networks"
 
 NETWORK_NAME = "sfc"

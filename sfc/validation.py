@@ -93,6 +93,7 @@ def _drain(node: Node) -> Iterator[Problem]:
     if "drain" in node:
         drain = yield from node["drain"].mapping()
         yield from optional(drain, "deadlineSeconds", fault.deadline)
+        yield from optional(drain, "hook", fault.hook)
 
 
 def _route(node: Node, addresses: list[fault.IpInterface]) -> Iterator[Problem]:

@@ -29,6 +29,10 @@ SECONDS = Histogram(
 )
 
 
+MAX_HELD_BYTES = 32 << 20
+"""Of all bodies that are being read at one time."""
+
+
 class _RefusedError(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -37,8 +41,9 @@ class _RefusedError(Exception):
 
 def admission(routes: Mapping[str, Decide]) -> FastAPI:
     app = _bare()
+    bodies = _Bodies()
     for path, decide in routes.items():
-        app.post(path)(_endpoint(path, decide))
+        app.post(path)(_endpoint(path, decide, bodies))
     return app
 
 
@@ -66,10 +71,10 @@ def _bare() -> FastAPI:
     return FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
 
-def _endpoint(path: str, decide: Decide) -> Callable[[Request], object]:
+def _endpoint(path: str, decide: Decide, bodies: _Bodies) -> Callable[[Request], object]:
     async def admit(request: Request) -> Response:
         try:
-            body = await _body(request)
+            body = await bodies.read(request)
             started = time.perf_counter()
             answer = review(body, decide)
         except _RefusedError as error:
@@ -96,20 +101,40 @@ def _refusal(path: str, status: int, error: Exception) -> Response:
     )
 
 
-async def _body(request: Request) -> bytes:
-    """The body, never more than MAX_BODY_BYTES of it in memory."""
+class _Bodies:
+    """Reads bodies, never more than MAX_BODY_BYTES of one and MAX_HELD_BYTES of all in memory."""
+
+    def __init__(self) -> None:
+        self._held = 0
+
+    async def read(self, request: Request) -> bytes:
+        _check_headers(request)
+        body = bytearray()
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
+                async for piece in request.stream():
+                    body += piece
+                    self._held += len(piece)
+                    self._check(len(body))
+        except TimeoutError:
+            raise _RefusedError(408, f"body did not arrive within {BODY_TIMEOUT_SECONDS:g} s") from None
+        except ClientDisconnect:
+            raise _RefusedError(400, "body broke off") from None
+        finally:
+            self._held -= len(body)
+        return bytes(body)
+
+    def _check(self, length: int) -> None:
+        if length > MAX_BODY_BYTES:
+            raise _RefusedError(413, f"body is larger than {MAX_BODY_BYTES} bytes")
+        if self._held > MAX_HELD_BYTES:
+            raise _RefusedError(429, f"more than {MAX_HELD_BYTES} bytes of bodies are being read; try again")
+
+
+def _check_headers(request: Request) -> None:
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
         raise _RefusedError(415, f"content type is {content_type or 'missing'}; send application/json")
-    body = bytearray()
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
-            async for piece in request.stream():
-                body += piece
-                if len(body) > MAX_BODY_BYTES:
-                    raise _RefusedError(413, f"body is larger than {MAX_BODY_BYTES} bytes")
-    except TimeoutError:
-        raise _RefusedError(408, f"body did not arrive within {BODY_TIMEOUT_SECONDS:g} s") from None
-    except ClientDisconnect:
-        raise _RefusedError(400, "body broke off") from None
-    return bytes(body)
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise _RefusedError(415, f"content encoding is {encoding}; send the body as it is")

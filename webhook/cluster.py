@@ -8,9 +8,9 @@ from typing import Any
 from kube.api import ApiServer
 from kube.watch import Key, Watch
 from sfc import names
-from sfc.chain import Chain
+from sfc.chain import Chain, Hook
 from sfc.validation import InvalidChain, parse
-from webhook.replica import HookMode, hook_for
+from webhook.replica import hook_for
 
 CHAINS = f"/apis/{names.API_VERSION}/{names.CHAIN_PLURAL}"
 NAMESPACES = "/api/v1/namespaces"
@@ -49,7 +49,7 @@ class Cluster:
             self._parsed[key] = obj, _parsed(obj)
         return self._parsed[key][1]
 
-    def hook_mode(self, namespace: str) -> HookMode:
+    def auto_hook(self, namespace: str) -> Hook:
         """A namespace not heard of yet counts as unrestricted: a hook refused there is tried again by the workload's
         controller, while a sleep would stay with the pod for its life."""
         known = self._namespaces.snapshot().get(("", namespace), {})

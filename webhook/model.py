@@ -15,9 +15,9 @@ class Request:
     operation: str
     namespace: str
     obj: Json
-    """The object as it would be stored; empty at DELETE."""
+    """The object as it would be stored; empty but at CREATE and UPDATE."""
     old: Json
-    """The object as it is stored; empty at CREATE."""
+    """The object as it is stored; empty but at UPDATE and DELETE."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +72,14 @@ def label(labels: Json, key: str, path: str) -> str | None:
 
 
 def at(obj: Json, path: tuple[str, ...], change: Callable[[Json], Json], where: str = "object") -> Json:
-    """`obj` with the mapping at `path` changed; a mapping that stays empty is not created."""
+    """`obj` with the mapping at `path` changed.
+
+    One that stays empty is not created, one that becomes empty goes: the API server stores neither.
+    """
     if not path:
         return change(obj)
     inner = submapping(obj, path[0], where)
     changed = at(inner, path[1:], change, f"{where}.{path[0]}")
-    return obj if changed == inner else {**obj, path[0]: changed}
+    if changed == inner:
+        return obj
+    return {**obj, path[0]: changed} if changed else {key: value for key, value in obj.items() if key != path[0]}

@@ -6,20 +6,26 @@ every unchanged part with the old one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sfc import annotation, drain_id, names
-from sfc.chain import Chain
+from sfc.chain import Chain, Hook
 from sfc.problem import shown
 from sfc.validation import InvalidChain
 from webhook.model import Decision, Json, Request, at, elements, label, submapping, text
-from webhook.replica import HookMode, Position, mutate_pod
+from webhook.replica import Position, mutate_pod, stripped, unfit
 
 LABELS = (names.CHAIN_LABEL, names.STAGE_LABEL)
 MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
 TEMPLATES = {"CronJob": ("spec", "jobTemplate", "spec", "template")}
 """Where a workload keeps its pod template, if not in spec.template."""
+
+REFUSED = "The pod is refused until then; a workload's controller tries again by itself."
+TOO_LATE = (
+    f"the template of a Job that was started cannot change: its pods keep the labels {' and '.join(LABELS)} that they "
+    "have; create the Job anew for a change to take effect"
+)
 
 FindChain = Callable[[str, str], Chain | InvalidChain | None]
 """(namespace, name) → the chain, what is wrong with it, or None for there is none."""
@@ -43,18 +49,20 @@ class Membership:
 # --- workloads --------------------------------------------------------------------------------------------------------
 
 
-def workload(request: Request, find: FindChain) -> Decision:
+def workload(request: Request, find: FindChain, auto: Hook) -> Decision:
     """Carry the labels into the pod template, or take them out again; doubts about them become warnings."""
-    obj = request.obj
-    if request.operation not in ("CREATE", "UPDATE") or _controlled(obj) or _immutable(request):
+    obj, old = request.obj, request.old
+    if request.operation not in ("CREATE", "UPDATE") or _controlled(obj):
         return Decision()
     path = TEMPLATES.get(str(obj.get("kind")), ("spec", "template"))
-    now, before = Membership.of(obj, "object"), Membership.of(request.old, "oldObject")
-    doubt = missing(now, request.namespace, find)
-    return Decision(
-        obj=at(obj, (*path, "metadata", "labels"), lambda labels: carried(labels, now, before)),
-        warnings=(f"{doubt} Until then its pods are refused.",) if doubt else (),
-    )
+    now, before = Membership.of(obj, "object"), Membership.of(old, "oldObject")
+    if _immutable(request):
+        return Decision(warnings=(TOO_LATE,) if now != before else ())
+    changed = at(obj, (*path, "metadata", "labels"), lambda labels: carried(labels, now, before))
+    template = _template(changed, path, "object")
+    news = now != before or template != _template(old, path, "oldObject")
+    warnings = (*_overruled(obj, path, now, before), *_foretold(template, request.namespace, find, auto))
+    return Decision(obj=changed, warnings=warnings if news else ())
 
 
 def carried(labels: Json, now: Membership, before: Membership) -> Json:
@@ -68,6 +76,37 @@ def carried(labels: Json, now: Membership, before: Membership) -> Json:
     return changed
 
 
+def _overruled(obj: Json, path: tuple[str, ...], now: Membership, before: Membership) -> Iterator[str]:
+    """Labels that the template has for itself, and has differently."""
+    written = Membership.of(_template(obj, path, "object"), ".".join(path))
+    for key, value, old, own in zip(LABELS, now.values, before.values, written.values, strict=True):
+        if value is not None and own not in (None, value, old):
+            yield (
+                f"{'.'.join(path)}.metadata.labels[{key}]: {shown(own)} is replaced by {shown(value)}, the label of "
+                "the workload itself; remove one of the two"
+            )
+
+
+def _foretold(template: Json, namespace: str, find: FindChain, auto: Hook) -> tuple[str, ...]:
+    """What its pods will be told, said where somebody reads it."""
+    member = Membership.of(template, "template")
+    if member.values == (None, None):
+        return ()
+    place = position(template, member, namespace, find)
+    if isinstance(place, str):
+        return (f"{place} Until then its pods are refused.",)
+    try:
+        return mutate_pod(template, place, "", "", auto)[1]
+    except annotation.AnnotationError as error:
+        return (f"{error}. Until then its pods are refused.",)
+
+
+def _template(obj: Json, path: tuple[str, ...], where: str) -> Json:
+    for key in path:
+        obj, where = submapping(obj, key, where), f"{where}.{key}"
+    return obj
+
+
 def _controlled(obj: Json) -> bool:
     """Its owner writes it; the labels are the owner's affair."""
     owners = elements(submapping(obj, "metadata", "object"), "ownerReferences", "object.metadata")
@@ -75,22 +114,18 @@ def _controlled(obj: Json) -> bool:
 
 
 def _immutable(request: Request) -> bool:
-    return request.operation == "UPDATE" and request.obj.get("kind") == "Job"
+    """A Job's template can change only before the first start, while the Job is suspended."""
+    if request.operation != "UPDATE" or request.obj.get("kind") != "Job":
+        return False
+    started = submapping(request.old, "status", "oldObject").get("startTime") is not None
+    return started or submapping(request.old, "spec", "oldObject").get("suspend") is not True
 
 
 # --- what a pair of labels means --------------------------------------------------------------------------------------
 
 
-def missing(member: Membership, namespace: str, find: FindChain) -> str | None:
-    """What is missing for the labels to name a stage, as sentences; None when nothing is, or there are no labels."""
-    if member.values == (None, None):
-        return None
-    found = position(member, namespace, find)
-    return found if isinstance(found, str) else None
-
-
-def position(member: Membership, namespace: str, find: FindChain) -> Position | str:
-    """The stage that the labels name, or what is missing."""
+def position(obj: Json, member: Membership, namespace: str, find: FindChain) -> Position | str:
+    """The stage that a pod's labels name, or what is missing, as sentences."""
     if member.chain is None or member.stage is None:
         has, lacks = LABELS if member.stage is None else reversed(LABELS)
         return f"Label {has} is set but {lacks} is not; set both, or remove both."
@@ -107,32 +142,29 @@ def position(member: Membership, namespace: str, find: FindChain) -> Position | 
             f"{where} has no stage {shown(member.stage)}, named by label {names.STAGE_LABEL} (its stages: {has}); "
             "add the stage, or correct the label."
         )
-    return Position(chain, stage)
+    return unfit(submapping(obj, "spec", "object")) or Position(chain, stage)
 
 
 # --- pods -------------------------------------------------------------------------------------------------------------
 
 
-def pod(request: Request, find: FindChain, mode: HookMode, key: bytes) -> Decision:
-    """Make the pod a replica of its stage, or say why it cannot be one."""
+def pod(request: Request, find: FindChain, auto: Hook, key: bytes) -> Decision:
+    """Make the pod a replica of its stage, or say why it cannot be one; one without labels is made none."""
     obj = request.obj
     metadata = submapping(obj, "metadata", "object")
     member = Membership.of(obj, "object")
-    if request.operation != "CREATE" or member.values == (None, None) or _is_mirror(metadata):
+    if request.operation != "CREATE" or _is_mirror(metadata):
         return Decision()
-    place = position(member, request.namespace, find)
+    if member.values == (None, None):
+        return Decision(obj=stripped(obj, request.namespace))
+    place = position(obj, member, request.namespace, find)
     if isinstance(place, str):
-        return Decision(denied=f"{place} The pod is refused until then; a workload's controller tries again by itself.")
-    if submapping(obj, "spec", "object").get("hostNetwork") is True:
-        return Decision(
-            denied="spec.hostNetwork: true: the pod has no network of its own to which a stage's interfaces could be "
-            f"added; remove hostNetwork, or the labels {' and '.join(LABELS)}."
-        )
+        return Decision(denied=f"{place} {REFUSED}")
     identity = _drain_id(request, metadata, key)
     try:
-        changed, warnings = mutate_pod(obj, place, identity, drain_id.sign(key, identity), mode)
+        changed, warnings = mutate_pod(obj, place, identity, drain_id.sign(key, identity), auto)
     except annotation.AnnotationError as error:
-        return Decision(denied=f"{error}.")
+        return Decision(denied=f"{error}. {REFUSED}")
     return Decision(obj=changed, warnings=warnings)
 
 

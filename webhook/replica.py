@@ -5,28 +5,26 @@ Idempotent, so that the order of injectors and a second pass do not matter, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import Enum
 
 from sfc import annotation, names
-from sfc.chain import Chain, InterfaceRef, Side, Stage
+from sfc.chain import Chain, Hook, InterfaceRef, Side, Stage
 from sfc.problem import shown
-from webhook.model import Json, Malformed, at, elements, mapping, submapping
+from webhook.model import Json, Malformed, at, elements, submapping
 
 ENFORCE_LABEL = "pod-security.kubernetes.io/enforce"
 TOPOLOGY_KEY = "kubernetes.io/hostname"
 DEFAULT_GRACE_SECONDS = 30
 """Kubernetes' own default of terminationGracePeriodSeconds."""
+MAX_CONTAINERS = 500
+"""Each gets a hook, and a pod that large could not be stored; a bound for the time that an answer takes."""
 GRACE_MARGIN_SECONDS = 30
 """What a network function has left for its own shutdown when draining took the whole deadline."""
 
 
-class HookMode(Enum):
-    HTTP_GET = "httpGet"
-    """The kubelet asks the node agent, which answers when the replica is drained."""
-    SLEEP = "sleep"
-    """Termination waits for the deadline; the node agent sees the deletion in its watch."""
+CONTAINERS = ("containers", "initContainers")
+GATE = {"conditionType": names.WIRED_CONDITION}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,34 +35,80 @@ class Position:
     stage: Stage
 
 
-def hook_for(namespace_labels: Json) -> HookMode:
+def hook_for(namespace_labels: Json) -> Hook:
     """Pod Security `baseline` and `restricted` refuse a host in a hook from Kubernetes 1.34 on, never a sleep."""
-    return HookMode.SLEEP if namespace_labels.get(ENFORCE_LABEL) in ("baseline", "restricted") else HookMode.HTTP_GET
+    return Hook.SLEEP if namespace_labels.get(ENFORCE_LABEL) in ("baseline", "restricted") else Hook.HTTP_GET
 
 
-def mutate_pod(
-    obj: Json, place: Position, identity: str, signature: str, mode: HookMode
-) -> tuple[Json, tuple[str, ...]]:
-    """The pod as a replica of its stage, and warnings. Raises AnnotationError, Malformed."""
-    hook = hook_of(mode, identity, signature, place.stage.drain_deadline_seconds)
-    spec = mapping(obj.get("spec"), "object.spec")
+def unfit(spec: Json) -> str | None:
+    """Why the pod cannot be a replica of any stage, as sentences."""
+    if spec.get("hostNetwork") is True:
+        return (
+            "spec.hostNetwork: true: the pod has no network of its own to which a stage's interfaces could be added; "
+            f"remove hostNetwork, or the labels {names.CHAIN_LABEL} and {names.STAGE_LABEL}."
+        )
+    containers = sum(len(elements(spec, key, "object.spec")) for key in CONTAINERS)
+    if containers > MAX_CONTAINERS:
+        return f"The pod has {containers} containers, {MAX_CONTAINERS} are allowed; distribute them over several pods."
+    return None
+
+
+def mutate_pod(obj: Json, place: Position, identity: str, signature: str, auto: Hook) -> tuple[Json, tuple[str, ...]]:
+    """The pod as a replica of its stage, and warnings; `auto` is the hook where the chain leaves the choice to us.
+
+    Raises AnnotationError, Malformed.
+    """
+    kind = auto if place.stage.drain_hook is Hook.AUTO else place.stage.drain_hook
+    hook = hook_of(kind, identity, signature, place.stage.drain_deadline_seconds)
+    spec = submapping(obj, "spec", "object")
     containers, kept = _with_hook(elements(spec, "containers", "object.spec"), hook, lambda _: True)
     sidecars, kept_sidecars = _with_hook(elements(spec, "initContainers", "object.spec"), hook, _is_sidecar)
-    changed = spec | {
-        "containers": containers,
-        "terminationGracePeriodSeconds": _grace(spec, place.stage),
-        "readinessGates": _gates(elements(spec, "readinessGates", "object.spec")),
-    }
+    changed = spec | {"containers": containers}
+    if _annotations(obj).get(names.READINESS_GATE_ANNOTATION) != "disabled":
+        changed["readinessGates"] = _gates(elements(spec, "readinessGates", "object.spec"))
     if sidecars:
         changed["initContainers"] = sidecars
+    if hook:
+        changed["terminationGracePeriodSeconds"] = _grace(spec, place.stage)
     if affinity := _affinity(submapping(spec, "affinity", "object.spec"), place):
         changed["affinity"] = affinity
     annotated = at(obj, ("metadata", "annotations"), lambda present: _annotated(present, place, identity))
-    return annotated | {"spec": changed}, tuple(map(_own_hook, (*kept, *kept_sidecars)))
+    warnings = (*map(_own_hook, (*kept, *kept_sidecars)), *_short_grace(spec, place.stage)) if hook else ()
+    return annotated | {"spec": changed}, warnings
 
 
-def hook_of(mode: HookMode, identity: str, signature: str, deadline: int) -> Json:
-    if mode is HookMode.SLEEP:
+def _annotations(obj: Json) -> Json:
+    return submapping(submapping(obj, "metadata", "object"), "annotations", "object.metadata")
+
+
+def stripped(obj: Json, namespace: str) -> Json:
+    """A pod that is no replica, without what it has of one: a copy for debugging (`kubectl debug --copy-to`) loses its
+    labels, and keeps a hook that would drain the original."""
+    spec = submapping(obj, "spec", "object")
+    containers = {key: elements(spec, key, "object.spec") for key in CONTAINERS if spec.get(key)}
+    changed = {key: _with_hook(group, {}, lambda _: True)[0] for key, group in containers.items()}
+    gates = elements(spec, "readinessGates", "object.spec")
+    if GATE in gates:
+        changed["readinessGates"] = [gate for gate in gates if gate != GATE]
+    bare = at(obj, ("spec",), lambda present: present | changed)
+    return at(bare, ("metadata", "annotations"), lambda present: _without_ours(present, namespace))
+
+
+def _without_ours(annotations: Json, namespace: str) -> Json:
+    kept = {key: value for key, value in annotations.items() if key != names.DRAIN_ID_ANNOTATION}
+    networks = kept.pop(names.NETWORKS_ANNOTATION, None)
+    try:
+        left = annotation.without_ours(networks, namespace)
+    except annotation.AnnotationError:
+        left = networks
+    return kept if left is None else kept | {names.NETWORKS_ANNOTATION: left}
+
+
+def hook_of(kind: Hook, identity: str, signature: str, deadline: int) -> Json:
+    """The preStop hook; empty for none."""
+    if kind is Hook.NONE:
+        return {}
+    if kind is Hook.SLEEP:
         return {"sleep": {"seconds": max(1, deadline)}}
     return {
         "httpGet": {
@@ -92,12 +136,11 @@ def _with_hook(containers: list[Json], hook: Json, wanted: Callable[[Json], bool
     """The containers with the hook, and those that keep one of their own."""
     changed, kept = [], []
     for container in containers:
-        lifecycle = submapping(container, "lifecycle", "container")
-        present = submapping(lifecycle, "preStop", "container.lifecycle")
+        present = submapping(submapping(container, "lifecycle", "container"), "preStop", "container.lifecycle")
         if not wanted(container):
             changed.append(container)
         elif not present or present == hook or _is_ours(present):
-            changed.append({**container, "lifecycle": {**lifecycle, "preStop": hook}})
+            changed.append(at(container, ("lifecycle", "preStop"), lambda _: hook))
         else:
             changed.append(container)
             kept.append(container)
@@ -130,9 +173,18 @@ def _grace(spec: Json, stage: Stage) -> int:
     return max(present, stage.drain_deadline_seconds + GRACE_MARGIN_SECONDS)
 
 
+def _short_grace(spec: Json, stage: Stage) -> Iterator[str]:
+    present, deadline = spec.get("terminationGracePeriodSeconds"), stage.drain_deadline_seconds
+    if isinstance(present, int) and present < deadline:
+        yield (
+            f"terminationGracePeriodSeconds {present} is shorter than the drain deadline of stage "
+            f"{shown(stage.name)}, {deadline} s: pods get {deadline + GRACE_MARGIN_SECONDS} s; lower the deadline if "
+            "that is too long"
+        )
+
+
 def _gates(gates: list[Json]) -> list[Json]:
-    gate = {"conditionType": names.WIRED_CONDITION}
-    return gates if gate in gates else [*gates, gate]
+    return gates if GATE in gates else [*gates, GATE]
 
 
 def _affinity(affinity: Json, place: Position) -> Json | None:

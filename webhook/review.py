@@ -14,6 +14,7 @@ from typing import Any
 
 import jsonpatch
 
+from sfc import strict_json
 from webhook.model import Decision, Json, Malformed, Request, mapping, text
 
 API_VERSION = "admission.k8s.io/v1"
@@ -21,6 +22,9 @@ OPERATIONS = ("CREATE", "UPDATE", "DELETE", "CONNECT")
 MAX_WARNINGS = 10
 """The API server passes on 4096 characters of warnings in all."""
 
+
+MAX_CONTAINED = 250_000
+"""Objects and lists in a body: an empty one takes 2 bytes there and 64 in memory."""
 
 Decide = Callable[[Request], Decision]
 
@@ -45,9 +49,11 @@ def review(body: bytes, decide: Decide) -> Answer:
 
 
 def read(body: bytes) -> Request:
+    if body.count(b"{") + body.count(b"[") > MAX_CONTAINED:
+        raise Malformed("body", f"has more than {MAX_CONTAINED} objects and lists")
     try:
-        envelope = json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        envelope = strict_json.loads(body)
+    except ValueError as error:
         raise Malformed("body", f"is not JSON: {error}") from error
     envelope = mapping(envelope, "body")
     if (envelope.get("apiVersion"), envelope.get("kind")) != (API_VERSION, "AdmissionReview"):
@@ -60,18 +66,13 @@ def read(body: bytes) -> Request:
         uid=text(request.get("uid"), "request.uid"),
         operation=operation,
         namespace=text(request.get("namespace", ""), "request.namespace", empty=True),
-        obj=_object(request, "object", operation in ("CREATE", "UPDATE")),
-        old=_object(request, "oldObject", operation in ("UPDATE", "DELETE")),
+        obj=_object(request, "object") if operation in ("CREATE", "UPDATE") else {},
+        old=_object(request, "oldObject") if operation in ("UPDATE", "DELETE") else {},
     )
 
 
-def _object(request: Mapping[str, Any], key: str, required: bool) -> Json:
-    value = request.get(key)
-    return {} if value is None and not required else mapping(value, f"request.{key}")
-
-
-def _refuse_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
+def _object(request: Mapping[str, Any], key: str) -> Json:
+    return mapping(request.get(key), f"request.{key}")
 
 
 def _answer(request: Request, decision: Decision) -> Answer:
@@ -82,7 +83,7 @@ def _answer(request: Request, decision: Decision) -> Answer:
     if decision.denied is not None:
         response["status"] = {"code": decision.code, "message": decision.denied}
     elif decision.obj is not None:
-        operations = jsonpatch.make_patch(request.obj, decision.obj).patch
+        operations = jsonpatch.make_patch(*_differing(request.obj, decision.obj)).patch
     if operations:
         response["patchType"] = "JSONPatch"
         response["patch"] = base64.b64encode(json.dumps(operations).encode()).decode()
@@ -90,3 +91,19 @@ def _answer(request: Request, decision: Decision) -> Answer:
     body = json.dumps({"apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response}).encode()
     result = "denied" if decision.denied is not None else "patched" if operations else "allowed"
     return Answer(body, result, request.uid, decision.denied)
+
+
+def _differing(old: Any, new: Any) -> tuple[Any, Any]:
+    """Both without what they share, which is nearly all of a large object and would be compared value by value.
+
+    Lists are compared by position, as mappings by index: the paths are the same, and no element is searched for. One
+    that became shorter is left to jsonpatch, which takes its elements out in an order that keeps the paths right.
+    """
+    if isinstance(old, list) and isinstance(new, list) and len(old) <= len(new):
+        old, new = ({str(i): value for i, value in enumerate(values)} for values in (old, new))
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return old, new
+    pairs = {key: _differing(old[key], new[key]) for key in old if key in new and old[key] is not new[key]}
+    before = {key: pairs[key][0] if key in pairs else old[key] for key in old if key in pairs or key not in new}
+    after = {key: pairs[key][1] if key in pairs else new[key] for key in new if key in pairs or key not in old}
+    return before, after

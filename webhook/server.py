@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import replace
 from typing import Any
 
 import uvicorn
@@ -13,6 +14,7 @@ from prometheus_client import Gauge
 from webhook import app, mutate, validate
 from webhook.certificate import ServingCertificate
 from webhook.cluster import Cluster
+from webhook.connection import BoundedConnection
 from webhook.model import Decision, Request
 from webhook.review import Decide
 
@@ -32,6 +34,9 @@ BACKLOG = 128
 SHUTDOWN_SECONDS = 15
 """For requests in flight; the API server waits 5 s for an answer."""
 
+STALE_SECONDS = 120.0
+"""A watch that is well hears something every minute, if only a bookmark."""
+
 AGE = Gauge("sfc_chain_cache_age_seconds", "Time since the API server's last word about chains.")
 
 
@@ -39,13 +44,13 @@ def routes(cluster: Cluster, key: bytes) -> dict[str, Decide]:
     """`key` is the cluster's drain key."""
 
     def when_synced(decide: Decide) -> Decide:
-        return lambda request: decide(request) if cluster.synced else NOT_SYNCED
+        return lambda request: aged(decide(request), cluster.age_seconds()) if cluster.synced else NOT_SYNCED
 
     def pod(request: Request) -> Decision:
-        return mutate.pod(request, cluster.chain, cluster.hook_mode(request.namespace), key)
+        return mutate.pod(request, cluster.chain, cluster.auto_hook(request.namespace), key)
 
     def workload(request: Request) -> Decision:
-        return mutate.workload(request, cluster.chain)
+        return mutate.workload(request, cluster.chain, cluster.auto_hook(request.namespace))
 
     return {
         "/mutate/workloads": when_synced(workload),
@@ -55,6 +60,15 @@ def routes(cluster: Cluster, key: bytes) -> dict[str, Decide]:
 
 
 NOT_SYNCED = Decision(denied="The webhook has not read the cluster's chains yet; try again.", code=503)
+
+
+def aged(decision: Decision, seconds: float) -> Decision:
+    """A denial by knowledge that may be out of date says so."""
+    if decision.denied is None or seconds < STALE_SECONDS:
+        return decision
+    return replace(
+        decision, denied=f"{decision.denied} (The API server's last word about chains is {seconds:.0f} s old.)"
+    )
 
 
 def unready(cluster: Cluster, certificate: ServingCertificate) -> str | None:
@@ -82,11 +96,12 @@ class Servers:
         self._cluster = cluster
         self._certificate = certificate
         self._address = admission
-        self._admission = _server(
+        self._admission = server_of(
             _leaving(app.admission(routes(cluster, key)), self._leaving),
+            admission,
             ssl_context_factory=lambda *_: certificate.context,
         )
-        self._health = _server(app.health(self._unready), host=health[0], port=health[1])
+        self._health = server_of(app.health(self._unready), health)
 
     def run(self, linger_seconds: float = LINGER_SECONDS) -> bool:
         """Until `stop`, then finishes the requests in flight. False when a server ended by itself; OSError when the
@@ -137,13 +152,16 @@ def _leaving(application: Application, leaving: threading.Event) -> Application:
     return wrapped
 
 
-def _server(application: Application, **options: Any) -> uvicorn.Server:
+def server_of(application: Application, address: Address, **options: Any) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
             application,
+            host=address[0],
+            port=address[1],
             **options,
             lifespan="off",
             ws="none",
+            http=BoundedConnection,
             log_config=None,
             access_log=False,
             server_header=False,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sfc import doubts, validation
+from sfc import doubts, update, validation
 from sfc.names import CHAIN_KIND
 from sfc.problem import listing
 from webhook.model import Decision, Request, submapping
@@ -11,12 +11,19 @@ UNPROCESSABLE = 422
 
 
 def chain(request: Request) -> Decision:
-    """Denied with every problem at once; what is legal but doubtful becomes warnings. Deleting is always allowed."""
-    if request.operation not in ("CREATE", "UPDATE"):
+    """Denied with every problem at once; what is legal but doubtful becomes warnings.
+
+    Deleting is always allowed, or a namespace could not be deleted; so is an update that leaves the spec alone, or
+    nobody could put a finalizer on, or a label off, a chain that an older version let in.
+    """
+    obj, old = request.obj, request.old
+    if request.operation == "DELETE":
+        return Decision(warnings=update.deletion_warnings(old))
+    if request.operation == "UPDATE" and obj.get("spec") == old.get("spec"):
         return Decision()
-    if problems := validation.problems(request.obj):
-        name = submapping(request.obj, "metadata", "object").get("name")
+    problems = validation.problems(obj) or update.update_problems(old, obj)
+    if problems:
+        name = submapping(obj, "metadata", "object").get("name")
         subject = f"{CHAIN_KIND} {request.namespace}/{name if isinstance(name, str) else ''}"
         return Decision(denied=f"{subject} is not valid: {listing(problems)}", code=UNPROCESSABLE)
-    warnings = doubts.warnings(request.obj) + doubts.update_warnings(request.old, request.obj)
-    return Decision(warnings=warnings)
+    return Decision(warnings=doubts.warnings(obj) + update.update_warnings(old, obj))

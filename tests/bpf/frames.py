@@ -92,7 +92,7 @@ def udp6_behind_extensions(sender: Side, number: int = 0) -> Packet:
 
 def arp(sender: Side, number: int = 0, asker: Side = Side.UPSTREAM) -> Packet:
     """A question between hosts that the cross-connection does not know, and its answer."""
-    host = {asker: f"10.9.0.{number % 250 + 1}", asker.other: "10.9.1.1"}
+    host = {asker: f"10.9.0.{number % 250 + 1}", asker.other: f"10.9.1.{number % 250 + 1}"}
     question = ARP(op="who-has", hwsrc=MAC[sender], psrc=host[sender], pdst=host[sender.other])
     if sender == asker:
         return ether(sender, dst=BROADCAST) / question

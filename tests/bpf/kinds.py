@@ -25,6 +25,7 @@ from scapy.layers.inet6 import (
     ICMPv6ND_RA,
     ICMPv6ND_Redirect,
     ICMPv6ND_RS,
+    ICMPv6NDOptDstLLAddr,
     ICMPv6NDOptSrcLLAddr,
     ICMPv6PacketTooBig,
     ICMPv6ParamProblem,
@@ -186,6 +187,23 @@ def _stranger(sender: Side, number: int) -> str:
 
 def _stranger6(sender: Side, number: int) -> str:
     return f"fd00:9::{number % 250 + 1:x}"
+
+
+def _told(sender: Side, number: int) -> str:
+    return f"10.9.2.{number % 250 + 1}"
+
+
+def _told6(sender: Side, number: int) -> str:
+    return f"fd00:9:2::{number % 250 + 1:x}"
+
+
+_arp_announcement = _arp(psrc=_told, pdst=_told)
+
+
+def _nd_announcement(sender: Side, number: int) -> Packet:
+    address = _told6(sender, number)
+    message = ICMPv6ND_NA(tgt=address, R=0, S=0) / ICMPv6NDOptDstLLAddr(lladdr=MAC[sender])
+    return frames.ether(sender, dst="33:33:00:00:00:01") / IPv6(src=address, dst="ff02::1", hlim=255) / message
 
 
 def _solicitation(
@@ -405,12 +423,13 @@ FAMILIES: dict[str, list[Kind]] = {
         Kind("ARP request for an address of the chain", _arp(), _ANSWERED),
         Kind("ARP request for another address", _arp_question, one_way=True),
         Kind("ARP reply", _arp_answer, reacts_to=_arp_question),
-        Kind("ARP announcement, as a request (gratuitous)", _arp(psrc=_stranger, pdst=_stranger), one_way=True),
+        Kind("ARP announcement, as a request (gratuitous)", _arp_announcement, one_way=True),
         Kind(
             "ARP announcement, as a reply (gratuitous)", _arp(op="is-at", psrc=_stranger, pdst=_stranger), one_way=True
         ),
         Kind("ARP probe for an address of the chain (RFC 5227)", _arp(psrc="0.0.0.0"), _ANSWERED),
         Kind("ARP probe for another address (RFC 5227)", _arp(psrc="0.0.0.0", pdst=_stranger), one_way=True),
+        Kind("ARP request for an address that was announced", _arp(pdst=_told), _ANSWERED, reacts_to=_arp_announcement),
         Kind("reverse ARP", _over_ether(ARP(op=3), dst=BROADCAST, type=0x8035), _CHOSEN),
         Kind("ARP for other hardware or protocols", _over_ether(ARP(hwtype=6), dst=BROADCAST), _CHOSEN),
         Kind("ARP, cut off", _cut(_over_ether(ARP(), dst=BROADCAST), 14 + 20), _CHOSEN),
@@ -418,6 +437,12 @@ FAMILIES: dict[str, list[Kind]] = {
     "Neighbour discovery": [
         Kind("neighbour solicitation for an address of the chain", _solicitation(_known6), _ANSWERED),
         Kind("neighbour solicitation for another address", _nd_question, one_way=True),
+        Kind(
+            "neighbour solicitation for an address that was advertised",
+            _solicitation(_told6),
+            _ANSWERED,
+            reacts_to=_nd_announcement,
+        ),
         Kind("neighbour advertisement", _nd_answer, reacts_to=_nd_question),
         Kind(
             "unsolicited neighbour advertisement", _to_all_nodes(ICMPv6ND_NA(tgt="fd00:9::1", R=0, S=0)), one_way=True
@@ -457,9 +482,13 @@ FAMILIES: dict[str, list[Kind]] = {
                 "an IPv6 first fragment": _first6,
             }.items()
         ),
-        Kind("802.1Q, an ARP request", tagged(_arp(), _Q), one_way=True),
+        Kind("802.1Q, an ARP request for an address of the chain", tagged(_arp(), _Q), one_way=True),
         Kind("802.1Q, an ARP reply", tagged(_arp_answer, _Q), reacts_to=tagged(_arp_question, _Q)),
-        Kind("802.1Q, a neighbour solicitation", tagged(_solicitation(_known6), _Q), one_way=True),
+        Kind(
+            "802.1Q, a neighbour solicitation for an address of the chain",
+            tagged(_solicitation(_known6), _Q),
+            one_way=True,
+        ),
         Kind("802.1Q, a neighbour advertisement", tagged(_nd_answer, _Q), reacts_to=tagged(_nd_question, _Q)),
         Kind("802.1Q, a later fragment", tagged(_second, _Q), _FOLLOWS, continues=tagged(_first, _Q)),
         Kind("802.1Q, an IPv6 later fragment", tagged(_second6, _Q), _FOLLOWS, continues=tagged(_first6, _Q)),
@@ -476,6 +505,14 @@ FAMILIES: dict[str, list[Kind]] = {
             reacts_to=tagged(frames.udp6, _Q),
         ),
         Kind("802.1Q with VLAN 0 (priority tag), UDP", tagged(frames.udp, Dot1Q(vlan=0, prio=5))),
+        Kind(
+            "802.1Q with VLAN 0, an ARP request for an address of the chain", tagged(_arp(), Dot1Q(vlan=0)), _ANSWERED
+        ),
+        Kind(
+            "802.1Q with VLAN 0, a neighbour solicitation for an address of the chain",
+            tagged(_solicitation(_known6), Dot1Q(vlan=0)),
+            _ANSWERED,
+        ),
         Kind("802.1Q twice, UDP", tagged(frames.udp, _Q, Dot1Q(vlan=11))),
         Kind("802.1ad, UDP", tagged(frames.udp, _AD)),
         Kind("802.1ad and 802.1Q, UDP", tagged(frames.udp, _AD, _Q)),

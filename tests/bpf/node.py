@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import struct
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,8 +68,8 @@ def shortest(frame: bytes) -> int:
 
 
 class Node:
-    def __init__(self, pin_root: Path, capacity: int = 4096) -> None:
-        self.datapath = Datapath.open(pin_root, capacity=capacity, cflags=[SLOT_FROM_MARK])
+    def __init__(self, pin_root: Path, capacity: int = 4096, cflags: Sequence[str] = (SLOT_FROM_MARK,)) -> None:
+        self.datapath = Datapath.open(pin_root, capacity=capacity, cflags=cflags)
         self._slots = set(self.datapath.observe().links)
 
     def close(self) -> None:
@@ -79,6 +80,7 @@ class Node:
         """Empties every map."""
         state = self.datapath.observe()
         connections = {session.connection for session in self.datapath.sessions()}
+        connections |= {link.connection for link in state.links.values()}
         for slot in state.links:
             self.datapath.clear_link(slot)
         self._slots.clear()
@@ -131,6 +133,12 @@ class Node:
         outcome = self.send(slot, frame)
         assert (outcome.action, outcome.sent_to is not None) == (TC_ACT_REDIRECT, True)
         return outcome.sent_to or 0
+
+    def age_of_learned(self, seconds: int) -> None:
+        """Makes everything heard of neighbours so old."""
+        learned, now = self.datapath._learned, time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        for key, (mac, _) in list(learned.items()):
+            learned.put(key, (mac, now - seconds * 1_000_000_000))
 
     def tally(self) -> Tally:
         verdicts: Counter[str] = Counter()

@@ -12,7 +12,7 @@ from controller.model import LinkState
 from sfc.chain import Side
 from tests.bpf.frames import udp
 from tests.bpf.kinds import FAMILIES, KINDS, Fate, Kind
-from tests.bpf.node import CONNECTION, TC_ACT_SHOT, TC_ACT_UNSPEC, Node
+from tests.bpf.node import CONNECTION, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, Node
 from tests.bpf.observation import PACKET, SESSION, Observation, observe, wire
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "packets.md"
@@ -55,7 +55,7 @@ _HAPPENS = {
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """In which a frame is not carried, whatever its kind."""
+    """In which a frame's kind is not what decides."""
 
     name: str
     arrange: Callable[[Node], None]
@@ -74,6 +74,11 @@ def _nothing(node: Node) -> None:
     pass
 
 
+def _two_claim(node: Node) -> None:
+    node.link(2, Side.UPSTREAM)
+    node.send(2, udp(Side.UPSTREAM))
+
+
 def _of_another_interface(node: Node) -> None:
     node.link(1, Side.UPSTREAM, ifindex=4711)
 
@@ -82,6 +87,7 @@ SITUATIONS = [
     Situation("the other side has no target", _no_targets),
     Situation("each target of the other side is gone", _all_gone),
     Situation("the sender's slot holds no link yet, or no longer", _nothing, slot=20),
+    Situation("another serving replica of the side uses the same addresses and ports", _two_claim),
     Situation("the frame comes by another interface than that of the slot", _of_another_interface),
     Situation("the filter names no slot", _nothing, slot=0),
 ]
@@ -96,7 +102,7 @@ def observed(node: Node) -> dict[str, tuple[Observation, Observation]]:
 
 def page(node: Node, observations: Mapping[str, tuple[Observation, Observation]]) -> str:
     tables = (f"## {family}\n\n{_kinds(kinds, observations)}" for family, kinds in FAMILIES.items())
-    return "\n".join([_INTRODUCTION, *tables, f"## What is not carried\n\n{_situations(node)}"])
+    return "\n".join([_INTRODUCTION, *tables, f"## Whatever the kind\n\n{_situations(node)}"])
 
 
 def _kinds(kinds: Iterable[Kind], observations: Mapping[str, tuple[Observation, Observation]]) -> str:
@@ -136,7 +142,7 @@ def _refused(node: Node, situation: Situation) -> tuple[str, str, str]:
     situation.arrange(node)
     before = node.tally()
     action = node.send(situation.slot, udp(Side.UPSTREAM)).action
-    happens = {TC_ACT_SHOT: "dropped", TC_ACT_UNSPEC: "left to the host"}[action]
+    happens = {TC_ACT_REDIRECT: "forwarded", TC_ACT_SHOT: "dropped", TC_ACT_UNSPEC: "left to the host"}[action]
     return situation.name, happens, _counts(node.tally().since(before).verdicts.elements()) or "–"
 
 

@@ -103,6 +103,86 @@ def test_an_unknown_address_is_asked_on_the_other_side_and_the_latest_asker_gets
     assert (outcome.sent_to, outcome.frame) == (2, bytes(answer))
 
 
+def stranger(target: str = ADDRESS[UP], op: str = "is-at") -> Packet:
+    """What a host behind the downstream side says of itself."""
+    destination = BROADCAST if target == STRANGER else MAC[UP]
+    return Ether(src=STRANGER_MAC, dst=destination) / ARP(op=op, hwsrc=STRANGER_MAC, psrc=STRANGER, pdst=target)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [stranger(), stranger(target=STRANGER), stranger(target=STRANGER, op="who-has")],
+    ids=["an answer", "an announcement as answer", "an announcement as question"],
+)
+def test_who_has_been_heard_of_is_answered_for(wired: Node, said: Packet) -> None:
+    passed_on = wired.send(11, said)
+
+    outcome = wired.send(2, question(UP, STRANGER))
+
+    assert (passed_on.sent_to in UPSTREAM_SLOTS, passed_on.frame) == (True, bytes(said))
+    assert outcome.sent_to == 2
+    assert Ether(outcome.frame)[ARP].hwsrc == STRANGER_MAC
+
+
+def test_a_host_that_moves_to_another_mac_says_so(wired: Node) -> None:
+    wired.send(11, stranger())
+    moved = stranger(target=STRANGER)
+    moved[ARP].hwsrc = "02:00:00:00:00:98"
+    wired.send(12, moved)
+
+    outcome = wired.send(1, question(UP, STRANGER))
+
+    assert Ether(outcome.frame)[ARP].hwsrc == "02:00:00:00:00:98"
+
+
+def test_what_was_heard_counts_for_thirty_seconds(wired: Node) -> None:
+    wired.send(11, stranger())
+
+    wired.age_of_learned(29)
+    young = wired.send(1, question(UP, STRANGER))
+    wired.age_of_learned(31)
+    old = wired.send(1, question(UP, STRANGER))
+
+    assert young.sent_to == 1
+    assert old.sent_to in DOWNSTREAM_SLOTS
+
+
+def test_a_change_of_the_chains_neighbours_makes_it_ask_anew(wired: Node) -> None:
+    wired.send(11, stranger())
+
+    wired.datapath.set_neighbour(CONNECTION, UP, ADDRESS[DOWN], "02:00:00:00:00:77")
+
+    assert wired.send(1, question(UP, STRANGER)).sent_to in DOWNSTREAM_SLOTS
+
+
+def test_what_is_said_of_the_chains_own_addresses_changes_no_answer(wired: Node) -> None:
+    lie = Ether(src=STRANGER_MAC, dst=BROADCAST) / ARP(
+        op="who-has", hwsrc=STRANGER_MAC, psrc=ADDRESS[DOWN], pdst=ADDRESS[DOWN]
+    )
+    wired.send(11, lie)
+
+    outcome = wired.send(1, question(UP, ADDRESS[DOWN]))
+
+    assert Ether(outcome.frame)[ARP].hwsrc == MAC[DOWN]
+
+
+def test_what_one_side_says_is_not_told_to_its_own(wired: Node) -> None:
+    wired.send(11, stranger())
+
+    outcome = wired.send(12, question(DOWN, STRANGER, source="10.1.0.98"))
+
+    assert outcome.sent_to in UPSTREAM_SLOTS
+
+
+def test_a_probe_teaches_nothing(wired: Node) -> None:
+    probe = stranger(target=STRANGER, op="who-has")
+    probe[ARP].psrc = "0.0.0.0"
+    wired.send(11, probe)
+
+    assert wired.send(1, question(UP, STRANGER)).sent_to in DOWNSTREAM_SLOTS
+    assert wired.send(1, question(UP, "0.0.0.0")).sent_to in DOWNSTREAM_SLOTS
+
+
 @pytest.mark.parametrize(
     "other",
     [{"hwtype": 6}, {"ptype": 0x86DD}, {"op": 3}, {"op": 8}],

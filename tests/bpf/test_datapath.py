@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from controller import maglev
-from controller.datapath import SOURCE, Datapath, DatapathError, verdicts
+from controller.datapath import SOURCE, Contest, Datapath, DatapathError, verdicts
 from controller.model import DataPlane, LinkEntry, LinkState
 from sfc.chain import Side
-from tests.bpf.frames import ping, tcp, udp
+from tests.bpf.frames import arp, ping, tcp, udp
 from tests.bpf.node import CONNECTION, Node
 
 UP, DOWN = Side.UPSTREAM, Side.DOWNSTREAM
@@ -141,6 +141,100 @@ def test_closed_and_silent_sessions_stop_counting(node: Node) -> None:
     assert counts == [4, 3, 1, 0]
 
 
+def test_two_serving_replicas_on_one_port_are_told_of(node: Node) -> None:
+    node.serve(UP, (1, 2))
+    node.serve(DOWN, (11,))
+    for slot in (1, 2, 2, 1):
+        assert node.receiver(slot, udp(UP)) == 11
+
+    contests = node.datapath.contests()
+
+    assert contests == {Contest(CONNECTION, UP, 1, 2): 1, Contest(CONNECTION, UP, 2, 1): 1}
+    assert node.datapath.remarks() == {(CONNECTION, "contested"): 2}
+
+
+@pytest.mark.parametrize("state", [LinkState.DRAINING, LinkState.GONE, LinkState.WIRED])
+def test_a_session_that_moves_from_a_replica_that_no_longer_serves_is_not_contested(
+    node: Node, state: LinkState
+) -> None:
+    node.serve(UP, (1, 2))
+    node.serve(DOWN, (11,))
+    node.send(1, udp(UP))
+    node.link(1, UP, state)
+
+    node.send(2, udp(UP))
+
+    assert not node.datapath.contests()
+
+
+def test_a_port_that_is_used_again_after_its_connection_is_not_contested(node: Node) -> None:
+    node.serve(UP, (1, 2))
+    node.serve(DOWN, (11,))
+    node.send(1, tcp(UP, flags="R"))
+
+    node.send(2, tcp(UP, flags="S"))
+
+    assert not node.datapath.contests()
+
+
+def test_neighbours_asked_for_by_several_replicas_are_not_contested(node: Node) -> None:
+    node.serve(UP, (1, 2))
+    node.serve(DOWN, (11,))
+    for slot in (1, 2):
+        node.send(slot, arp(UP))
+
+    assert not node.datapath.contests()
+
+
+def test_sessions_that_give_way_to_others_are_counted(pin_root: Path) -> None:
+    node = Node(pin_root, capacity=2000)
+    node.serve(UP, (1,))
+    node.serve(DOWN, (11,))
+    frame = bytearray(bytes(udp(UP)))
+    for number in range(5000):
+        frame[34:36] = (1024 + number).to_bytes(2)
+        node.deliver(1, bytes(frame))
+
+    evicted = 5000 - len(list(node.datapath.sessions()))
+    assert node.datapath.evicted() == evicted >= 3000
+    node.datapath.forget(CONNECTION)
+    assert node.datapath.evicted() == evicted
+    node.datapath.unpin()
+    node.close()
+
+
+def test_a_link_that_leaves_is_noticed_by_every_session_though_none_is_touched(node: Node) -> None:
+    node.serve(UP, (1, 2))
+    node.serve(DOWN, (11, 12))
+    chosen = {number: node.receiver(1, tcp(UP, number)) for number in range(16)}
+    assert {number: node.receiver(1, tcp(UP, number)) for number in range(16)} == chosen
+
+    node.link(11, DOWN, LinkState.GONE)
+    after = {number: node.receiver(1, tcp(UP, number)) for number in range(16)}
+    node.datapath.clear_link(1)
+    answered = {number: node.receiver(slot, tcp(DOWN, number)) for number, slot in after.items()}
+
+    assert set(after.values()) == {12}
+    assert set(answered.values()) == {2}
+
+
+def test_an_agent_that_ended_between_its_steps_leaves_no_session_with_a_link_that_is_gone(pin_root: Path) -> None:
+    first = Node(pin_root)
+    first.serve(UP, (1,))
+    first.serve(DOWN, (11, 12))
+    chosen = {number: first.receiver(1, tcp(UP, number)) for number in range(16)}
+    entry = first.datapath._links.get((11,))
+    first.datapath._links.put((11,), (*entry[:3], LinkState.GONE, *entry[4:]))  # and no more
+    first.datapath.close()
+
+    second = Node(pin_root)
+    after = {number: second.receiver(1, tcp(UP, number)) for number in range(16)}
+
+    assert 11 in chosen.values()
+    assert set(after.values()) == {12}
+    second.close()
+
+
 def test_time_goes_on_for_a_session_that_is_used(node: Node) -> None:
     node.serve(UP, (1,))
     node.serve(DOWN, (11,))
@@ -187,5 +281,6 @@ def test_numbers_are_the_same_in_c_and_python() -> None:
 
     assert {state.name: str(state.value) for state in LinkState}.items() <= numbers.items()
     assert {side.name: str(side.value) for side in Side}.items() <= numbers.items()
-    assert verdicts() == {0: "forwarded", 1: "answered", 2: "not_ours", 3: "unwired", 4: "no_target", 5: "orphan"}
+    assert list(verdicts()) == list(range(7))
+    assert verdicts().items() >= {0: "forwarded", 3: "unwired", 6: "contested"}.items()
     assert verdicts(dropped=True) == {3: "unwired", 4: "no_target"}

@@ -38,10 +38,11 @@ def assert_each_has_one_fate(node: Node, slot: int, frames: Sequence[bytes]) -> 
 
     tally = node.tally().since(before)
     actions = [action for action, _ in outcomes]
-    answers = sum(after != frame for (_, after), frame in zip(outcomes, frames, strict=True))
+    answered = [(frame, after) for frame, (_, after) in zip(frames, outcomes, strict=True) if after != frame]
     assert set(actions) <= {TC_ACT_REDIRECT, TC_ACT_SHOT}
-    assert sum(tally.sent[each] for each in other_side) == actions.count(TC_ACT_REDIRECT) - answers
-    assert tally.sent[slot] == answers
+    assert sum(tally.sent[each] for each in other_side) == actions.count(TC_ACT_REDIRECT) - len(answered)
+    assert tally.sent[slot] == len(answered)
+    assert [after[:6] for _, after in answered] == [frame[6:12] for frame, _ in answered]
     assert tally.sent.total() == actions.count(TC_ACT_REDIRECT)
     assert dropped(tally) == actions.count(TC_ACT_SHOT)
     return tally
@@ -54,6 +55,9 @@ def dropped(tally: Tally) -> int:
 @pytest.mark.parametrize("sender", Side)
 def test_every_kind_of_frame_arrives_unchanged_on_the_other_side(wired: Node, sender: Side) -> None:
     for name, kind in KINDS.items():
+        for side, earlier in kind.before(sender, 0):
+            wired.deliver(SLOTS[side][0], earlier)
+
         tally = assert_each_has_one_fate(wired, SLOTS[sender][0], [FRAMES[name][sender]])
 
         arrived = sum(tally.sent[slot] for slot in SLOTS[sender.other])

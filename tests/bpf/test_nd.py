@@ -70,6 +70,21 @@ def test_the_checksum_is_right_for_every_asker(wired: Node, host: int) -> None:
     assert Ether(bytes(answer))[ICMPv6ND_NA].cksum == received
 
 
+@pytest.mark.parametrize("solicited", [1, 0], ids=["an answer", "unsolicited"])
+def test_who_has_been_heard_of_is_answered_for(wired: Node, solicited: int) -> None:
+    said = Ether(src=MAC[DOWN], dst=MAC[UP]) / IPv6(src="fd00::99", dst=ADDRESS6[UP], hlim=255)
+    said /= ICMPv6ND_NA(tgt="fd00::99", R=0, S=solicited) / ICMPv6NDOptDstLLAddr(lladdr="02:00:00:00:00:99")
+    passed_on = wired.send(11, said)
+
+    young = wired.send(2, question(UP, "fd00::99"))
+    wired.age_of_learned(31)
+    old = wired.send(2, question(UP, "fd00::99"))
+
+    assert (passed_on.sent_to in UPSTREAM_SLOTS, passed_on.frame) == (True, bytes(said))
+    assert (young.sent_to, Ether(young.frame)[ICMPv6NDOptDstLLAddr].lladdr) == (2, "02:00:00:00:00:99")
+    assert old.sent_to in DOWNSTREAM_SLOTS
+
+
 def test_an_answered_question_needs_no_target(wired: Node) -> None:
     wired.datapath.clear_targets(CONNECTION, DOWN)
 

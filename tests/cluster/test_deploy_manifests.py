@@ -17,6 +17,7 @@ import yaml
 from certs import secrets
 from controller.cluster import lease, plan, trust
 from sfc import fault, names
+from sfc.chain import Hook
 from testbed import build
 from tests.cluster import schemas
 from tests.cluster.conftest import KUBECTL, Kubectl, eventually
@@ -223,6 +224,7 @@ def test_schema_has_the_limits_of_validation(rendered: list[Json]) -> None:
     assert (interface["mtu"]["minimum"], interface["mtu"]["maximum"]) == (fault.MIN_MTU, fault.MAX_MTU)
     for drain in (spec["drain"], stage["drain"]):
         assert drain["properties"]["deadlineSeconds"]["maximum"] == fault.MAX_DEADLINE_SECONDS
+        assert drain["properties"]["hook"]["enum"] == list(Hook)
 
 
 def test_every_rule_of_the_schema_says_what_is_wrong(rendered: list[Json]) -> None:
@@ -257,8 +259,12 @@ def test_webhook_is_asked_about_labelled_objects_outside_of_system_namespaces_on
 
 
 def test_objects_that_the_webhook_should_see_are_not_let_past_it(rendered: list[Json]) -> None:
-    assert set(webhooks(rendered)) == {*MUTATING, "chains.sfc.dev"}
-    assert all(webhook["failurePolicy"] == "Fail" for webhook in webhooks(rendered).values())
+    policies = {name: webhook["failurePolicy"] for name, webhook in webhooks(rendered).items()}
+
+    assert policies == dict.fromkeys((*MUTATING, "chains.sfc.dev"), "Fail") | {
+        "chain-deletions.sfc.dev": "Ignore",
+        "copies-of-replicas.sfc.dev": "Ignore",
+    }
 
 
 @pytest.mark.parametrize("kind", ["workloads", "pods"])
@@ -275,7 +281,8 @@ def test_either_label_alone_selects(rendered: list[Json], kind: str) -> None:
 
 def test_webhook_calls_have_no_side_effects_and_are_short(rendered: list[Json]) -> None:
     for webhook in webhooks(rendered).values():
-        assert (webhook["sideEffects"], webhook["timeoutSeconds"]) == ("None", 5)
+        assert webhook["sideEffects"] == "None"
+        assert webhook["timeoutSeconds"] <= 5
         assert "caBundle" not in webhook["clientConfig"], "the cluster controller owns it"
 
 

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from controller import maglev
+from controller.datapath import Datapath
 from controller.links import FILTER_PRIORITY, Identity, LinkError, Links, Pair
-from controller.model import HostLink
-from sfc.chain import Interface
+from controller.model import PROGRAM, HostLink, LinkEntry, LinkState
+from sfc.chain import Interface, Side
 from tests.netns import node as lab
 
 NODE_ADDRESSES = {4: "192.0.2.1", 6: "2001:db8:f::1"}
 PORT = 5000
+CONNECTION = 4711
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 FORGED_NEIGHBOURS = {"broadcast": lambda host: BROADCAST, "host end": lambda host: host.mac}
 
@@ -206,6 +209,39 @@ def test_a_filter_sees_frames_of_the_pod(links: Links, pod: str) -> None:
     links.attach(host.ifindex, 7, lab.program(2), lab.PROGRAM_NAME)
 
     assert send_to_node(pod, 4, host.mac) is None
+
+
+def test_a_link_whose_other_end_stays_on_the_node_gets_its_frames_too(
+    links: Links, node: str, pod: str, datapath: Datapath
+) -> None:
+    """The kernel puts frames straight into the other end only where that is in another network namespace."""
+    create(links, pod, "sfc000000000001", slot=7)
+    create(links, node, "sfc000000000002", slot=8)
+    shown = {link.slot: link for link in links.list()}
+    for slot, side in ((7, Side.UPSTREAM), (8, Side.DOWNSTREAM)):
+        entry = LinkEntry(shown[slot].ifindex, CONNECTION, side, LinkState.SERVING, shown[slot].paired)
+        datapath.set_link(slot, entry)
+        datapath.set_targets(CONNECTION, side, maglev.table([("only", slot)]))
+        links.attach(entry.ifindex, slot, datapath.program_fd, PROGRAM)
+    frame = (
+        bytes.fromhex("020000000002020000000001")
+        + b"\x88\xb5"
+        + b"sixty bytes at least, as the smallest frame has".ljust(46)
+    )
+
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88B5)) as receiver:
+        receiver.bind(("net1", 0x88B5))
+        receiver.settimeout(5)
+        with lab.inside(pod), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+            sender.bind(("net1", 0))
+            sender.send(frame)
+        received = receiver.recv(200)
+
+    for slot, side in ((7, Side.UPSTREAM), (8, Side.DOWNSTREAM)):
+        datapath.clear_link(slot)
+        datapath.clear_targets(CONNECTION, side)
+    assert (shown[7].paired, shown[8].paired) == (True, False)
+    assert received == frame
 
 
 @pytest.mark.parametrize(

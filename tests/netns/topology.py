@@ -1,8 +1,9 @@
 """A node with replicas made of network namespaces: real network stacks around the real program.
 
-The host ends of all links are in one namespace, the node's; every replica has one of its own. Addresses, MACs,
-neighbours and cross-connection numbers come from a chain object, as they do on a node. Namespaces carry the test's
-process id in their name, and those of a run that was killed are removed by the next.
+The host ends of all links are in one namespace, the node's; every replica has one of its own. Links are made as the CNI
+server makes them, and what is in the maps is what the reconciler makes of the chain, the pods and the links: a test
+says what becomes of pods, and never writes a map. Namespaces carry the test's process id in their name, and those of a
+run that was killed are removed by the next.
 """
 
 from __future__ import annotations
@@ -12,32 +13,40 @@ import re
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from pyroute2 import IPRoute, netns
+from pyroute2 import netns
 
-from controller import maglev
-from controller.datapath import PROGRAM, Datapath
-from controller.model import LinkEntry, LinkState
-from sfc.chain import Chain, InterfaceRef, Side, chain_of
+from controller import replica as pod
+from controller.datapath import Datapath
+from controller.links import Identity, Links
+from controller.model import PROGRAM
+from controller.plan import Cluster
+from controller.reconciler import Reconciler
+from sfc.chain import Chain, chain_of
 
 PREFIX = "sfcx-"
-INGRESS = 0xFFFFFFF2
-FILTER_PRIORITY = 0x5FC
+SO_RCVBUFFORCE = 33  # which Python's socket module does not name
 
 
 @dataclass
 class Replica:
     stage: str
     name: str
+    """The pod's name and UID."""
     namespace: str
     slots: dict[str, int] = field(default_factory=dict)
     """By interface."""
+
+    @property
+    def drain_id(self) -> str:
+        return self.name.encode().hex().ljust(32, "0")
 
     def run(self, *command: str, check: bool = True) -> str:
         done = subprocess.run(
@@ -52,26 +61,28 @@ class Replica:
             return socket.socket(*arguments)
 
 
-_slots = count(1)
-"""Never given out twice, so that nodes may share a data path."""
-
-
 class Node:
-    def __init__(self, label: str, chain: Mapping[str, Any], datapath: Datapath) -> None:
+    """Has the data path to itself until it is closed; `clock` is that of drains."""
+
+    def __init__(
+        self, label: str, chain: Mapping[str, Any], datapath: Datapath, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.chain: Chain = chain_of(chain)
-        self.datapath = datapath
         self.replicas: list[Replica] = []
+        self.pods: dict[str, pod.Replica] = {}
         self._label = label
-        self._serving: set[int] = set()
+        self._slots = count(1)
         self._numbers = count(1)
-        self._cleanup = ExitStack()
         _remove_leftovers()
-        with self._cleanup as unfinished:
+        with ExitStack() as unfinished:
+            self._cleanup = unfinished
+            self.datapath = datapath
             self.namespace = self._namespace("node")
-            self._netlink = IPRoute(netns=self.namespace)
-            unfinished.callback(self._netlink.close)
+            with inside(self.namespace):
+                self.links = Links()
+            unfinished.callback(self.links.close)
+            self.reconciler = Reconciler(self.links, datapath, self._cluster, clock)
             unfinished.callback(self._clear)
-            self._set_neighbours()
             self._cleanup = unfinished.pop_all()
 
     def close(self) -> None:
@@ -80,53 +91,64 @@ class Node:
     def add(self, stage: str) -> Replica:
         """A new replica, wired but not yet serving."""
         name = f"{stage}-{next(self._numbers)}"
-        replica = Replica(stage, name, self._namespace(name))
-        found = self.chain.stage(stage)
-        assert found
-        for interface in found.interfaces:
-            slot = replica.slots[interface.name] = next(_slots)
-            host = f"sfcx{slot}"
-            _ip(
-                self.namespace,
-                f"link add {host} type veth peer name {interface.name} address {interface.mac}"
-                f" netns {replica.namespace}",
-                f"link set {host} up",
-            )
-            _ip(
-                replica.namespace,
-                f"link set {interface.name} up",
-                *(f"address add {address} dev {interface.name} nodad" for address in interface.addresses),
-                *(f"route add {route.dst} via {route.gw}" for route in interface.routes),
-            )
-            attached = self.chain.attachment(InterfaceRef(stage, interface.name))
-            if attached:
-                connection, side = attached
-                ifindex = self._netlink.link_lookup(ifname=host)[0]
-                self.datapath.set_link(slot, LinkEntry(ifindex, connection.number, side, LinkState.WIRED))
-                self._attach(ifindex, slot)
-        self.replicas.append(replica)
-        return replica
+        added = Replica(stage, name, self._namespace(name))
+        self.wire(added)
+        self.replicas.append(added)
+        return added
+
+    def reconcile(self) -> None:
+        self.reconciler.reconcile()
+
+    def wire(self, replica: Replica) -> None:
+        """Makes the pod and its links, as CNI ADD does; the namespace is there."""
+        stage = self.chain.stage(replica.stage)
+        assert stage
+        self.pods[replica.name] = pod.Replica(
+            namespace=self.chain.namespace,
+            name=replica.name,
+            uid=replica.name,
+            chain=self.chain.name,
+            stage=replica.stage,
+            ready=False,
+            stopped=False,
+            terminating=False,
+            incarnation="first",
+            condition=None,
+        )
+        with _opened(replica.namespace) as namespace:
+            for interface in stage.interfaces:
+                slot = replica.slots[interface.name] = next(self._slots)
+                identity = Identity(replica.name, interface.name, replica.drain_id, slot)
+                pair = self.links.create(f"sfcx{slot}", identity, interface, namespace)
+                self.links.attach(pair.ifindex, slot, self.datapath.program_fd, PROGRAM)
+                self.links.configure(pair, interface, namespace)
+        self.reconcile()
+
+    def become(self, replica: Replica, **fields: Any) -> None:
+        """What the API server says of the pod from now on; the reconciler hears of it at its next pass."""
+        self.pods[replica.name] = replace(self.pods[replica.name], **fields)
 
     def serve(self, *replicas: Replica) -> None:
-        for replica in replicas:
-            self._set_state(replica, LinkState.SERVING)
-            self._serving.update(replica.slots.values())
-        self._set_targets()
+        for each in replicas:
+            self.become(each, ready=True)
+        self.reconcile()
 
     def drain(self, replica: Replica) -> None:
-        self._serving.difference_update(replica.slots.values())
-        self._set_targets()
-        self._set_state(replica, LinkState.DRAINING)
+        self.become(replica, terminating=True)
+        self.reconcile()
+
+    def stop(self, replica: Replica) -> None:
+        """As when the drain is over and the containers have ended; what they had to send may still be on its way."""
+        self.become(replica, stopped=True)
+        self.reconcile()
 
     def remove(self, replica: Replica) -> None:
-        """As when a pod is gone: its sessions choose again, its namespace vanishes, its slots are free."""
-        self._set_state(replica, LinkState.GONE)
-        self._serving.difference_update(replica.slots.values())
-        self._set_targets()
+        """As when a pod is gone, drained or not: its links vanish, and then the agent notices."""
         self.replicas.remove(replica)
+        self._delete_links(replica)
         _delete_namespace(replica.namespace)
-        for slot in replica.slots.values():
-            self.datapath.clear_link(slot)
+        del self.pods[replica.name]
+        self.reconcile()
 
     def activity(self, replica: Replica) -> int:
         return sum(self.datapath.activity(list(replica.slots.values())).values())
@@ -136,66 +158,26 @@ class Node:
         traffic = self.datapath.traffic(list(replica.slots.values()))
         return sum(each.sessions_chosen + each.sessions_opened for each in traffic.values())
 
+    def _cluster(self) -> Cluster:
+        return Cluster({(self.chain.namespace, self.chain.name): self.chain}, dict(self.pods))
+
+    def _clear(self) -> None:
+        """Nothing of this node stays in the data path, which the next node may have."""
+        self.pods.clear()
+        for replica in self.replicas:
+            self._delete_links(replica)
+        self.reconcile()
+
+    def _delete_links(self, replica: Replica) -> None:
+        for slot in replica.slots.values():
+            self.links.delete(f"sfcx{slot}")
+
     def _namespace(self, name: str) -> str:
         namespace = f"{PREFIX}{os.getpid()}-{self._label}-{name}"
         netns.create(namespace)
         self._cleanup.callback(_delete_namespace, namespace)
-        _ip(namespace, "link set lo up")
+        subprocess.run(["ip", "-n", namespace, "link", "set", "lo", "up"], check=True)
         return namespace
-
-    def _attach(self, ifindex: int, slot: int) -> None:
-        self._netlink.tc("add", "clsact", ifindex)
-        self._netlink.tc(
-            "replace-filter",
-            "bpf",
-            ifindex,
-            handle=1,
-            prio=FILTER_PRIORITY,
-            parent=INGRESS,
-            fd=self.datapath.program_fd,
-            name=PROGRAM,
-            classid=slot,
-            direct_action=True,
-        )
-
-    def _clear(self) -> None:
-        for replica in self.replicas:
-            for slot in replica.slots.values():
-                self.datapath.clear_link(slot)
-        for connection in self.chain.cross_connections:
-            for side in Side:
-                self.datapath.clear_targets(connection.number, side)
-                for address in self.chain.neighbours(connection.end(side)):
-                    self.datapath.clear_neighbour(connection.number, side, address)
-            self.datapath.forget(connection.number)
-
-    def _set_state(self, replica: Replica, state: LinkState) -> None:
-        links = self.datapath.observe().links
-        for slot in replica.slots.values():
-            if slot in links:
-                entry = links[slot]
-                self.datapath.set_link(slot, LinkEntry(entry.ifindex, entry.connection, entry.side, state))
-
-    def _set_targets(self) -> None:
-        identity = {slot: replica.name for replica in self.replicas for slot in replica.slots.values()}
-        links = self.datapath.observe().links
-        for connection in self.chain.cross_connections:
-            for side in Side:
-                serving = [
-                    (identity[slot], slot)
-                    for slot, link in links.items()
-                    if slot in self._serving and (link.connection, link.side) == (connection.number, side)
-                ]
-                if serving:
-                    self.datapath.set_targets(connection.number, side, maglev.table(serving))
-                else:
-                    self.datapath.clear_targets(connection.number, side)
-
-    def _set_neighbours(self) -> None:
-        for connection in self.chain.cross_connections:
-            for side in Side:
-                for address, mac in self.chain.neighbours(connection.end(side)).items():
-                    self.datapath.set_neighbour(connection.number, side, address, mac)
 
 
 @contextmanager
@@ -210,9 +192,13 @@ def inside(namespace: str) -> Iterator[None]:
         os.close(before)
 
 
-def _ip(namespace: str, *commands: str) -> None:
-    batch = "".join(f"{command}\n" for command in commands)
-    subprocess.run(["ip", "-n", namespace, "-batch", "-"], input=batch, text=True, check=True)
+@contextmanager
+def _opened(namespace: str) -> Iterator[int]:
+    descriptor = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _delete_namespace(namespace: str) -> None:
@@ -238,6 +224,7 @@ class Echo:
         self._listener.bind(("", self.PORT))
         self._listener.listen(256)
         self._datagrams = replica.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        self._datagrams.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 32 << 20)
         self._datagrams.bind(("", self.PORT))
         for serve in (self._accept, self._answer):
             threading.Thread(target=serve, daemon=True).start()
@@ -256,7 +243,7 @@ class Echo:
             threading.Thread(target=self._echo, args=(connection,), daemon=True).start()
 
     def _echo(self, connection: socket.socket) -> None:
-        with connection:
+        with connection, suppress(ConnectionError):
             connection.sendall(self._name)
             while data := connection.recv(1 << 16):
                 connection.sendall(data)

@@ -29,7 +29,8 @@ spec:
 
 
 def chain() -> dict[str, Any]:
-    return yaml.safe_load(CHAIN)
+    obj: dict[str, Any] = yaml.safe_load(CHAIN)
+    return obj
 
 
 def pod(name: str, stage: str, *, ready: bool = True, terminating: bool = False, **status: Any) -> dict[str, Any]:

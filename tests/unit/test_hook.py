@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import httpx
 
-from controller.drain import Drain
+from controller.drain import Drain, RetiredError
 from controller.hook import HookServer
 from sfc import drain_id, names
 
@@ -17,24 +18,32 @@ KEY = b"k" * 32
 ENDED = Drain("uid-1", "", asked_at=10.0, deadline=40.0, out_of_targets_at=10.002, ended_at=12.5, active_sessions=0)
 
 
-@contextmanager
-def serving(drain: Callable[[str], Drain | None]) -> Iterator[str]:
-    server = HookServer(("127.0.0.1", 0), KEY, drain)
+def started(drain: Callable[[str, float], Drain | None], port: int = 0) -> HookServer:
+    server = HookServer(("127.0.0.1", port), KEY, drain)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    return server
+
+
+def url_of(server: HookServer) -> str:
+    return f"http://127.0.0.1:{server.server_port}{names.HOOK_PATH}"
+
+
+@contextmanager
+def serving(drain: Callable[[str, float], Drain | None]) -> Iterator[str]:
+    server = started(drain)
     try:
-        yield f"http://127.0.0.1:{server.server_port}{names.HOOK_PATH}"
+        yield url_of(server)
     finally:
-        server.shutdown()
-        server.server_close()
+        server.close()
 
 
 def call(url: str, wanted: str, signature: str | None = None) -> httpx.Response:
     signature = drain_id.sign(KEY, wanted) if signature is None else signature
-    return httpx.get(url + wanted, headers={names.SIGNATURE_HEADER: signature}, timeout=5)
+    return httpx.get(url + wanted, headers={names.SIGNATURE_HEADER: signature}, timeout=30)
 
 
 def test_the_answer_tells_when_the_replica_left_the_targets_and_when_it_had_drained() -> None:
-    with serving(lambda _: ENDED) as url:
+    with serving(lambda *_: ENDED) as url:
         answer = call(url, "a" * 32)
 
     assert answer.status_code == 200
@@ -48,17 +57,17 @@ def test_the_answer_tells_when_the_replica_left_the_targets_and_when_it_had_drai
 
 def test_a_forged_signature_drains_nothing() -> None:
     drained: list[str] = []
-    with serving(drained.append) as url:
+    with serving(lambda wanted, _: drained.append(wanted)) as url:
         forged = call(url, "a" * 32, "0" * 64)
         borrowed = call(url, "a" * 32, drain_id.sign(KEY, "b" * 32))
-        absent = httpx.get(url + "a" * 32, timeout=5)
+        absent = httpx.get(url + "a" * 32, timeout=30)
 
     assert [r.status_code for r in (forged, borrowed, absent)] == [403, 403, 403]
     assert drained == []
 
 
 def test_an_unknown_id_is_answered_at_once() -> None:
-    with serving(lambda _: None) as url:
+    with serving(lambda *_: None) as url:
         answer = call(url, "a" * 32)
 
     assert answer.status_code == 404
@@ -66,17 +75,17 @@ def test_an_unknown_id_is_answered_at_once() -> None:
 
 
 def test_other_paths_and_long_ids_are_refused() -> None:
-    with serving(lambda _: ENDED) as url:
-        root = httpx.get(url.removesuffix(names.HOOK_PATH) + "/", timeout=5)
+    with serving(lambda *_: ENDED) as url:
+        root = httpx.get(url.removesuffix(names.HOOK_PATH) + "/", timeout=30)
         long = call(url, "a" * 10_000, "x")
 
     assert [root.status_code, long.status_code] == [403, 403]
 
 
 def test_many_hooks_are_held_at_the_same_time() -> None:
-    everyone = threading.Barrier(50, timeout=10)
+    everyone = threading.Barrier(50, timeout=30)
 
-    def together(_: str) -> Drain:
+    def together(*_: object) -> Drain:
         everyone.wait()
         return ENDED
 
@@ -88,6 +97,62 @@ def test_many_hooks_are_held_at_the_same_time() -> None:
         for caller in callers:
             caller.start()
         for caller in callers:
-            caller.join(10)
+            caller.join(30)
 
     assert answers == [200] * 50
+
+
+def test_a_newer_listener_gets_every_call_and_the_older_one_answers_what_it_has() -> None:
+    release = threading.Event()
+    older = started(lambda *_: ENDED if release.wait(30) else None)
+    first: list[int] = []
+    caller = threading.Thread(target=lambda: first.append(call(url_of(older), "a" * 32).status_code))
+    caller.start()
+    until(lambda: older.held == 1)
+
+    newer = started(lambda *_: None, older.server_port)
+    with httpx.Client() as client:
+        during = [client.get(url_of(newer) + "b" * 32, headers=signed("b" * 32)).status_code for _ in range(20)]
+    older.close()
+    after = call(url_of(newer), "b" * 32).status_code
+    release.set()
+    caller.join(30)
+    newer.close()
+
+    assert during == [404] * 20
+    assert (after, first) == (404, [200])
+
+
+def test_a_hook_held_by_an_agent_that_is_replaced_is_answered_by_the_one_that_replaces_it() -> None:
+    replaced = threading.Event()
+
+    def retiring(*_: object) -> Drain:
+        replaced.wait(30)
+        raise RetiredError
+
+    older = started(retiring)
+    answers: list[httpx.Response] = []
+    caller = threading.Thread(target=lambda: answers.append(call(url_of(older), "a" * 32)))
+    caller.start()
+    until(lambda: older.held == 1)
+
+    replaced.set()
+    newer = started(lambda *_: ENDED, older.server_port)
+    older.close()
+    caller.join(30)
+    until(lambda: older.held == 0)
+    newer.close()
+
+    assert answers[0].status_code == 200
+    assert answers[0].json()["drained_seconds"] == 2.5
+
+
+def signed(wanted: str) -> dict[str, str]:
+    return {names.SIGNATURE_HEADER: drain_id.sign(KEY, wanted)}
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert condition()

@@ -21,6 +21,12 @@ class Counted:
     def remarks(self) -> dict[tuple[int, str], int]:
         return {(CLIENT_FIREWALL, "orphan"): 8}
 
+    def remembered(self) -> int:
+        return 1000
+
+    def evicted(self) -> int:
+        return 17
+
 
 def scraped() -> str:
     registry = CollectorRegistry()
@@ -45,6 +51,13 @@ def test_drops_are_named_by_their_cross_connection_and_those_of_deleted_chains_a
     assert 'cross_connection="",namespace="",verdict="unwired"} 6.0' in text
     assert 'sfc_remarkable_packets_total{cross_connection="edge.client.lan.firewall.left",namespace="telco"' in text
     assert "7.0" not in [line.rsplit(" ", 1)[1] for line in text.splitlines() if line.startswith("sfc_dropped")]
+
+
+def test_how_full_the_session_table_is_and_what_it_cost_are_shown() -> None:
+    text = scraped()
+
+    assert "sfc_sessions 1000.0" in text
+    assert "sfc_evicted_sessions_total 17.0" in text
 
 
 def test_a_link_of_no_known_pod_is_not_shown() -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from controller.node import parsed
+from controller.cluster_view import parsed
 from tests.unit.objects import chain
 
 KEY = ("telco", "edge")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +17,10 @@ from controller.plan import (
     SetLink,
     SetNeighbour,
     SetTargets,
+    State,
     changes,
     desired,
+    likely_targets,
 )
 from controller.replica import replica_of
 from sfc.chain import Side, chain_of
@@ -192,3 +195,59 @@ def test_tearing_down_takes_targets_first() -> None:
     order = [type(change) for change in changes(before, DataPlane())]
 
     assert order.index(ClearLink) > max(i for i, kind in enumerate(order) if kind is ClearTargets)
+
+
+def test_a_replica_with_an_interface_down_gets_nothing_on_any_of_them() -> None:
+    plane = desired(TWO_FIREWALLS, (CLIENT, LEFT, RIGHT, LEFT2, replace(RIGHT2, up=False)), {}, DataPlane())
+
+    assert (plane.links[4].state, plane.links[5].state) == (LinkState.GONE, LinkState.GONE)
+    assert plane.targets[CLIENT_FIREWALL, Side.DOWNSTREAM] == maglev.table((("uid-firewall-1", 2),))
+
+
+def test_a_replica_that_lost_an_interface_it_was_made_with_gets_nothing_on_the_others() -> None:
+    firewall = pod("firewall-1", "firewall")
+    both = [{"name": "sfc", "namespace": "telco", "interface": name} for name in ("left", "right")]
+    firewall["metadata"]["annotations"] = {"k8s.v1.cni.cncf.io/networks": json.dumps(both)}
+
+    plane = desired(cluster(firewall), (LEFT,), {}, DataPlane())
+
+    assert plane.links[2].state == LinkState.GONE
+
+
+def test_an_interface_that_the_chain_got_after_the_replica_was_made_does_not_stop_it() -> None:
+    plane = desired(cluster(pod("firewall-1", "firewall")), (LEFT,), {}, DataPlane())
+
+    assert plane.links[2].state == LinkState.SERVING
+
+
+def test_a_replaced_sandbox_does_not_count_against_the_new_one() -> None:
+    newer = link(8, "client-1", "lan")
+
+    plane = desired(TWO_FIREWALLS, (replace(CLIENT, up=False), newer), {}, DataPlane())
+
+    assert plane.links[8].state == LinkState.SERVING
+
+
+def test_a_program_is_replaced_only_when_the_maps_that_came_with_it_are_full() -> None:
+    wanted = desired(TWO_FIREWALLS, ALL, {}, DataPlane())
+    older = DataPlane(filters=dict.fromkeys(wanted.filters, 0))
+
+    order = [type(change) for change in changes(older, wanted)]
+
+    assert order.index(AttachFilter) > max(i for i, kind in enumerate(order) if kind is SetTargets)
+
+
+def test_the_tables_after_the_next_event_are_foreseen() -> None:
+    pods = (pod("client-1", "client"), pod("firewall-1", "firewall"), pod("firewall-2", "firewall"))
+    starting = cluster(*pods, pod("firewall-3", "firewall", ready=False))
+    links = (*ALL, link(6, "firewall-3", "left"), link(7, "firewall-3", "right"))
+    foreseen = {
+        maglev.table(replicas)
+        for replicas in likely_targets(State(starting, links, desired(starting, links, {}, DataPlane())))
+    }
+
+    joined = desired(cluster(*pods, pod("firewall-3", "firewall")), links, {}, DataPlane())
+    left = desired(starting, links, draining("firewall-1"), DataPlane())
+
+    sides = (CLIENT_FIREWALL, Side.DOWNSTREAM), (FIREWALL_NAT, Side.UPSTREAM)
+    assert {plane.targets[side] for plane in (joined, left) for side in sides} <= foreseen

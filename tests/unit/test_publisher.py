@@ -5,6 +5,7 @@ from typing import Any
 
 from controller.plan import State
 from controller.publisher import Publisher
+from controller.turns import Turn
 from kube.api import ApiError
 from tests.unit.objects import pod
 from tests.unit.test_plan import ALL, TWO_FIREWALLS, cluster
@@ -22,6 +23,9 @@ class Api:
         return self._write(path, body)
 
     def apply(self, path: str, obj: Mapping[str, Any], manager: str) -> dict[str, Any]:
+        return self._write(path, obj)
+
+    def create(self, path: str, obj: Mapping[str, Any]) -> dict[str, Any]:
         return self._write(path, obj)
 
     def _write(self, path: str, body: Any) -> dict[str, Any]:
@@ -112,3 +116,34 @@ def test_a_node_that_has_no_replica_any_more_takes_its_entry_back() -> None:
     publisher(api, state(cluster(), ()), {key: stale}).publish()
 
     assert api.written[0][1]["status"] == {"nodes": []}
+
+
+TURN = Turn("uid-client-1", next(iter(ONE.replicas.values())), "Draining", "out of all targets", 1.0, 0.003)
+
+
+def test_a_turn_becomes_an_event_of_the_pod_once() -> None:
+    api = Api()
+    one = publisher(api, State())
+
+    one.tell(TURN)
+    one.publish()
+    one.publish()
+
+    ((path, event),) = api.written
+    assert path == "/api/v1/namespaces/telco/events"
+    assert (event["involvedObject"]["uid"], event["reason"]) == ("uid-client-1", "Draining")
+
+
+def test_events_wait_while_the_api_server_is_away_and_are_dropped_when_it_refuses_them() -> None:
+    api = Api()
+    one = publisher(api, State())
+    one.tell(TURN)
+
+    api.error = ApiError(0, "NoAnswer", "nobody there")
+    away = one.publish()
+    api.error = ApiError(403, "Forbidden", "namespace is being terminated")
+    refused = one.publish()
+    api.error = None
+    one.publish()
+
+    assert (away, refused, api.written) == (False, True, [])

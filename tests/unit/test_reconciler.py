@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from controller.model import DataPlane, HostLink, LinkEntry, LinkState
 from controller.plan import Cluster
 from controller.reconciler import Reconciler
+from controller.sessions import Timeouts
 from sfc.chain import Side
 from tests.unit.objects import link, pod
 from tests.unit.test_plan import CLIENT_FIREWALL, cluster
@@ -68,7 +71,7 @@ class Node:
     def forget(self, connection: int) -> None:
         self.forgotten.append(connection)
 
-    def activity(self, slots: Collection[int]) -> Mapping[int, int]:
+    def activity(self, slots: Collection[int], *, timeouts: Timeouts) -> Mapping[int, int]:
         return {slot: self.sessions.get(slot, 0) for slot in slots}
 
 
@@ -91,6 +94,28 @@ def node() -> Node:
 
 def states(node: Node) -> dict[int, LinkState]:
     return {slot: entry.state for slot, entry in node.entries.items()}
+
+
+def look(reconciler: Reconciler) -> None:
+    """A pass, then a count of the sessions, then a pass that knows them."""
+    reconciler.reconcile()
+    reconciler.count()
+    reconciler.reconcile()
+
+
+@contextmanager
+def running(reconciler: Reconciler) -> Iterator[None]:
+    stop = threading.Event()
+    loops = [threading.Thread(target=loop, args=(stop,)) for loop in (reconciler.run, reconciler.count_sessions)]
+    for thread in loops:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        reconciler.wake()
+        for thread in loops:
+            thread.join(15)
 
 
 def test_a_pass_brings_the_node_to_the_desired_state_and_a_second_finds_nothing_to_do(node: Node) -> None:
@@ -139,10 +164,10 @@ def test_a_terminating_pod_drains_without_any_hook(node: Node) -> None:
     node.sessions = {4: 2}
 
     pods = firewalls(terminating=True)
-    reconciler.reconcile()
+    look(reconciler)
     busy = states(node)
     node.sessions = {}
-    reconciler.reconcile()
+    look(reconciler)
 
     assert (busy[4], busy[5]) == (LinkState.DRAINING, LinkState.DRAINING)
     assert (states(node)[4], states(node)[5]) == (LinkState.GONE, LinkState.GONE)
@@ -152,48 +177,65 @@ def test_the_deadline_of_the_stage_ends_a_drain_whose_sessions_do_not(node: Node
     clock = Clock()
     reconciler = Reconciler(node, node, lambda: firewalls(terminating=True), clock)
     node.sessions = {4: 2}
-    reconciler.reconcile()
+    look(reconciler)
 
     clock.now += 29.9
-    reconciler.reconcile()
+    look(reconciler)
     before = states(node)[4]
     clock.now += 0.2
-    reconciler.reconcile()
+    look(reconciler)
 
     assert (before, states(node)[4]) == (LinkState.DRAINING, LinkState.GONE)
 
 
 def test_a_hook_is_answered_when_the_sessions_have_ended(node: Node) -> None:
     reconciler = Reconciler(node, node, firewalls)
-    stop = threading.Event()
     node.sessions = {4: 1}
-    threading.Thread(target=reconciler.run, args=(stop,), daemon=True).start()
-
-    waiting = threading.Event()
     answers = []
 
     def hook() -> None:
-        waiting.set()
-        answers.append(reconciler.drain("drain-firewall-2", timeout=10))
+        answers.append(reconciler.drain("drain-firewall-2", time.monotonic(), timeout=10))
 
-    caller = threading.Thread(target=hook)
-    caller.start()
-    waiting.wait(1)
-    caller.join(0.5)
-    held = caller.is_alive()
-    node.sessions = {}
-    caller.join(5)
-    stop.set()
+    with running(reconciler):
+        caller = threading.Thread(target=hook)
+        caller.start()
+        caller.join(0.5)
+        held = caller.is_alive()
+        node.sessions = {}
+        caller.join(5)
 
     assert held
     assert answers[0].ended
     assert states(node)[4] == LinkState.GONE
 
 
+def test_a_hook_called_twice_is_one_drain_and_both_calls_are_answered(node: Node) -> None:
+    reconciler = Reconciler(node, node, firewalls)
+    node.sessions = {4: 1}
+    answers = []
+
+    def hook() -> None:
+        answers.append(reconciler.drain("drain-firewall-2", time.monotonic(), timeout=10))
+
+    with running(reconciler):
+        callers = [threading.Thread(target=hook) for _ in range(2)]
+        for caller in callers:
+            caller.start()
+            caller.join(0.2)
+        node.sessions = {}
+        for caller in callers:
+            caller.join(5)
+        hook()
+
+    first, second, late = answers
+    assert first == second == late
+    assert first.ended
+
+
 def test_a_hook_for_an_unknown_id_is_not_held(node: Node) -> None:
     reconciler = Reconciler(node, node, firewalls)
 
-    assert reconciler.drain("no-such-id", timeout=10) is None
+    assert reconciler.drain("no-such-id", time.monotonic(), timeout=10) is None
 
 
 def test_a_drain_asked_for_before_the_api_server_was_heard_works(node: Node) -> None:
@@ -201,11 +243,9 @@ def test_a_drain_asked_for_before_the_api_server_was_heard_works(node: Node) -> 
     reconciler = Reconciler(node, node, lambda: seen[0])
     reconciler.reconcile()
     restarted = Reconciler(node, node, lambda: None)
-    stop = threading.Event()
-    threading.Thread(target=restarted.run, args=(stop,), daemon=True).start()
 
-    drain = restarted.drain("drain-firewall-2", timeout=10)
-    stop.set()
+    with running(restarted):
+        drain = restarted.drain("drain-firewall-2", time.monotonic(), timeout=10)
 
     assert drain and drain.ended
     assert states(node) == {slot: LinkState.GONE if slot in (4, 5) else LinkState.SERVING for slot in range(1, 6)}
@@ -214,12 +254,10 @@ def test_a_drain_asked_for_before_the_api_server_was_heard_works(node: Node) -> 
 def test_a_drain_for_a_restart_is_undone_when_the_new_containers_are_ready(node: Node) -> None:
     pods = firewalls()
     reconciler = Reconciler(node, node, lambda: pods)
-    stop = threading.Event()
-    threading.Thread(target=reconciler.run, args=(stop,), daemon=True).start()
-    reconciler.drain("drain-firewall-2", timeout=10)
-    drained = states(node)[4]
+    with running(reconciler):
+        reconciler.drain("drain-firewall-2", time.monotonic(), timeout=10)
+        drained = states(node)[4]
 
-    stop.set()
     pods = firewalls(containerStatuses=[{"containerID": "cri://new", "state": {"running": {}}}])
     reconciler.reconcile()
 
@@ -251,12 +289,53 @@ def test_a_deleted_chain_leaves_nothing_behind(node: Node) -> None:
     assert CLIENT_FIREWALL in node.forgotten
 
 
+def test_a_pass_for_an_event_observes_nothing_anew_and_one_after_a_failure_everything(node: Node) -> None:
+    pods = firewalls()
+    reconciler = Reconciler(node, node, lambda: pods)
+    reconciler.reconcile()
+    observed, node.observe = node.observe, refuse  # type: ignore[method-assign]
+
+    pods = firewalls(ready=False)
+    reconciler.reconcile(verify=False)
+    after_event = states(node)[4]
+    node.set_link = refuse  # type: ignore[method-assign]
+    pods = firewalls()
+    with pytest.raises(AssertionError, match="not to be called"):
+        reconciler.reconcile(verify=False)
+    del node.set_link
+    node.observe = observed  # type: ignore[method-assign]
+    node.entries.clear()
+    reconciler.reconcile(verify=False)
+
+    assert after_event == LinkState.WIRED
+    assert set(states(node).values()) == {LinkState.SERVING}
+
+
+def refuse(*_: object) -> Any:
+    raise AssertionError("not to be called")
+
+
+def test_links_are_read_again_when_the_kernel_says_that_one_changed(node: Node) -> None:
+    reconciler = Reconciler(node, node, firewalls)
+    reconciler.reconcile()
+    reconciler.reconcile()
+
+    node.links[104] = replace(node.links[104], up=False)
+    reconciler.reconcile(verify=False)
+    unheard = states(node)[4]
+    reconciler.links_changed()
+    reconciler.reconcile(verify=False)
+
+    assert unheard == LinkState.SERVING
+    assert (states(node)[4], states(node)[5]) == (LinkState.GONE, LinkState.GONE)
+
+
 def test_the_loop_survives_a_pass_that_fails(node: Node) -> None:
     reconciler = Reconciler(node, node, firewalls)
     node.broken = True
     stop = threading.Event()
     done = threading.Event()
-    reconciler.observe_with(done.set)
+    reconciler.observe_with(lambda _: done.set())
     threading.Thread(target=reconciler.run, args=(stop,), daemon=True).start()
     reconciler.wake()
 

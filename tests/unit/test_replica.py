@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -48,3 +49,15 @@ def test_another_container_makes_another_incarnation() -> None:
     after = replica_of(pod("nat-1", "nat", containerStatuses=[{"containerID": "cri://other"}]))
 
     assert before and after and before.incarnation != after.incarnation
+
+
+def test_the_interfaces_are_those_that_the_webhook_asked_for() -> None:
+    wired = pod("nat-1", "nat")
+    networks = [{"name": "other", "interface": "eth9"}, {"name": "sfc", "namespace": "telco", "interface": "inside"}]
+    unreadable = pod("nat-2", "nat")
+    wired["metadata"]["annotations"] = {"k8s.v1.cni.cncf.io/networks": json.dumps(networks)}
+    unreadable["metadata"]["annotations"] = {"k8s.v1.cni.cncf.io/networks": "{"}
+
+    found = [replica_of(one) for one in (wired, unreadable)]
+
+    assert [one.interfaces for one in found if one] == [{"inside"}, set()]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from controller.drain import Drain
@@ -85,3 +86,10 @@ def test_a_link_of_no_known_pod_is_in_no_report() -> None:
     stray = state(TWO_FIREWALLS, links=(*ALL, link(9, "nobody-1", "lan")))
 
     assert "nobody-1" not in str(node_status(stray, "node1"))
+
+
+def test_a_replica_whose_interface_is_down_says_so() -> None:
+    shut = state(TWO_FIREWALLS, links=(*ALL[:3], replace(ALL[3], up=False), ALL[4]))
+
+    assert reason(shut, "firewall-2") == (False, "InterfaceDown")
+    assert reason(shut, "firewall-1") == (True, "Serving")

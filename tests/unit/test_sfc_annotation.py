@@ -64,6 +64,23 @@ def test_an_interface_without_addresses_asks_for_none() -> None:
         ("ns/storage@fast0, other", [{"namespace": "ns", "name": "storage", "interface": "fast0"}, {"name": "other"}]),
         ('[{"name":"a","ips":["10.0.0.1/8"]}]', [{"name": "a", "ips": ["10.0.0.1/8"]}]),
         ('{"name":"a"}', [{"name": "a"}]),
+        (
+            " ns / storage @ fast0 ,other@",
+            [{"namespace": "ns", "name": "storage", "interface": "fast0"}, {"name": "other"}],
+        ),
+        ("/a", [{"name": "a"}]),
+        (
+            '[{"name":"a","mac":"0200.5e10.0001","ips":["10.0.0.1","::1/64"],"namespace":null,"of-the-future":7}]',
+            [
+                {
+                    "name": "a",
+                    "mac": "0200.5e10.0001",
+                    "ips": ["10.0.0.1", "::1/64"],
+                    "namespace": None,
+                    "of-the-future": 7,
+                }
+            ],
+        ),
     ],
 )
 def test_both_syntaxes_are_read(text: str | None, elements: list[object]) -> None:
@@ -72,7 +89,23 @@ def test_both_syntaxes_are_read(text: str | None, elements: list[object]) -> Non
 
 @pytest.mark.parametrize(
     "text",
-    ["a,,b", "a/b/c", "a@b@c", "A", "[1]", "[{}]", '[{"name":1}]', "[", '"a"', '[{"name":"a","x":NaN}]', 7, ["a"]],
+    [
+        *("a,,b", "a/b/c", "a@b@c", "A", "a.b", "-a", "a@sixteen--letters", "a@b c", "a b", "@b", "n.s/a"),
+        *(
+            "[1]",
+            "[{}]",
+            '[{"name":1}]',
+            '[{"name":""}]',
+            "[null]",
+            "[",
+            '"a"',
+            '[{"name":"a","x":NaN}]',
+            '[{"a":1e999}]',
+        ),
+        *('[{"name":"a","interface":7}]', '[{"name":"a","ips":"10.0.0.1/8"}]', '[{"name":"a","ips":["10.0.0.0.1"]}]'),
+        *('[{"name":"a","mac":"02:00"}]', '[{"name":"a","cni-args":[]}]', '[{"name":"a","default-route":"10.0.0.1"}]'),
+        *(7, ["a"], "a" * 300_000),
+    ],
 )
 def test_what_multus_cannot_read_is_an_error(text: object) -> None:
     with pytest.raises(AnnotationError):

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfc.chain import Chain
-from sfc.doubts import update_warnings, warnings
+from sfc.doubts import warnings
+from sfc.update import deletion_warnings, update_problems, update_warnings
 from sfc.validation import InvalidChain, parse, problems
 from tests.unit import objects
 
@@ -91,6 +92,16 @@ INSIDE = "spec.stages[2].interfaces[0]"
             "nat.inside; only replicas of one stage share an address, give one of the two another",
         ),
         (
+            nat_inside(addresses=["255.255.255.255/32"]),
+            f'{INSIDE}.addresses[0]: "255.255.255.255/32": is not an address of its family that an interface can have; '
+            "give a unicast address",
+        ),
+        (
+            nat_inside(addresses=["::ffff:10.1.0.1/120"]),
+            f'{INSIDE}.addresses[0]: "::ffff:10.1.0.1/120": is not an address of its family that an interface can '
+            "have; give a unicast address",
+        ),
+        (
             nat_inside(addresses=["2001:db8::1/64"], mtu=1000),
             f"{INSIDE}.mtu: 1000: is too small for IPv6, which needs 1280 (RFC 8200); raise it, or remove the IPv6 "
             "addresses",
@@ -122,6 +133,10 @@ INSIDE = "spec.stages[2].interfaces[0]"
         (
             lambda spec: spec["drain"].update(deadlineSeconds=3601),
             "spec.drain.deadlineSeconds: 3601: is not a deadline; give whole seconds from 0 to 3600",
+        ),
+        (
+            stage(drain={"hook": "exec"}),
+            'spec.stages[2].drain.hook: "exec": is not a drain hook; give one of auto, httpGet, sleep, none',
         ),
         (
             lambda spec: spec["stages"][1]["interfaces"].pop(),
@@ -264,6 +279,11 @@ def test_the_longest_legal_names_fit_into_a_cross_connections_name() -> None:
             "lost; give both the same",
         ),
         (
+            nat_inside(addresses=["10.1.0.1/24", "198.51.0.1/16"]),
+            'stage "nat": the networks of its interfaces inside (198.51.0.0/16) and outside (198.51.100.0/24) overlap, '
+            "its replicas reach only one of them; give them different networks",
+        ),
+        (
             nat_inside(addresses=["10.2.0.1/24"]),
             "nat.inside (10.2.0.0/24) shares no network with the others of its segment; check the addresses",
         ),
@@ -285,6 +305,85 @@ def test_a_changed_stage_warns_that_running_pods_keep_what_they_have() -> None:
     assert found[0].startswith('stage "nat": running pods keep ')
     assert len(found[0]) <= 256
     assert update_warnings(new, new) == ()
+
+
+def test_a_changed_drain_warns_of_every_stage_that_has_it() -> None:
+    def change(spec: Spec) -> None:
+        spec["stages"][2]["drain"] = {"deadlineSeconds": 30}
+        spec["drain"]["deadlineSeconds"] = 60
+
+    found = update_warnings(objects.chain(), chain(change))
+
+    assert [text.partition(":")[0] for text in found] == ['stage "client"', 'stage "firewall"', 'stage "server"']
+    assert "running pods keep the drain hook and grace period they were created with; roll" in found[0]
+
+
+def with_replicas(obj: dict[str, Any], **counts: int) -> dict[str, Any]:
+    stages = [{"name": name, "replicas": count, "serving": 0, "draining": 0} for name, count in counts.items()]
+    return {**obj, "status": {"stages": stages}}
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (nat_inside(addresses=["10.1.0.3/24"]), "spec.stages[2].interfaces[0].addresses"),
+        (nat_inside(addresses=["10.1.0.1/24", "10.1.0.3/24"]), "spec.stages[2].interfaces[0].addresses"),
+        (nat_inside(addresses=[]), "spec.stages[2].interfaces[0].addresses"),
+        (nat_inside(mac="02:00:00:00:00:07"), "spec.stages[2].interfaces[0].mac"),
+    ],
+)
+def test_addresses_and_macs_cannot_change_while_a_stage_has_replicas(
+    change: Callable[[Spec], object], field: str
+) -> None:
+    new = chain(change)
+
+    assert update_problems(objects.chain(), new) == ()
+    assert update_problems(with_replicas(objects.chain(), nat=0, client=3), new) == ()
+    (problem,) = update_problems(with_replicas(objects.chain(), nat=2), new)
+    assert problem.field == field
+    assert 'while stage "nat" has replicas (2): they keep what they were created with' in str(problem)
+    assert str(problem).endswith("scale its workload to 0 first, or give the stage another name")
+
+
+def test_a_mac_that_is_written_out_as_it_was_derived_is_no_change() -> None:
+    old = with_replicas(objects.chain(), nat=2)
+    derived = parse(old).stages[2].interfaces[0].mac.upper()
+
+    assert update_problems(old, chain(nat_inside(mac=derived))) == ()
+
+
+def test_whatever_else_changes_may_change_while_a_stage_has_replicas() -> None:
+    def change(spec: Spec) -> None:
+        spec["stages"][2]["name"] = "nat-2"
+        interface(spec, 0, 0).update(mtu=1400, routes=[{"dst": "0.0.0.0/0", "gw": "10.1.0.1"}])
+        spec["stages"][1]["interfaces"].append({"name": "tap"})
+        spec["drain"]["deadlineSeconds"] = 7
+
+    assert update_problems(with_replicas(objects.chain(), client=1, firewall=1, nat=2, server=1), chain(change)) == ()
+
+
+def test_a_stage_that_leaves_with_replicas_and_one_without_any_are_warned_of() -> None:
+    old = with_replicas(objects.chain(), client=1, firewall=1, nat=2, server=0)
+
+    found = update_warnings(old, chain(stage(name="router")))
+
+    assert found == (
+        'stage "nat" leaves the chain with replicas (2): they lose their traffic at once, and new pods are refused; '
+        "change the labels of their workload",
+        'stage "router" has no replica, so that no traffic passes; label its workload sfc.dev/chain=edge '
+        "sfc.dev/stage=router",
+        'stage "server" has no replica, so that no traffic passes; label its workload sfc.dev/chain=edge '
+        "sfc.dev/stage=server",
+    )
+    assert all(len(text) <= 256 for text in found)
+
+
+def test_a_chain_that_is_deleted_with_replicas_is_warned_of() -> None:
+    assert deletion_warnings(with_replicas(objects.chain(), client=0, nat=0)) == ()
+    assert deletion_warnings(with_replicas(objects.chain(), client=1, nat=2)) == (
+        'stages that still have replicas: "client" (1), "nat" (2). They lose their traffic at once, and new pods are '
+        "refused; remove the labels sfc.dev/chain and sfc.dev/stage from their workloads",
+    )
 
 
 json_values = st.recursive(

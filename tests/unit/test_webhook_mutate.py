@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import base64
 import json
+import time
+from contextlib import suppress
 from typing import Any
 
 import jsonpatch
@@ -10,15 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfc import names
-from sfc.chain import Chain
+from sfc.chain import Chain, Hook
 from sfc.validation import InvalidChain, parse, problems
 from tests.unit import objects
 from webhook import mutate, validate
+from webhook.app import MAX_BODY_BYTES
 from webhook.model import Decision, Malformed, Request
-from webhook.replica import HookMode, hook_for
+from webhook.replica import hook_for
 from webhook.review import review
 
 KEY = b"key"
+PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 CHAIN = parse(objects.chain())
 BOTH = {"sfc.dev/chain": "edge", "sfc.dev/stage": "nat"}
 
@@ -48,17 +52,17 @@ def pod(**more: Any) -> dict[str, Any]:
 
 
 def test_labels_are_carried_into_the_template() -> None:
-    decision = mutate.workload(request(deployment(BOTH, {})), find)
+    decision = mutate.workload(request(deployment(BOTH, {})), find, Hook.HTTP_GET)
 
     assert decision == Decision(obj=deployment(BOTH, BOTH))
 
 
 def test_unlabelling_takes_the_labels_out_again() -> None:
-    labelled = mutate.workload(request(deployment(BOTH, {})), find).obj
+    labelled = mutate.workload(request(deployment(BOTH, {})), find, Hook.HTTP_GET).obj
     assert labelled is not None
 
     unlabelled = {**labelled, "metadata": deployment({}, {})["metadata"]}
-    decision = mutate.workload(request(unlabelled, old=labelled), find)
+    decision = mutate.workload(request(unlabelled, old=labelled), find, Hook.HTTP_GET)
 
     assert decision == Decision(obj=deployment({}, {}))
 
@@ -66,7 +70,7 @@ def test_unlabelling_takes_the_labels_out_again() -> None:
 def test_relabelling_changes_the_template_too() -> None:
     new = {**BOTH, "sfc.dev/stage": "firewall"}
 
-    decision = mutate.workload(request(deployment(new, BOTH), old=deployment(BOTH, BOTH)), find)
+    decision = mutate.workload(request(deployment(new, BOTH), old=deployment(BOTH, BOTH)), find, Hook.HTTP_GET)
 
     assert decision == Decision(obj=deployment(new, new))
 
@@ -74,20 +78,20 @@ def test_relabelling_changes_the_template_too() -> None:
 def test_template_labels_that_were_not_carried_stay() -> None:
     other = {**BOTH, "sfc.dev/stage": "firewall"}
 
-    decision = mutate.workload(request(deployment({}, other), old=deployment(BOTH, other)), find)
+    decision = mutate.workload(request(deployment({}, other), old=deployment(BOTH, other)), find, Hook.HTTP_GET)
 
     assert decision.obj == deployment({}, {"sfc.dev/stage": "firewall"})
 
 
 def test_labels_written_in_the_template_only_are_the_users_affair() -> None:
-    decision = mutate.workload(request(deployment({}, BOTH), old=deployment({}, BOTH)), find)
+    decision = mutate.workload(request(deployment({}, BOTH), old=deployment({}, BOTH)), find, Hook.HTTP_GET)
 
     assert decision == Decision(obj=deployment({}, BOTH))
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "Rollout"])
 def test_every_kind_with_a_template_in_its_spec_is_served(kind: str) -> None:
-    decision = mutate.workload(request({**deployment(BOTH, {}), "kind": kind}), find)
+    decision = mutate.workload(request({**deployment(BOTH, {}), "kind": kind}), find, Hook.HTTP_GET)
 
     assert decision.obj == {**deployment(BOTH, BOTH), "kind": kind}
 
@@ -95,7 +99,7 @@ def test_every_kind_with_a_template_in_its_spec_is_served(kind: str) -> None:
 def test_a_cronjobs_template_lies_deeper() -> None:
     cronjob = {"kind": "CronJob", "metadata": {"labels": BOTH}, "spec": {"jobTemplate": {"spec": {"template": {}}}}}
 
-    decision = mutate.workload(request(cronjob), find)
+    decision = mutate.workload(request(cronjob), find, Hook.HTTP_GET)
 
     template = {"metadata": {"labels": BOTH}}
     assert decision.obj == {**cronjob, "spec": {"jobTemplate": {"spec": {"template": template}}}}
@@ -104,14 +108,89 @@ def test_a_cronjobs_template_lies_deeper() -> None:
 def test_a_jobs_template_cannot_change_any_more() -> None:
     job = {**deployment(BOTH, {}), "kind": "Job"}
 
-    assert mutate.workload(request(job, old=deployment({}, {})), find) == Decision()
+    assert mutate.workload(request(job, old=deployment(BOTH, {})), find, Hook.HTTP_GET) == Decision()
+    assert mutate.workload(request(job, old=deployment({}, {})), find, Hook.HTTP_GET) == Decision(
+        warnings=(mutate.TOO_LATE,)
+    )
+    assert len(mutate.TOO_LATE) <= 256
+
+
+@pytest.mark.parametrize(("status", "carried"), [({}, True), ({"startTime": "2026-01-01T00:00:00Z"}, False)])
+def test_a_suspended_jobs_template_can_change_until_it_was_started(status: dict[str, Any], carried: bool) -> None:
+    before, after = deployment({}, {}, kind="Job", status=status), deployment(BOTH, {}, kind="Job", status=status)
+    before["spec"]["suspend"] = after["spec"]["suspend"] = True
+
+    obj = mutate.workload(request(after, old=before), find, Hook.HTTP_GET).obj
+
+    assert (obj is not None) is carried
+    assert obj is None or obj["spec"]["template"]["metadata"]["labels"] == {"app": "nat", **BOTH}
+
+
+def test_a_template_label_that_contradicts_the_workloads_is_replaced_with_a_warning() -> None:
+    decision = mutate.workload(request(deployment(BOTH, {"sfc.dev/stage": "firewall"})), find, Hook.HTTP_GET)
+
+    assert decision == Decision(
+        obj=deployment(BOTH, BOTH),
+        warnings=(
+            'spec.template.metadata.labels[sfc.dev/stage]: "firewall" is replaced by "nat", the label of the workload '
+            "itself; remove one of the two",
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "warning"),
+    [
+        (
+            {"hostNetwork": True},
+            "spec.hostNetwork: true: the pod has no network of its own to which a stage's interfaces could be added; "
+            "remove hostNetwork, or the labels sfc.dev/chain and sfc.dev/stage. Until then its pods are refused.",
+        ),
+        (
+            {"terminationGracePeriodSeconds": 10},
+            'terminationGracePeriodSeconds 10 is shorter than the drain deadline of stage "nat", 30 s: pods get 60 s; '
+            "lower the deadline if that is too long",
+        ),
+        (
+            {"containers": [{"name": "a", "lifecycle": {"preStop": {"exec": {"command": ["drain"]}}}}]},
+            'container "a" keeps its own preStop hook: it does not wait for draining, which starts when the '
+            "pod's deletion is seen; remove the hook to have termination wait",
+        ),
+    ],
+)
+def test_what_the_pods_of_a_template_will_be_told_is_told_of_the_workload(spec: dict[str, Any], warning: str) -> None:
+    before, after = deployment({}, {}), deployment(BOTH, {})
+    before["spec"]["template"]["spec"] = after["spec"]["template"]["spec"] = spec
+
+    assert mutate.workload(request(after), find, Hook.HTTP_GET).warnings == (warning,)
+    assert mutate.workload(request(after, old=before), find, Hook.HTTP_GET).warnings == (warning,)
+    assert len(warning) <= 256
+
+
+def test_a_workload_that_is_merely_written_again_is_told_nothing_again() -> None:
+    labelled = mutate.workload(request(deployment({**BOTH, "sfc.dev/stage": "x"}, {})), find, Hook.HTTP_GET).obj
+    assert labelled is not None
+
+    scaled = {**labelled, "spec": {**labelled["spec"], "replicas": 7}}
+    decision = mutate.workload(request(scaled, old=labelled), find, Hook.HTTP_GET)
+
+    assert decision == Decision(obj=scaled)
+
+
+def test_a_network_annotation_that_no_pod_could_have_is_told_of_the_workload() -> None:
+    obj = deployment(BOTH, {})
+    obj["spec"]["template"]["metadata"]["annotations"] = {names.NETWORKS_ANNOTATION: "storage@inside"}
+
+    (warning,) = mutate.workload(request(obj), find, Hook.HTTP_GET).warnings
+
+    assert warning.endswith("or rename the stage's. Until then its pods are refused.")
 
 
 def test_a_workload_with_a_controller_is_its_controllers_affair() -> None:
     owned = deployment(BOTH, {})
     owned["metadata"]["ownerReferences"] = [{"kind": "Deployment", "controller": True}]
 
-    assert mutate.workload(request(owned), find) == Decision()
+    assert mutate.workload(request(owned), find, Hook.HTTP_GET) == Decision()
 
 
 @pytest.mark.parametrize(
@@ -140,7 +219,7 @@ def test_a_workload_with_a_controller_is_its_controllers_affair() -> None:
     ],
 )
 def test_labels_that_name_nothing_are_carried_with_a_warning(labels: dict[str, str], warning: str) -> None:
-    decision = mutate.workload(request(deployment(labels, {})), find)
+    decision = mutate.workload(request(deployment(labels, {})), find, Hook.HTTP_GET)
 
     assert decision == Decision(obj=deployment(labels, labels), warnings=(warning,))
     assert len(warning) <= 256
@@ -150,9 +229,27 @@ def test_labels_that_name_nothing_are_carried_with_a_warning(labels: dict[str, s
 
 
 def test_a_pod_without_our_labels_is_left_alone() -> None:
-    decision = mutate.pod(request({"metadata": {"labels": {"app": "x"}}}), find, HookMode.HTTP_GET, KEY)
+    obj = {
+        "metadata": {"labels": {"app": "x"}, "annotations": {names.NETWORKS_ANNOTATION: ""}},
+        "spec": {"containers": []},
+    }
 
-    assert decision == Decision()
+    decision = mutate.pod(request(obj), find, Hook.HTTP_GET, KEY)
+
+    assert decision == Decision(obj=obj)
+
+
+def test_a_pod_that_loses_its_labels_loses_all_that_it_had_as_a_replica() -> None:
+    replica = mutate.pod(request(pod()), find, Hook.HTTP_GET, KEY).obj
+    assert replica is not None
+
+    copy = {**replica, "metadata": {"name": "copy", "annotations": replica["metadata"]["annotations"]}}
+    changed = mutate.pod(request(copy), find, Hook.HTTP_GET, KEY).obj
+
+    assert changed is not None
+    assert changed["metadata"] == {"name": "copy"}
+    assert changed["spec"]["containers"] == pod()["spec"]["containers"]
+    assert changed["spec"]["readinessGates"] == []
 
 
 def test_a_pod_of_a_chain_that_is_not_valid_is_denied_with_its_problems() -> None:
@@ -160,27 +257,27 @@ def test_a_pod_of_a_chain_that_is_not_valid_is_denied_with_its_problems() -> Non
     broken["spec"]["stages"][0]["interfaces"][0]["addresses"] = ["10.1.0.2"]
     invalid = InvalidChain(problems(broken))
 
-    decision = mutate.pod(request(pod()), lambda *_: invalid, HookMode.HTTP_GET, KEY)
+    decision = mutate.pod(request(pod()), lambda *_: invalid, Hook.HTTP_GET, KEY)
 
     assert decision.denied
     assert decision.denied.startswith("ServiceFunctionChain telco/edge is not valid; correct it. spec.stages[0]")
 
 
 def test_the_drain_id_survives_a_second_pass_under_another_request() -> None:
-    once = mutate.pod(request(pod(), uid="u-1"), find, HookMode.HTTP_GET, KEY).obj
+    once = mutate.pod(request(pod(), uid="u-1"), find, Hook.HTTP_GET, KEY).obj
     assert once is not None
 
-    twice = mutate.pod(request(once, uid="u-2"), find, HookMode.HTTP_GET, KEY).obj
+    twice = mutate.pod(request(once, uid="u-2"), find, Hook.HTTP_GET, KEY).obj
 
     assert twice == once
 
 
 def test_a_copy_under_another_name_gets_a_drain_id_of_its_own() -> None:
-    original = mutate.pod(request(pod()), find, HookMode.HTTP_GET, KEY).obj
+    original = mutate.pod(request(pod()), find, Hook.HTTP_GET, KEY).obj
     assert original is not None
 
     copy = {**original, "metadata": {**original["metadata"], "name": "nat-0-copy"}}
-    changed = mutate.pod(request(copy, uid="u-2"), find, HookMode.HTTP_GET, KEY).obj
+    changed = mutate.pod(request(copy, uid="u-2"), find, Hook.HTTP_GET, KEY).obj
 
     assert changed is not None
     ids = [o["metadata"]["annotations"][names.DRAIN_ID_ANNOTATION] for o in (original, changed)]
@@ -197,7 +294,7 @@ def test_the_grace_period_is_only_ever_raised(stage_drain: int, grace: int | Non
     chain["spec"]["stages"][2]["drain"] = {"deadlineSeconds": stage_drain}
     obj = pod(spec={"containers": [], "terminationGracePeriodSeconds": grace})
 
-    changed = mutate.pod(request(obj), lambda *_: parse(chain), HookMode.HTTP_GET, KEY).obj
+    changed = mutate.pod(request(obj), lambda *_: parse(chain), Hook.HTTP_GET, KEY).obj
 
     assert changed is not None
     assert changed["spec"]["terminationGracePeriodSeconds"] == expected
@@ -207,7 +304,7 @@ def test_a_sleep_is_never_shorter_than_the_api_allows() -> None:
     chain = objects.chain()
     chain["spec"]["drain"]["deadlineSeconds"] = 0
 
-    changed = mutate.pod(request(pod()), lambda *_: parse(chain), HookMode.SLEEP, KEY).obj
+    changed = mutate.pod(request(pod()), lambda *_: parse(chain), Hook.SLEEP, KEY).obj
 
     assert changed is not None
     assert changed["spec"]["containers"][0]["lifecycle"]["preStop"] == {"sleep": {"seconds": 1}}
@@ -216,23 +313,64 @@ def test_a_sleep_is_never_shorter_than_the_api_allows() -> None:
 @pytest.mark.parametrize(
     ("level", "mode"),
     [
-        ("baseline", HookMode.SLEEP),
-        ("restricted", HookMode.SLEEP),
-        ("privileged", HookMode.HTTP_GET),
-        (None, HookMode.HTTP_GET),
+        ("baseline", Hook.SLEEP),
+        ("restricted", Hook.SLEEP),
+        ("privileged", Hook.HTTP_GET),
+        (None, Hook.HTTP_GET),
     ],
 )
-def test_the_hook_follows_the_namespaces_pod_security_level(level: str | None, mode: HookMode) -> None:
+def test_the_hook_follows_the_namespaces_pod_security_level(level: str | None, mode: Hook) -> None:
     labels = {"pod-security.kubernetes.io/enforce": level} if level else {}
 
     assert hook_for(labels) is mode
+
+
+@pytest.mark.parametrize(
+    ("of_chain", "of_stage", "auto", "hook", "grace"),
+    [
+        ({}, {}, Hook.HTTP_GET, "httpGet", 60),
+        ({}, {}, Hook.SLEEP, "sleep", 60),
+        ({"hook": "auto"}, {}, Hook.SLEEP, "sleep", 60),
+        ({"hook": "sleep"}, {}, Hook.HTTP_GET, "sleep", 60),
+        ({"hook": "httpGet"}, {}, Hook.SLEEP, "httpGet", 60),
+        ({"hook": "none"}, {}, Hook.HTTP_GET, None, None),
+        ({"hook": "none", "deadlineSeconds": 90}, {"hook": "auto"}, Hook.HTTP_GET, "httpGet", 120),
+        ({"hook": "sleep", "deadlineSeconds": 90}, {"deadlineSeconds": 10}, Hook.HTTP_GET, "sleep", 40),
+    ],
+)
+def test_the_drain_hook_is_the_stages_or_the_chains_choice(
+    of_chain: dict[str, Any], of_stage: dict[str, Any], auto: Hook, hook: str | None, grace: int | None
+) -> None:
+    chain = objects.chain()
+    chain["spec"]["drain"] = of_chain
+    chain["spec"]["stages"][2]["drain"] = of_stage
+
+    changed = mutate.pod(request(pod()), lambda *_: parse(chain), auto, KEY).obj
+
+    assert changed is not None
+    (container,) = changed["spec"]["containers"]
+    assert list(container.get("lifecycle", {}).get("preStop", {})) == ([hook] if hook else [])
+    assert changed["spec"].get("terminationGracePeriodSeconds") == grace
+
+
+def test_without_a_hook_one_that_a_copy_brought_along_goes() -> None:
+    chain = objects.chain()
+    chain["spec"]["stages"][2]["drain"] = {"hook": "none"}
+    original = mutate.pod(request(pod()), find, Hook.HTTP_GET, KEY).obj
+    assert original is not None
+
+    copy = {**original, "metadata": {**original["metadata"], "name": "copy"}}
+    changed = mutate.pod(request(copy), lambda *_: parse(chain), Hook.HTTP_GET, KEY).obj
+
+    assert changed is not None
+    assert changed["spec"]["containers"] == [{"name": "nat"}]
 
 
 def test_deciding_leaves_the_request_as_it_was() -> None:
     obj = pod(spec={"containers": [{"name": "a", "lifecycle": {"postStart": {}}}], "affinity": {"podAffinity": {}}})
     before = json.dumps(obj)
 
-    mutate.pod(request(obj), find, HookMode.HTTP_GET, KEY)
+    mutate.pod(request(obj), find, Hook.HTTP_GET, KEY)
 
     assert json.dumps(obj) == before
 
@@ -272,7 +410,11 @@ KEYS = [
     "kind",
 ]
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(max_size=4),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=4),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
     max_leaves=20,
 )
@@ -349,13 +491,13 @@ def contains(larger: Any, smaller: Any) -> bool:
     return bool(larger == smaller)
 
 
-def decide_pod(mode: HookMode) -> Any:
+def decide_pod(mode: Hook) -> Any:
     return lambda asked: mutate.pod(asked, find, mode, KEY)
 
 
 @settings(max_examples=300, deadline=None)
-@given(pods, st.sampled_from(HookMode))
-def test_a_patched_pod_is_patched_no_further(obj: dict[str, Any], mode: HookMode) -> None:
+@given(pods, st.sampled_from(Hook))
+def test_a_patched_pod_is_patched_no_further(obj: dict[str, Any], mode: Hook) -> None:
     envelope = objects_review(obj)
     response = reviewed(decide_pod(mode), envelope)
     if response is None or not response["allowed"]:
@@ -370,8 +512,8 @@ def test_a_patched_pod_is_patched_no_further(obj: dict[str, Any], mode: HookMode
 
 
 @settings(max_examples=300, deadline=None)
-@given(pods, st.sampled_from(HookMode))
-def test_nothing_of_a_pod_is_lost(obj: dict[str, Any], mode: HookMode) -> None:
+@given(pods, st.sampled_from(Hook))
+def test_nothing_of_a_pod_is_lost(obj: dict[str, Any], mode: Hook) -> None:
     response = reviewed(decide_pod(mode), objects_review(obj))
     if response is None or not response["allowed"]:
         return
@@ -382,7 +524,8 @@ def test_nothing_of_a_pod_is_lost(obj: dict[str, Any], mode: HookMode) -> None:
     kept = {**obj, "spec": {k: v for k, v in obj["spec"].items() if k not in ours}}
     kept["metadata"] = {**obj["metadata"], "annotations": {}}
     assert contains(result, kept)
-    assert result["spec"]["terminationGracePeriodSeconds"] >= obj["spec"].get("terminationGracePeriodSeconds", 30)
+    grace = "terminationGracePeriodSeconds"
+    assert result["spec"].get(grace, 30) >= obj["spec"].get(grace, 30)
     for group in ("containers", "initContainers"):
         for before, after in zip(obj["spec"].get(group, []), result["spec"].get(group, []), strict=True):
             assert before.get("lifecycle", {}).get("postStart") == after.get("lifecycle", {}).get("postStart")
@@ -397,8 +540,8 @@ def objects_review(obj: Any, uid: str = "u-1") -> dict[str, Any]:
 
 
 DECIDERS = [
-    decide_pod(HookMode.HTTP_GET),
-    lambda asked: mutate.workload(asked, find),
+    decide_pod(Hook.HTTP_GET),
+    lambda asked: mutate.workload(asked, find, Hook.HTTP_GET),
     validate.chain,
 ]
 
@@ -416,17 +559,82 @@ def test_any_json_gets_an_answer_or_is_malformed(value: Any, operation: str, dec
         assert response is None or response["uid"] == "u-1"
 
 
+@settings(max_examples=500, deadline=None)
+@given(st.data())
+def test_whatever_is_decided_the_patch_makes_it_out_of_the_request(data: st.DataObject) -> None:
+    """Parts that both share, parts that are equal, lists of one length and of another, null for a value."""
+    old = data.draw(st.dictionaries(st.sampled_from("ab/~"), json_values, max_size=3))
+    new = data.draw(changed(old))
+
+    response = reviewed(lambda asked: Decision(obj=new(asked.obj)), objects_review(old))
+
+    assert response is not None
+    assert patched(old, response) == new(old)
+
+
+@st.composite
+def changed(draw: st.DrawFn, value: Any) -> Any:
+    """A function that makes another value of one, sharing what it leaves alone."""
+    choice = draw(st.sampled_from(["same", "inside", "inside", "inside", "other"]))
+    if choice == "same" or (choice == "inside" and not (value and isinstance(value, dict | list))):
+        return lambda present: present
+    if choice == "other" and not isinstance(value, dict):
+        other = draw(json_values)
+        return lambda _: other
+    more = draw(json_values)
+    if isinstance(value, dict):
+        parts = {key: draw(changed(item)) for key, item in value.items() if draw(st.integers(0, 5))}
+        return lambda present: {key: parts[key](present[key]) for key in parts} | {"added": more}
+    parts = [draw(changed(item)) for item in value]
+    end = draw(st.sampled_from([[], [more]]))
+    return lambda present: [part(item) for part, item in zip(parts, present, strict=True)] + end
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_get_an_answer_or_are_malformed(body: bytes) -> None:
     with pytest.raises(Malformed):
         review(body, validate.chain)
 
 
+def test_of_equal_keys_the_last_one_counts_as_in_go() -> None:
+    body = json.dumps(objects_review(pod())).replace('"name": "nat-0"', '"name": "other", "name": "nat-0"')
+    assert body.count('"name": "other"') == 1
+
+    twice = review(body.encode(), decide_pod(Hook.HTTP_GET))
+
+    assert twice == review(json.dumps(objects_review(pod())).encode(), decide_pod(Hook.HTTP_GET))
+
+
+@pytest.mark.parametrize(("amount", "allowed"), [(500, True), (501, False)])
+def test_a_pod_has_at_most_500_containers(amount: int, allowed: bool) -> None:
+    obj = pod(spec={"containers": [{"name": "a"}] * (amount - 1), "initContainers": [{"name": "b"}]})
+
+    decision = mutate.pod(request(obj), find, Hook.HTTP_GET, KEY)
+
+    assert (decision.denied is None) is allowed
+    assert allowed or "The pod has 501 containers, 500 are allowed" in str(decision.denied)
+
+
+@pytest.mark.parametrize("piece", ['{"name":"a"}', '{"conditionType":"x"}', "[]", '"ab"', "1.5", "12345"])
+def test_no_body_of_the_largest_size_takes_longer_than_the_api_server_waits(piece: str) -> None:
+    lists = ("containers", "initContainers", "readinessGates", "tolerations")
+    spec = {key: ["FILL"] for key in lists} | {"affinity": {"podAffinity": {PREFERRED: ["FILL"]}}}
+    template = json.dumps(objects_review({**pod(), "spec": spec}))
+    fill = ",".join([piece] * (MAX_BODY_BYTES // 5 // (len(piece) + 1)))
+    body = template.replace('"FILL"', fill).encode()
+    started = time.process_time()
+
+    with suppress(Malformed):
+        review(body, decide_pod(Hook.HTTP_GET))
+
+    assert time.process_time() - started < 3
+
+
 def test_a_lone_surrogate_is_answered() -> None:
     broken = pod()
     broken["metadata"]["labels"] = {"sfc.dev/chain": "\ud800", "sfc.dev/stage": "nat"}
 
-    response = reviewed(decide_pod(HookMode.HTTP_GET), objects_review(broken, uid="\udfff"))
+    response = reviewed(decide_pod(Hook.HTTP_GET), objects_review(broken, uid="\udfff"))
 
     assert response is not None
     assert response["uid"] == "\udfff"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import logging
 import os
@@ -13,7 +14,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,9 +32,11 @@ from cryptography.x509.oid import NameOID
 from sfc import drain_id
 from tests.unit import objects
 from tests.unit.fake_api import FakeApi
-from webhook import app, certificate
+from webhook import app, certificate, connection
+from webhook import review as review_module
 from webhook.cluster import Cluster
-from webhook.server import Servers
+from webhook.model import Decision
+from webhook.server import Servers, aged
 
 KEY = b"drain key of the tests, 32 bytes"
 
@@ -200,7 +204,13 @@ def test_an_invalid_chain_is_denied_with_all_problems(running: Running) -> None:
         (json.dumps(review({}, uid=7)).encode(), "request.uid must be a string that is not empty"),
         (json.dumps(review({}, operation="UPDATE")).encode(), "request.oldObject must be an object"),
         (b"[" * 100_000, "body is not JSON: "),
-        (b'{"a":NaN}', "body is not JSON: NaN is not JSON"),
+        (b'{"a":NaN}', "body is not JSON: NaN is no JSON number"),
+        (b'{"a":-1e999}', "body is not JSON: a number is too large"),
+        (b'{"a":' + b"9" * 5000 + b"}", "body is not JSON: Exceeds the limit (4300 digits)"),
+        ("{}".encode("utf-16"), "body is not JSON: 'utf-8' codec can't decode"),
+        (b"\xef\xbb\xbf{}", "body is not JSON: Unexpected UTF-8 BOM"),
+        (b'{"a":"\xed\xa0\x80"}', "body is not JSON: 'utf-8' codec can't decode"),
+        (b'{"a":1}{"a":1}', "body is not JSON: Extra data"),
     ],
 )
 @pytest.mark.parametrize("path", ["/mutate/pods", "/mutate/workloads", "/validate/chains"])
@@ -220,6 +230,16 @@ def test_another_content_type_gets_415(running: Running, content_type: str | Non
     answer = running.client.post("/mutate/pods", content=b"{}", headers=headers)
 
     assert answer.status_code == 415
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "deflate, gzip"])
+def test_a_compressed_body_gets_415(running: Running, encoding: str) -> None:
+    headers = {"content-type": "application/json", "content-encoding": encoding}
+
+    answer = running.client.post("/mutate/pods", content=gzip.compress(b" " * (1 << 20)), headers=headers)
+
+    assert answer.status_code == 415
+    assert answer.text == f"content encoding is {encoding}; send the body as it is"
 
 
 def test_a_body_over_the_limit_gets_413(running: Running) -> None:
@@ -254,15 +274,106 @@ def test_an_endless_body_is_cut_off(running: Running) -> None:
 
 def test_a_body_that_stops_arriving_gets_408(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "BODY_TIMEOUT_SECONDS", 0.2)
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
 
-    with context.wrap_socket(socket.create_connection(("127.0.0.1", running.port))) as s:
-        s.sendall(
-            b"POST /mutate/pods HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
-        )
+    with connected(running) as s:
+        s.sendall(head(9) + b"{")
 
         assert s.recv(1000).startswith(b"HTTP/1.1 408")
+
+
+def test_bodies_that_are_read_at_one_time_are_bounded_together(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "MAX_HELD_BYTES", 1000)
+
+    with connected(running) as slow, connected(running) as other:
+        slow.sendall(head(900) + b" " * 899)
+        time.sleep(0.1)
+        other.sendall(head(900) + b" " * 900)
+        refused = other.recv(1000)
+        slow.sendall(b" ")
+        read = slow.recv(1000)
+
+    assert refused.startswith(b"HTTP/1.1 429")
+    assert read.startswith(b"HTTP/1.1 400"), "what was held is given back"
+    assert running.client.post("/mutate/pods", json=review({})).status_code == 200
+
+
+@pytest.fixture
+def impatient(running: Running, monkeypatch: pytest.MonkeyPatch) -> Running:
+    monkeypatch.setattr(connection, "EXCHANGE_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "UNUSED_SECONDS", 1.5)
+    return running
+
+
+@pytest.mark.parametrize("pieces", [[], [b"POST"], [bytes([byte]) for byte in b"POST /mutate/pods HTTP/1.1\r\n" * 9]])
+def test_a_connection_without_a_whole_request_is_ended(impatient: Running, pieces: list[bytes]) -> None:
+    started = time.monotonic()
+
+    with connected(impatient) as s, suppress(ConnectionError, ssl.SSLError):
+        for piece in pieces:
+            s.sendall(piece)
+            time.sleep(0.02)
+        assert s.recv(1000) == b""
+
+    assert time.monotonic() - started < 3
+
+
+def test_an_answer_that_nobody_reads_ends_the_connection(impatient: Running) -> None:
+    pod = nat_pod()
+    pod["spec"]["containers"] = [{"name": f"c{i}"} for i in range(500)]
+    body = json.dumps(review(pod)).encode()
+    received = 0
+
+    with connected(impatient) as s, suppress(ConnectionError, ssl.SSLError):
+        with suppress(TimeoutError):
+            s.settimeout(2)
+            s.sendall((head(len(body)) + body) * 100)
+        time.sleep(1)
+        while piece := s.recv(1 << 20):
+            received += len(piece)
+
+    assert received < 50 * 250_000
+    assert impatient.client.post("/mutate/pods", json=review({})).status_code == 200
+
+
+def test_a_connection_that_waits_for_its_first_request_or_its_next_stays(impatient: Running) -> None:
+    body = json.dumps(review(nat_pod())).encode()
+
+    with connected(impatient) as s:
+        for _ in range(3):
+            time.sleep(0.7)
+            s.sendall(head(len(body)) + body)
+            answer = b""
+            while not answer.endswith(b"}}"):
+                answer += s.recv(1 << 20)
+            assert answer.startswith(b"HTTP/1.1 200")
+
+
+def test_connections_beyond_the_limit_are_ended_and_the_others_served(
+    fresh: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "MAX_CONNECTIONS", 3)
+    body = json.dumps(review(nat_pod())).encode()
+
+    with ExitStack() as stack:
+        first, *_ = [stack.enter_context(connected(fresh)) for _ in range(3)]
+        one_more = stack.enter_context(connected(fresh))
+        with suppress(ConnectionError, ssl.SSLError):
+            assert one_more.recv(1000) == b""
+        first.sendall(head(len(body)) + body)
+
+        assert first.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+def test_a_denial_by_old_knowledge_says_how_old_it_is() -> None:
+    denial, allowance = Decision(denied="There is no such chain."), Decision()
+
+    assert aged(denial, 119) == denial
+    assert aged(allowance, 7000) == allowance
+    assert aged(denial, 7000.4).denied == (
+        "There is no such chain. (The API server's last word about chains is 7000 s old.)"
+    )
 
 
 def test_a_certificate_swapped_on_disk_is_served_without_a_restart(fresh: Running) -> None:
@@ -429,19 +540,21 @@ def test_losing_the_api_server_changes_neither_readiness_nor_answers(fresh: Runn
     assert fresh.health.get("/readyz").status_code == 200
 
 
-def test_the_process_starts_with_its_options_and_ends_normally_on_sigterm(tmp_path: Path) -> None:
+@contextmanager
+def process(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A webhook of its own that is ready, and its port."""
     api = FakeApi()
     self_signed(tmp_path, "process")
     (tmp_path / "key").write_bytes(KEY)
     (tmp_path / "kubeconfig").write_text(kubeconfig(api.url))
-    health_port = free_port()
+    port, health_port = free_port(), free_port()
     options = [
         "--tls-dir",
         tmp_path,
         "--drain-key",
         tmp_path / "key",
         "--port",
-        free_port(),
+        port,
         "--health-port",
         health_port,
         "--linger-seconds",
@@ -462,14 +575,68 @@ def test_the_process_starts_with_its_options_and_ends_normally_on_sigterm(tmp_pa
                     break
                 time.sleep(0.01)
             assert health.get("/readyz").text == "ok\n"
-        process.terminate()
-        _, errors = process.communicate(timeout=10)
+        yield process, port
     finally:
         process.kill()
+        process.wait()
         api.close()
 
-    assert process.returncode == 0
+
+def test_the_process_starts_with_its_options_and_ends_normally_on_sigterm(tmp_path: Path) -> None:
+    with process(tmp_path) as (running, _):
+        running.terminate()
+        _, errors = running.communicate(timeout=10)
+
+    assert running.returncode == 0
     assert json.loads(errors.splitlines()[0])["message"] == "serving certificate loaded"
+
+
+CUT_OFF = 0
+"""No answer: the exchange took too long, as 16 of the largest bodies at a time may on a busy machine."""
+
+
+def test_memory_is_bounded_whatever_is_sent_by_however_many(tmp_path: Path) -> None:
+    """Below the limit of deploy/webhook.yaml."""
+    most = app.MAX_BODY_BYTES
+    start = (
+        b'{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u","operation":"CREATE","x":['
+    )
+    fill = [b"[],", b'{"a":{}},', b'"ab",', b"12345,", b"1.5,", b'"\xf0\x9f\xa7\xaa",', b'{"a":"', b"[[[["]
+    bodies = [start + piece * ((most - len(start) - 3) // len(piece)) for piece in fill]
+    bodies += [body[: review_module.MAX_CONTAINED * 3] for body in bodies[:2]]
+    bodies += [body.rstrip(b",") + b"]}}" for body in bodies]
+
+    with process(tmp_path) as (running, port), ThreadPoolExecutor(16) as pool:
+
+        def post(body: bytes) -> int:
+            with httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=False, timeout=60) as client:
+                headers = {"content-type": "application/json"}
+                try:
+                    return client.post("/mutate/pods", content=body, headers=headers).status_code
+                except httpx.TransportError:
+                    return CUT_OFF
+
+        answers = list(pool.map(post, bodies))
+        status = Path(f"/proc/{running.pid}/status").read_text()
+
+    assert set(answers) <= {400, 408, 429, CUT_OFF}
+    assert 400 in answers
+    (peak,) = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")]
+    assert peak < 256 << 10, peak
+
+
+def head(length: int) -> bytes:
+    return (
+        f"POST /mutate/pods HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+    ).encode()
+
+
+@contextmanager
+def connected(running: Running) -> Iterator[ssl.SSLSocket]:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with context.wrap_socket(socket.create_connection(("127.0.0.1", running.port), timeout=10)) as s:
+        yield s
 
 
 def test_the_process_says_what_it_lacks(tmp_path: Path) -> None:

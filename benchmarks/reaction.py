@@ -1,0 +1,343 @@
+"""How long a replica takes to join its chain and to leave it, on a real Kubernetes, and whose part is how large.
+
+joining   its container is ready → the node agent hears of it → it is in the targets → the condition is set → Ready
+leaving   its deletion is asked for → the hook arrives → out of the targets → drained → SIGTERM in its container
+
+Again and again one of four replicas is deleted, which its ReplicaSet replaces. Every moment is taken where it happens,
+all by the clock of the one machine: by the function itself, by the agent, by an API server's watch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import BUILD, QUICK, machine
+from kube.api import ApiError, ApiServer
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+TESTBED = os.environ.setdefault("SFC_TESTBED", "sfc-reaction")
+KUBECONFIG = CHECKOUT / "build" / TESTBED / "kubeconfig"
+MANIFEST = Path(__file__).with_suffix(".yaml")
+MOMENTS = "/run/sfc-reaction"
+IMAGES = {
+    "localhost/sfc/webhook:dev": ("deploy/webhook.Dockerfile", "."),
+    "localhost/sfc/controller:dev": ("deploy/controller.Dockerfile", "."),
+    "localhost/sfc/nf:dev": ("deploy/examples/nf/Dockerfile", "deploy/examples/nf"),
+}
+PODS = "/api/v1/namespaces/reaction/pods"
+FUNCTIONS = {"labelSelector": "app=function"}
+REPLICAS = 4
+REPETITIONS = 10 if QUICK else 100
+PATIENCE_SECONDS = 60.0
+TARGET_MS = 5.0
+
+JOIN = ("container ready", "agent hears", "in the targets", "condition set", "Ready")
+LEAVE = ("deletion asked for", "hook arrives", "out of the targets", "drained", "SIGTERM")
+OURS = {"join": ("agent hears", "in the targets"), "leave": ("hook arrives", "out of the targets")}
+
+Moments = dict[str, float]
+"""Seconds since 1970, by what happened then."""
+
+
+def main() -> None:
+    try:
+        bring_up()
+        measure()
+    finally:
+        take_down()
+
+
+def bring_up() -> None:
+    """A cluster of the benchmark's own with the project and the chain on it."""
+    _run(sys.executable, "-m", "testbed", "up", "--nodes", "1")
+    for image, (dockerfile, context) in IMAGES.items():
+        _run(sys.executable, "-m", "testbed", "build-image", "-t", image, "-f", dockerfile, context)
+    _kubectl("apply", "--kustomize", "deploy")
+    for workload in ("deployment/sfc-cluster-controller", "deployment/sfc-webhook", "daemonset/sfc-node"):
+        _kubectl("--namespace=sfc-system", "rollout", "status", workload, "--timeout=180s")
+    _until(lambda: _try_kubectl("apply", "--filename", str(MANIFEST)), "the webhook answers")
+    _kubectl("--namespace=reaction", "wait", "sfc/reaction", "--for=condition=Ready", "--timeout=180s")
+
+
+def measure() -> None:
+    described = machine()
+    api = ApiServer.from_environment(str(KUBECONFIG))
+    with _Watched(api) as watched:
+        _replace_functions(api, watched)
+        joins, leaves = _moments(watched)
+    ended = {"load_after": os.getloadavg()[0]}
+    content = {"benchmark": "reaction", "quick": QUICK, "machine": {**described, **ended}, **summary(joins, leaves)}
+    _show(content)
+    BUILD.mkdir(parents=True, exist_ok=True)
+    path = BUILD / "reaction.json"
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    plot(content)
+    print(f"{path.relative_to(CHECKOUT)}; reaction.svg and reaction.png beside it")
+
+
+def take_down() -> None:
+    _run(sys.executable, "-m", "testbed", "down")
+
+
+class _Watched:
+    """What an API server's watch says of the functions, and when it said it first."""
+
+    def __init__(self, api: ApiServer) -> None:
+        self._api = api
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self.deleted: Moments = {}
+        """When a pod's deletion was asked for, by pod."""
+        self.ready: Moments = {}
+        """When a pod was Ready."""
+        self.pods: dict[str, Mapping[str, Any]] = {}
+
+    def __enter__(self) -> _Watched:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+
+    def settled(self) -> bool:
+        """As many functions as should be, all of them Ready, and none on its way out."""
+        pods = list(self.pods.values())
+        return len(pods) == REPLICAS and all(_is_ready(p) and "deletionTimestamp" not in p["metadata"] for p in pods)
+
+    def _follow(self) -> None:
+        while not self._stop.is_set():
+            listed = self._api.get(PODS, FUNCTIONS)
+            self.pods = {pod["metadata"]["name"]: pod for pod in listed["items"]}
+            version = {"resourceVersion": listed["metadata"]["resourceVersion"]}
+            try:
+                for event in self._api.watch(PODS, {**FUNCTIONS, **version}, read_timeout=60):
+                    self._note(event["type"], event["object"])
+            except ApiError:  # silence for a minute, or a version that is too old: list again
+                continue
+
+    def _note(self, kind: str, pod: Mapping[str, Any]) -> None:
+        name = pod["metadata"]["name"]
+        if _is_ready(pod):
+            self.ready.setdefault(name, time.time())
+        self.pods = {key: value for key, value in self.pods.items() if key != name}
+        if kind != "DELETED":
+            self.pods[name] = pod
+
+
+def _replace_functions(api: ApiServer, watched: _Watched) -> None:
+    for repetition in range(REPETITIONS):
+        _until(watched.settled, f"{REPLICAS} functions are Ready before repetition {repetition + 1}")
+        time.sleep(0.3)  # so that the last event's echoes are over
+        oldest = min(watched.pods, key=lambda name: watched.pods[name]["metadata"]["creationTimestamp"])
+        watched.deleted[oldest] = time.time()
+        api.delete(f"{PODS}/{oldest}")
+        _until(lambda gone=oldest: gone not in watched.pods, f"{oldest} is gone")
+    _until(watched.settled, "the last function is Ready")
+    time.sleep(1)
+
+
+def _moments(watched: _Watched) -> tuple[list[Moments], list[Moments]]:
+    """Of each replica that joined or left while it was measured."""
+    said = _agent_said()
+    noted = _functions_noted()
+    joins, leaves = [], []
+    for pod, deleted in watched.deleted.items():
+        moments = said.get(pod, {}) | noted.get(pod, {}) | {"deletion asked for": deleted}
+        leaves.append({name: moments[name] for name in LEAVE})
+    first = min(watched.deleted.values())
+    for pod, ready in watched.ready.items():
+        moments = said.get(pod, {}) | noted.get(pod, {}) | {"Ready": ready}
+        if moments.get("container ready", 0.0) > first:
+            joins.append({name: moments[name] for name in JOIN})
+    return joins, leaves
+
+
+def _agent_said() -> dict[str, Moments]:
+    """From the node agent's log."""
+    output = _kubectl("--namespace=sfc-system", "logs", "daemonset/sfc-node", "--container=node")
+    moments: dict[str, Moments] = {}
+    for line in (json.loads(line) for line in output.splitlines() if line.startswith('{"time"')):
+        pod = str(line.get("pod", "")).removeprefix("reaction/")
+        moments.setdefault(pod, {}).update(_moments_of(line))
+    return moments
+
+
+def _moments_of(line: Mapping[str, Any]) -> Moments:
+    at = datetime.fromisoformat(line["time"]).timestamp()
+    since = datetime.fromisoformat(line["since"]).timestamp() if "since" in line else at
+    done = since + line.get("after_ms", 0) / 1000
+    match line["message"], line.get("status"):
+        case "replica in all its targets", _:
+            return {"agent hears": since, "in the targets": done}
+        case "condition set", "True":
+            return {"condition set": at}
+        case "replica out of all targets", _:
+            return {"hook arrives": since, "out of the targets": done}
+        case "drain ended", _:
+            return {"drained": done}
+    return {}
+
+
+def _functions_noted() -> dict[str, Moments]:
+    script = f"cd {MOMENTS} && grep -H . -- *"
+    output = _run(sys.executable, "-m", "testbed", "exec", "node1", "sh", "-c", script)
+    noted: dict[str, Moments] = {}
+    for line in output.splitlines():
+        pod, _, moment = line.partition(":")
+        what, _, at = moment.partition(" ")
+        name = {"ready": "container ready", "SIGTERM": "SIGTERM"}[what]
+        noted.setdefault(pod, {}).setdefault(name, float(at))
+    return noted
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    name: str
+    milliseconds: Sequence[float] = field(repr=False)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.milliseconds)
+
+    @property
+    def p99(self) -> float:
+        """Of a hundred, the largest but one: by nearest rank, nothing is interpolated."""
+        return sorted(self.milliseconds)[math.ceil(0.99 * len(self.milliseconds)) - 1]
+
+
+def summary(joins: Sequence[Moments], leaves: Sequence[Moments]) -> dict[str, Any]:
+    phases = {"join": _phases(JOIN, joins), "leave": _phases(LEAVE, leaves)}
+    ours = {what: _between(OURS[what], moments) for what, moments in (("join", joins), ("leave", leaves))}
+    return {
+        "repetitions": {"join": len(joins), "leave": len(leaves)},
+        "median_ms": {what: round(phase.median, 3) for what, phase in ours.items()},
+        "p99_ms": {what: round(phase.p99, 3) for what, phase in ours.items()},
+        "target_ms": TARGET_MS,
+        "missed": [what for what, phase in ours.items() if phase.p99 > TARGET_MS],
+        "phases": {what: {p.name: _told(p) for p in found} for what, found in phases.items()},
+    }
+
+
+def _phases(names: Sequence[str], moments: Sequence[Moments]) -> list[Phase]:
+    steps = [_between(pair, moments) for pair in itertools.pairwise(names)]
+    whole = _between((names[0], names[-1]), moments)
+    return [*steps, whole]
+
+
+def _between(pair: tuple[str, str], moments: Sequence[Moments]) -> Phase:
+    start, end = pair
+    return Phase(f"{start} → {end}", [(each[end] - each[start]) * 1000 for each in moments])
+
+
+def _told(phase: Phase) -> dict[str, Any]:
+    return {
+        "median_ms": round(phase.median, 3),
+        "p99_ms": round(phase.p99, 3),
+        "all_ms": [round(value, 3) for value in phase.milliseconds],
+    }
+
+
+def _show(result: Mapping[str, Any]) -> None:
+    for what, phases in result["phases"].items():
+        print(f"\n{what}, {result['repetitions'][what]} times{'median':>28}{'p99':>12}")
+        for name, phase in phases.items():
+            print(f"  {name:<40}{phase['median_ms']:9.2f} ms{phase['p99_ms']:9.2f} ms")
+        verdict = "MISSED" if what in result["missed"] else "met"
+        print(f"  our own part, p99: {result['p99_ms'][what]:.2f} ms; at most {TARGET_MS:.0f} ms: {verdict}")
+
+
+def plot(content: Mapping[str, Any]) -> None:
+    """build/bench/reaction.svg: each phase's spread above, our own part in full below."""
+    from matplotlib import pyplot  # noqa: PLC0415 - a second, for one benchmark of several
+
+    pyplot.switch_backend("svg")
+    figure, rows = pyplot.subplots(2, 2, figsize=(13, 8), height_ratios=(3, 2), layout="constrained")
+    for column, (what, title) in enumerate((("join", "Joining"), ("leave", "Leaving"))):
+        phases = content["phases"][what]
+        _plot_phases(rows[0][column], f"{title}, {content['repetitions'][what]} times", phases)
+        _plot_ours(rows[1][column], what, phases[" → ".join(OURS[what])]["all_ms"])
+    figure.suptitle(
+        "From a replica's readiness to its place in the chain, and from its deletion to its SIGTERM\n"
+        "box: quartiles and median; line: least to 99th percentile; orange: the node agent's own part"
+    )
+    for kind in ("svg", "png"):
+        figure.savefig(BUILD / f"reaction.{kind}", dpi=100)
+
+
+def _plot_phases(axes: Any, title: str, phases: Mapping[str, Any]) -> None:
+    names = list(phases)[::-1]
+    ours = {" → ".join(pair) for pair in OURS.values()}
+    boxes = axes.boxplot(
+        [[max(value, 0.1) for value in phases[name]["all_ms"]] for name in names],
+        orientation="horizontal",
+        whis=(0, 99),
+        showfliers=False,
+        patch_artist=True,
+        tick_labels=[f"in all: {name}" if name == names[0] else name for name in names],
+        medianprops={"color": "black"},
+    )
+    for name, box in zip(names, boxes["boxes"], strict=True):
+        box.set_facecolor("tab:orange" if name in ours else "lightgray")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("milliseconds")
+    axes.set_title(title)
+    axes.grid(axis="x", alpha=0.3)
+
+
+def _plot_ours(axes: Any, what: str, values: Sequence[float]) -> None:
+    ordered = sorted(values)
+    share = [100 * (i + 1) / len(ordered) for i in range(len(ordered))]
+    axes.step(ordered, share, where="post", color="tab:orange")
+    axes.axvline(TARGET_MS, color="gray", linestyle="--")
+    axes.text(TARGET_MS, 5, f" target: {TARGET_MS:.0f} ms for 99 %", color="gray")
+    axes.set_xlim(left=0, right=max(1.6 * TARGET_MS, 1.1 * ordered[-1]))
+    axes.set_ylim(0, 102)
+    axes.set_xlabel(f"milliseconds, {' → '.join(OURS[what])}")
+    axes.set_ylabel("% of the repetitions")
+    axes.grid(alpha=0.3)
+
+
+def _is_ready(pod: Mapping[str, Any]) -> bool:
+    conditions = pod.get("status", {}).get("conditions") or ()
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+def _until(condition: Any, what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"not so within {PATIENCE_SECONDS:.0f} s: {what}")
+        time.sleep(0.02)
+
+
+def _kubectl(*arguments: str) -> str:
+    return _run(str(KUBECONFIG.parent / "bin" / "kubectl"), f"--kubeconfig={KUBECONFIG}", *arguments)
+
+
+def _try_kubectl(*arguments: str) -> bool:
+    try:
+        _kubectl(*arguments)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()[-500:]}")
+    return done.stdout

@@ -1,0 +1,99 @@
+"""The turns in a replica's life in the data path, found by comparing the states that two passes left behind. Pure.
+
+Joined → (Draining → Drained | SteeredAway); a drain for a mere restart ends with Joined again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from controller.drain import Drain
+from controller.model import LinkState
+from controller.plan import State
+from controller.replica import Replica
+
+JOINED, DRAINING, DRAINED, STEERED_AWAY = "Joined", "Draining", "Drained", "SteeredAway"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    pod_uid: str
+    replica: Replica | None
+    """None when the API server has not told of it."""
+    reason: str
+    """One of those above."""
+    message: str
+    """For a person; constant for a reason and cause."""
+    since: float
+    """Seconds on the monotonic clock: when the news came; for a drain that ended, when it was asked for."""
+    seconds: float
+    """From then until the maps were written."""
+    fields: Mapping[str, object] = field(default_factory=dict)
+    """For the log."""
+
+    @property
+    def pod(self) -> str:
+        return self.replica.path if self.replica else self.pod_uid
+
+
+def turns(before: State, after: State) -> Iterator[Turn]:
+    for uid in sorted(_moved(before, after)):
+        was, now = _serving(before, uid), _serving(after, uid)
+        since, took = after.woken_at, after.written_at - after.woken_at
+        if now and not was:
+            yield Turn(uid, _replica(before, after, uid), JOINED, "in all its targets; receives sessions", since, took)
+        elif was and not now and uid not in after.drains:
+            message = f"{_cause(after, uid)}; out of all targets, its sessions choose again"
+            yield Turn(uid, _replica(before, after, uid), STEERED_AWAY, message, since, took)
+    for uid, drain in after.drains.items():
+        yield from _progress(_replica(before, after, uid), before.drains.get(uid), drain)
+
+
+def _progress(replica: Replica | None, before: Drain | None, drain: Drain) -> Iterator[Turn]:
+    if drain.out_of_targets_at and not (before and before.out_of_targets_at):
+        message, took = (
+            "out of all targets; keeps its sessions until they end",
+            drain.out_of_targets_at - drain.asked_at,
+        )
+        yield Turn(drain.pod_uid, replica, DRAINING, message, drain.asked_at, took)
+    if drain.ended_at and not (before and before.ended_at):
+        left = drain.active_sessions
+        message = "the deadline has passed; its sessions choose again" if left else "no session is left; may terminate"
+        took = drain.ended_at - drain.asked_at
+        yield Turn(drain.pod_uid, replica, DRAINED, message, drain.asked_at, took, {"sessions_left": left})
+
+
+def _moved(before: State, after: State) -> set[str]:
+    """Pods with a link whose entry changed."""
+    old, new = before.plane.links, after.plane.links
+    slots = {slot for slot in old.keys() | new.keys() if old.get(slot) != new.get(slot)}
+    return {link.pod_uid for link in (*before.links, *after.links) if link.slot in slots}
+
+
+def _serving(state: State, uid: str) -> bool:
+    """A link that was replaced, and is gone, does not count."""
+    entries = (state.plane.links.get(link.slot) for link in state.links if link.pod_uid == uid)
+    states = {entry.state for entry in entries if entry} - {LinkState.GONE}
+    return states == {LinkState.SERVING}
+
+
+def _replica(before: State, after: State, uid: str) -> Replica | None:
+    clusters = (state.cluster for state in (after, before) if state.cluster)
+    return next((cluster.replicas[uid] for cluster in clusters if uid in cluster.replicas), None)
+
+
+def _cause(state: State, uid: str) -> str:
+    replica = state.cluster.replicas.get(uid) if state.cluster else None
+    links = [link for link in state.links if link.pod_uid == uid]
+    if state.cluster and not replica:
+        return "the pod was deleted"
+    if replica and replica.stopped:
+        return "a container stopped"
+    if not links or (replica and not replica.interfaces <= {link.interface for link in links}):
+        return "an interface vanished"
+    if not all(link.up for link in links):
+        return "an interface is down"
+    if replica and not replica.ready:
+        return "its containers are not ready"
+    return "its chain changed"

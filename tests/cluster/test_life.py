@@ -1,0 +1,248 @@
+"""A replica's end in every way a cluster knows, and the node agent's own: what the chain does meanwhile."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import accumulate
+from typing import Any
+
+import pytest
+
+from tests.cluster import test_chain
+from tests.cluster.conftest import KUBECTL, Kubectl
+from tests.cluster.test_chain import SERVER, SYSTEM, eventually, in_node, name_of, pods, scale, traffic, wait_ready
+
+edge = test_chain.edge
+
+STEERED_MS = 50.0
+AGENTS = "app.kubernetes.io/name=sfc-node"
+
+
+@pytest.fixture
+def two_nats(edge: Kubectl) -> Iterator[Kubectl]:
+    scale(edge, "nat", 2)
+    yield edge
+    wait_ready(edge)
+
+
+def agents() -> list[str]:
+    """Of node1, the one that leads last."""
+    found = json.loads(SYSTEM("get", "pods", "-o", "json", "-l", AGENTS))["items"]
+    mine = [pod for pod in found if pod["spec"]["nodeName"] == "node1"]
+    return [pod["metadata"]["name"] for pod in sorted(mine, key=lambda pod: pod["metadata"]["creationTimestamp"])]
+
+
+def said(message: str, **fields: Any) -> list[dict[str, Any]]:
+    """Lines of node1's agents' logs."""
+    lines = [line for agent in agents() for line in SYSTEM("logs", agent).splitlines() if line.startswith('{"time"')]
+    parsed = [json.loads(line) for line in lines]
+    return [line for line in parsed if line["message"] == message and fields.items() <= line.items()]
+
+
+def metric(name: str) -> float:
+    """Summed over its labels."""
+    text = SYSTEM("get", "--raw", f"/api/v1/namespaces/sfc-system/pods/{agents()[-1]}:9811/proxy/metrics")
+    return sum(float(value) for value in re.findall(rf"^{re.escape(name)}(?:\{{[^\n]*\}})? (\S+)$", text, re.MULTILINE))
+
+
+def steered_away(pod: str) -> dict[str, Any]:
+    return eventually(lambda: said("replica steered away from", pod=f"telco/{pod}"), seconds=30)[-1]
+
+
+def container_of(telco: Kubectl, pod: str) -> str:
+    status = json.loads(telco("get", "pod", pod, "-o", "json"))["status"]["containerStatuses"][0]
+    return str(status["containerID"]).removeprefix("containerd://")
+
+
+def sandbox_of(pod: str) -> str:
+    """The pause container of the pod, by its labels."""
+    listed = in_node("ctr", "-n", "k8s.io", "containers", "ls", f"labels.io.kubernetes.pod.name=={pod}", "-q").split()
+    infos = [json.loads(in_node("ctr", "-n", "k8s.io", "containers", "info", one)) for one in listed]
+    return next(str(i["ID"]) for i in infos if i["Labels"].get("io.cri-containerd.kind") == "sandbox")
+
+
+def kill(container: str) -> None:
+    in_node("ctr", "-n", "k8s.io", "tasks", "kill", "--signal", "SIGKILL", container)
+
+
+def ping(telco: Kubectl, *options: str) -> str:
+    return telco("exec", name_of(telco, "client"), "--", "ping", "-i", "0.2", "-W", "2", *options, SERVER)
+
+
+def hook(pod: dict[str, Any], signature: str | None = None) -> int:
+    """Calls a pod's own PreStop hook from its node; the HTTP status."""
+    action = pod["spec"]["containers"][0]["lifecycle"]["preStop"]["httpGet"]
+    header = signature or action["httpHeaders"][0]["value"]
+    script = (
+        "import http.client,sys;"
+        f"c=http.client.HTTPConnection('127.0.0.1',{action['port']},timeout=60);"
+        f"c.request('GET',{action['path']!r},headers={{{action['httpHeaders'][0]['name']!r}:{header!r}}});"
+        "print(c.getresponse().status)"
+    )
+    return int(in_node("python3", "-c", script))
+
+
+def test_a_process_that_is_killed_is_steered_away_from_and_comes_back(two_nats: Kubectl) -> None:
+    victim = name_of(two_nats, "nat")
+
+    kill(container_of(two_nats, victim))
+    turn = steered_away(victim)
+    scale(two_nats, "nat", 2)
+
+    assert turn["cause"].startswith("a container stopped")
+    assert turn["after_ms"] < STEERED_MS
+    ping(two_nats, "-c", "5")
+
+
+def test_a_pod_deleted_by_force_leaves_the_targets_at_once(two_nats: Kubectl) -> None:
+    victim = name_of(two_nats, "nat")
+
+    two_nats("delete", "pod", victim, "--grace-period=0", "--force")
+    out = eventually(
+        lambda: (
+            said("replica steered away from", pod=f"telco/{victim}")
+            or said("replica out of all targets", pod=f"telco/{victim}")
+        ),
+        seconds=30,
+    )
+    scale(two_nats, "nat", 2)
+
+    assert out[0]["after_ms"] < STEERED_MS
+    ping(two_nats, "-c", "5")
+
+
+def test_a_sandbox_that_is_killed_is_steered_away_from_and_its_pod_joins_with_new_links(two_nats: Kubectl) -> None:
+    victim = name_of(two_nats, "nat")
+
+    kill(sandbox_of(victim))
+    turn = steered_away(victim)
+    eventually(lambda: said("replica in all its targets", pod=f"telco/{victim}")[1:], seconds=90)
+
+    assert turn["after_ms"] < STEERED_MS
+    ping(two_nats, "-c", "5")
+
+
+def test_an_interface_shut_inside_a_pod_takes_it_out_until_it_is_up_again(two_nats: Kubectl) -> None:
+    victim = name_of(two_nats, "nat")
+
+    two_nats("exec", victim, "--", "ip", "link", "set", "outside", "down")
+    turn = steered_away(victim)
+    reason = eventually(lambda: _wired(two_nats, victim) == "InterfaceDown", seconds=20)
+    two_nats("exec", victim, "--", "ip", "link", "set", "outside", "up")
+    eventually(lambda: _wired(two_nats, victim) == "Serving", seconds=20)
+    events = two_nats("get", "events", f"--field-selector=involvedObject.name={victim}", "-o", "name")
+
+    assert turn["cause"].startswith("an interface is down")
+    assert turn["after_ms"] < STEERED_MS
+    assert reason
+    assert events
+
+
+def _wired(telco: Kubectl, pod: str) -> str:
+    conditions = json.loads(telco("get", "pod", pod, "-o", "json"))["status"]["conditions"]
+    return str(next((c["reason"] for c in conditions if c["type"] == "sfc.dev/wired"), ""))
+
+
+def test_a_rolling_update_never_has_fewer_serving_replicas_than_asked_for(two_nats: Kubectl) -> None:
+    before = {pod["metadata"]["name"] for pod in pods(two_nats, "nat")}
+    began = datetime.now(UTC)
+
+    two_nats("rollout", "restart", "deployment/nat")
+    two_nats("rollout", "status", "deployment/nat", "--timeout=180s")
+    eventually(lambda: not before & {pod["metadata"]["name"] for pod in pods(two_nats, "nat")})
+    joined = [(moment(line), 1) for line in said("replica in all its targets")]
+    left = [(moment(line), -1) for line in said("replica out of all targets") + said("replica steered away from")]
+
+    serving = list(accumulate((step for at, step in sorted(joined + left) if at > began), initial=len(before)))
+    assert len(serving) == 5
+    assert min(serving) == len(before) == 2
+
+
+def moment(line: dict[str, Any]) -> datetime:
+    """When the data path was written."""
+    return datetime.fromisoformat(line["since"]) + timedelta(milliseconds=line["after_ms"])
+
+
+def test_a_forged_hook_drains_nothing_and_is_counted(two_nats: Kubectl) -> None:
+    pod = pods(two_nats, "nat")[0]
+    refused = metric("sfc_drain_hooks_total")
+
+    status = hook(pod, signature="0" * 64)
+
+    assert status == 403
+    assert metric("sfc_drain_hooks_total") == refused + 1
+    assert _wired(two_nats, pod["metadata"]["name"]) == "Serving"
+
+
+def test_a_hook_called_without_a_deletion_is_undone_when_new_containers_are_ready(two_nats: Kubectl) -> None:
+    """What the kubelet does when it restarts a container whose liveness probe failed."""
+    pod = pods(two_nats, "nat")[0]
+    name = pod["metadata"]["name"]
+
+    first, second = hook(pod), hook(pod)
+    drained = eventually(lambda: _wired(two_nats, name) == "Drained", seconds=20)
+    kill(container_of(two_nats, name))
+    eventually(lambda: _wired(two_nats, name) == "Serving", seconds=60)
+
+    assert (first, second) == (200, 200)
+    assert drained
+
+
+def test_an_agent_rollout_meets_every_hook_and_goes_on_with_drains_and_traffic(two_nats: Kubectl) -> None:
+    """A replica with a busy session drains when the rollout begins; others are deleted all through it."""
+    busy = name_of(two_nats, "nat")
+    before = agents()
+
+    with traffic(two_nats) as account, followed(two_nats, busy) as words:
+        time.sleep(2)
+        two_nats("delete", "pod", busy, "--wait=false")
+        eventually(lambda: said("replica out of all targets", pod=f"telco/{busy}"), seconds=20)
+        SYSTEM("rollout", "restart", "daemonset/sfc-node")
+        deleted = []
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
+            scale(two_nats, "firewall", 2)
+            deleted.append(name_of(two_nats, "firewall"))
+            two_nats("delete", "pod", deleted[-1])
+        SYSTEM("rollout", "status", "daemonset/sfc-node", "--timeout=180s")
+    scale(two_nats, "firewall", 1)
+
+    stopped = next((line for line in words if "SIGTERM received" in line), "")
+    assert agents() != before
+    assert (account["packets"]["lost"], account["connections"]["broken"]) == (0, 0), account
+    assert stopped
+    assert len(deleted) > 2
+
+
+@contextmanager
+def followed(telco: Kubectl, pod: str) -> Iterator[list[str]]:
+    """A pod's log; complete after the block, or half a minute later."""
+    command = [*KUBECTL, "--namespace=telco", "logs", "-f", pod]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    lines: list[str] = []
+    try:
+        yield lines
+        output, _ = process.communicate(timeout=60)
+        lines += output.splitlines()
+    finally:
+        process.kill()
+
+
+def test_an_agent_that_is_killed_is_followed_by_one_that_knows_who_is_leaving(two_nats: Kubectl) -> None:
+    leaving = name_of(two_nats, "nat")
+    with traffic(two_nats) as account:
+        time.sleep(2)
+        two_nats("delete", "pod", leaving, "--wait=false")
+        SYSTEM("delete", "pod", "-l", AGENTS, "--grace-period=0", "--force")
+        SYSTEM("rollout", "status", "daemonset/sfc-node", "--timeout=120s")
+        started = datetime.now().timestamp()
+        eventually(lambda: leaving not in [p["metadata"]["name"] for p in pods(two_nats, "nat")], seconds=60)
+
+    assert account["packets"]["lost"] == 0, account
+    assert time.time() - started < 60

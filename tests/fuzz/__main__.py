@@ -1,0 +1,93 @@
+"""`python -m tests.fuzz`: all targets, FUZZ inputs in all (1,000,000), two processes at a time.
+
+Corpora stay in build/fuzz for the next run to go on from. A finding ends its target, and the run with status 1; its
+input is left in build/fuzz/TARGET.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.fuzz import forwarder
+from tests.fuzz.targets import TARGETS, Target
+
+BUILD = Path(__file__).parents[2] / "build" / "fuzz"
+INPUTS = int(os.environ.get("FUZZ", "1000000"))
+FORWARDER_INPUTS = max(10, INPUTS // 1000)
+SECONDS_FOR_ONE = 10
+LARGEST = 20_000
+"""Bytes of an input."""
+DONE = re.compile(r"^#(\d+)\s+DONE\s+cov: (\d+) ft: (\d+) corp: (\d+)/", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    name: str
+    inputs: int
+    seconds: float
+    reached: str
+    finding: str | None = None
+
+
+def main() -> int:
+    if unknown := set(sys.argv[1:]) - TARGETS.keys():
+        sys.exit(f"no target {', '.join(unknown)}; there are {', '.join(TARGETS)}")
+    targets = [TARGETS[name] for name in sys.argv[1:] or TARGETS]
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = [*pool.map(_fuzz, sorted(targets, key=lambda target: -target.share))]
+    if len(targets) == len(TARGETS):
+        outcomes.append(_fuzz_forwarder())
+    print(f"\n{'target':20}{'inputs':>10}{'seconds':>9}  reached")
+    for outcome in outcomes:
+        print(f"{outcome.name:20}{outcome.inputs:>10,}{outcome.seconds:>9.0f}  {outcome.reached}")
+    print(f"{'':20}{sum(outcome.inputs for outcome in outcomes):>10,}")
+    findings = [outcome.finding for outcome in outcomes if outcome.finding]
+    print(*findings, sep="\n\n")
+    return 1 if findings else 0
+
+
+def _fuzz(target: Target) -> Outcome:
+    directory = BUILD / target.name
+    directory.mkdir(parents=True, exist_ok=True)
+    inputs = max(1, round(INPUTS * target.share))
+    options = [f"-runs={inputs}", f"-max_len={LARGEST}", f"-timeout={SECONDS_FOR_ONE}"]
+    started = time.monotonic()
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz.run", target.name, str(directory), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    (directory / "log").write_text(result.stdout)
+    seconds = time.monotonic() - started
+    done = DONE.search(result.stdout)
+    if result.returncode or not done:
+        return Outcome(target.name, 0, seconds, "–", f"{target.name}: {result.stdout[-3000:]}")
+    runs, edges, features, corpus = map(int, done.groups())
+    reached = f"{edges} edges, {features} features, {corpus} inputs kept"
+    print(f"{target.name}: {runs:,} inputs, nothing found", flush=True)
+    return Outcome(target.name, runs, seconds, reached)
+
+
+def _fuzz_forwarder() -> Outcome:
+    started = time.monotonic()
+    try:
+        forwarder.fuzz(FORWARDER_INPUTS)
+        finding = None
+    except AssertionError as error:
+        finding = f"forwarder: {error}"
+    reached = "address and undefined-behaviour sanitizers, by hypothesis"
+    return Outcome("forwarder", FORWARDER_INPUTS, time.monotonic() - started, reached, finding)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,20 @@
+"""The program is compiled once for all tests, whose nodes have it one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from controller.datapath import Datapath
+
+
+@pytest.fixture(scope="session")
+def datapath(bpffs: Path) -> Iterator[Datapath]:
+    datapath = Datapath.open(bpffs / "netns")
+    try:
+        yield datapath
+    finally:
+        datapath.unpin()
+        datapath.close()

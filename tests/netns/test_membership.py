@@ -1,0 +1,303 @@
+"""Thousands of membership changes under traffic: whatever is not addressed to a replica that crashed arrives.
+
+What becomes of pods is random and repeatable (SEED): they become ready and unready, are drained by a hook and come
+back, are deleted, drain, vanish, and are replaced. The reconciler makes of that what it makes of it on a node. Traffic
+and its account are the demo's own tool: sequence-numbered datagrams and TCP connections, short ones, so that there are
+always new sessions and always established ones.
+
+`-s` prints the account.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from controller.datapath import Datapath
+from tests.netns.node import settles
+from tests.netns.topology import Echo, Replica
+from tests.netns.world import STATELESS, World, world_of
+
+SEED = 4
+CHANGES = 5000
+MOST_REPLACED = 40
+"""Replicas, which cost more than all else here; the changes beyond are of those that stay."""
+FASTER = 20
+"""The clock of drains: a stateless replica's 30 seconds take 1.5."""
+TRAFFIC = Path(__file__).parents[2] / "deploy/examples/nf/traffic.py"
+PORT = 7000
+FUNCTIONS = {"firewall": "bridge", "router": "router", "nat": "nat"}
+REPLICAS = {"client": 2, "firewall": 4, "router": 4, "nat": 3, "server": 3}
+
+
+class Churn:
+    """What becomes of the pods, one random change after the other, with a serving replica left in each stage."""
+
+    def __init__(self, world: World, seed: int) -> None:
+        self._world = world
+        self._random = random.Random(seed)
+        self._servers: dict[str, subprocess.Popen[str]] = {}
+        self._incarnations = count()
+        self._restarting: set[str] = set()
+        self.changes: Counter[str] = Counter()
+
+    def start_server(self, replica: Replica) -> None:
+        process = in_namespace(replica, "server", "--port", str(PORT))
+        assert process.stdout
+        assert "ready" in process.stdout.readline()
+        self._servers[replica.name] = process
+
+    def close(self) -> None:
+        for process in self._servers.values():
+            process.kill()
+            process.communicate()
+
+    def some(self) -> None:
+        """One change of each of some replicas; the agent hears of all at once."""
+        replicas = self._world.node.replicas
+        for replica in self._random.sample(replicas, self._random.randint(1, len(replicas))):
+            self._one(replica)
+        self._world.node.reconcile()
+
+    def _one(self, replica: Replica) -> None:
+        pod = self._world.node.pods[replica.name]
+        drain = self._world.node.reconciler.state.drains.get(replica.name)
+        if pod.terminating:
+            if drain and drain.ended and self.changes["replaced"] < MOST_REPLACED:
+                self._replace(replica)
+        elif replica.name in self._restarting:
+            self._restarting.remove(replica.name)
+            self._become("restarted", replica, ready=True, incarnation=f"{next(self._incarnations)}")
+        elif not pod.ready:
+            self._become("ready", replica, ready=True)
+        elif self._others_serve(replica):
+            self._take_out(replica)
+
+    def _take_out(self, replica: Replica) -> None:
+        """Clients only rest: what they have begun is theirs. Who holds state is drained when it is idle, if ever."""
+        kinds = ["unready", "restarting", "terminating"]
+        if replica.stage == "client" or self.changes["replaced"] >= MOST_REPLACED:
+            kinds.remove("terminating")
+        if not self._stateless(replica):
+            kinds.remove("restarting")
+        match self._random.choice(kinds):
+            case "unready":
+                self._become("unready", replica, ready=False)
+            case "terminating":
+                self._become("terminating", replica, terminating=True)
+            case "restarting":
+                self._restarting.add(replica.name)
+                self._world.node.reconciler.drain(replica.drain_id, timeout=0)
+                self._become("restarting", replica, ready=False)
+
+    def _replace(self, replica: Replica) -> None:
+        self._world.node.remove(replica)
+        if server := self._servers.pop(replica.name, None):
+            server.kill()
+            server.communicate()
+        added = self._world.add(replica.stage)
+        if replica.stage == "server":
+            self.start_server(added)
+        self.changes["replaced"] += 1
+
+    def _become(self, change: str, replica: Replica, **fields: Any) -> None:
+        self._world.node.become(replica, **fields)
+        self.changes[change] += 1
+
+    def _others_serve(self, replica: Replica) -> bool:
+        pods = [self._world.node.pods[each.name] for each in self._world.of(replica.stage) if each is not replica]
+        return any(pod.ready and not pod.terminating and pod.name not in self._restarting for pod in pods)
+
+    def _stateless(self, replica: Replica) -> bool:
+        return self._world.functions.get(replica.stage) in STATELESS
+
+
+class Tally(logging.Handler):
+    """What the reconciler says it did, counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.counts[record.msg] += 1
+
+
+@contextmanager
+def tally() -> Iterator[Counter[str]]:
+    log, handler = logging.getLogger("controller.reconciler"), Tally()
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield handler.counts
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
+
+
+def in_namespace(replica: Replica, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        ["ip", "netns", "exec", replica.namespace, sys.executable, TRAFFIC, *arguments],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def account_of(client: subprocess.Popen[str]) -> dict[str, Any]:
+    """Ends the client, which waits for what is under way, and returns its account."""
+    printed, _ = client.communicate("\n", timeout=60)
+    word, _, result = printed.splitlines()[-1].partition(" ")
+    assert word == "RESULT"
+    account: dict[str, Any] = json.loads(result)
+    return account
+
+
+def test_nothing_is_lost_in_thousands_of_membership_changes(datapath: Datapath) -> None:
+    with ExitStack() as cleanup:
+        world = cleanup.enter_context(
+            world_of("churn", FUNCTIONS, datapath, REPLICAS, clock=lambda: FASTER * time.monotonic())
+        )
+        churn = Churn(world, SEED)
+        cleanup.callback(churn.close)
+        for server in world.of("server"):
+            churn.start_server(server)
+        counts = cleanup.enter_context(tally())
+        options = ("--port", str(PORT), "--rate", "500", "--flows", "30", "--connections", "6", "--until-enter")
+        clients = [
+            in_namespace(client, "client", world.address("server", "wan", family), *options)
+            for client, family in zip(world.of("client"), (4, 6), strict=True)
+        ]
+        for client in clients:
+            cleanup.callback(client.kill)
+
+        began = time.monotonic()
+        while sum(churn.changes.values()) < CHANGES:
+            churn.some()
+        seconds = time.monotonic() - began
+        accounts = [account_of(client) for client in clients]
+
+        print(f"\n{sum(churn.changes.values())} changes in {seconds:.0f} s: {dict(churn.changes)}")
+        print(f"applied: {dict(counts)}")
+        for account in accounts:
+            print({key: account[key] for key in ("packets", "connections", "breaks", "bufferErrors")})
+        for account in accounts:
+            packets, connections = account["packets"], account["connections"]
+            assert packets["lost"] == packets["duplicated"] == packets["strayed"] == 0
+            assert packets["received"] == packets["sent"] > 1000
+            assert connections["broken"] == 0
+            assert connections["completed"] == connections["opened"] > 10
+        assert not world.dropped()
+
+
+class Flow:
+    """Numbered datagrams of one five-tuple, and the way they took as the answers tell it."""
+
+    def __init__(self, client: Replica, server: tuple[str, int]) -> None:
+        self._socket = client.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+        self._socket.setblocking(False)
+        self._socket.connect(server)
+        self._numbers = count()
+        self.outstanding: set[int] = set()
+        self.way: tuple[str, ...] = ()
+        """Server and router of the latest answer."""
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def send(self) -> None:
+        number = next(self._numbers)
+        self.outstanding.add(number)
+        with suppress(ConnectionError):  # an ICMP error about an earlier one, which is in the account anyway
+            self._socket.send(number.to_bytes(8, "big"))
+
+    def receive(self) -> int:
+        """How many are still outstanding."""
+        while True:
+            try:
+                answer, ((_, _, stamp),), _, _ = self._socket.recvmsg(100, 100)
+            except BlockingIOError:
+                return len(self.outstanding)
+            except ConnectionError:
+                continue
+            self.outstanding.discard(int.from_bytes(answer[16:], "big"))
+            self.way = (answer[:16].decode().strip(), f"router-{stamp[0] >> 2}")
+
+
+STAMP = """
+nft -f - <<END
+table inet stamp {{
+  chain forward {{
+    type filter hook forward priority 0
+    ip dscp set {number}
+  }}
+}}
+END
+"""
+"""Each router marks what passes it, there and back."""
+
+
+def exchange(flows: Sequence[Flow], stop: threading.Event) -> None:
+    while not stop.is_set():
+        for flow in flows:
+            flow.send()
+        time.sleep(0.01)
+        for flow in flows:
+            flow.receive()
+
+
+@contextmanager
+def traffic(flows: Sequence[Flow]) -> Iterator[None]:
+    """On every flow meanwhile; at the end all that comes back has come back."""
+    stop = threading.Event()
+    thread = threading.Thread(target=exchange, args=(flows, stop))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        settles(lambda: not any(flow.receive() for flow in flows), seconds=3)
+
+
+def test_a_crash_loses_nothing_but_what_was_addressed_to_the_replica_that_crashed(datapath: Datapath) -> None:
+    replicas = {"client": 2, "router": 5, "server": 5}
+    with world_of("crash", {"router": "router"}, datapath, replicas) as world, ExitStack() as cleanup:
+        for router in world.of("router"):
+            router.run("sh", "-ec", STAMP.format(number=router.name.removeprefix("router-")))
+        server = (world.address("server", "wan", 4), Echo.PORT)
+        flows = [Flow(client, server) for client in world.of("client") for _ in range(100)]
+        for flow in flows:
+            cleanup.callback(flow.close)
+        with traffic(flows):
+            assert settles(lambda: all(flow.way for flow in flows), seconds=30)
+
+        for stage in ("router", "server") * 3:
+            crashed = random.Random(SEED).choice(world.of(stage))
+            way_before = {flow: flow.way for flow in flows}
+            for flow in flows:
+                flow.outstanding.clear()
+            with traffic(flows):
+                time.sleep(0.2)
+                world.node.remove(crashed)
+                assert settles(lambda gone=crashed.name: all(gone not in flow.way for flow in flows), seconds=30)
+
+            hit = [flow for flow in flows if crashed.name in way_before[flow]]
+            spared = [flow for flow in flows if crashed.name not in way_before[flow]]
+            lost = sum(len(flow.outstanding) for flow in hit)
+            print(f"\n{crashed.name} crashed under {len(hit)} of {len(flows)} flows: {lost} of their datagrams lost")
+            assert hit
+            assert [flow.way for flow in spared] == [way_before[flow] for flow in spared]
+            assert not any(flow.outstanding for flow in spared)

@@ -1,0 +1,140 @@
+"""Replicas come, drain, leave and crash under a chain of real network stacks: client → bridge → NAT → server."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from controller import maglev
+from controller.datapath import Datapath
+from controller.links import LinkError
+from tests.netns.topology import Echo, Replica
+from tests.netns.world import World, world_of
+
+SERVER = ("10.2.0.1", Echo.PORT)
+
+
+@pytest.fixture
+def two(datapath: Datapath) -> Iterator[World]:
+    with world_of("two", {"firewall": "bridge", "nat": "nat"}, datapath, replicas=2) as world:
+        yield world
+
+
+def test_a_new_replica_takes_sessions_and_the_established_ones_stay(two: World) -> None:
+    established = [two.connect(client, SERVER) for client in two.of("client") for _ in range(20)]
+
+    added = [two.add(stage) for stage in ("firewall", "nat", "server")]
+    two.node.serve(*added)
+    later = [two.connect(client, SERVER) for client in two.of("client") for _ in range(20)]
+
+    assert all(connection.echo(b"still there?") for connection in established + later)
+    assert added[-1].name in {connection.server for connection in later}
+    assert all(two.node.sessions(replica) for replica in added)
+    assert not two.dropped()
+
+
+@pytest.mark.parametrize("stage", ["firewall", "nat", "server"])
+def test_a_drained_replica_leaves_without_breaking_a_connection(two: World, stage: str) -> None:
+    leaving = two.of(stage)[0]
+    established = [two.connect(client, SERVER) for client in two.of("client") for _ in range(20)]
+    busy = two.node.activity(leaving)
+
+    two.node.drain(leaving)
+    carried_before = two.node.sessions(leaving)
+    later = [two.connect(client, SERVER) for client in two.of("client") for _ in range(20)]
+
+    assert busy > 0
+    assert all(connection.echo(b"still there?") for connection in established + later)
+    assert two.node.sessions(leaving) == carried_before
+
+    for connection in established:
+        connection.close()
+    waited = idle_after(two, leaving)
+    two.node.remove(leaving)
+
+    assert 0.8 < waited < 3
+    assert all(connection.echo(b"still there?") for connection in later)
+    assert not two.dropped()
+
+
+def test_the_last_replica_keeps_its_sessions_while_it_drains_and_new_ones_find_nobody(two: World) -> None:
+    first, last = two.of("firewall")
+    two.node.drain(first)
+    two.node.remove(first)
+    client = two.of("client")[0]
+    established = [two.connect(client) for _ in range(5)]
+
+    two.node.drain(last)
+    with pytest.raises(TimeoutError):
+        two.connect(client)
+    kept = [connection.echo(b"still there?") for connection in established]
+    added = two.add("firewall")
+    two.node.serve(added)
+    after = two.connect(client).echo(b"welcome?")
+
+    assert all(kept)
+    assert after
+    assert {verdict for _, verdict in two.dropped()} == {"no_target"}
+
+
+def idle_after(world: World, replica: Replica) -> float:
+    """Seconds until the replica has no active session."""
+    begin = time.monotonic()
+    while world.node.activity(replica):
+        assert time.monotonic() - begin < 10, "sessions do not become idle"
+        time.sleep(0.05)
+    return time.monotonic() - begin
+
+
+def test_connections_through_a_transparent_replica_survive_its_crash(two: World) -> None:
+    established = [two.connect(client, SERVER) for client in two.of("client") for _ in range(20)]
+    lost = two.of("firewall")[0]
+    assert two.node.sessions(lost)
+
+    two.node.remove(lost)
+
+    assert all(connection.echo(b"still there?") for connection in established)
+    assert not two.dropped()
+
+
+@pytest.mark.xfail(strict=True, raises=LinkError, reason="the pass fails, and the targets wait for the next one")
+def test_a_link_that_vanishes_under_a_pass_does_not_keep_its_replica_in_the_targets(
+    two: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A namespace that dies loses its filters first and its links a little later; a pass may see what is between."""
+    lost = two.of("server")[0]
+    listed = [replace(link, filter_slot=None) if link.pod_uid == lost.name else link for link in two.node.links.list()]
+    monkeypatch.setattr(two.node.links, "list", lambda: tuple(listed))
+
+    two.node.remove(lost)
+
+    slots = set(lost.slots.values())
+    tables = two.node.datapath.observe().targets.values()
+    assert not any(slots & set(struct.unpack(f"<{maglev.LENGTH}H", table)) for table in tables)
+
+
+def test_nothing_is_lost_while_replicas_come_and_go(two: World) -> None:
+    ping = subprocess.Popen(
+        ["ip", "netns", "exec", two.of("client")[0].namespace, "ping", "-q", "-i", "0.002", "-W", "1", SERVER[0]],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        for _ in range(5):
+            for stage in ("firewall", "server"):
+                two.node.serve(two.add(stage))
+                leaving = two.of(stage)[0]
+                two.node.drain(leaving)
+                two.node.stop(leaving)
+                two.node.remove(leaving)
+    finally:
+        ping.send_signal(2)
+        output, _ = ping.communicate(timeout=10)
+
+    assert " 0% packet loss" in output
+    assert not two.dropped()

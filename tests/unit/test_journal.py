@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from prometheus_client import REGISTRY
+
+from controller.drain import Drain
+from controller.journal import Journal
+from controller.plan import State
+from controller.turns import Turn
+from tests.unit.test_plan import TWO_FIREWALLS
+from tests.unit.test_report import state
+
+SERVING = state(TWO_FIREWALLS)
+DRAIN = Drain("uid-firewall-2", "", asked_at=10.0, deadline=40.0, out_of_targets_at=10.003)
+DRAINING = state(TWO_FIREWALLS, drains={DRAIN.pod_uid: DRAIN})
+DRAINED = state(TWO_FIREWALLS, drains={DRAIN.pod_uid: replace(DRAIN, ended_at=40.0, active_sessions=2)})
+
+
+def told(*states: State, drains: tuple[Drain, ...] = ()) -> list[str]:
+    turns: list[Turn] = []
+    journal = Journal(turns.append, drains)
+    for one in states:
+        journal.note(one)
+    return [turn.reason for turn in turns]
+
+
+def test_what_an_agent_finds_when_it_starts_is_no_news() -> None:
+    assert told(SERVING, SERVING) == []
+    assert told(State(None, SERVING.links, SERVING.plane), SERVING) == []
+
+
+def test_each_turn_is_told_once() -> None:
+    assert told(SERVING, DRAINING, DRAINING, DRAINED, DRAINED) == ["Draining", "Drained"]
+
+
+def test_a_drain_that_was_taken_over_is_told_of_only_as_far_as_it_goes_on() -> None:
+    assert told(DRAINING, DRAINED, drains=(DRAIN,)) == ["Drained"]
+
+
+def test_drains_and_the_sessions_they_moved_are_counted() -> None:
+    def count(name: str, labels: dict[str, str] | None = None) -> float:
+        return REGISTRY.get_sample_value(name, labels or {}) or 0.0
+
+    by_deadline = {"ended_by": "deadline"}
+    before = count("sfc_drain_seconds_count", by_deadline), count("sfc_drain_sessions_moved_total")
+    told(SERVING, DRAINED)
+    after = count("sfc_drain_seconds_count", by_deadline), count("sfc_drain_sessions_moved_total")
+
+    assert (after[0] - before[0], after[1] - before[1]) == (1, 2)
+    assert count("sfc_reaction_seconds_sum", {"turn": "Draining"}) == pytest.approx(0.003, abs=1)

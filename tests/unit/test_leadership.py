@@ -1,0 +1,109 @@
+"""Two agents of one node, in one process: locks belong to the open file, so they meet as two processes would."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from controller.drain import Drain
+from controller.leadership import Leadership
+
+DRAIN = Drain("uid-1", "c1", asked_at=10.0, deadline=40.0, out_of_targets_at=10.002, active_sessions=3)
+
+
+class Agent:
+    """Acquires in a thread of its own."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.leadership = Leadership(folder, name)
+        self.stop = threading.Event()
+        self.drains: Sequence[Drain] | None = None
+        self._thread = threading.Thread()
+
+    def acquire(self, *, asks: bool = True) -> None:
+        def run() -> None:
+            self.drains = self.leadership.acquire(self.stop, lambda: asks)
+
+        self._thread = threading.Thread(target=run)
+        self._thread.start()
+
+    def leads(self, seconds: float = 5.0) -> bool:
+        """Whether it has acquired within this time."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive() and self.drains is not None
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Agent:
+    agent = Agent(tmp_path, "old")
+    agent.acquire()
+    assert agent.leads()
+    agent.leadership.begin()
+    return agent
+
+
+@pytest.fixture
+def new(old: Agent, tmp_path: Path) -> Agent:
+    return Agent(tmp_path, "new")
+
+
+def test_the_first_agent_leads_at_once_and_its_name_can_be_read(old: Agent, tmp_path: Path) -> None:
+    assert old.drains == ()
+    assert (tmp_path / "leader").read_text() == "old"
+
+
+def test_a_newcomer_asks_and_goes_on_with_the_drains(old: Agent, new: Agent, tmp_path: Path) -> None:
+    new.acquire()
+    asked = old.leadership.asked(5)
+    assert asked
+
+    handed = threading.Thread(target=lambda: results.append(old.leadership.hand_over(asked, [DRAIN])))
+    results: list[bool] = []
+    handed.start()
+    leads = new.leads()
+    new.leadership.begin()
+    handed.join(5)
+
+    assert leads
+    assert new.drains == (DRAIN,)
+    assert results == [True]
+    assert (tmp_path / "leader").read_text() == "new"
+
+
+def test_a_newcomer_that_does_not_know_the_cluster_yet_waits(old: Agent, new: Agent) -> None:
+    new.acquire(asks=False)
+
+    asked = old.leadership.asked(0.2)
+    stands_by = old.leadership.somebody_stands_by()
+    new.stop.set()
+
+    assert asked is None
+    assert stands_by
+    assert not new.leads()
+    assert not old.leadership.somebody_stands_by()
+
+
+def test_an_agent_that_stands_by_leads_when_the_leader_ends(old: Agent, new: Agent) -> None:
+    new.acquire(asks=False)
+
+    old.leadership.resign()
+
+    assert new.leads()
+    assert new.drains == ()
+
+
+def test_a_newcomer_that_dies_before_it_leads_leaves_the_old_one_leading(old: Agent, tmp_path: Path) -> None:
+    newcomer, its_end = socket.socketpair()
+    its_end.close()
+
+    led = old.leadership.hand_over(newcomer, [DRAIN])
+
+    other = Agent(tmp_path, "other")
+    other.acquire(asks=False)
+    assert not led
+    assert not other.leads(0.2)
+    other.stop.set()

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import pytest
+
+from controller.leftovers import Leftovers
+from controller.model import HostLink
+from controller.plan import State
+from kube.api import ApiError
+from tests.unit.objects import link
+from tests.unit.test_plan import ALL, LEFT2, RIGHT2, TWO_FIREWALLS
+from tests.unit.test_report import state
+
+STRAY = link(9, "nobody-1", "lan")
+
+
+class World:
+    now = 0.0
+    existing: set[str] = set()  # noqa: RUF012
+    asked = 0
+
+    def __init__(self, *links: HostLink) -> None:
+        self.state = state(TWO_FIREWALLS, links=links)
+        self.deleted: list[str] = []
+        self.leftovers = Leftovers(self, lambda: self.state, self.pod_uids, lambda: self.now)
+
+    def pod_uids(self) -> set[str]:
+        self.asked += 1
+        return self.existing
+
+    def delete(self, name: str) -> None:
+        self.deleted.append(name)
+
+    def remove_after(self, *seconds: float) -> None:
+        for at in seconds:
+            self.now = at
+            self.leftovers.remove()
+
+
+def test_a_link_whose_pod_does_not_exist_is_removed_after_a_while() -> None:
+    world = World(*ALL, STRAY)
+
+    world.remove_after(0, 20)
+    early = list(world.deleted)
+    world.remove_after(31)
+
+    assert early == []
+    assert world.deleted == [STRAY.name]
+
+
+def test_a_pod_that_only_lost_its_labels_keeps_its_links() -> None:
+    world = World(*ALL, STRAY)
+    world.existing = {STRAY.pod_uid}
+
+    world.remove_after(0, 31, 62)
+
+    assert world.deleted == []
+
+
+def test_the_api_server_is_not_asked_while_every_link_has_a_pod_or_is_new() -> None:
+    world = World(*ALL)
+    world.remove_after(0, 31)
+    world.state = state(TWO_FIREWALLS, links=(*ALL, STRAY))
+    world.remove_after(40, 60)
+
+    assert world.asked == 0
+
+
+def test_nothing_is_removed_while_the_api_server_does_not_answer_or_was_never_heard() -> None:
+    world = World(*ALL, STRAY)
+    world.remove_after(0)
+
+    def away() -> set[str]:
+        raise ApiError(0, "NoAnswer", "nobody there")
+
+    unheard = Leftovers(world, lambda: State(None, (LEFT2, RIGHT2)), world.pod_uids, lambda: world.now)
+    unheard.remove()
+    refused = Leftovers(world, lambda: world.state, away, lambda: world.now)
+    refused.remove()
+    world.now = 31
+    with pytest.raises(ApiError):
+        refused.remove()
+    unheard.remove()
+
+    assert world.deleted == []

@@ -1,0 +1,74 @@
+"""What two passes left behind, compared: which replica has turned, and why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from controller.drain import Drain
+from controller.plan import State
+from controller.turns import turns
+from tests.unit.objects import pod
+from tests.unit.test_plan import ALL, LEFT2, RIGHT2, TWO_FIREWALLS, cluster
+from tests.unit.test_report import state
+
+OTHERS = (pod("client-1", "client"), pod("firewall-1", "firewall"))
+SERVING = state(TWO_FIREWALLS)
+
+
+def told(before: State, after: State) -> list[tuple[str, str]]:
+    return [(turn.pod, turn.reason) for turn in turns(before, after)]
+
+
+def test_a_replica_joins_once_all_its_links_serve() -> None:
+    starting = state(cluster(*OTHERS, pod("firewall-2", "firewall", ready=False)))
+    joined = replace(SERVING, woken_at=10.0, written_at=10.002)
+
+    found = list(turns(starting, joined))
+
+    assert [(turn.pod, turn.reason) for turn in found] == [("telco/firewall-2", "Joined")]
+    assert found[0].seconds == pytest.approx(0.002)
+    assert told(SERVING, SERVING) == []
+
+
+def test_leaving_has_two_turns_and_the_second_tells_what_was_left() -> None:
+    asked = Drain("uid-firewall-2", "", asked_at=10.0, deadline=40.0, out_of_targets_at=10.003, active_sessions=2)
+    ended = replace(asked, ended_at=40.0)
+    draining, drained = (state(TWO_FIREWALLS, drains={"uid-firewall-2": drain}) for drain in (asked, ended))
+
+    first, second = list(turns(SERVING, draining)), list(turns(draining, drained))
+
+    assert [(turn.reason, round(turn.seconds, 3)) for turn in (*first, *second)] == [
+        ("Draining", 0.003),
+        ("Drained", 30.0),
+    ]
+    assert second[0].fields == {"sessions_left": 2}
+
+
+CRASHED = {"containerStatuses": [{"state": {"terminated": {"exitCode": 137}}}]}
+SHUT = (*ALL[:3], LEFT2, replace(RIGHT2, up=False))
+
+
+@pytest.mark.parametrize(
+    ("after", "cause"),
+    [
+        (state(cluster(*OTHERS, pod("firewall-2", "firewall", ready=False, **CRASHED))), "a container stopped"),
+        (state(cluster(*OTHERS, pod("firewall-2", "firewall", ready=False))), "its containers are not ready"),
+        (state(cluster(*OTHERS)), "the pod was deleted"),
+        (state(TWO_FIREWALLS, links=SHUT), "an interface is down"),
+        (state(TWO_FIREWALLS, links=ALL[:3]), "an interface vanished"),
+    ],
+)
+def test_a_replica_that_ends_without_a_drain_is_steered_away_from_and_the_cause_is_told(after: Any, cause: str) -> None:
+    [turn] = turns(SERVING, after)
+
+    assert (turn.pod, turn.reason) == ("telco/firewall-2", "SteeredAway")
+    assert turn.message.startswith(cause)
+
+
+def test_a_drain_for_a_restart_ends_with_joining_again() -> None:
+    drain = Drain("uid-firewall-2", "", asked_at=0, deadline=30, out_of_targets_at=1, ended_at=2)
+
+    assert told(state(TWO_FIREWALLS, drains={drain.pod_uid: drain}), SERVING) == [("telco/firewall-2", "Joined")]

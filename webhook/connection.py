@@ -1,0 +1,59 @@
+"""A connection that cannot be held for ever: neither by sending slowly, nor by reading slowly, nor by doing nothing.
+
+uvicorn bounds only the pause between two requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+MAX_CONNECTIONS = 1024
+"""An API server holds one for each request in flight, 200 at its default limits."""
+UNUSED_SECONDS = 120.0
+"""Until the first byte. An API server opens connections that it needs only later, keeps them for 90 s, and does not
+repeat a request that was the first of its connection: closing earlier would race with it."""
+EXCHANGE_SECONDS = 20.0
+"""From the first byte of a request until its answer is read; twice what the API server would wait at most."""
+
+
+class BoundedConnection(H11Protocol):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._limit: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._start(UNUSED_SECONDS)
+        if len(self.connections) > MAX_CONNECTIONS:
+            transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self._idle:
+            self._start(EXCHANGE_SECONDS)
+        super().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop()
+        super().connection_lost(exc)
+
+    @property
+    def _idle(self) -> bool:
+        """Nothing is on its way, in either direction."""
+        complete = self.cycle is None or self.cycle.response_complete
+        return complete and not self.conn.trailing_data[0] and not self.transport.get_write_buffer_size()
+
+    def _start(self, seconds: float) -> None:
+        self._stop()
+        self._limit = self.loop.call_later(seconds, self._passed)
+
+    def _stop(self) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+
+    def _passed(self) -> None:
+        """Idle after an answer is uvicorn's to end; idle before the first request is ours."""
+        if self.cycle is None or not self._idle:
+            self.transport.abort()
