@@ -25,6 +25,8 @@ PODS_PER_MINUTE = 200
 COMPONENTS = ("sfc-webhook", "sfc-cluster-controller", "sfc-node")
 PROCESSES = ("^python3 -m webhook$", "^python3 -m webhook --health-port=8081$")
 PORTS = (8080, 8081)
+KILL = 'pid=$(pgrep -f "$0"); kill -KILL "$pid"; while [ -e "/proc/$pid" ]; do sleep 0.05; done'
+"""A killed process has its connections until the kernel has taken it apart."""
 WEBHOOK = "app.kubernetes.io/name=sfc-webhook"
 
 Json = dict[str, Any]
@@ -118,7 +120,7 @@ def crash_each(load: AdmissionLoad) -> None:
     for node in ("node1", "node2"):
         for process in PROCESSES:
             with load.asking:
-                done = testbed("exec", node, "pkill", "-KILL", "-f", process)
+                done = testbed("exec", node, "sh", "-euc", KILL, process)
             assert done.returncode == 0, done.stderr
             eventually(lambda: len(replicas()) < 2)
             both_are_up()
