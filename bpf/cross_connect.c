@@ -256,6 +256,12 @@ static __always_inline void tell_contest(const struct session *session, const st
 		__sync_fetch_and_add(count, 1);
 }
 
+/* What the sender's frames to an end are stamped with. Those that take the plain way there go without. */
+static __always_inline u32 stamp_for(u64 end, const struct sender *from)
+{
+	return end & PLAIN ? 0 : from->stamp;
+}
+
 /* A frame on a session that goes on: the latest sender gets the answers, unless it is leaving for good. */
 static __always_inline void keep(struct session *session, const struct flow *flow, const struct sender *from)
 {
@@ -264,7 +270,7 @@ static __always_inline void keep(struct session *session, const struct flow *flo
 			tell_contest(session, flow, from);
 			session->end[from->side] = from->end;
 		}
-		session->stamp[from->side] = from->stamp;
+		session->stamp[from->side] = stamp_for(session->end[!from->side], from);
 	}
 	note_flags(session, flow->tcp_flags, from->side);
 	note_time(session);
@@ -284,8 +290,8 @@ static __always_inline u64 pin(union any_key *key, bool wide, struct session *se
 	} else {
 		fresh.end[UPSTREAM] = from->side == UPSTREAM ? from->end : chosen;
 		fresh.end[DOWNSTREAM] = from->side == UPSTREAM ? chosen : from->end;
-		fresh.stamp[UPSTREAM] = from->side == UPSTREAM ? from->stamp : 0;
-		fresh.stamp[DOWNSTREAM] = from->side == UPSTREAM ? 0 : from->stamp;
+		fresh.stamp[UPSTREAM] = from->side == UPSTREAM ? stamp_for(chosen, from) : 0;
+		fresh.stamp[DOWNSTREAM] = from->side == UPSTREAM ? 0 : stamp_for(chosen, from);
 		fresh.rst = !!(flow->tcp_flags & TCP_RST);
 		if (session) {
 			renew(key, wide, &fresh);
@@ -552,7 +558,8 @@ static __always_inline enum verdict decide(struct __sk_buff *skb, const struct s
 	return unlikely(flow.part) ? carry_part(&flow, false, from, to) : carry(&flow, false, from, to);
 }
 
-static __always_inline int send(struct __sk_buff *skb, u64 to)
+/* Into the other end of the link's pair. */
+static __always_inline int send_across(struct __sk_buff *skb, u64 to)
 {
 	u32 slot = end_slot(to);
 	struct traffic *counters = traffic.lookup(&slot);
@@ -564,7 +571,14 @@ static __always_inline int send(struct __sk_buff *skb, u64 to)
 	/* The kernel compared the destination with the host end's MAC, and would drop the frame in the replica. */
 	if (skb->pkt_type == PACKET_OTHERHOST)
 		bpf_skb_change_type(skb, PACKET_HOST);
-	return likely(!(to & PLAIN)) ? bpf_redirect_peer(end_ifindex(to), 0) : bpf_redirect(end_ifindex(to), 0);
+	return bpf_redirect_peer(end_ifindex(to), 0);
+}
+
+static __always_inline int send(struct __sk_buff *skb, u64 to)
+{
+	int action = send_across(skb, to);
+
+	return to & PLAIN ? bpf_redirect(end_ifindex(to), 0) : action;
 }
 
 /* Whether the headers of the commonest frames, TCP and UDP right behind IP, are in reach. A large TCP frame has little
@@ -603,10 +617,10 @@ int cross_connect(struct __sk_buff *skb)
 	enum verdict verdict;
 	u64 to = 0;
 
-	if (!slot || !link || !counters)
+	if (!link || !counters)
 		return TC_ACT_UNSPEC;
 	if (link->state == UNWIRED)
-		return drop(link->connection, VERDICT_UNWIRED);
+		return slot ? drop(link->connection, VERDICT_UNWIRED) : TC_ACT_UNSPEC;
 	if (link->ifindex != skb->ifindex)
 		return TC_ACT_UNSPEC;
 
@@ -614,7 +628,7 @@ int cross_connect(struct __sk_buff *skb)
 	counters->received_bytes += skb->len;
 	to = known(skb, link);
 	if (likely(to))
-		return send(skb, to);
+		return send_across(skb, to);
 
 	from.end = end_of(slot, link->ifindex, link->plain);
 	from.connection = link->connection;

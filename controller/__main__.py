@@ -1,4 +1,4 @@
-"""`python -m controller node` on every node, `python -m controller cluster` once a cluster."""
+"""`python -m controller node` and `hooks` on every node, `python -m controller cluster` once a cluster."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 from sfc import log
 
-COMMANDS = {"node": "controller.node", "cluster": "controller.cluster.main"}
+COMMANDS = {"node": "controller.node", "hooks": "controller.hook_relay", "cluster": "controller.cluster.main"}
 
 
 def main(argv: list[str]) -> int:

@@ -103,8 +103,6 @@ class Datapath:
         self._traffic, self._drops, self._contests = maps["traffic"], maps["drops"], maps["contests"]
         self._opened = maps["opened"]
         self._stamp: int = max(stamp for *_, stamp in self._links.values())
-        for connection in {entry.connection for _, entry in self._observed_links()}:
-            self._restamp(connection)  # an earlier agent may have ended between the two steps of `set_link`
         self._evicted_before = self._missing()
 
     @classmethod
@@ -148,6 +146,15 @@ class Datapath:
             (self._pin_root / name).unlink(missing_ok=True)
         if self._pin_root.is_dir():
             self._pin_root.rmdir()
+
+    def take_over(self) -> None:
+        """To be called before the first change, when another agent may have changed the maps since they were opened.
+
+        It may have ended between the two steps of `set_link`.
+        """
+        self._stamp = max(stamp for *_, stamp in self._links.values())
+        for connection in {entry.connection for _, entry in self._observed_links()}:
+            self._restamp(connection)
 
     def observe(self) -> DataPlane:
         """What the maps say; the filters, which are not in maps, are left empty."""

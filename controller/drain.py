@@ -50,6 +50,13 @@ def advance(drain: Drain, *, in_targets: bool, active_sessions: int | None, now:
     )
 
 
+def earlier(known: Drain, asked: Drain) -> Drain:
+    """A drain that turns out to have been asked for before it was known: of two beginnings the first one counts."""
+    if known.ended or known.asked_at <= asked.asked_at:
+        return known
+    return replace(known, asked_at=asked.asked_at, deadline=min(known.deadline, asked.deadline))
+
+
 def undone(drain: Drain, replica: Replica) -> bool:
     """The kubelet restarted the containers (a liveness kill runs PreStop too), and the new ones are ready."""
     return not replica.terminating and replica.ready and replica.incarnation != drain.incarnation

@@ -1,54 +1,55 @@
-"""The PreStop endpoint: GET /drain/<drain id> on 127.0.0.1, called by the kubelet, answered when the drain has ended.
+"""The PreStop endpoint: GET /drain/<drain id>, answered when the drain has ended.
 
-The kubelet ignores the status and waits for the answer, whatever its value, so every refusal is immediate: a hook
-that cannot be honoured must not hold the pod. 403 for a bad signature, 404 for an id that no link of this node bears.
+The kubelet calls it on the node's 127.0.0.1, where controller/hook_relay.py holds the call and asks here, over a unix
+socket, until it gets an answer. The kubelet ignores the status and waits for the answer, whatever its value, so every
+refusal is immediate: a hook that cannot be honoured must not hold the pod. 403 for a bad signature, 404 for an id that
+no link of this node bears. No answer at all means: ask again, whoever leads then.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import socket
 import threading
 import time
 from collections.abc import Callable
-from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingMixIn, UnixStreamServer
 from typing import Any
 
 from prometheus_client import Counter
 
 from controller.drain import Drain, RetiredError
-from controller.listener import SharedPort
+from controller.listener import take_over
 from sfc import drain_id, names
 
 log = logging.getLogger(__name__)
 
-PASS_ON_SECONDS = 30.0
-"""Longer than a change of the leader takes."""
-
 HOOKS = Counter("sfc_drain_hooks_total", "PreStop hook calls by outcome", ["outcome"])
 
 
-class HookServer(SharedPort):
+class HookServer(ThreadingMixIn, UnixStreamServer):
     """One thread a call, for a call is held for as long as the drain lasts."""
 
-    def __init__(self, address: tuple[str, int], key: bytes, drain: Callable[[str, float], Drain | None]) -> None:
+    daemon_threads = True
+
+    def __init__(self, path: Path, key: bytes, drain: Callable[[str, float], Drain | None]) -> None:
         """`drain` blocks until the replica of that drain id has drained; None when it is not known here. It is told
-        when the hook was called, in seconds on the monotonic clock. Raises RetiredError when another
-        agent is to be asked."""
+        when the hook was called, in seconds on the monotonic clock. Raises RetiredError when another agent leads."""
+        super().__init__(str(path), _Request, bind_and_activate=False)
+        self.socket.close()
+        self.socket = take_over(path)
         self.key = key
         self.drain = drain
-        self.closed = threading.Event()
         self.held = 0
         """Calls that are not answered yet."""
         self._counting = threading.Lock()
-        super().__init__(address, _Request)
 
     def close(self) -> None:
-        """Calls that are held are passed on from now on, if `drain` does not answer them."""
-        super().close()
-        self.closed.set()
+        """Not to be called from the thread that serves. What listens at the path by then stays."""
+        self.shutdown()
+        self.server_close()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self._count(1)
@@ -62,11 +63,6 @@ class HookServer(SharedPort):
         with self._counting:
             self.held += calls
 
-    def get_request(self) -> tuple[socket.socket, Any]:
-        """Notes the time beside the caller's address, where the request finds it."""
-        connection, caller = super().get_request()
-        return connection, (*caller, time.monotonic())
-
 
 class _Request(BaseHTTPRequestHandler):
     server: HookServer
@@ -79,9 +75,9 @@ class _Request(BaseHTTPRequestHandler):
             self._answer(403, "refused", {"error": "signature does not fit the drain id; nothing is drained"})
             return
         try:
-            drain = self.server.drain(wanted, self.client_address[-1])
+            drain = self.server.drain(wanted, self._asked_at())
         except RetiredError:
-            self._pass_on()
+            self.close_connection = True
             return
         if drain is None:
             self._answer(404, "unknown", {"error": "no link of this node has this drain id; nothing to drain"})
@@ -90,18 +86,13 @@ class _Request(BaseHTTPRequestHandler):
         else:
             self._answer(200, "drained", _times(drain))
 
-    def _pass_on(self) -> None:
-        """Asks the agent that leads now, which listens where this one did; its answer is ours."""
-        self.server.closed.wait(PASS_ON_SECONDS)
-        connection = HTTPConnection(names.HOOK_HOST, self.server.server_port)
+    def _asked_at(self) -> float:
+        """When the relay got the call; it tells that last, whatever a caller may have told."""
+        now = time.monotonic()
         try:
-            connection.request("GET", self.path, headers={names.SIGNATURE_HEADER: self.headers[names.SIGNATURE_HEADER]})
-            answer = connection.getresponse()
-            self._answer(answer.status, "passed on", json.loads(answer.read()))
-        except (OSError, HTTPException, ValueError) as error:
-            self._answer(503, "abandoned", {"error": f"no agent leads that could drain: {error}"})
-        finally:
-            connection.close()
+            return min(now, float((self.headers.get_all(names.ASKED_AT_HEADER) or [""])[-1]))
+        except ValueError:
+            return now
 
     def _answer(self, status: int, outcome: str, body: dict[str, Any]) -> None:
         HOOKS.labels(outcome).inc()

@@ -4,8 +4,9 @@ Who leads holds a lock that ends with its process. In a rollout the newcomer, on
 
     newcomer → leader    a connection to the leader's socket
     leader → newcomer    its drains in progress, after its last pass, with the lock free
-    newcomer → leader    a byte, once it leads; from now on hooks find the newcomer
-    leader               passes the hooks that it holds on to the newcomer, and stands by until it is told to stop
+    newcomer → leader    a byte, once it leads; from now on calls find the newcomer
+    leader               answers no hook any more, so that they are asked of the newcomer, and stands by until it is
+                         told to stop
 
 An agent that stands by takes the lock when its holder dies, so a newcomer that crashes costs nothing.
 """
@@ -25,6 +26,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from controller.drain import Drain
+from controller.listener import take_over
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +64,7 @@ class Leadership:
         """To be called once all that a leader serves is served."""
         os.truncate(self._lock, 0)
         os.pwrite(self._lock, self._name.encode(), 0)
-        self._asked = _listen(self._folder / "agent.sock")
+        self._asked = take_over(self._folder / "agent.sock")
         if self._predecessor:
             with self._predecessor, suppress(OSError):
                 self._predecessor.sendall(LEADING)
@@ -159,14 +161,3 @@ def _opened(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _listen(path: Path) -> socket.socket:
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    fresh.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(str(fresh))
-    fresh.chmod(0o600)
-    listener.listen()
-    fresh.rename(path)
-    return listener

@@ -72,8 +72,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--name", default=os.environ.get("POD_NAME") or platform.node(), help="of this agent, for people"
     )
-    parser.add_argument("--run", type=Path, default=Path(names.CNI_SOCKET).parent, help="what the node's agents share")
-    parser.add_argument("--cni-socket", type=Path, default=Path(names.CNI_SOCKET))
+    parser.add_argument("--run", type=Path, default=Path(names.CNI_SOCKET).parent, help="folder that agents share")
     parser.add_argument("--pins", type=Path, default=Path("/sys/fs/bpf/sfc/v1"), help="where maps are pinned")
     parser.add_argument("--sessions", type=int, default=262_144, help="capacity of the session table")
     idle = "seconds of silence after which a drain does not wait for a %s session"
@@ -100,7 +99,7 @@ class Agent:
             publisher=self._publisher,
             drain_key=options.drain_key.read_bytes(),
             timeouts=Timeouts.of_seconds(tcp_idle=options.tcp_idle, other_idle=options.other_idle),
-            cni_socket=options.cni_socket,
+            run=options.run,
             address=options.address,
         )
         self._terms: list[Term] = []

@@ -183,7 +183,8 @@ class Reconciler:
         if uid is None:
             return None
         with self._changed:
-            if uid not in self._state.drains:
+            known = self._state.drains.get(uid)
+            if known is None or asked_at < known.asked_at:
                 self._requests.setdefault(uid, self._begin(uid, self._cluster(), asked_at))
             self.wake()
             self._changed.wait_for(lambda: self._retired or self._finished(uid), timeout)
@@ -246,7 +247,9 @@ class Reconciler:
         present = {link.pod_uid for link in links}
         replicas = cluster.replicas if cluster else {}
         with self._changed:
-            drains = {**self._requests, **self._state.drains}
+            asked, drains = dict(self._requests), dict(self._state.drains)
+        for uid, request in asked.items():
+            drains[uid] = drains_.earlier(drains[uid], request) if uid in drains else request
         for uid, replica in replicas.items():
             if replica.terminating and uid in present and uid not in drains:
                 drains[uid] = self._begin(uid, cluster, self._clock())

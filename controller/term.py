@@ -1,7 +1,7 @@
 """What runs while this agent leads its node: the loop over the data path, the hooks, the CNI calls, health and metrics.
 
 A term ends in two steps. `retire` ends the loop: from then on another agent may change the data path. `close` stops
-listening, once that other agent listens: no call finds a closed port, and hooks that are held are passed on.
+listening, once that other agent listens: no call finds a closed port, and hooks that were held are asked of the other.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Setting:
     publisher: Publisher
     drain_key: bytes
     timeouts: Timeouts
-    cni_socket: Path
+    run: Path
+    """The folder of the sockets that the node's agents share."""
     address: str
     """Where metrics and health are served."""
 
@@ -74,18 +75,19 @@ class Term:
     def start(self) -> None:
         """The loop first, so that the first call finds it."""
         setting, reconciler = self._setting, self.reconciler
+        setting.datapath.take_over()
         for loop in self._loops:
             loop.start()
         reconciler.wake()
         timeout = MAX_DEADLINE_SECONDS + HOOK_GRACE_SECONDS
         self._hooks = HookServer(
-            (names.HOOK_HOST, names.HOOK_PORT),
+            setting.run / Path(names.HOOK_SOCKET).name,
             setting.drain_key,
             lambda drain_id, asked_at: reconciler.drain(drain_id, asked_at, timeout),
         )
         threading.Thread(target=self._hooks.serve_forever, name="hooks", daemon=True).start()
         wiring = PodWiring(setting.links, lambda: setting.datapath.program_fd, PROGRAM, reconciler.links_changed)
-        self._cni = CniServer(setting.cni_socket, wiring)
+        self._cni = CniServer(setting.run / Path(names.CNI_SOCKET).name, wiring)
         self._cni.start()
         self._health = health.serve(
             names.METRICS_PORT, healthy=self._unhealthy, ready=self._unready, address=setting.address
@@ -110,7 +112,6 @@ class Term:
         return self.reconciler.retire()
 
     def close(self) -> None:
-        """Hooks first: the kubelet does not call again."""
         if self._open:
             self._open = False
             self._hooks.close()

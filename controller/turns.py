@@ -44,7 +44,8 @@ def turns(before: State, after: State) -> Iterator[Turn]:
         if now and not was:
             yield Turn(uid, _replica(before, after, uid), JOINED, "in all its targets; receives sessions", since, took)
         elif was and not now and uid not in after.drains:
-            message = f"{_cause(after, uid)}; out of all targets, its sessions choose again"
+            kept = "keeps its sessions" if LinkState.WIRED in _states(after, uid) else "its sessions choose again"
+            message = f"{_cause(after, uid)}; out of all targets, {kept}"
             yield Turn(uid, _replica(before, after, uid), STEERED_AWAY, message, since, took)
     for uid, drain in after.drains.items():
         yield from _progress(_replica(before, after, uid), before.drains.get(uid), drain)
@@ -73,9 +74,12 @@ def _moved(before: State, after: State) -> set[str]:
 
 def _serving(state: State, uid: str) -> bool:
     """A link that was replaced, and is gone, does not count."""
+    return _states(state, uid) - {LinkState.GONE} == {LinkState.SERVING}
+
+
+def _states(state: State, uid: str) -> set[LinkState]:
     entries = (state.plane.links.get(link.slot) for link in state.links if link.pod_uid == uid)
-    states = {entry.state for entry in entries if entry} - {LinkState.GONE}
-    return states == {LinkState.SERVING}
+    return {entry.state for entry in entries if entry}
 
 
 def _replica(before: State, after: State, uid: str) -> Replica | None:

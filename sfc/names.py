@@ -40,6 +40,12 @@ HOOK_PORT = 9810
 HOOK_PATH = "/drain/"
 """The PreStop hook is GET http://127.0.0.1:9810/drain/<drain id>; only the kubelet of the node can reach it."""
 
+HOOK_SOCKET = "/run/sfc/hooks.sock"
+"""Where the leading node agent hears of hooks, from the process that holds them."""
+
+ASKED_AT_HEADER = "X-Sfc-Asked-At"
+"""When that process got the hook: seconds on the node's monotonic clock."""
+
 SIGNATURE_HEADER = "X-Sfc-Signature"
 """Hex HMAC-SHA256 of the drain id under the cluster's drain key; see sfc.drain_id."""
 

@@ -119,8 +119,9 @@ def _words(fields: Sequence[str]) -> str:
     told = "; ".join(fields)
     for one, both in {"MAC": "MACs", "address": "addresses", "port": "ports"}.items():
         told = re.sub(rf"(quoted )?source {one}; (quoted )?destination {one}", rf"\1{both}", told)
-    told = told.replace("; ", ", ")
-    return f"{told.replace('quoted ', '')} of the quoted packet" if told.startswith("quoted ") else told
+    told = told.replace("VLAN; VLAN 2", "both VLANs").replace("; ", ", ")
+    own, _, quoted = told.partition("quoted ")
+    return f"{own}{quoted.replace('quoted ', '')} of the quoted packet" if quoted else told
 
 
 def _happens(kind: Kind, seen: Observation) -> str:

@@ -202,7 +202,7 @@ def test_unknown_command_says_which_there_are() -> None:
     result = subprocess.run([sys.executable, "-m", "controller", "x"], capture_output=True, text=True, check=False)
 
     assert result.returncode == 2
-    assert result.stderr == "usage: python -m controller {node,cluster}\n"
+    assert result.stderr == "usage: python -m controller {node,hooks,cluster}\n"
 
 
 @pytest.mark.parametrize(

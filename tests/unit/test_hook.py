@@ -1,14 +1,17 @@
-"""The PreStop endpoint over real HTTP; the drain behind it is a function of the test."""
+"""The PreStop endpoint over real HTTP, on a unix socket; the drain behind it is a function of the test."""
 
 from __future__ import annotations
 
 import json
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
+import pytest
 
 from controller.drain import Drain, RetiredError
 from controller.hook import HookServer
@@ -18,33 +21,37 @@ KEY = b"k" * 32
 ENDED = Drain("uid-1", "", asked_at=10.0, deadline=40.0, out_of_targets_at=10.002, ended_at=12.5, active_sessions=0)
 
 
-def started(drain: Callable[[str, float], Drain | None], port: int = 0) -> HookServer:
-    server = HookServer(("127.0.0.1", port), KEY, drain)
+def started(path: Path, drain: Callable[[str, float], Drain | None]) -> HookServer:
+    server = HookServer(path, KEY, drain)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     return server
 
 
-def url_of(server: HookServer) -> str:
-    return f"http://127.0.0.1:{server.server_port}{names.HOOK_PATH}"
+@pytest.fixture
+def path() -> Iterator[Path]:
+    """Short enough for the address of a unix socket."""
+    with tempfile.TemporaryDirectory(prefix="sfc-hook-") as folder:
+        yield Path(folder, "hooks.sock")
 
 
 @contextmanager
-def serving(drain: Callable[[str, float], Drain | None]) -> Iterator[str]:
-    server = started(drain)
-    try:
-        yield url_of(server)
-    finally:
-        server.close()
+def serving(path: Path, drain: Callable[[str, float], Drain | None]) -> Iterator[httpx.Client]:
+    server = started(path, drain)
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://node", timeout=30) as client:
+        try:
+            yield client
+        finally:
+            server.close()
 
 
-def call(url: str, wanted: str, signature: str | None = None) -> httpx.Response:
+def call(client: httpx.Client, wanted: str, signature: str | None = None, **headers: str) -> httpx.Response:
     signature = drain_id.sign(KEY, wanted) if signature is None else signature
-    return httpx.get(url + wanted, headers={names.SIGNATURE_HEADER: signature}, timeout=30)
+    return client.get(names.HOOK_PATH + wanted, headers={names.SIGNATURE_HEADER: signature, **headers})
 
 
-def test_the_answer_tells_when_the_replica_left_the_targets_and_when_it_had_drained() -> None:
-    with serving(lambda *_: ENDED) as url:
-        answer = call(url, "a" * 32)
+def test_the_answer_tells_when_the_replica_left_the_targets_and_when_it_had_drained(path: Path) -> None:
+    with serving(path, lambda *_: ENDED) as client:
+        answer = call(client, "a" * 32)
 
     assert answer.status_code == 200
     assert answer.json() == {
@@ -55,44 +62,45 @@ def test_the_answer_tells_when_the_replica_left_the_targets_and_when_it_had_drai
     }
 
 
-def test_a_forged_signature_drains_nothing() -> None:
+def test_a_forged_signature_drains_nothing(path: Path) -> None:
     drained: list[str] = []
-    with serving(lambda wanted, _: drained.append(wanted)) as url:
-        forged = call(url, "a" * 32, "0" * 64)
-        borrowed = call(url, "a" * 32, drain_id.sign(KEY, "b" * 32))
-        absent = httpx.get(url + "a" * 32, timeout=30)
+    with serving(path, lambda wanted, _: drained.append(wanted)) as client:
+        forged = call(client, "a" * 32, "0" * 64)
+        borrowed = call(client, "a" * 32, drain_id.sign(KEY, "b" * 32))
+        absent = client.get(names.HOOK_PATH + "a" * 32)
 
     assert [r.status_code for r in (forged, borrowed, absent)] == [403, 403, 403]
     assert drained == []
 
 
-def test_an_unknown_id_is_answered_at_once() -> None:
-    with serving(lambda *_: None) as url:
-        answer = call(url, "a" * 32)
+def test_an_unknown_id_is_answered_at_once(path: Path) -> None:
+    with serving(path, lambda *_: None) as client:
+        answer = call(client, "a" * 32)
 
     assert answer.status_code == 404
     assert "drain id" in json.loads(answer.content)["error"]
 
 
-def test_other_paths_and_long_ids_are_refused() -> None:
-    with serving(lambda *_: ENDED) as url:
-        root = httpx.get(url.removesuffix(names.HOOK_PATH) + "/", timeout=30)
-        long = call(url, "a" * 10_000, "x")
+def test_other_paths_and_long_ids_are_refused(path: Path) -> None:
+    with serving(path, lambda *_: ENDED) as client:
+        root = client.get("/")
+        long = call(client, "a" * 10_000, "x")
 
     assert [root.status_code, long.status_code] == [403, 403]
 
 
-def test_many_hooks_are_held_at_the_same_time() -> None:
+def test_many_hooks_are_held_at_the_same_time(path: Path) -> None:
     everyone = threading.Barrier(50, timeout=30)
 
     def together(*_: object) -> Drain:
         everyone.wait()
         return ENDED
 
-    with serving(together) as url:
-        answers: list[int] = []
+    answers: list[int] = []
+    with serving(path, together) as client:
         callers = [
-            threading.Thread(target=lambda i=i: answers.append(call(url, f"{i:032x}").status_code)) for i in range(50)
+            threading.Thread(target=lambda i=i: answers.append(call(client, f"{i:032x}").status_code))
+            for i in range(50)
         ]
         for caller in callers:
             caller.start()
@@ -102,57 +110,21 @@ def test_many_hooks_are_held_at_the_same_time() -> None:
     assert answers == [200] * 50
 
 
-def test_a_newer_listener_gets_every_call_and_the_older_one_answers_what_it_has() -> None:
-    release = threading.Event()
-    older = started(lambda *_: ENDED if release.wait(30) else None)
-    first: list[int] = []
-    caller = threading.Thread(target=lambda: first.append(call(url_of(older), "a" * 32).status_code))
-    caller.start()
-    until(lambda: older.held == 1)
+def test_a_drain_counts_from_when_the_relay_got_the_hook_and_never_from_the_future(path: Path) -> None:
+    asked: list[float] = []
+    now = time.monotonic()
 
-    newer = started(lambda *_: None, older.server_port)
-    with httpx.Client() as client:
-        during = [client.get(url_of(newer) + "b" * 32, headers=signed("b" * 32)).status_code for _ in range(20)]
-    older.close()
-    after = call(url_of(newer), "b" * 32).status_code
-    release.set()
-    caller.join(30)
-    newer.close()
+    with serving(path, lambda _, at: asked.append(at)) as client:
+        for told in (f"{now - 3:.6f}", f"{now + 1000:.6f}", "soon"):
+            call(client, "a" * 32, **{names.ASKED_AT_HEADER: told})
 
-    assert during == [404] * 20
-    assert (after, first) == (404, [200])
+    assert asked[0] == pytest.approx(now - 3, abs=1e-5)
+    assert all(now <= at < now + 60 for at in asked[1:])
 
 
-def test_a_hook_held_by_an_agent_that_is_replaced_is_answered_by_the_one_that_replaces_it() -> None:
-    replaced = threading.Event()
-
-    def retiring(*_: object) -> Drain:
-        replaced.wait(30)
+def test_an_agent_that_does_not_lead_any_more_gives_no_answer(path: Path) -> None:
+    def retired(*_: object) -> Drain:
         raise RetiredError
 
-    older = started(retiring)
-    answers: list[httpx.Response] = []
-    caller = threading.Thread(target=lambda: answers.append(call(url_of(older), "a" * 32)))
-    caller.start()
-    until(lambda: older.held == 1)
-
-    replaced.set()
-    newer = started(lambda *_: ENDED, older.server_port)
-    older.close()
-    caller.join(30)
-    until(lambda: older.held == 0)
-    newer.close()
-
-    assert answers[0].status_code == 200
-    assert answers[0].json()["drained_seconds"] == 2.5
-
-
-def signed(wanted: str) -> dict[str, str]:
-    return {names.SIGNATURE_HEADER: drain_id.sign(KEY, wanted)}
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert condition()
+    with serving(path, retired) as client, pytest.raises(httpx.RemoteProtocolError):
+        call(client, "a" * 32)

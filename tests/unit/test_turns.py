@@ -55,7 +55,10 @@ SHUT = (*ALL[:3], LEFT2, replace(RIGHT2, up=False))
     ("after", "cause"),
     [
         (state(cluster(*OTHERS, pod("firewall-2", "firewall", ready=False, **CRASHED))), "a container stopped"),
-        (state(cluster(*OTHERS, pod("firewall-2", "firewall", ready=False))), "its containers are not ready"),
+        (
+            state(cluster(*OTHERS, pod("firewall-2", "firewall", ready=False))),
+            "its containers are not ready; out of all targets, keeps its sessions",
+        ),
         (state(cluster(*OTHERS)), "the pod was deleted"),
         (state(TWO_FIREWALLS, links=SHUT), "an interface is down"),
         (state(TWO_FIREWALLS, links=ALL[:3]), "an interface vanished"),

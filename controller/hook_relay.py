@@ -1,0 +1,97 @@
+"""Holds the kubelet's PreStop calls while node agents come and go: `python -m controller hooks`.
+
+The kubelet asks once, and takes a broken connection for an answer: the pod is told to stop at once. So the connection
+is held by a process that does nothing else, beside the agent and apart from it, and that asks the leading agent, over
+a unix socket, until an answer comes: again after the agent was killed, or gave its place to another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from controller.listener import newest_first
+from sfc import names
+
+log = logging.getLogger(__name__)
+
+REQUEST_SECONDS = 10.0
+"""For a call to arrive whole."""
+RETRY_SECONDS = 0.05
+LAST_CALLS_SECONDS = 0.2
+"""Between SIGTERM and closing the port: what was on its way to this listener has arrived by then. In a rollout later
+calls go to a newer one."""
+
+
+def run(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="controller hooks", description=__doc__.partition("\n")[0])
+    parser.add_argument("--socket", type=Path, default=Path(names.HOOK_SOCKET), help="where the leading agent listens")
+    options = parser.parse_args(argv)
+    asyncio.run(_until_told(Relay(options.socket)))
+    return 0
+
+
+async def _until_told(relay: Relay) -> None:
+    told = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    await relay.listen(names.HOOK_HOST, names.HOOK_PORT)
+    log.info("hooks are held")
+    await told.wait()
+    await relay.close()
+
+
+class Relay:
+    def __init__(self, agent: Path) -> None:
+        self._agent = agent
+        self._held: set[asyncio.Task[None]] = set()
+
+    async def listen(self, host: str, port: int) -> int:
+        """The port."""
+        listener = socket.create_server((host, port), backlog=256, reuse_port=True)
+        self._server = await asyncio.start_server(self._hold, sock=listener)
+        newest_first(listener)
+        bound: int = listener.getsockname()[1]
+        return bound
+
+    async def close(self) -> None:
+        """Returns once every call is answered."""
+        await asyncio.sleep(LAST_CALLS_SECONDS)
+        self._server.close()
+        while self._held:
+            await asyncio.wait(self._held)
+
+    async def _hold(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked_at = time.monotonic()
+        task = asyncio.current_task()
+        assert task  # noqa: S101 - a connection's callback is a task
+        self._held.add(task)
+        try:
+            with suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
+                head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), REQUEST_SECONDS)
+                asked = f"{names.ASKED_AT_HEADER}: {asked_at:.6f}\r\n\r\n".encode()
+                writer.write(await self._answer(head.removesuffix(b"\r\n") + asked, reader))
+                await writer.drain()
+        finally:
+            writer.close()
+            self._held.discard(task)
+
+    async def _answer(self, request: bytes, caller: asyncio.StreamReader) -> bytes:
+        """Nothing when the caller has hung up meanwhile."""
+        while not caller.at_eof():
+            with suppress(OSError):
+                reader, writer = await asyncio.open_unix_connection(self._agent)
+                try:
+                    writer.write(request)
+                    if answer := await reader.read():
+                        return answer
+                finally:
+                    writer.close()
+            await asyncio.sleep(RETRY_SECONDS)
+        return b""
