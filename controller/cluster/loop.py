@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 GATHER_SECONDS = 0.1
 """Events that come this close together are one reason to look."""
-TRUST_SECONDS = 10.0
+TRUST_SECONDS = 5.0
 """Between two looks at certificates and caBundles, which nothing announces."""
 RETRY_SECONDS = (0.5, 30.0)
 """First and longest wait after a failure; it doubles with each failure in a row."""
@@ -37,9 +37,18 @@ EXPIRY = Gauge("sfc_certificate_expiry_timestamp_seconds", "When a certificate o
 
 
 class Loop:
-    def __init__(self, api: ApiServer, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    """`certificates` False: somebody else keeps the webhook's certificates and the caBundles, cert-manager say."""
+
+    def __init__(
+        self,
+        api: ApiServer,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        *,
+        certificates: bool = True,
+    ) -> None:
         self._api = api
         self._clock = clock
+        self._certificates = certificates
         self._wake = threading.Event()
         self._stopped = threading.Event()
         self._trust_due = 0.0
@@ -114,12 +123,14 @@ class Loop:
 
     def _trust(self) -> bool:
         try:
-            for certificate, expiry in trust.reconcile(self._api, self._clock()).items():
-                EXPIRY.labels(certificate).set(expiry.timestamp())
+            trust.keep_drain_key(self._api)
+            expiries = trust.keep_certificates(self._api, self._clock()) if self._certificates else {}
         except ApiError as error:
             FAILURES.inc()
             log.error("certificates not reconciled", extra={"error": str(error)})
             return False
+        for certificate, expiry in expiries.items():
+            EXPIRY.labels(certificate).set(expiry.timestamp())
         self._trust_due = time.monotonic() + TRUST_SECONDS
         return True
 
