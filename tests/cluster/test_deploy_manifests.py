@@ -404,12 +404,14 @@ def test_webhook_can_only_read(rendered: list[Json]) -> None:
     assert "/secrets" not in {resource for resource, _, _ in granted(rendered, "sfc-webhook")}
 
 
-def test_node_agent_writes_status_only(rendered: list[Json]) -> None:
+def test_node_agent_writes_status_and_events_only(rendered: list[Json]) -> None:
     writes = {(r, v) for r, v, _ in granted(rendered, "sfc-node") if v not in ("get", "list", "watch")}
 
     assert writes == {
         ("sfc.dev/crossconnections/status", "patch"),
         ("/pods/status", "patch"),
+        ("/events", "create"),
+        ("/events", "patch"),
     }
 
 

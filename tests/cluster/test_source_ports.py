@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.conftest import KUBECTL, Kubectl
-from tests.cluster.test_chain import SYSTEM, eventually, installed  # noqa: F401
+from tests.cluster.conftest import KUBECTL, SYSTEM, Kubectl, eventually
 
 CHAIN = """
 apiVersion: sfc.dev/v1alpha1
@@ -49,7 +48,7 @@ ANNOTATION = "sfc.dev/source-ports"
 
 
 @pytest.fixture(scope="module")
-def three(installed: None, kubectl: Kubectl) -> Iterator[Kubectl]:  # noqa: F811
+def three(installed: None, kubectl: Kubectl) -> Iterator[Kubectl]:
     """Three replicas of a stage with two slices."""
     kubectl("apply", "-f", "-", stdin=CHAIN)
     eventually(lambda: kubectl.try_("apply", "-f", "-", stdin=CLIENT).returncode == 0)
