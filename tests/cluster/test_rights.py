@@ -29,10 +29,11 @@ def rights(resources: str, verbs: str, names: str = "") -> Rights:
 EVERYWHERE = {
     "sfc-webhook": rights(f"{CHAINS} namespaces", "list watch"),
     "sfc-node": rights(f"{CHAINS} {CONNECTIONS} pods", "list watch")
-    | rights(f"{CONNECTIONS}/status pods/status", "patch"),
+    | rights(f"{CONNECTIONS}/status pods/status", "patch")
+    | rights("events", "create patch"),
     "sfc-cluster-controller": rights(f"{CHAINS} {CONNECTIONS} {NETWORKS} pods", "list watch")
     | rights(f"{CONNECTIONS} {NETWORKS}", "create patch delete")
-    | rights(f"{CHAINS}/status {CONNECTIONS}/status", "patch")
+    | rights(f"{CHAINS}/status {CONNECTIONS}/status pods pods/status", "patch")
     | rights("events", "get create patch")
     | rights(" ".join(f"{c}.admissionregistration.k8s.io" for c in CONFIGURATIONS), "get patch", "sfc"),
 }
