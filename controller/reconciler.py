@@ -1,9 +1,9 @@
-"""observe → plan → apply, again and again: the only loop that changes the data path, and the only retry.
+"""observe → plan → apply, again and again: all that changes the data path, and the only retry.
 
-Events (netlink, watches, the PreStop hook) only wake it. It has no state of its own but the drains in progress: who
-asked, and since when. What it observed it may use again, since nobody else changes the data path: links are read again
-when the kernel says that one changed, everything after a pass that failed, and in any case every few seconds. So a
-pass for one event costs the plan and the writes.
+Events (netlink, watches, the PreStop hook) only say that there is news; who brings it makes a pass, unless one is under
+way. There is no state of its own but the drains in progress: who asked, and since when. What was observed may be used
+again, since nobody else changes the data path: links are read again when the kernel says that one changed, everything
+after a pass that failed, and in any case every few seconds. So a pass for one event costs the plan and the writes.
 
 Sessions of draining replicas are counted in a thread of their own, for a full table takes a tenth of a second.
 """
@@ -81,6 +81,9 @@ class Reconciler:
         self._changed = threading.Condition()
         self._woken = threading.Event()
         self._woken_at: float | None = None
+        """When the first news came that no pass has taken into account yet; None when there is none."""
+        self._passing = threading.Lock()
+        self._running = False
         self._observers: list[Callable[[State], None]] = []
         self._observed: tuple[tuple[HostLink, ...], DataPlane] | None = None
         """As the pass before left them; None when it failed."""
@@ -105,8 +108,19 @@ class Reconciler:
         self._observers.append(observer)
 
     def wake(self) -> None:
+        """There is news. Unless a pass is under way, the thread that brings it makes one: it has a processor already,
+        for which the loop's thread might have to wait."""
         if self._woken_at is None:
             self._woken_at = self._clock()
+        if self._passing.acquire(blocking=False):
+            try:
+                if self._running:
+                    self.reconcile(verify=False)
+            except Exception:
+                log.exception("reconcile pass failed; the loop tries again")
+                self._woken_at = self._clock()
+            finally:
+                self._passing.release()
         self._woken.set()
 
     def links_changed(self) -> None:
@@ -115,20 +129,27 @@ class Reconciler:
 
     def run(self, stop: threading.Event) -> None:
         pause = 0.0
+        self._running = True
         while not stop.is_set():
-            self._woken.wait(DRAINING_SECONDS if self._unfinished() else VERIFY_SECONDS)
+            woken = self._woken.wait(DRAINING_SECONDS if self._unfinished() else VERIFY_SECONDS)
+            self._woken.clear()
             try:
-                self.reconcile(verify=False)
-                if self._clock() - self._last_verification >= VERIFY_SECONDS:
-                    self.reconcile()
+                with self._passing:
+                    if not woken or self._woken_at is not None:
+                        self.reconcile(verify=False)
+                    if self._clock() - self._last_verification >= VERIFY_SECONDS:
+                        self.reconcile()
                 self._prepare()
                 pause = 0.0
             except Exception:
                 pause = min(max(RETRY_SECONDS[0], pause * 2), RETRY_SECONDS[1])
                 log.exception("reconcile pass failed", extra={"retry_seconds": round(pause, 2)})
                 stop.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+                self._woken_at = self._clock()
                 self._woken.set()
             self._last_pass = self._clock()
+        with self._passing:
+            self._running = False
 
     def count_sessions(self, stop: threading.Event, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> None:
         """Counts, as long as replicas drain; to run in a thread of its own."""
@@ -186,7 +207,8 @@ class Reconciler:
             known = self._state.drains.get(uid)
             if known is None or asked_at < known.asked_at:
                 self._requests.setdefault(uid, self._begin(uid, self._cluster(), asked_at))
-            self.wake()
+        self.wake()
+        with self._changed:
             self._changed.wait_for(lambda: self._retired or self._finished(uid), timeout)
             if self._retired and not self._finished(uid):
                 raise RetiredError
@@ -209,14 +231,13 @@ class Reconciler:
     def _prepare(self) -> None:
         """Makes, while nothing else is to do, the tables that the next event will probably ask for: they are cached."""
         for replicas in plan.likely_targets(self._state) if self._prepared != self._state.plane.links else ():
-            if self._woken.is_set():
+            if self._woken.is_set() or self._woken_at is not None:
                 return
             maglev.table(replicas)
         self._prepared = self._state.plane.links
 
     def _take_wake(self) -> float:
         """When the first of the events came that this pass is for."""
-        self._woken.clear()
         woken_at, self._woken_at = self._woken_at, None
         return self._clock() if woken_at is None else woken_at
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from controller import maglev
-from controller.datapath import SOURCE, Contest, Datapath, DatapathError, verdicts
-from controller.model import DataPlane, LinkEntry, LinkState
+from controller.datapath import SOURCE, Datapath, DatapathError, verdicts
+from controller.model import Contest, DataPlane, LinkEntry, LinkState
 from sfc.chain import Side
 from tests.bpf.frames import arp, ping, tcp, udp
 from tests.bpf.node import CONNECTION, Node
@@ -228,6 +228,7 @@ def test_an_agent_that_ended_between_its_steps_leaves_no_session_with_a_link_tha
     first.datapath.close()
 
     second = Node(pin_root)
+    second.datapath.take_over()
     after = {number: second.receiver(1, tcp(UP, number)) for number in range(16)}
 
     assert 11 in chosen.values()

@@ -254,10 +254,10 @@ def without_labels(metadata: Json) -> Json:
 def without_ours(obj: Any) -> Any:
     """What carries our names, or comes from an earlier pass, is not the user's."""
     if isinstance(obj, list):
-        return [without_ours(item) for item in obj]
+        return [without_ours(item) for item in obj if item != {"name": names.SOURCE_PORTS}]
     if not isinstance(obj, dict):
         return obj
-    ours = {*LABELS, names.DRAIN_ID_ANNOTATION, names.NETWORKS_ANNOTATION}
+    ours = {*LABELS, names.DRAIN_ID_ANNOTATION, names.NETWORKS_ANNOTATION, names.SOURCE_PORTS}
     hook = obj.get("preStop")
     get = hook.get("httpGet") if isinstance(hook, dict) else None
     if isinstance(get, dict) and get.get("host") == names.HOOK_HOST:
