@@ -251,5 +251,5 @@ def _ref(text: str) -> InterfaceRef:
 
 
 def _number(uid: str, up: InterfaceRef, down: InterfaceRef) -> int:
-    digest = hashlib.sha256(f"{uid}/{up}/{down}".encode()).digest()
+    digest = hashlib.sha256(f"{uid}/{up}/{down}".encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest[:4], "big") or 1

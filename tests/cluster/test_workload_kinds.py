@@ -139,7 +139,9 @@ def test_copies_for_debugging_are_replicas_of_their_own_or_none(telco: Kubectl) 
     assert ids[0] != ids[1]
     assert ids[0] not in json.dumps(labelled["spec"])
     assert not LABELS.keys() & without["metadata"].get("labels", {}).keys()
-    assert "sfc.dev" not in json.dumps([without["metadata"].get("annotations", {}), without["spec"]["readinessGates"]])
+    assert "sfc.dev" not in json.dumps(
+        [without["metadata"].get("annotations", {}), without["spec"].get("readinessGates", [])]
+    )
     assert "/drain/" not in json.dumps(without["spec"])
     telco("delete", "pod", "without-labels", "with-labels", "original", "--grace-period=0", "--force")
 
