@@ -10,7 +10,7 @@ export KUBERNETES ?= 1.37
 NODES ?= 1
 PYTHON := .venv/bin/python
 TESTBED := $(PYTHON) -m testbed
-IMAGES := localhost/sfc/webhook:dev localhost/sfc/controller:dev localhost/sfc/nf:dev
+IMAGES := localhost/sfc/webhook:dev localhost/sfc/cluster-controller:dev localhost/sfc/controller:dev localhost/sfc/nf:dev
 
 .PHONY: help
 help: ## list the commands
@@ -60,6 +60,7 @@ cluster: deps ## bring up the local Kubernetes (NODES=1, KUBERNETES=1.37)
 .PHONY: images
 images: cluster ## build the project's images and load them into the cluster
 	@$(TESTBED) build-image -t localhost/sfc/webhook:dev -f deploy/webhook.Dockerfile .
+	@$(TESTBED) build-image -t localhost/sfc/cluster-controller:dev -f deploy/cluster-controller.Dockerfile .
 	@$(TESTBED) build-image -t localhost/sfc/controller:dev -f deploy/controller.Dockerfile .
 	@$(TESTBED) build-image -t localhost/sfc/nf:dev -f deploy/examples/nf/Dockerfile deploy/examples/nf
 

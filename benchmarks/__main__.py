@@ -6,14 +6,25 @@ import os
 import signal
 import sys
 
-from benchmarks import admission, forwarding, program, reaction
+from benchmarks import admission, forwarding, ports, program, reaction
 
 BENCHMARKS = {
     "program": program.main,
     "forwarding": forwarding.main,
     "reaction": reaction.main,
     "admission": admission.main,
+    "ports": ports.main,
 }
+
+
+_SELF = os.getpid()
+
+
+def _stop(*_: object) -> None:
+    """An exit cleans up. Children that libraries fork, and end by the same signal, must not do it for us."""
+    if os.getpid() != _SELF:
+        os._exit(143)
+    sys.exit(143)
 
 
 def main() -> None:
@@ -22,7 +33,7 @@ def main() -> None:
         sys.exit(f"no benchmark {name!r}: make bench NAME={' or NAME='.join(BENCHMARKS)}")
     if os.geteuid():
         sys.exit("benchmarks load BPF programs and make network namespaces: run them as root")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exit cleans up
+    signal.signal(signal.SIGTERM, _stop)
     BENCHMARKS[name]()
 
 

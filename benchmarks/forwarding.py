@@ -16,7 +16,7 @@ from pathlib import Path
 from bcc import BPF
 
 from benchmarks.bpffs import private_bpffs
-from benchmarks.lab import JOINS, Lab, Programs, remove_leftovers
+from benchmarks.lab import JOINS, SENDER_ALONE, Lab, Programs, remove_leftovers
 from benchmarks.report import BUILD, QUICK, Report, Rounds, Spread, Target, machine, ratio
 from controller.datapath import Datapath
 
@@ -45,7 +45,8 @@ UNITS = {
 NOTES = (
     "Ratios without a number of hops are those of one hop. A round trip crosses each hop twice.",
     "Sender, way and receiving stack share one CPU, the receiving program has the other; packets are counted at the "
-    "receiving socket.",
+    "receiving socket. The sender alone, its frames dropped where they reach the node, says how much of the time is "
+    "its own.",
 )
 
 Figures = dict[str, dict[str, list[float]]]
@@ -56,8 +57,10 @@ def main() -> None:
     described = machine()
     remove_leftovers()
     figures: Figures = {kind: {_name(hops, join): [] for hops in HOPS for join in JOINS} for kind in UNITS}
+    figures["pps"][SENDER_ALONE] = []
     with ExitStack() as cleanup:
         labs = dict(_labs(cleanup))
+        sender = labs.pop(SENDER_ALONE)
         for number in range(ROUNDS):
             print(f"round {number + 1} of {ROUNDS}", flush=True)
             for name in _order(list(labs), number):
@@ -65,6 +68,8 @@ def main() -> None:
             for packet_pass in range(PACKET_PASSES):
                 for name in _order(list(labs), number * PACKET_PASSES + packet_pass):
                     _measure_packets(labs[name], name, figures)
+                flood = sender.flood(FLOOD_SECONDS)
+                figures["pps"][SENDER_ALONE].append(flood.sent / flood.seconds / 1000)
     figures["hop"] = dict(_added(figures["p50"]))
     rounds: Mapping[str, Rounds] = {UNITS[kind]: each for kind, each in figures.items()}
     Report("forwarding", described, rounds, dict(_ratios(figures)), TARGETS, NOTES).publish()
@@ -80,9 +85,11 @@ def _labs(cleanup: ExitStack) -> Iterator[tuple[str, Lab]]:
     cleanup.callback(datapath.unpin)
     plain = BPF(src_file=bytes(HERE / "redirect.c"))
     cleanup.callback(plain.cleanup)
+    programs = Programs(datapath, plain)
     for hops in HOPS:
         for join in JOINS:
-            yield _name(hops, join), Lab(join, hops, Programs(datapath, plain), built, cleanup)
+            yield _name(hops, join), Lab(join, hops, programs, built, cleanup)
+    yield SENDER_ALONE, Lab(SENDER_ALONE, 1, programs, built, cleanup)
 
 
 def _order(names: list[str], number: int) -> list[str]:
@@ -116,6 +123,7 @@ def _ratios(figures: Figures) -> Iterator[tuple[str, Spread]]:
                 if join != "ours":
                     key = f"{kind}.ours/{join}" if hops == 1 else f"{kind}{hops}.ours/{join}"
                     yield key, ratio(figures[kind], _name(hops, "ours"), _name(hops, join))
+    yield "pps.sender alone/veth", ratio(figures["pps"], SENDER_ALONE, _name(1, "veth"))
 
 
 def _name(hops: int, join: str) -> str:

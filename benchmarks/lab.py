@@ -100,6 +100,13 @@ def ours(node: Node, number: int, up: str, down: str) -> None:
         node.links.attach(ifindex, slot, datapath.program_fd, PROGRAM)
 
 
+def nowhere(node: Node, number: int, up: str, down: str) -> None:
+    """Drops what comes, at the first moment: what is left is the sender."""
+    node.links.attach(node.ifindex(up), 1, node.programs.redirect("nowhere"), "nowhere")
+
+
+SENDER_ALONE = "sender alone"
+
 JOINS: dict[str, Join | None] = {
     "veth": None,
     "bridge": bridge,
@@ -127,13 +134,14 @@ class Ping:
 
 class Lab:
     def __init__(self, name: str, hops: int, programs: Programs, tool: Path, cleanup: ExitStack) -> None:
-        self._label = f"{name}{hops}"
+        self._label = f"{name.replace(' ', '-')}{hops}"
         self._tool = tool
         self._cleanup = cleanup
         functions = [f"f{number}" for number in range(1, hops)]
         self._host = {each: self._namespace(each) for each in ("a", *functions, "b")}
         ends = ["a left", *(f"{each} {side}" for each in functions for side in ("left", "right")), "b left"]
-        self._wire(JOINS[name], [(ends[2 * hop], ends[2 * hop + 1]) for hop in range(hops)], programs)
+        join = nowhere if name == SENDER_ALONE else JOINS[name]
+        self._wire(join, [(ends[2 * hop], ends[2 * hop + 1]) for hop in range(hops)], programs)
         for function in functions:
             _mirred(self._host[function], "left", "right")
         for host, other in (("a", "b"), ("b", "a")):

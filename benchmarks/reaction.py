@@ -34,6 +34,7 @@ MANIFEST = Path(__file__).with_suffix(".yaml")
 MOMENTS = "/run/sfc-reaction"
 IMAGES = {
     "localhost/sfc/webhook:dev": ("deploy/webhook.Dockerfile", "."),
+    "localhost/sfc/cluster-controller:dev": ("deploy/cluster-controller.Dockerfile", "."),
     "localhost/sfc/controller:dev": ("deploy/controller.Dockerfile", "."),
     "localhost/sfc/nf:dev": ("deploy/examples/nf/Dockerfile", "deploy/examples/nf"),
 }

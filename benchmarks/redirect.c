@@ -1,4 +1,4 @@
-/* Redirects without a thought: to the interface that the filter's class id names. */
+/* Redirects without a thought, to the interface that the filter's class id names; or drops. */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/if_packet.h>
 #include <uapi/linux/pkt_cls.h>
@@ -14,4 +14,9 @@ int redirect_peer(struct __sk_buff *skb)
 	if (skb->pkt_type == PACKET_OTHERHOST)
 		bpf_skb_change_type(skb, PACKET_HOST);
 	return bpf_redirect_peer(skb->tc_classid, 0);
+}
+
+int nowhere(struct __sk_buff *skb)
+{
+	return TC_ACT_SHOT;
 }

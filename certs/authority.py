@@ -136,6 +136,14 @@ def reason_to_renew(serving: KeyPair, authorities: Iterable[KeyPair], names: Ite
     return None
 
 
+def settled(serving: bytes, authorities: Iterable[KeyPair], now: Instant) -> bool:
+    """Whether the serving certificate is from one of these, and every replica had time to take it over."""
+    certificates = _certificates(serving)
+    if not certificates or now < certificates[0].not_valid_before_utc + BACKDATED + SETTLING:
+        return False
+    return any(_signed_by(certificates[0], authority.parsed) for authority in authorities)
+
+
 def trusted(bundles: Iterable[bytes], now: Instant) -> bytes:
     """One PEM bundle of every certificate in `bundles` that has not expired, each once, the newest first.
 

@@ -20,6 +20,9 @@ AUTHORITY_SECRET = "sfc-webhook-ca"  # noqa: S105  # the name of one
 SERVING_SECRET = "sfc-webhook-tls"  # noqa: S105  # the name of one
 SERVICE_NAMES = tuple(f"sfc-webhook.{names.SYSTEM_NAMESPACE}{suffix}" for suffix in ("", ".svc", ".svc.cluster.local"))
 DRAIN_KEY_BYTES = 32
+EXPIRES = "sfc.dev/expires"
+"""Annotation of a Secret: when its certificate expires. It is the certificate's status: kubectl shows it, and who reads
+it needs no right to read the key."""
 
 Secret = Mapping[str, Any]
 
@@ -31,9 +34,9 @@ _PREVIOUS = ("previous.crt", "previous.key")
 def authority_secret(found: Secret | None, now: Instant) -> Secret:
     """With an authority in the first two thirds of its life, and the one before it while that is in force."""
     pairs = authorities(found, now)
-    if pairs and not authority.due(pairs[0].parsed, now):
-        return _with(found, AUTHORITY_SECRET, "Opaque", _stored(pairs))
-    return _with(found, AUTHORITY_SECRET, "Opaque", _stored([authority.new_authority(now), *pairs[:1]]))
+    if not pairs or authority.due(pairs[0].parsed, now):
+        pairs = [authority.new_authority(now), *pairs[:1]]
+    return _with(found, AUTHORITY_SECRET, "Opaque", _stored(pairs), certificate=_PRESENT[0])
 
 
 def authorities(found: Secret | None, now: Instant) -> list[KeyPair]:
@@ -45,10 +48,13 @@ def authorities(found: Secret | None, now: Instant) -> list[KeyPair]:
 def bundle(authority_found: Secret | None, serving_found: Secret | None, now: Instant) -> bytes:
     """What API servers should trust, PEM: our authorities, and those that the webhook's certificate may still be from.
 
-    The latter are read from the serving Secret, so that losing the authority's Secret breaks nothing either.
+    The latter are read from the serving Secret, so that losing the authority's Secret breaks nothing either. They go
+    once every replica must have taken over a certificate of ours: an authority whose key leaked can be deleted.
     """
     ours = [_field(authority_found, certificate) for certificate, _ in (_PRESENT, _PREVIOUS)]
-    return authority.trusted([*ours, _field(serving_found, "ca.crt")], now)
+    settled = authority.settled(_field(serving_found, "tls.crt"), authorities(authority_found, now), now)
+    inherited = [] if settled else [_field(serving_found, "ca.crt")]
+    return authority.trusted([*ours, *inherited], now)
 
 
 def serving_secret(found: Secret | None, authority_found: Secret, now: Instant) -> Secret:
@@ -58,7 +64,7 @@ def serving_secret(found: Secret | None, authority_found: Secret, now: Instant) 
     if authority.reason_to_renew(pair, present, SERVICE_NAMES, now):
         pair = authority.new_serving(authority.signer(present, now), SERVICE_NAMES, now)
     data = {"tls.crt": pair.certificate, "tls.key": pair.key, "ca.crt": bundle(authority_found, found, now)}
-    return _with(found, SERVING_SECRET, "kubernetes.io/tls", data)
+    return _with(found, SERVING_SECRET, "kubernetes.io/tls", data, certificate="tls.crt")
 
 
 def drain_key_secret(found: Secret | None) -> Secret:
@@ -84,17 +90,20 @@ def _stored(pairs: list[KeyPair]) -> dict[str, bytes]:
     return stored
 
 
-def _with(found: Secret | None, name: str, kind: str, data: Mapping[str, bytes]) -> Secret:
-    """`found` with this content (itself when it has it), or a new Secret."""
+def _with(found: Secret | None, name: str, kind: str, data: Mapping[str, bytes], certificate: str = "") -> Secret:
+    """`found` with this content (itself when it has it), or a new Secret. `certificate`: field whose expiry shows."""
+    secret = found or _empty(name, kind)
+    annotations = secret["metadata"].get("annotations") or {}
+    wanted = annotations | ({EXPIRES: authority.expiry(data[certificate]).isoformat()} if certificate else {})
     encoded = {field: base64.b64encode(value).decode() for field, value in data.items()}
-    if found is None:
-        metadata = {
-            "name": name,
-            "namespace": names.SYSTEM_NAMESPACE,
-            "labels": {"app.kubernetes.io/part-of": "sfc"},
-        }
-        return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": kind, "data": encoded}
-    return found if found.get("data") == encoded else {**found, "data": encoded}
+    if secret.get("data") == encoded and annotations == wanted:
+        return secret
+    return {**secret, "metadata": {**secret["metadata"], "annotations": wanted}, "data": encoded}
+
+
+def _empty(name: str, kind: str) -> Secret:
+    metadata = {"name": name, "namespace": names.SYSTEM_NAMESPACE, "labels": {"app.kubernetes.io/part-of": "sfc"}}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": kind}
 
 
 def _pair(found: Secret | None, certificate: str, key: str) -> KeyPair:

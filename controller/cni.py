@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, TypeVar
 
-from sfc import strict_json
+from sfc import annotation, names, strict_json
 from sfc.chain import Interface, Route
+from sfc.source_ports import PortRange
 
 T = TypeVar("T")
 
@@ -119,6 +120,8 @@ class Request:
     drain_id: str
     ipam: str | None
     """The IPAM plugin to delegate to; None without addresses (a transparent function)."""
+    source_ports: PortRange | None = None
+    """The ports that the pod's sockets shall keep to; None for no such limit."""
 
     @property
     def host_name(self) -> str:
@@ -142,16 +145,18 @@ def request_of(call: Call) -> Request:
     configuration = _decoded(call.configuration)
     version = _version(configuration)
     interface = _interface(_interface_name(call.environment), configuration)
+    pod = _pod(_arguments(call.environment))
     return Request(
         call=call,
         version=version,
         container_id=_container_id(call.environment),
         interface=interface,
-        pod=_pod(_arguments(call.environment)),
+        pod=pod,
         chain=_field(configuration, "args.cni.chain", str, ""),
         stage=_field(configuration, "args.cni.stage", str, ""),
         drain_id=_drain_id(configuration),
         ipam=_ipam(configuration) if interface.addresses else None,
+        source_ports=_source_ports(configuration, pod),
     )
 
 
@@ -269,6 +274,22 @@ def _drain_id(configuration: Mapping[str, Any]) -> str:
             "args.cni.drainId", drain_id, "only the sfc webhook gives it; let the webhook admit the pod, by its labels"
         )
     return drain_id
+
+
+def _source_ports(configuration: Mapping[str, Any], pod: Pod) -> PortRange | None:
+    text = _field(configuration, "args.cni.sourcePorts", str, None)
+    if text is None:
+        return None
+    if text == annotation.NOT_YET:
+        raise CniError(
+            Code.INVALID_CONFIGURATION,
+            f"pod {pod} has no source ports yet, but was scheduled: somebody removed its scheduling gate "
+            f"{names.SOURCE_PORTS}; delete the pod, and leave the gate to the cluster controller",
+        )
+    ports = PortRange.parse(text)
+    if ports is None:
+        raise _invalid("args.cni.sourcePorts", text, "only the cluster controller gives it; delete the pod")
+    return ports
 
 
 def _ipam(configuration: Mapping[str, Any]) -> str:

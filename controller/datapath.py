@@ -27,7 +27,7 @@ from bcc import BPF
 from bcc.libbcc import lib
 
 from controller import maglev
-from controller.model import PROGRAM, SLOTS, DataPlane, LinkEntry, LinkState, Traffic
+from controller.model import PROGRAM, SLOTS, Contest, DataPlane, LinkEntry, LinkState, Traffic
 from controller.sessions import DEFAULT_TIMEOUTS, Session, Timeouts, active
 from sfc.chain import Side
 
@@ -74,17 +74,6 @@ _ENDS = struct.Struct("<QQ24x")
 
 _PLAIN = 1 << 63
 """In an end: frames go there by a plain redirect (bpf/session.h)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Contest:
-    """Two serving links of one side that claimed the same session: the same addresses and ports for two connections."""
-
-    connection: int
-    side: Side
-    former: int
-    """Slot of the link whose session it was."""
-    latter: int
 
 
 class Datapath:

@@ -26,6 +26,7 @@ from pyroute2.netlink.rtnl import RTM_GETLINK, RTM_NEWROUTE
 from controller.link_dump import INGRESS, LinkDump
 from controller.model import HostLink
 from sfc.chain import Interface, Route
+from sfc.source_ports import PortRange
 
 T = TypeVar("T")
 
@@ -38,6 +39,9 @@ GET = (RTM_GETLINK, NLM_F_REQUEST)
 """pyroute2's "get" asks for an acknowledgement besides the answer, never reads it, and so grows with every call."""
 PREPEND = (RTM_NEWROUTE, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE)
 """What `ip route prepend` sends; pyroute2 has no word for it."""
+
+LOCAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+"""Of the calling thread's network namespace."""
 
 LINK_GROUP = 1
 IFA_F_NODAD = 0x02
@@ -112,21 +116,21 @@ class Links:
         with _explained(f"create interface {interface.name!r} in the pod"):
             return self._thread.submit(self._create, name, identity, interface, pod).result()
 
-    def configure(self, pair: Pair, interface: Interface, pod: int) -> None:
-        """Brings the pod's end up, with addresses and routes."""
-        _in_namespace(pod, lambda: _configure(pair.pod_ifindex, interface))
+    def configure(self, pair: Pair, interface: Interface, pod: int, ports: PortRange | None = None) -> None:
+        """Brings the pod's end up, with addresses and routes. With `ports`, all the pod's sockets keep to them."""
+        _in_namespace(pod, lambda: _configure(pair.pod_ifindex, interface, ports))
 
     def delete(self, name: str) -> None:
         """Both ends; succeeds when there is none."""
         with _explained(f"delete link {name!r}"):
             self._thread.submit(self._delete, name).result()
 
-    def verify(self, name: str, interface: Interface, pod: int) -> tuple[str, ...]:
-        """What differs from `interface`, one sentence each; empty when all is as asked for."""
+    def verify(self, name: str, interface: Interface, pod: int, ports: PortRange | None = None) -> tuple[str, ...]:
+        """What differs from what `configure` was given, one sentence each; empty when all is as asked for."""
         with _explained(f"read interface {interface.name!r} of the pod"):
             if not self._thread.submit(self._find, name).result():
                 return (f"host link {name!r} is missing",)
-            return _in_namespace(pod, lambda: tuple(_differences(interface)))
+            return _in_namespace(pod, lambda: tuple(_differences(interface, ports)))
 
     def list(self) -> tuple[HostLink, ...]:
         """Every link of ours on the node, with the slot that its filter carries."""
@@ -254,8 +258,10 @@ def _in_namespace(namespace: int, job: Callable[[], T]) -> T:
         return thread.submit(run).result()
 
 
-def _configure(index: int, interface: Interface) -> None:
+def _configure(index: int, interface: Interface, ports: PortRange | None) -> None:
     """Inside the pod. Replicas share addresses on purpose, so duplicate address detection is off."""
+    if ports:
+        _keep_to(ports)
     _sysctl("ipv6", interface.name, accept_dad=0, dad_transmits=0)
     if any(_is_ipv6(address) for address in interface.addresses):
         _sysctl("ipv6", interface.name, disable_ipv6=0)
@@ -268,6 +274,17 @@ def _configure(index: int, interface: Interface) -> None:
         for wanted in interface.routes:
             with _explained(f"add route to {wanted.dst} via {wanted.gw or interface.name}"):
                 _add_route(route, index, wanted)
+
+
+def _keep_to(ports: PortRange) -> None:
+    """The source ports of the pod's sockets that choose none themselves; IPv6, too."""
+    try:
+        LOCAL_PORTS.write_text(f"{ports.first} {ports.last}")
+    except OSError as error:
+        raise LinkError(
+            f"cannot limit the pod's source ports to {ports}: {error.strerror} (does the pod raise the sysctl "
+            "net.ipv4.ip_unprivileged_port_start beyond them?)"
+        ) from error
 
 
 def _add_address(route: Any, index: int, address: str) -> None:
@@ -289,7 +306,9 @@ def _add_route(route: Any, index: int, wanted: Route) -> None:
     route.route(PREPEND, family=family, dst=wanted.dst, oif=index, **kind, **next_hop, **preferred)
 
 
-def _differences(interface: Interface) -> Iterator[str]:
+def _differences(interface: Interface, ports: PortRange | None) -> Iterator[str]:
+    if ports:
+        yield from _differing("the range of source ports", str(ports), "-".join(LOCAL_PORTS.read_text().split()))
     with IPRoute(ext_ack=True) as route:
         try:
             link = route.link(GET, ifname=interface.name)[0]

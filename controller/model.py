@@ -91,3 +91,15 @@ class Traffic:
     """Whose first packet came from the replica."""
     sessions_chosen: int
     """For which the replica was chosen, first or again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """Two serving links of one side that claimed the same flow, each as its own."""
+
+    connection: int
+    side: Side
+    former: int
+    """Slot of the link that had the flow."""
+    latter: int
+    """Slot of the link that claimed it."""

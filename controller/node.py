@@ -27,6 +27,7 @@ from pathlib import Path
 from prometheus_client import REGISTRY
 
 from controller.cluster_view import ClusterView
+from controller.contests import Contests
 from controller.datapath import Datapath, DatapathError
 from controller.drain import Drain
 from controller.leadership import Leadership
@@ -103,13 +104,15 @@ class Agent:
             address=options.address,
         )
         self._terms: list[Term] = []
+        self._contests = Contests(api, options.node, self._state, self._datapath.contests)
         REGISTRY.register(DatapathCollector(self._datapath, self._state))
 
     def run(self, stop: threading.Event) -> None:
         """Leads whenever it is this agent's turn, until `stop`; then until each hook that it holds is answered."""
         self._cluster.start()
         self._links.monitor(self._links_changed)
-        threading.Thread(target=self._publisher.run, args=(stop,), name="publisher", daemon=True).start()
+        for teller in (self._publisher, self._contests):
+            threading.Thread(target=teller.run, args=(stop,), name=type(teller).__name__, daemon=True).start()
         drains = self._leadership.acquire(stop, self._knows_cluster)
         while drains is not None:
             newcomer = self._lead(drains, stop)

@@ -142,7 +142,7 @@ def desired(
         entries = _entries(cluster, links, drains, actual)
         neighbours = _neighbours(cluster, {entry.connection for entry in entries.values()})
     return DataPlane(
-        filters=_filters(cluster, links, entries),
+        filters=_filters(cluster, links, entries, actual),
         links=entries,
         targets=_targets(entries, {link.slot: link.pod_uid for link in links}),
         neighbours=neighbours,
@@ -254,10 +254,17 @@ def _drained_state(drain: Drain) -> LinkState:
     return LinkState.GONE if drain.ended else LinkState.DRAINING
 
 
-def _filters(cluster: Cluster | None, links: Sequence[HostLink], entries: Mapping[int, LinkEntry]) -> dict[int, int]:
+def _filters(
+    cluster: Cluster | None, links: Sequence[HostLink], entries: Mapping[int, LinkEntry], actual: DataPlane
+) -> dict[int, int]:
     """Every wired link has the filter. One whose pod is not known (yet) keeps what it has: without an entry in the map
-    it passes nothing, and it is not for us to decide that it is unwired."""
-    filters = {entry.ifindex: slot for slot, entry in entries.items()}
+    it passes nothing, and it is not for us to decide that it is unwired. One that is gone gets none: the kernel takes
+    the filters of a link away some time before the link, and the pass must not fail over that."""
+    filters = {
+        entry.ifindex: slot
+        for slot, entry in entries.items()
+        if entry.state != LinkState.GONE or entry.ifindex in actual.filters
+    }
     for link in links:
         known = cluster is not None and link.pod_uid in cluster.replicas
         if link.filter_slot is not None and not known:

@@ -18,7 +18,7 @@ from controller import report
 from controller.plan import State
 from controller.replica import Replica
 from controller.turns import Turn
-from kube.api import ApiError
+from kube.api import STRATEGIC_MERGE_PATCH, ApiError
 from sfc import names
 
 log = logging.getLogger(__name__)
@@ -29,8 +29,6 @@ IDLE_SECONDS = 10.0
 RETRY_SECONDS = 1.0
 TURNS = 256
 """Kept for events while the API server is away; older ones are in the log only."""
-
-STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
 
 
 class Api(Protocol):
@@ -103,24 +101,15 @@ class Publisher:
     def _write_condition(self, replica: Replica, condition: report.Condition) -> bool:
         if condition.stands_in(replica.condition):
             return True
-        changed = not replica.condition or replica.condition["status"] != str(condition.status)
-        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        body = {
-            "type": names.WIRED_CONDITION,
-            "status": str(condition.status),
-            "reason": condition.reason,
-            "message": condition.message,
-        }
         path = f"/api/v1/namespaces/{replica.namespace}/pods/{replica.name}/status"
-        timed = body | ({"lastTransitionTime": now} if changed else {})
-        # The uid guards a new pod of the same name (StatefulSets) against its predecessor's condition.
-        patch = {"metadata": {"uid": replica.uid}, "status": {"conditions": [timed]}}
+        patch = condition.patch(replica.uid, replica.condition, datetime.now(UTC))
 
         def write() -> None:
             self._api.patch(path, patch, STRATEGIC_MERGE_PATCH)
-            log.info("condition set", extra={"pod": replica.path, "status": body["status"], "reason": body["reason"]})
+            fields = {"status": str(condition.status), "reason": condition.reason}
+            log.info("condition set", extra={"pod": replica.path, **fields})
 
-        return self._once(path, body, write)
+        return self._once(path, condition, write)
 
     def _write_status(
         self, key: tuple[str, str], connection: Mapping[str, Any], entry: Mapping[str, Any] | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from controller.model import HostLink, LinkEntry, LinkState
@@ -16,6 +16,10 @@ from sfc import names
 from sfc.chain import Chain, InterfaceRef, Side
 
 REPORTER = "sfc-node"
+
+
+def timestamp(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,19 @@ class Condition:
             self.message,
         )
 
+    def patch(self, uid: str, current: Mapping[str, Any] | None, now: datetime) -> dict[str, Any]:
+        """A strategic merge patch of the pod's status. The UID guards a new pod of the same name (StatefulSets) against
+        its predecessor's condition."""
+        changed = not current or current["status"] != str(self.status)
+        content = {
+            "type": names.WIRED_CONDITION,
+            "status": str(self.status),
+            "reason": self.reason,
+            "message": self.message,
+            **({"lastTransitionTime": timestamp(now)} if changed else {}),
+        }
+        return {"metadata": {"uid": uid}, "status": {"conditions": [content]}}
+
 
 def conditions(state: State) -> Iterator[tuple[Replica, Condition]]:
     """For each replica of this node that has been given at least one link, or waits for one."""
@@ -47,11 +64,18 @@ def conditions(state: State) -> Iterator[tuple[Replica, Condition]]:
 
 def event(turn: Turn, replica: Replica, node: str, at: datetime) -> dict[str, Any]:
     """The turn as an Event of the pod."""
-    moment = at.isoformat(timespec="seconds").replace("+00:00", "Z")
+    warning = turn.reason == STEERED_AWAY or turn.fields.get("sessions_left")
+    content = {"type": "Warning" if warning else "Normal", "reason": turn.reason, "message": turn.message, "count": 1}
+    return pod_event(replica, node, f"{replica.name}.{int(at.timestamp() * 1e6):x}", at, content)
+
+
+def pod_event(replica: Replica, node: str, name: str, at: datetime, content: Mapping[str, Any]) -> dict[str, Any]:
+    """`content`: type, reason, message and count."""
+    moment = timestamp(at)
     return {
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"name": f"{replica.name}.{int(at.timestamp() * 1e6):x}", "namespace": replica.namespace},
+        "metadata": {"name": name, "namespace": replica.namespace},
         "involvedObject": {
             "apiVersion": "v1",
             "kind": "Pod",
@@ -59,10 +83,7 @@ def event(turn: Turn, replica: Replica, node: str, at: datetime) -> dict[str, An
             "name": replica.name,
             "uid": replica.uid,
         },
-        "type": "Warning" if turn.reason == STEERED_AWAY or turn.fields.get("sessions_left") else "Normal",
-        "reason": turn.reason,
-        "message": turn.message,
-        "count": 1,
+        **content,
         "firstTimestamp": moment,
         "lastTimestamp": moment,
         "source": {"component": REPORTER, "host": node},

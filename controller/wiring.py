@@ -105,7 +105,7 @@ class PodWiring:
             self._links.attach(pair.ifindex, slot, self._program(), self._program_name)
             ipam = answer.result()
             interface = _with_ipam(request.interface, ipam)
-            self._links.configure(pair, interface, pod)
+            self._links.configure(pair, interface, pod, request.source_ports)
             undo.pop_all()
         self._on_change()
         log.info(
@@ -134,7 +134,7 @@ class PodWiring:
 
     def check(self, request: Request) -> None:
         with _refusals_as_cni_errors(request):
-            problems = self._links.verify(request.host_name, request.interface, request.netns)
+            problems = self._links.verify(request.host_name, request.interface, request.netns, request.source_ports)
         if problems:
             raise CniError(
                 Code.CHECK_FAILED,

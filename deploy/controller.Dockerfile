@@ -1,5 +1,5 @@
 # docker build -f deploy/controller.Dockerfile -t localhost/sfc/controller:dev .
-# The image of the cluster controller and of the node agent.
+# The image of the node agent. It has a compiler, BCC's, and a shell, which starts the agent.
 FROM debian:bookworm-slim AS build
 # The kernel headers' package depends on a compiler that nobody needs at run time: take only the headers from here.
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates gcc libc6-dev linux-headers-amd64 python3-venv
@@ -17,9 +17,8 @@ COPY deploy/with-headers /usr/libexec/sfc/with-headers
 COPY bpf /usr/lib/sfc/bpf
 COPY sfc /usr/lib/sfc/sfc
 COPY kube /usr/lib/sfc/kube
-COPY certs /usr/lib/sfc/certs
 COPY controller /usr/lib/sfc/controller
 RUN python3 -m compileall -q /usr/lib/sfc
 ENV PATH=/opt/sfc/bin:/usr/sbin:/usr/bin:/sbin:/bin PYTHONUNBUFFERED=1
 WORKDIR /usr/lib/sfc
-CMD ["python", "-m", "controller", "cluster"]
+ENTRYPOINT ["/usr/libexec/sfc/with-headers", "python", "-m", "controller", "node"]

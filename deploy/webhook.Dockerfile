@@ -1,17 +1,22 @@
 # docker build -f deploy/webhook.Dockerfile -t localhost/sfc/webhook:dev .
-FROM debian:bookworm-slim AS build
+# Python, our packages and the libraries they need: no shell, no package tools, nothing else to run.
+FROM debian:bookworm-slim AS packages
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates python3-venv
 COPY requirements.txt .
-RUN python3 -m venv /opt/sfc && /opt/sfc/bin/pip install --no-cache-dir -r requirements.txt && /opt/sfc/bin/pip uninstall -y pip setuptools
+COPY deploy/shell-less /usr/local/bin/shell-less
+RUN python3 -m venv /build && /build/bin/pip install --no-cache-dir --target /root-fs/usr/lib/sfc/packages -r requirements.txt && shell-less /root-fs
 
-FROM debian:bookworm-slim
-RUN apt-get update && apt-get install -y --no-install-recommends python3 && apt-get clean && rm -rf /var/lib/apt/lists/*
-COPY --from=build /opt/sfc /opt/sfc
+FROM packages AS code
 COPY sfc /usr/lib/sfc/sfc
 COPY kube /usr/lib/sfc/kube
+COPY certs /usr/lib/sfc/certs
 COPY webhook /usr/lib/sfc/webhook
 RUN python3 -m compileall -q /usr/lib/sfc
-ENV PATH=/opt/sfc/bin:/usr/bin:/bin PYTHONUNBUFFERED=1
+
+FROM scratch
+COPY --from=packages /root-fs /
+COPY --from=code /usr/lib/sfc /usr/lib/sfc
+ENV PATH=/usr/bin PYTHONPATH=/usr/lib/sfc/packages PYTHONUNBUFFERED=1
 WORKDIR /usr/lib/sfc
 USER 65532:65532
-CMD ["python", "-m", "webhook"]
+ENTRYPOINT ["python3", "-m", "webhook"]

@@ -16,8 +16,14 @@ from typing import Any
 from sfc import names, strict_json
 from sfc.chain import Chain, Interface, Stage
 from sfc.problem import shown
+from sfc.source_ports import PortRange
 
 Element = dict[str, Any]
+
+SOURCE_PORTS = "sourcePorts"
+"""The CNI argument with a replica's source ports."""
+NOT_YET = ""
+"""Its value until the cluster controller has given the replica a slice; the CNI plugin refuses it."""
 
 MAX_LENGTH = 256 << 10
 """Of all annotations of an object, as the API server checks after us."""
@@ -96,12 +102,29 @@ def without_ours(text: object, namespace: str) -> object:
     return json.dumps(own, separators=(",", ":")) if own else None
 
 
+def with_source_ports(text: object, namespace: str, ports: PortRange | None) -> str:
+    """The annotation with the ports that a replica was given, for each of our interfaces that waits for them; None for
+    a replica that needs none after all. Raises AnnotationError."""
+    elements = [_with_ports(e, ports) if _is_ours(e, namespace) else e for e in read(text)]
+    return json.dumps(elements, separators=(",", ":"))
+
+
+def _with_ports(element: Element, ports: PortRange | None) -> Element:
+    arguments = element.get("cni-args")
+    if not isinstance(arguments, dict) or SOURCE_PORTS not in arguments:
+        return element
+    others = {key: value for key, value in arguments.items() if key != SOURCE_PORTS}
+    return {**element, "cni-args": others | ({SOURCE_PORTS: str(ports)} if ports else {})}
+
+
 def _element(chain: Chain, stage: Stage, interface: Interface, drain_id: str) -> Element:
     arguments: Element = {"chain": chain.name, "stage": stage.name, "drainId": drain_id}
     if interface.mtu is not None:
         arguments["mtu"] = interface.mtu
     if interface.routes:
         arguments["routes"] = [{"dst": r.dst} | ({"gw": r.gw} if r.gw else {}) for r in interface.routes]
+    if interface.slices:
+        arguments[SOURCE_PORTS] = NOT_YET
     ips = {"ips": list(interface.addresses)} if interface.addresses else {}
     return {
         "name": names.NETWORK_NAME,

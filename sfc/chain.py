@@ -73,6 +73,9 @@ class Interface:
     mtu: int | None = None
     """Bytes; None leaves the kernel's default (1500)."""
     routes: tuple[Route, ...] = ()
+    slices: int | None = None
+    """Into how many slices the source ports are divided, of which each replica gets one (sfc.source_ports); None when
+    replicas use what ports they like."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,11 @@ class Stage:
     def transparent(self) -> bool:
         """A bump in the wire: without any address it passes frames from one interface to the others."""
         return not any(interface.addresses for interface in self.interfaces)
+
+    @property
+    def slices(self) -> int | None:
+        """Of its source ports; the same for all interfaces that have any, as a pod's sockets have one range."""
+        return next((interface.slices for interface in self.interfaces if interface.slices), None)
 
     def interface(self, name: str) -> Interface | None:
         return next((i for i in self.interfaces if i.name == name), None)
@@ -219,6 +227,7 @@ def _stage(namespace: str, chain: str, stage: Mapping[str, Any], chain_drain: Ma
                 addresses=tuple(i.get("addresses", ())),
                 mtu=i.get("mtu"),
                 routes=tuple(Route(dst=r["dst"], gw=r.get("gw")) for r in i.get("routes", ())),
+                slices=i.get("sourcePorts", {}).get("slices"),
             )
             for i in stage["interfaces"]
         ),

@@ -15,7 +15,14 @@ from sfc.segment import distinct_segments
 def warnings(obj: Mapping[str, Any]) -> tuple[str, ...]:
     """What is legal but doubtful in a chain without problems."""
     chain = chain_of(obj)
-    return (*_unlinked(chain), *_edge_addresses(chain), *_mtu_differences(chain), *_strangers(chain), *_overlaps(chain))
+    return (
+        *_unlinked(chain),
+        *_edge_addresses(chain),
+        *_mtu_differences(chain),
+        *_strangers(chain),
+        *_overlaps(chain),
+        *_one_slice(chain),
+    )
 
 
 def _unlinked(chain: Chain) -> Iterator[str]:
@@ -36,6 +43,15 @@ def _edge_addresses(chain: Chain) -> Iterator[str]:
                         f"{stage.name}.{interface.name}: {address} is the network's own or its broadcast address, "
                         "which many systems do not answer; choose an address between them"
                     )
+
+
+def _one_slice(chain: Chain) -> Iterator[str]:
+    for stage in chain.stages:
+        if stage.slices == 1:
+            yield (
+                f'stage "{stage.name}" has one slice of source ports, so one replica at a time: a rolling update that '
+                "adds a pod before it removes one (maxUnavailable 0) never ends; give two slices or more"
+            )
 
 
 def _mtu_differences(chain: Chain) -> Iterator[str]:

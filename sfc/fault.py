@@ -25,6 +25,8 @@ MIN_MTU_IPV6 = 1280
 """Bytes, RFC 8200."""
 MAX_MTU = 65535
 MAX_DEADLINE_SECONDS = 3600
+MAX_SLICES = 256
+"""Of source ports; leaves each replica 252."""
 RESERVED_INTERFACES = {"lo": "the loopback interface", "eth0": "the cluster's own interface"}
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
@@ -101,6 +103,14 @@ def deadline(value: object) -> str | None:
     if _is_integer(value, 0, MAX_DEADLINE_SECONDS):
         return None
     return f"is not a deadline; give whole seconds from 0 to {MAX_DEADLINE_SECONDS}"
+
+
+def slices(value: object) -> str | None:
+    if value is MISSING:
+        return "is required: into how many slices the source ports are divided, one for each replica, as 16"
+    if _is_integer(value, 1, MAX_SLICES):
+        return None
+    return f"is not a number of slices; give 1 to {MAX_SLICES}, at least as many as the stage may have replicas"
 
 
 def hook(value: object) -> str | None:

@@ -22,6 +22,9 @@ DRAIN_ID_ANNOTATION = "sfc.dev/drain-id"
 WIRED_CONDITION = "sfc.dev/wired"
 """Pod condition and readiness gate: every cross-connection of the replica holds it."""
 
+SOURCE_PORTS = "sfc.dev/source-ports"
+"""Annotation with the source ports that are this replica's alone, as 1024-5055; and the scheduling gate that keeps a
+pod from its node until it has them. See sfc.source_ports."""
 READINESS_GATE_ANNOTATION = "sfc.dev/readiness-gate"
 """Of a pod: `disabled` leaves the gate out, so that the pod may be Ready before it is wired."""
 

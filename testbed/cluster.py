@@ -70,6 +70,17 @@ def up(kubernetes: str, count: int | None) -> None:
         _publish(binaries)
 
 
+def restart(kubernetes: str, pod_security: str) -> None:
+    """As after a power cut: everything ends at once, and starts again from what is on the nodes' disks."""
+    binaries = build.binaries(kubernetes)
+    with alone():
+        running = current()
+        if running is None or running.kubernetes != binaries.kubernetes.name:
+            raise TestbedError(f"no cluster of {binaries.kubernetes.name} runs: start one with `python -m testbed up`")
+        found = running_holders()
+        bringup.restart({node: found[node.name] for node in running.members}, binaries, pod_security)
+
+
 def down() -> None:
     with alone():
         _clear()

@@ -1,5 +1,6 @@
 """Command lines of the control plane, which runs inside node 1."""
 
+import json
 from pathlib import Path
 
 from testbed.build import Binaries
@@ -7,6 +8,7 @@ from testbed.network import FIRST_SERVICE, SERVICES, Node
 from testbed.pki import Identity
 
 CONFIGURATION = "/etc/kubernetes"
+ADMISSION_FILE = "admission.json"
 API_PORT = 6443
 STORE = "http://127.0.0.1:2379"
 
@@ -56,6 +58,7 @@ def api_server(binaries: Binaries, node: Node) -> list[str | Path]:
         f"--tls-private-key-file={keys}/apiserver.key",
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction",
+        f"--admission-control-config-file={keys}/{ADMISSION_FILE}",
         "--allow-privileged=true",
         "--service-account-issuer=https://kubernetes.default.svc",
         f"--service-account-key-file={keys}/service-accounts.pub",
@@ -73,6 +76,23 @@ def api_server(binaries: Binaries, node: Node) -> list[str | Path]:
         f"--proxy-client-key-file={keys}/front-proxy-client.key",
         "--profiling=false",
     ]
+
+
+def admission(pod_security: str) -> str:
+    level = dict.fromkeys(("enforce", "audit", "warn"), pod_security)
+    configuration = {
+        "apiVersion": "pod-security.admission.config.k8s.io/v1",
+        "kind": "PodSecurityConfiguration",
+        "defaults": level,
+        "exemptions": {"namespaces": ["kube-system"]},
+    }
+    return json.dumps(
+        {
+            "apiVersion": "apiserver.config.k8s.io/v1",
+            "kind": "AdmissionConfiguration",
+            "plugins": [{"name": "PodSecurity", "configuration": configuration}],
+        }
+    )
 
 
 def controller_manager(binaries: Binaries) -> list[str | Path]:

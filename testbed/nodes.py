@@ -17,6 +17,16 @@ from testbed.progress import tail
 HOLDER = Path(__file__).with_name("holder.py")
 NAMESPACES = ("--mount", "--net", "--uts", "--ipc")
 
+POWER_CUT = """
+kill -KILL -1
+while [ "$(ls -d /proc/[0-9]* | wc -l)" -gt 4 ]; do sleep 0.1; done
+mounts=$(awk '$2 ~ "^/(run/(netns|containerd)|var/lib/kubelet/pods)/" {print $2}' /proc/self/mounts | sort -r)
+for mount in $mounts; do umount -l "$mount"; done
+rm -rf /run/netns/* /run/containerd/* /run/sfc/* /sys/fs/bpf/sfc
+nft flush ruleset
+"""
+"""Ends every process of a node at once, and removes what only the kernel's memory held. What is on disk stays."""
+
 FOLDERS = {
     "kubernetes": "/etc/kubernetes",
     "cni": "/etc/cni/net.d",
@@ -85,6 +95,11 @@ def _ip(place: Daemon, commands: Sequence[str]) -> None:
     run("nsenter", f"--target={place.pid}", "--net", "ip", "-batch", "-", stdin="\n".join(commands) + "\n")
 
 
+def write(node: Node, name: str, content: str) -> None:
+    """A file in the node's /etc/kubernetes."""
+    (folder(node) / "kubernetes" / name).write_text(content)
+
+
 def write_configuration(node: Node, binaries: Binaries) -> None:
     """Everything but keys."""
     files = folder(node)
@@ -98,6 +113,10 @@ def write_configuration(node: Node, binaries: Binaries) -> None:
     for name, content in written.items():
         (files / name).write_text(content)
     shutil.copytree(binaries.cni, files / "plugins", dirs_exist_ok=True)
+
+
+def cut_power(holder: Daemon) -> None:
+    run(*inside(holder, "sh", "-euc", POWER_CUT))
 
 
 def start(holder: Daemon, name: str, command: Sequence[str | Path]) -> Daemon:

@@ -12,7 +12,7 @@ from kube.api import ApiError, ApiServer
 from sfc import log
 from webhook.certificate import ServingCertificate
 from webhook.cluster import Cluster
-from webhook.server import Servers
+from webhook.server import LINGER_SECONDS, Servers
 
 
 def main() -> int:
@@ -20,6 +20,7 @@ def main() -> int:
     log.configure()
     try:
         key = options.drain_key.read_bytes()
+        certificate = ServingCertificate(options.tls_dir, options.client_ca)
         api = ApiServer.from_environment()
     except (OSError, ApiError) as error:
         print(f"webhook cannot start: {error}", file=sys.stderr)
@@ -29,14 +30,16 @@ def main() -> int:
         return 1
     cluster = Cluster(api)
     cluster.start()
-    certificate = ServingCertificate(options.tls_dir)
     certificate.refresh()
     certificate.keep_fresh(threading.Event())
-    # uvicorn raises the signal again when it is done; the process shall then end normally.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    signal.signal(signal.SIGINT, lambda *_: None)
-    Servers(cluster, certificate, key, ("", options.port), ("", options.health_port)).run()
-    return 0
+    servers = Servers(cluster, certificate, key, ("", options.port), ("", options.health_port))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: servers.stop())
+    try:
+        return 0 if servers.run(options.linger_seconds) else 1
+    except OSError as error:
+        print(f"webhook cannot listen on port {options.port}: {error}", file=sys.stderr)
+        return 1
 
 
 def _options() -> argparse.Namespace:
@@ -45,6 +48,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--drain-key", type=Path, default=Path("/etc/sfc/drain-key/key"), help="signs drain hooks")
     parser.add_argument("--port", type=int, default=8443, help="admission, TLS")
     parser.add_argument("--health-port", type=int, default=8080, help="/healthz, /readyz, /metrics; plain HTTP")
+    parser.add_argument("--client-ca", type=Path, help="serve only callers with a certificate of this authority (PEM)")
+    parser.add_argument(
+        "--linger-seconds",
+        type=float,
+        default=LINGER_SECONDS,
+        help="answer on for so long after SIGTERM (default %(default)s)",
+    )
     return parser.parse_args()
 
 

@@ -7,18 +7,32 @@ import ssl
 import threading
 from pathlib import Path
 
+from prometheus_client import Gauge
+
+from certs import authority
+
 log = logging.getLogger(__name__)
 
-CHECK_SECONDS = 5.0
+CHECK_SECONDS = 2.0
+
+EXPIRY = Gauge("sfc_served_certificate_expiry_timestamp_seconds", "When the certificate in service expires.")
+"""What this replica shows, which may differ from what the Secret holds."""
 
 
 class ServingCertificate:
-    """`context` serves whatever tls.crt and tls.key in `directory` held at the last `refresh`."""
+    """`context` serves whatever tls.crt and tls.key in `directory` held at the last `refresh`.
 
-    def __init__(self, directory: Path) -> None:
+    With `client_ca`, a file of PEM certificates, it serves only callers that show a certificate of one of these
+    authorities. Raises OSError when the file cannot be used.
+    """
+
+    def __init__(self, directory: Path, client_ca: Path | None = None) -> None:
         self._directory = directory
         self._current: tuple[bytes, bytes] | None = None
         self.context = _empty_context()
+        if client_ca:
+            self.context.verify_mode = ssl.CERT_REQUIRED
+            self.context.load_verify_locations(client_ca)
 
     @property
     def loaded(self) -> bool:
@@ -48,6 +62,7 @@ class ServingCertificate:
             log.error("serving certificate not usable", extra={"path": str(certificate), "error": str(error)})
             return
         self._current = found
+        EXPIRY.set(authority.expiry(found[0]).timestamp())
         log.info("serving certificate loaded", extra={"path": str(certificate)})
 
 

@@ -142,7 +142,7 @@ def position(obj: Json, member: Membership, namespace: str, find: FindChain) -> 
             f"{where} has no stage {shown(member.stage)}, named by label {names.STAGE_LABEL} (its stages: {has}); "
             "add the stage, or correct the label."
         )
-    return unfit(submapping(obj, "spec", "object")) or Position(chain, stage)
+    return unfit(submapping(obj, "spec", "object"), stage) or Position(chain, stage)
 
 
 # --- pods -------------------------------------------------------------------------------------------------------------

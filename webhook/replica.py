@@ -1,4 +1,4 @@
-"""A pod as a replica of its stage: the annotation, the drain hook, the grace period, the readiness gate, the affinity.
+"""A pod as a replica of its stage: the annotation, the drain hook, the grace period, the gates, the affinity.
 
 Idempotent, so that the order of injectors and a second pass do not matter, and additive: what the pod has stays.
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from sfc import annotation, names
 from sfc.chain import Chain, Hook, InterfaceRef, Side, Stage
 from sfc.problem import shown
+from webhook import source_ports
 from webhook.model import Json, Malformed, at, elements, submapping
 
 ENFORCE_LABEL = "pod-security.kubernetes.io/enforce"
@@ -40,8 +41,8 @@ def hook_for(namespace_labels: Json) -> Hook:
     return Hook.SLEEP if namespace_labels.get(ENFORCE_LABEL) in ("baseline", "restricted") else Hook.HTTP_GET
 
 
-def unfit(spec: Json) -> str | None:
-    """Why the pod cannot be a replica of any stage, as sentences."""
+def unfit(spec: Json, stage: Stage) -> str | None:
+    """Why the pod cannot be a replica of the stage, as sentences."""
     if spec.get("hostNetwork") is True:
         return (
             "spec.hostNetwork: true: the pod has no network of its own to which a stage's interfaces could be added; "
@@ -50,7 +51,7 @@ def unfit(spec: Json) -> str | None:
     containers = sum(len(elements(spec, key, "object.spec")) for key in CONTAINERS)
     if containers > MAX_CONTAINERS:
         return f"The pod has {containers} containers, {MAX_CONTAINERS} are allowed; distribute them over several pods."
-    return None
+    return source_ports.contradiction(spec, stage) if stage.slices else None
 
 
 def mutate_pod(obj: Json, place: Position, identity: str, signature: str, auto: Hook) -> tuple[Json, tuple[str, ...]]:
@@ -68,13 +69,15 @@ def mutate_pod(obj: Json, place: Position, identity: str, signature: str, auto: 
         changed["readinessGates"] = _gates(elements(spec, "readinessGates", "object.spec"))
     if sidecars:
         changed["initContainers"] = sidecars
+    if place.stage.slices:
+        changed["schedulingGates"] = source_ports.gated(elements(spec, "schedulingGates", "object.spec"))
     if hook:
         changed["terminationGracePeriodSeconds"] = _grace(spec, place.stage)
     if affinity := _affinity(submapping(spec, "affinity", "object.spec"), place):
         changed["affinity"] = affinity
     annotated = at(obj, ("metadata", "annotations"), lambda present: _annotated(present, place, identity))
     warnings = (*map(_own_hook, (*kept, *kept_sidecars)), *_short_grace(spec, place.stage)) if hook else ()
-    return annotated | {"spec": changed}, warnings
+    return annotated | {"spec": changed}, (*warnings, *source_ports.brought_along(_annotations(obj)))
 
 
 def _annotations(obj: Json) -> Json:
@@ -90,12 +93,16 @@ def stripped(obj: Json, namespace: str) -> Json:
     gates = elements(spec, "readinessGates", "object.spec")
     if GATE in gates:
         changed["readinessGates"] = [gate for gate in gates if gate != GATE]
+    scheduling = elements(spec, "schedulingGates", "object.spec")
+    if source_ports.GATE in scheduling:
+        changed["schedulingGates"] = [gate for gate in scheduling if gate != source_ports.GATE]
     bare = at(obj, ("spec",), lambda present: present | changed)
     return at(bare, ("metadata", "annotations"), lambda present: _without_ours(present, namespace))
 
 
 def _without_ours(annotations: Json, namespace: str) -> Json:
-    kept = {key: value for key, value in annotations.items() if key != names.DRAIN_ID_ANNOTATION}
+    ours = (names.DRAIN_ID_ANNOTATION, names.SOURCE_PORTS)
+    kept = {key: value for key, value in annotations.items() if key not in ours}
     networks = kept.pop(names.NETWORKS_ANNOTATION, None)
     try:
         left = annotation.without_ours(networks, namespace)
@@ -124,7 +131,8 @@ def hook_of(kind: Hook, identity: str, signature: str, deadline: int) -> Json:
 def _annotated(present: Json, place: Position, identity: str) -> Json:
     mine = annotation.ours(place.chain, place.stage, identity)
     networks = annotation.merge(present.get(names.NETWORKS_ANNOTATION), mine, place.chain.namespace)
-    return present | {names.NETWORKS_ANNOTATION: networks, names.DRAIN_ID_ANNOTATION: identity}
+    kept = {key: value for key, value in present.items() if key != names.SOURCE_PORTS}
+    return kept | {names.NETWORKS_ANNOTATION: networks, names.DRAIN_ID_ANNOTATION: identity}
 
 
 def _is_sidecar(container: Json) -> bool:

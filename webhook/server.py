@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,10 +20,17 @@ from webhook.review import Decide
 
 Address = tuple[str, int]
 """Host and port; the empty host is every address of the machine."""
+Message = MutableMapping[str, Any]
+Application = Callable[[Message, Any, Callable[[Message], Awaitable[None]]], Awaitable[None]]
+"""An ASGI application."""
 
 KEEP_ALIVE_SECONDS = 120
 """Longer than the 90 s after which an API server closes an idle connection: closing first would race with its next
 request."""
+LINGER_SECONDS = 10.0
+"""From being told to stop until connections are refused: by then every API server sends its requests elsewhere."""
+POLL_SECONDS = 0.1
+BACKLOG = 128
 SHUTDOWN_SECONDS = 15
 """For requests in flight; the API server waits 5 s for an answer."""
 
@@ -72,30 +80,79 @@ def unready(cluster: Cluster, certificate: ServingCertificate) -> str | None:
 
 
 class Servers:
+    """Both, until told to stop. Admission listens once it can answer, for its port may be shared with a process that
+    can already.
+
+    Leaving takes two steps, so that no request is sent into a connection that closes. First every answer says
+    `Connection: close`: API servers give up their connections one by one, and make new ones, which lead to other
+    replicas as soon as it is known that this one goes. Only then are connections refused.
+    """
+
     def __init__(
         self, cluster: Cluster, certificate: ServingCertificate, key: bytes, admission: Address, health: Address
     ) -> None:
         AGE.set_function(cluster.age_seconds)
+        self._leaving = threading.Event()
+        self._cluster = cluster
+        self._certificate = certificate
+        self._address = admission
         self._admission = server_of(
-            app.admission(routes(cluster, key)),
+            _leaving(app.admission(routes(cluster, key)), self._leaving),
             admission,
             ssl_context_factory=lambda *_: certificate.context,
         )
-        self._health = server_of(app.health(lambda: unready(cluster, certificate)), health)
+        self._health = server_of(app.health(self._unready), health)
 
-    def run(self) -> None:
-        """Until SIGTERM or SIGINT, or `stop`; finishes the requests in flight."""
-        background = threading.Thread(target=self._health.run, name="health", daemon=True)
-        background.start()
-        self._admission.run()
-        self._health.should_exit = True
-        background.join(SHUTDOWN_SECONDS)
+    def run(self, linger_seconds: float = LINGER_SECONDS) -> bool:
+        """Until `stop`, then finishes the requests in flight. False when a server ended by itself; OSError when the
+        admission port cannot be had."""
+        health = threading.Thread(target=self._health.run, name="health", daemon=True)
+        health.start()
+        while self._lacks() and not self._leaving.wait(POLL_SECONDS):
+            pass
+        admission = threading.Thread(target=self._admission.run, args=([_shared(self._address)],), daemon=True)
+        admission.start()
+        while not self._leaving.wait(POLL_SECONDS):
+            if not (health.is_alive() and admission.is_alive()):
+                return False
+        admission.join(linger_seconds)
+        for server, thread in ((self._admission, admission), (self._health, health)):
+            server.should_exit = True
+            thread.join(SHUTDOWN_SECONDS)
+        return True
 
     def stop(self) -> None:
-        self._admission.should_exit = True
+        self._leaving.set()
+
+    def _lacks(self) -> str | None:
+        return unready(self._cluster, self._certificate)
+
+    def _unready(self) -> str | None:
+        return self._lacks() or (None if self._admission.started else "not listening yet")
 
 
-def server_of(application: Callable[..., Any], address: Address, **options: Any) -> uvicorn.Server:
+def _shared(address: Address) -> socket.socket:
+    """Listens where other processes of the pod may listen, too: the kernel gives each connection to one that lives."""
+    both = not address[0] and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    return socket.create_server(address, family=family, dualstack_ipv6=both, reuse_port=True, backlog=BACKLOG)
+
+
+def _leaving(application: Application, leaving: threading.Event) -> Application:
+    """`application`, whose answers end their connections once `leaving` is set."""
+
+    async def wrapped(scope: Message, receive: Any, send: Callable[[Message], Awaitable[None]]) -> None:
+        async def closing(message: Message) -> None:
+            if leaving.is_set() and message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+            await send(message)
+
+        await application(scope, receive, closing)
+
+    return wrapped
+
+
+def server_of(application: Application, address: Address, **options: Any) -> uvicorn.Server:
     return uvicorn.Server(
         uvicorn.Config(
             application,

@@ -26,6 +26,9 @@ class Event:
 def of_change(before: Object | None, after: Object) -> Iterator[Event]:
     """From one status of a chain to the next; `before` is None for a chain that had none."""
     yield from _of_readiness(_ready(before), _ready(after))
+    yield from _of_ports(
+        *(objects.condition({"status": s or {}}, status.SOURCE_PORTS_ASSIGNED) for s in (before, after))
+    )
     yield from _of_stages((before or {}).get("stages") or (), after.get("stages") or ())
 
 
@@ -48,6 +51,12 @@ def _of_readiness(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterat
             yield Event("NetworkConflict", message, warning=True)
     elif reason == status.STAGE_EMPTY and was != reason:
         yield Event("ChainNotReady", message, warning=was == status.ALL_STAGES_SERVE)
+
+
+def _of_ports(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> Iterator[Event]:
+    was, reason = ((found or {}).get("reason") for found in (before, after))
+    if after and was != reason == status.NO_FREE_SOURCE_PORTS:
+        yield Event(reason, after["message"], warning=True)
 
 
 def _of_stages(before: Iterable[Object], after: Iterable[Object]) -> Iterator[Event]:

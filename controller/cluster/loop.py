@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from controller.cluster import trust
+from controller.cluster import objects, source_ports, trust
+from controller.cluster.changes import Apply, Assign, Change, Delete, Patch, Record
 from controller.cluster.objects import CHAINS, CONNECTIONS, EVENTS, NETWORKS, PODS, Object
-from controller.cluster.plan import MANAGER, Apply, Change, Cluster, Delete, Record, plan
-from kube.api import MERGE_PATCH, ApiError, ApiServer
+from controller.cluster.plan import MANAGER, Cluster, plan
+from kube.api import MERGE_PATCH, STRATEGIC_MERGE_PATCH, ApiError, ApiServer
 from kube.watch import Watch
 from sfc import names
 
@@ -21,10 +22,13 @@ log = logging.getLogger(__name__)
 
 GATHER_SECONDS = 0.1
 """Events that come this close together are one reason to look."""
-TRUST_SECONDS = 10.0
+TRUST_SECONDS = 5.0
 """Between two looks at certificates and caBundles, which nothing announces."""
 RETRY_SECONDS = (0.5, 30.0)
 """First and longest wait after a failure; it doubles with each failure in a row."""
+
+OUTDATED = (404, 409)
+"""Answers for an object that is gone, or another one by now."""
 
 PASSES = Histogram("sfc_cluster_pass_seconds", "Time to observe, plan and apply once")
 CHANGES = Counter("sfc_cluster_changes", "Changes made to the cluster's objects", ["change"])
@@ -33,9 +37,18 @@ EXPIRY = Gauge("sfc_certificate_expiry_timestamp_seconds", "When a certificate o
 
 
 class Loop:
-    def __init__(self, api: ApiServer, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    """`certificates` False: somebody else keeps the webhook's certificates and the caBundles, cert-manager say."""
+
+    def __init__(
+        self,
+        api: ApiServer,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        *,
+        certificates: bool = True,
+    ) -> None:
         self._api = api
         self._clock = clock
+        self._certificates = certificates
         self._wake = threading.Event()
         self._stopped = threading.Event()
         self._trust_due = 0.0
@@ -110,12 +123,14 @@ class Loop:
 
     def _trust(self) -> bool:
         try:
-            for certificate, expiry in trust.reconcile(self._api, self._clock()).items():
-                EXPIRY.labels(certificate).set(expiry.timestamp())
+            trust.keep_drain_key(self._api)
+            expiries = trust.keep_certificates(self._api, self._clock()) if self._certificates else {}
         except ApiError as error:
             FAILURES.inc()
             log.error("certificates not reconciled", extra={"error": str(error)})
             return False
+        for certificate, expiry in expiries.items():
+            EXPIRY.labels(certificate).set(expiry.timestamp())
         self._trust_due = time.monotonic() + TRUST_SECONDS
         return True
 
@@ -123,7 +138,7 @@ class Loop:
         """One change that fails does not keep the others from being made."""
         kind = type(change).__name__.lower()
         try:
-            _apply(self._api, change)
+            apply(self._api, change)
         except ApiError as error:
             FAILURES.inc()
             log.error("change failed", extra={"change": kind, "object": _target(change), "error": str(error)})
@@ -133,23 +148,42 @@ class Loop:
         return True
 
 
-def _apply(api: ApiServer, change: Change) -> None:
+def apply(api: ApiServer, change: Change) -> None:
     match change:
         case Apply(path, obj):
-            _unless(404 if path.endswith("/status") else None, lambda: api.apply(path, obj, MANAGER))
+            _unless((404,) if path.endswith("/status") else (), lambda: api.apply(path, obj, MANAGER))
         case Delete(path):
-            _unless(404, lambda: api.delete(path))
+            _unless((404,), lambda: api.delete(path))
+        case Patch(path, body):
+            _unless(OUTDATED, lambda: api.patch(path, body, STRATEGIC_MERGE_PATCH))
+        case Assign(namespace, chain, stage, slices):
+            _assign(api, PODS.path(namespace), f"{names.CHAIN_LABEL}={chain},{names.STAGE_LABEL}={stage}", slices)
         case Record(obj):
             _record(api, obj)
 
 
-def _unless(status: int | None, request: Callable[[], object]) -> None:
-    """An object that is gone meanwhile needs no status, and no deletion."""
+def _unless(statuses: Sequence[int], request: Callable[[], object]) -> bool:
+    """Whether it was done: an object that is gone meanwhile needs no status, and no deletion."""
     try:
         request()
     except ApiError as error:
-        if error.status != status:
+        if error.status not in statuses:
             raise
+        return False
+    return True
+
+
+def _assign(api: ApiServer, path: str, selector: str, slices: int | None) -> None:
+    """Decided by a list of its own, which shows everything that was ever written: what this process gave away a moment
+    ago, and what the leader before it did. A pod that changes meanwhile is left to the next pass, which that change
+    has woken."""
+    for pod, ports in source_ports.given(api.get(path, {"labelSelector": selector})["items"], slices):
+        patch = source_ports.patch(pod, ports)
+        name = objects.name(pod)
+        if _unless(OUTDATED, lambda: api.patch(f"{path}/{name}", patch, MERGE_PATCH)):  # noqa: B023
+            log.info(
+                "source ports given", extra={"pod": f"{objects.namespace(pod)}/{name}", "source_ports": str(ports)}
+            )
 
 
 def _record(api: ApiServer, event: Object) -> None:
@@ -166,7 +200,9 @@ def _record(api: ApiServer, event: Object) -> None:
 
 def _target(change: Change) -> str:
     match change:
-        case Apply(path) | Delete(path):
+        case Apply(path) | Delete(path) | Patch(path):
             return path
+        case Assign(namespace, chain, stage):
+            return f"pods of {namespace}/{chain} {stage}"
         case Record(obj):
             return f"{obj['reason']} of {obj['metadata']['namespace']}/{obj['involvedObject']['name']}"

@@ -36,6 +36,11 @@ LEADING = Gauge("sfc_cluster_leading", "Whether this replica leads")
 def run(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="controller cluster", description=__doc__)
     parser.add_argument("--port", type=int, default=PORT, help="of health and metrics (default %(default)s)")
+    parser.add_argument(
+        "--no-certificates",
+        action="store_true",
+        help="somebody else keeps the webhook's certificates and the caBundles",
+    )
     arguments = parser.parse_args(argv)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -45,15 +50,15 @@ def run(argv: list[str]) -> int:
     except ApiError as error:
         log.error("no API server", extra={"error": str(error)})
         return 1
-    return Replica(api).run(arguments.port, stop)
+    return Replica(api, Loop(api, certificates=not arguments.no_certificates)).run(arguments.port, stop)
 
 
 class Replica:
     """One of the Deployment's pods: waits, or leads."""
 
-    def __init__(self, api: ApiServer) -> None:
+    def __init__(self, api: ApiServer, loop: Loop) -> None:
         self._election = Election(api, f"{platform.node()}_{uuid.uuid4()}")
-        self._loop = Loop(api)
+        self._loop = loop
         self._worker = threading.Thread(target=self._loop.run, name="loop", daemon=True)
         self._renewed = float("-inf")
 

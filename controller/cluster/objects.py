@@ -41,6 +41,10 @@ VALIDATING = Resource(
 )
 
 
+OVER = ("Succeeded", "Failed")
+"""Phases of a pod that runs nothing any more."""
+
+
 def name(obj: Object) -> str:
     value: str = obj["metadata"]["name"]
     return value

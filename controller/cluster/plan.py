@@ -13,7 +13,8 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any
 
-from controller.cluster import events, objects, status
+from controller.cluster import events, objects, source_ports, status
+from controller.cluster.changes import Apply, Change, Delete, Record
 from controller.cluster.objects import CHAINS, CONNECTIONS, NETWORKS, Object
 from sfc import names
 from sfc.chain import Chain, CrossConnection, InterfaceRef, Side
@@ -43,29 +44,6 @@ class Cluster:
     """Those with the chain label."""
 
 
-@dataclass(frozen=True, slots=True)
-class Apply:
-    """Server-side apply."""
-
-    path: str
-    obj: Object
-
-
-@dataclass(frozen=True, slots=True)
-class Delete:
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """An Event to be created, or counted once more."""
-
-    obj: Object
-
-
-Change = Apply | Delete | Record
-
-
 def plan(cluster: Cluster, now: datetime) -> list[Change]:
     """In the order in which it should be done. Changes of one chain do not depend on those of another."""
     chains = sorted((c for c in cluster.chains if not objects.leaving(c)), key=_key)
@@ -79,7 +57,9 @@ def plan(cluster: Cluster, now: datetime) -> list[Change]:
         if not conflict:
             changes += _network(namespace, members, networks.get(namespace))
         for obj in members:
-            changes += _chain(obj, connections, pods.get(_key(obj), ()), conflict, now)
+            changes += _chain(obj, connections, pods.pop(_key(obj), ()), conflict, now)
+    for (namespace, chain), orphans in pods.items():
+        changes += source_ports.changes(namespace, chain, None, orphans, now)
     return changes
 
 
@@ -96,6 +76,7 @@ def _chain(
         # Whatever an earlier, valid version led to stays as it is: traffic that flows is not cut by a bad edit.
         verdict = status.Verdict(False, status.INVALID, str(error))
         yield from _chain_status(obj, status.chain_status(obj, verdict, (), now), now)
+        yield from source_ports.changes(*_key(obj), None, pods, now)
         return
     present = {key[1]: c for key, c in connections.items() if key[0] == chain.namespace}
     missing = [c for c in chain.cross_connections if not _is_made(present.get(c.name), chain, c)]
@@ -104,9 +85,11 @@ def _chain(
     for connection in chain.cross_connections:
         if connection not in missing:
             yield from _connection_status(present[connection.name], connection, pods, now)
+    yield from source_ports.changes(*_key(obj), chain, pods, now)
     counts = status.stage_counts(chain, pods)
     verdict = status.chain_verdict(chain, counts, [c.name for c in missing], conflict)
-    yield from _chain_status(obj, status.chain_status(obj, verdict, counts, now), now)
+    ports = status.ports_verdict(chain, source_ports.shortage(chain, pods))
+    yield from _chain_status(obj, status.chain_status(obj, verdict, counts, now, ports), now)
 
 
 def _connections(

@@ -13,6 +13,9 @@ from sfc import names
 from sfc.chain import Chain, InterfaceRef, Side
 
 READY = "Ready"
+SOURCE_PORTS_ASSIGNED = "SourcePortsAssigned"
+"""Of a chain with slices: whether every pod has its source ports. A condition of its own, as a chain serves without
+the pods that wait."""
 
 ALL_STAGES_SERVE = "AllStagesServe"
 STAGE_EMPTY = "StageEmpty"
@@ -21,13 +24,13 @@ INVALID = "Invalid"
 NETWORK_CONFLICT = "NetworkConflict"
 BOTH_SIDES_SERVE = "BothSidesServe"
 SIDE_EMPTY = "SideEmpty"
-
-_ENDED = ("Succeeded", "Failed")
+SLICES_SUFFICE = "SlicesSuffice"
+NO_FREE_SOURCE_PORTS = "NoFreeSourcePorts"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The Ready condition's content."""
+    """A condition's content."""
 
     ready: bool
     reason: str
@@ -61,7 +64,7 @@ def stage_counts(chain: Chain, pods: Sequence[Object]) -> tuple[StageCount, ...]
 
 
 def _count(stage: str, pods: Iterable[Object]) -> StageCount:
-    running = [pod for pod in pods if (pod.get("status") or {}).get("phase") not in _ENDED]
+    running = [pod for pod in pods if (pod.get("status") or {}).get("phase") not in objects.OVER]
     staying = [pod for pod in running if not objects.leaving(pod)]
     return StageCount(
         name=stage,
@@ -96,12 +99,26 @@ def _emptiness(chain: Chain, empty: Sequence[StageCount]) -> Iterator[str]:
         yield f"no replica serves of {', '.join(idle)}: see kubectl describe pods -l '{labels} in ({','.join(idle)})'"
 
 
-def chain_status(obj: Object, verdict: Verdict, counts: Sequence[StageCount], now: datetime) -> dict[str, Any]:
+def ports_verdict(chain: Chain, shortage: str | None) -> Verdict | None:
+    """None for a chain whose stages have no slices."""
+    if shortage:
+        return Verdict(False, NO_FREE_SOURCE_PORTS, shortage)
+    if any(stage.slices for stage in chain.stages):
+        return Verdict(True, SLICES_SUFFICE, "no pod waits for source ports")
+    return None
+
+
+def chain_status(
+    obj: Object, verdict: Verdict, counts: Sequence[StageCount], now: datetime, ports: Verdict | None = None
+) -> dict[str, Any]:
     return {
         "observedGeneration": obj["metadata"].get("generation", 0),
         "summary": ", ".join(f"{count.name} {count.serving}/{count.replicas}" for count in counts),
         "stages": [count.json for count in counts],
-        "conditions": [_ready(obj, verdict, now)],
+        "conditions": [
+            _condition(obj, READY, verdict, now),
+            *([_condition(obj, SOURCE_PORTS_ASSIGNED, ports, now)] if ports else ()),
+        ],
     }
 
 
@@ -121,7 +138,7 @@ def connection_status(
     return {
         "observedGeneration": obj["metadata"].get("generation", 0),
         **{_field(side): sides[side] for side in Side},
-        "conditions": [_ready(obj, verdict, now)],
+        "conditions": [_condition(obj, READY, verdict, now)],
     }
 
 
@@ -136,12 +153,12 @@ def _field(side: Side) -> str:
     return side.name.lower()
 
 
-def _ready(obj: Object, verdict: Verdict, now: datetime) -> dict[str, Any]:
+def _condition(obj: Object, kind: str, verdict: Verdict, now: datetime) -> dict[str, Any]:
     status = "True" if verdict.ready else "False"
-    before = objects.condition(obj, READY)
+    before = objects.condition(obj, kind)
     since = before["lastTransitionTime"] if before and before["status"] == status else objects.timestamp(now)
     return {
-        "type": READY,
+        "type": kind,
         "status": status,
         "observedGeneration": obj["metadata"].get("generation", 0),
         "lastTransitionTime": since,

@@ -24,12 +24,15 @@ CONFIGURATION = "sfc"
 """Name of both webhook configurations in deploy/."""
 
 
-def reconcile(api: ApiServer, now: datetime) -> dict[str, datetime]:
-    """Returns when the certificates expire. Raises ApiError; done so far stays done, and the next call goes on."""
-    key, authority, serving = (
-        _found(api, name) for name in (names.DRAIN_KEY_SECRET, secrets.AUTHORITY_SECRET, secrets.SERVING_SECRET)
-    )
+def keep_drain_key(api: ApiServer) -> None:
+    """Raises ApiError."""
+    key = _found(api, names.DRAIN_KEY_SECRET)
     _store(api, key, secrets.drain_key_secret(key))
+
+
+def keep_certificates(api: ApiServer, now: datetime) -> dict[str, datetime]:
+    """Returns when the certificates expire. Raises ApiError; done so far stays done, and the next call goes on."""
+    authority, serving = (_found(api, name) for name in (secrets.AUTHORITY_SECRET, secrets.SERVING_SECRET))
     authority = _store(api, authority, secrets.authority_secret(authority, now))
     _publish(api, secrets.bundle(authority, serving, now))
     serving = _store(api, serving, secrets.serving_secret(serving, authority, now))

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from controller import maglev
-from controller.datapath import SOURCE, Contest, Datapath, DatapathError, verdicts
-from controller.model import DataPlane, LinkEntry, LinkState
+from controller.datapath import SOURCE, Datapath, DatapathError, verdicts
+from controller.model import Contest, DataPlane, LinkEntry, LinkState
 from sfc.chain import Side
 from tests.bpf.frames import arp, ping, tcp, udp
 from tests.bpf.node import CONNECTION, Node

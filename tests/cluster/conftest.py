@@ -1,14 +1,18 @@
 """One two-node cluster for all cluster tests; those that destroy it run last."""
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
+import yaml
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 LAST = "test_testbed_lifecycle.py"
@@ -16,6 +20,13 @@ LAST = "test_testbed_lifecycle.py"
 TESTBED = os.environ.setdefault("SFC_TESTBED", "sfc-tests")
 """A testbed of the tests' own: whatever else runs on the machine, a demo's cluster say, stays as it is."""
 KUBECONFIG = CHECKOUT / "build" / TESTBED / "kubeconfig"
+EXAMPLES = CHECKOUT / "deploy" / "examples"
+IMAGES = {
+    "localhost/sfc/webhook:dev": ("deploy/webhook.Dockerfile", "."),
+    "localhost/sfc/cluster-controller:dev": ("deploy/cluster-controller.Dockerfile", "."),
+    "localhost/sfc/controller:dev": ("deploy/controller.Dockerfile", "."),
+    "localhost/sfc/nf:dev": ("deploy/examples/nf/Dockerfile", "deploy/examples/nf"),
+}
 KUBECTL = (str(KUBECONFIG.parent / "bin" / "kubectl"), f"--kubeconfig={KUBECONFIG}")
 
 
@@ -59,10 +70,54 @@ class Kubectl:
         return done.stdout
 
 
+SYSTEM = Kubectl("sfc-system")
+
+
+def eventually(look: Callable[[], Any], seconds: float = 90) -> Any:
+    """The first true answer; AssertionError with the last one when there is none in time."""
+    until = time.monotonic() + seconds
+    while not (answer := look()):
+        assert time.monotonic() < until, f"not so within {seconds} s; last answer: {answer!r}"
+        time.sleep(0.25)
+    return answer
+
+
+def example_chain(**metadata: str) -> dict[str, Any]:
+    chains = yaml.safe_load_all((EXAMPLES / "chain.yaml").read_text())
+    chain: dict[str, Any] = next(c for c in chains if c["kind"] == "ServiceFunctionChain")
+    chain["metadata"] |= metadata
+    return chain
+
+
 @pytest.fixture(scope="session")
 def cluster() -> None:
     done = testbed("up", "--nodes", "2")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="session")
+def images(cluster: None) -> None:
+    """The project's images, in every node."""
+    for name, (dockerfile, context) in IMAGES.items():
+        done = testbed("build-image", "-t", name, "-f", dockerfile, context)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="session")
+def installed(images: None) -> None:
+    install()
+
+
+def install() -> None:
+    Kubectl()("apply", "--kustomize", "deploy")
+    wait_installed()
+
+
+def wait_installed() -> None:
+    for workload in ("deployment/sfc-cluster-controller", "deployment/sfc-webhook", "daemonset/sfc-node"):
+        SYSTEM("rollout", "status", workload, "--timeout=180s")
+    probe = json.dumps(example_chain(name="probe", namespace="default"))
+    eventually(lambda: Kubectl().try_("apply", "--dry-run=server", "-f", "-", stdin=probe).returncode == 0)
 
 
 @pytest.fixture(scope="session")

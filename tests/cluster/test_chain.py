@@ -14,47 +14,12 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.conftest import CHECKOUT, KUBECTL, Kubectl, testbed
+from tests.cluster.conftest import EXAMPLES, KUBECTL, SYSTEM, Kubectl, eventually, example_chain, testbed
 
 STAGES = ("client", "firewall", "nat", "server")
 SERVER = "198.51.100.2"
-EXAMPLES = CHECKOUT / "deploy" / "examples"
-SYSTEM = Kubectl("sfc-system")
-IMAGES = {
-    "localhost/sfc/webhook:dev": ("deploy/webhook.Dockerfile", "."),
-    "localhost/sfc/controller:dev": ("deploy/controller.Dockerfile", "."),
-    "localhost/sfc/nf:dev": ("deploy/examples/nf/Dockerfile", "deploy/examples/nf"),
-}
 ON_ONE_NODE = {"spec": {"template": {"spec": {"nodeSelector": {"kubernetes.io/hostname": "node1"}}}}}
 """A chain does not leave its node yet."""
-
-
-def eventually(look: Callable[[], Any], seconds: float = 90) -> Any:
-    """The first true answer; AssertionError with the last one when there is none in time."""
-    until = time.monotonic() + seconds
-    while not (answer := look()):
-        assert time.monotonic() < until, f"not so within {seconds} s; last answer: {answer!r}"
-        time.sleep(0.25)
-    return answer
-
-
-@pytest.fixture(scope="module")
-def installed(cluster: None) -> None:
-    for name, (dockerfile, context) in IMAGES.items():
-        done = testbed("build-image", "-t", name, "-f", dockerfile, context)
-        assert done.returncode == 0, done.stderr
-    Kubectl()("apply", "--kustomize", "deploy")
-    for workload in ("deployment/sfc-cluster-controller", "deployment/sfc-webhook", "daemonset/sfc-node"):
-        SYSTEM("rollout", "status", workload, "--timeout=180s")
-    probe = json.dumps(example_chain(name="probe", namespace="default"))
-    eventually(lambda: Kubectl().try_("apply", "--dry-run=server", "-f", "-", stdin=probe).returncode == 0)
-
-
-def example_chain(**metadata: str) -> dict[str, Any]:
-    chains = yaml.safe_load_all((EXAMPLES / "chain.yaml").read_text())
-    chain: dict[str, Any] = next(c for c in chains if c["kind"] == "ServiceFunctionChain")
-    chain["metadata"] |= metadata
-    return chain
 
 
 @pytest.fixture(scope="module")

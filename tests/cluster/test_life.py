@@ -18,7 +18,6 @@ from tests.cluster import test_chain
 from tests.cluster.conftest import KUBECTL, Kubectl
 from tests.cluster.test_chain import SERVER, SYSTEM, eventually, in_node, name_of, pods, scale, traffic, wait_ready
 
-installed = test_chain.installed
 edge = test_chain.edge
 
 STEERED_MS = 50.0

@@ -9,8 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.cluster.conftest import Kubectl
-from tests.cluster.test_chain import eventually, example_chain, installed  # noqa: F401
+from tests.cluster.conftest import Kubectl, eventually, example_chain
 
 Json = dict[str, Any]
 
@@ -34,7 +33,7 @@ WORKLOADS = {
 
 
 @pytest.fixture(scope="module")
-def telco(installed: None, kubectl: Kubectl) -> Iterator[Kubectl]:  # noqa: F811
+def telco(installed: None, kubectl: Kubectl) -> Iterator[Kubectl]:
     """A namespace with the example chain, and no workload."""
     assert kubectl.namespace
     eventually(lambda: kubectl.try_("get", "serviceaccount", "default").returncode == 0)

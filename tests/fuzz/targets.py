@@ -280,8 +280,8 @@ TARGETS = {
         Target("http", 0.1, http, [b"\0\0\0\xff" + case.envelope() for case in CASES[:10]], trees=False),
         Target("pods", 0.2, pods, [case.envelope() for case in CASES if case.is_pod], trees=True),
         Target("workloads", 0.1, workloads, [case.envelope() for case in CASES if not case.is_pod], trees=True),
-        Target("networks", 0.3, networks, list(NETWORKS), trees=False),
-        Target("chains", 0.1, chains, list(_chain_pairs()), trees=True),
+        Target("networks", 0.35, networks, list(NETWORKS), trees=False),
+        Target("chains", 0.05, chains, list(_chain_pairs()), trees=True),
         Target("cni-calls", 0.15, cni_calls, [_packed(test_cni_request.ENVIRONMENT, CONFIGURATION)], trees=False),
         Target("cni-configurations", 0.05, cni_configurations, [CONFIGURATION], trees=True),
     )

@@ -142,10 +142,15 @@ def call_plugin(plugin: Path, environment: dict[str, str], config: dict[str, Any
 
 
 def configuration(
-    ips: list[str] | None = None, mac: str = MAC, routes: list[dict[str, str]] | None = None, mtu: int | None = None
+    ips: list[str] | None = None,
+    mac: str = MAC,
+    routes: list[dict[str, str]] | None = None,
+    mtu: int | None = None,
+    source_ports: str | None = None,
 ) -> dict[str, Any]:
     """As Multus passes it on from the webhook's annotation."""
     args = {"chain": "edge", "stage": "nat", "drainId": DRAIN_ID, "mtu": mtu, "routes": routes}
+    args["sourcePorts"] = source_ports
     return {
         "cniVersion": "1.0.0",
         "name": "sfc",

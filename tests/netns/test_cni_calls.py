@@ -158,6 +158,50 @@ def test_a_chain_route_goes_before_the_pods_default_route_and_leaves_it_in_place
     assert show("-6", "route", "get", "2001:db8:ff::1", pod=pod)[0]["gateway"] == "2001:db8:9::1"
 
 
+def local_ports(pod: str) -> str:
+    return lab.run("ip", "netns", "exec", pod, "cat", "/proc/sys/net/ipv4/ip_local_port_range").strip()
+
+
+def test_sockets_of_a_pod_keep_to_the_source_ports_it_was_given_and_others_do_not(node: Node, pod: str) -> None:
+    before = local_ports(pod)
+
+    with lab.namespace("sliced") as sliced:
+        answer = node.call("ADD", sliced, configuration(ips=["10.1.0.2/24"], source_ports="5056-9087"))
+        node.call("ADD", pod, configuration(ips=["10.1.0.2/24"]), container="c0ffee2")
+        with lab.inside(sliced), socket.socket() as one:
+            one.bind(("10.1.0.2", 0))
+            port = one.getsockname()[1]
+
+        assert answer.status == 0, answer.output
+        assert local_ports(sliced) == "5056\t9087"
+        assert 5056 <= port <= 9087
+        assert local_ports(pod) == before != "5056\t9087"
+
+
+def test_add_says_when_the_pod_reserves_the_ports_it_should_use(node: Node, pod: str) -> None:
+    lab.run("ip", "netns", "exec", pod, "sysctl", "-qw", "net.ipv4.ip_unprivileged_port_start=2000")
+
+    answer = node.call("ADD", pod, configuration(ips=["10.1.0.2/24"], source_ports="1024-5055"))
+
+    assert (answer.status, answer.output["code"]) == (1, 101)
+    assert answer.output["msg"] == (
+        "sfc: interface 'net1' of pod telco/nat-0: cannot limit the pod's source ports to 1024-5055: Invalid argument "
+        "(does the pod raise the sysctl net.ipv4.ip_unprivileged_port_start beyond them?)"
+    )
+    assert lab.host_links() == []
+
+
+def test_check_finds_source_ports_that_somebody_changed(node: Node, pod: str) -> None:
+    config = configuration(ips=["10.1.0.2/24"], source_ports="1024-5055")
+    result = node.call("ADD", pod, config).output
+    lab.run("ip", "netns", "exec", pod, "sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65535")
+
+    answer = node.call("CHECK", pod, config | {"prevResult": result})
+
+    assert answer.output["code"] == 103
+    assert "the range of source ports is 1024-65535, not 1024-5055" in answer.output["msg"]
+
+
 def test_del_removes_the_link_and_may_come_twice(node: Node, pod: str) -> None:
     config = configuration(ips=["10.1.0.2/24"])
     node.call("ADD", pod, config)

@@ -114,6 +114,18 @@ def test_losing_the_authority_keeps_the_webhook_trusted() -> None:
     assert trusts(bundle(after, START + DAY), after[1], START + DAY)
 
 
+def test_authority_that_was_deleted_is_trusted_until_every_replica_serves_the_new_certificate() -> None:
+    first = pass_at(START)
+    replaced = pass_at(START + DAY, (None, first[1]))
+
+    soon = pass_at(START + DAY + timedelta(minutes=59), replaced)
+    later = pass_at(START + DAY + timedelta(minutes=61), replaced)
+
+    assert trusts(bundle(soon, START + DAY), first[1], START + DAY)
+    assert not trusts(bundle(later, START + DAY + timedelta(minutes=61)), first[1], START + DAY)
+    assert later[1]["data"]["ca.crt"] == later[0]["data"]["ca.crt"], "pods are not told of the old one either"
+
+
 def test_after_a_long_sleep_everything_is_made_anew() -> None:
     first = pass_at(START)
     later = START + 400 * DAY
@@ -160,7 +172,25 @@ def test_other_fields_of_a_secret_survive_renewal() -> None:
 
     renewed = secrets.serving_secret(stored, ca, START + 5 * DAY)
 
-    assert renewed["metadata"] == stored["metadata"]
+    assert renewed["metadata"]["resourceVersion"] == "7"
+    assert renewed["metadata"]["labels"] == stored["metadata"]["labels"]
+
+
+def test_both_secrets_show_when_their_certificate_expires() -> None:
+    state = pass_at(START)
+
+    shown = [secret["metadata"]["annotations"]["sfc.dev/expires"] for secret in state]
+
+    assert shown == ["2028-01-01T00:00:00+00:00", "2027-01-08T00:00:00+00:00"]
+
+
+def test_shown_expiry_that_somebody_changed_is_put_right() -> None:
+    ca, serving = pass_at(START)
+    changed: dict[str, Any] = {**serving, "metadata": {**serving["metadata"], "annotations": {"mine": "kept"}}}
+
+    again = secrets.serving_secret(changed, ca, START)
+
+    assert again["metadata"]["annotations"] == {"mine": "kept", **serving["metadata"]["annotations"]}
 
 
 def test_drain_key_is_made_once_and_never_changed() -> None:

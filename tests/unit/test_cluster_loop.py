@@ -178,6 +178,18 @@ def test_nothing_is_planned_before_every_kind_was_listed(server: Server, start: 
     assert not any(p.startswith(CONNECTIONS) for p in server.objects)
 
 
+def test_certificates_that_somebody_else_keeps_are_left_alone(server: Server) -> None:
+    loop = Loop(server, lambda: NOW, certificates=False)  # type: ignore[arg-type]
+    thread = threading.Thread(target=loop.run, daemon=True)
+    thread.start()
+
+    eventually(lambda: f"{CONNECTIONS}/edge.client.lan.server.wan" in server.objects)
+    loop.stop()
+    thread.join(5)
+
+    assert [path.rpartition("/")[2] for path in server.objects if "/secrets/" in path] == ["sfc-drain-key"]
+
+
 def test_cluster_controller_needs_neither_bpf_nor_netlink() -> None:
     program = "import controller.cluster.main, sys; print(sorted({'bcc', 'pyroute2', 'fastapi'} & set(sys.modules)))"
 

@@ -14,6 +14,7 @@ from controller import cni
 from controller.cni import Call, CniError, Code, Request
 from controller.cni_server import perform
 from sfc.chain import Interface, Route
+from sfc.source_ports import PortRange
 
 DRAIN_ID = "0123456789abcdef0123456789abcdef"
 ENVIRONMENT = {
@@ -90,10 +91,16 @@ def test_a_runtime_that_does_not_pass_the_uid_leaves_it_empty() -> None:
     assert asked.pod.uid == ""
 
 
-def test_mtu_and_routes_may_be_left_out() -> None:
+def test_mtu_routes_and_source_ports_may_be_left_out() -> None:
     asked = request(configuration(args__cni__mtu=None, args__cni__routes=None))
 
-    assert (asked.interface.mtu, asked.interface.routes) == (None, ())
+    assert (asked.interface.mtu, asked.interface.routes, asked.source_ports) == (None, (), None)
+
+
+def test_a_request_says_which_source_ports_the_pod_was_given() -> None:
+    asked = request(configuration(args__cni__sourcePorts="1024-5055"))
+
+    assert asked.source_ports == PortRange(1024, 5055)
 
 
 def test_the_host_end_is_named_alike_for_the_same_attachment_and_differently_for_another() -> None:
@@ -150,6 +157,12 @@ def test_the_result_keeps_what_the_ipam_plugin_said_of_an_address() -> None:
             'args.cni.routes[0].gw is "2001:db8::1": give an IPv4 address without prefix',
         ),
         ({"args__cni": 5}, "args.cni is 5: give an object"),
+        ({"args__cni__sourcePorts": "80-90"}, 'args.cni.sourcePorts is "80-90": only the cluster controller gives it'),
+        (
+            {"args__cni__sourcePorts": ""},
+            "pod telco/nat-0 has no source ports yet, but was scheduled: somebody removed its scheduling gate "
+            "sfc.dev/source-ports; delete the pod",
+        ),
     ],
 )
 def test_a_bad_field_is_refused_by_name_value_and_remedy(change: dict[str, Any], message: str) -> None:
@@ -210,7 +223,8 @@ json_values = st.recursive(
     max_leaves=8,
 )
 PATHS = ["cniVersion", "ipam", "ipam__type", "runtimeConfig", "runtimeConfig__ips", "runtimeConfig__mac", "args",
-         "args__cni", "args__cni__mtu", "args__cni__routes", "args__cni__drainId", "args__cni__chain"]  # fmt: skip
+         "args__cni", "args__cni__mtu", "args__cni__routes", "args__cni__drainId", "args__cni__chain",
+         "args__cni__sourcePorts"]  # fmt: skip
 
 
 @given(path=st.sampled_from(PATHS), value=json_values, name=st.text(max_size=20))

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfc.annotation import AnnotationError, merge, ours, read
+from sfc.annotation import NOT_YET, AnnotationError, merge, ours, read, with_source_ports
 from sfc.chain import chain_of
+from sfc.source_ports import PortRange
 from tests.unit import objects
 
 MINE = [{"name": "sfc", "namespace": "telco", "interface": "inside", "mac": "02:00:00:00:00:01"}]
@@ -158,3 +159,18 @@ def test_any_value_is_merged_idempotently_or_an_annotation_error(text: object) -
         return
 
     assert merge(once, MINE, "telco") == once
+
+
+def test_an_interface_with_slices_waits_for_source_ports_and_gets_them() -> None:
+    obj = objects.chain()
+    obj["spec"]["stages"][2]["interfaces"][1]["sourcePorts"] = {"slices": 16}
+    chain = chain_of(obj)
+    text = merge("other", ours(chain, chain.stages[2], "d1"), "telco")
+
+    filled = with_source_ports(text, "telco", PortRange(1024, 5055))
+    without = with_source_ports(text, "telco", None)
+
+    assert [e.get("cni-args", {}).get("sourcePorts") for e in read(text)] == [None, None, NOT_YET]
+    assert [e.get("cni-args", {}).get("sourcePorts") for e in read(filled)] == [None, None, "1024-5055"]
+    assert "sourcePorts" not in without
+    assert [e["name"] for e in read(without)] == ["other", "sfc", "sfc"]

@@ -30,6 +30,14 @@ def nat_inside(**fields: Any) -> Callable[[Spec], object]:
     return lambda spec: interface(spec, 2, 0).update(fields)
 
 
+def both_nat_interfaces(*slices: int) -> Callable[[Spec], object]:
+    def change(spec: Spec) -> None:
+        for i, number in enumerate(slices):
+            interface(spec, 2, i)["sourcePorts"] = {"slices": number}
+
+    return change
+
+
 def stage(**fields: Any) -> Callable[[Spec], object]:
     return lambda spec: spec["stages"][2].update(fields)
 
@@ -131,6 +139,22 @@ INSIDE = "spec.stages[2].interfaces[0]"
             "one of them",
         ),
         (
+            nat_inside(sourcePorts={"slices": 257}),
+            f"{INSIDE}.sourcePorts.slices: 257: is not a number of slices; give 1 to 256, at least as many as the "
+            "stage may have replicas",
+        ),
+        (
+            nat_inside(sourcePorts={}),
+            f"{INSIDE}.sourcePorts.slices: is required: into how many slices the source ports are divided, one for "
+            "each replica, as 16",
+        ),
+        (nat_inside(sourcePorts=16), f"{INSIDE}.sourcePorts: 16: must be an object"),
+        (
+            both_nat_interfaces(8, 16),
+            f"spec.stages[2].interfaces[1].sourcePorts.slices: 16: differs from {INSIDE}.sourcePorts.slices, which is "
+            "8: a replica has one range of ports for all its interfaces; give both the same number",
+        ),
+        (
             lambda spec: spec["drain"].update(deadlineSeconds=3601),
             "spec.drain.deadlineSeconds: 3601: is not a deadline; give whole seconds from 0 to 3600",
         ),
@@ -193,6 +217,14 @@ def test_a_mistake_in_links_is_reported(pairs: list[Any], message: str) -> None:
     found = [str(problem) for problem in problems(chain(links(*pairs)))]
 
     assert message in found
+
+
+def test_interfaces_of_a_stage_share_its_number_of_slices() -> None:
+    read = parse(chain(both_nat_interfaces(16, 16))).stage("nat")
+    one = parse(chain(nat_inside(sourcePorts={"slices": 4}))).stage("nat")
+
+    assert read and [i.slices for i in read.interfaces] == [16, 16]
+    assert one and ([i.slices for i in one.interfaces], one.slices) == ([4, None], 4)
 
 
 def test_one_mistake_is_one_problem() -> None:
@@ -264,6 +296,11 @@ def test_the_longest_legal_names_fit_into_a_cross_connections_name() -> None:
 @pytest.mark.parametrize(
     ("change", "warning"),
     [
+        (
+            nat_inside(sourcePorts={"slices": 1}),
+            'stage "nat" has one slice of source ports, so one replica at a time: a rolling update that adds a pod '
+            "before it removes one (maxUnavailable 0) never ends; give two slices or more",
+        ),
         (
             lambda spec: spec["stages"][3]["interfaces"].append({"name": "spare"}),
             "server.spare is in no link and will carry no traffic; add it to spec.links, or remove it",
@@ -410,6 +447,8 @@ json_values = st.recursive(
                     "gw",
                     "drain",
                     "deadlineSeconds",
+                    "sourcePorts",
+                    "slices",
                     "links",
                 ]
             )

@@ -24,7 +24,7 @@ from sfc.chain import Chain
 from sfc.validation import parse
 from webhook import mutate
 from webhook.model import Decision, Request
-from webhook.replica import hook_for
+from webhook.replica import GATE, hook_for
 from webhook.review import review
 
 Json = dict[str, Any]
@@ -254,10 +254,10 @@ def without_labels(metadata: Json) -> Json:
 def without_ours(obj: Any) -> Any:
     """What carries our names, or comes from an earlier pass, is not the user's."""
     if isinstance(obj, list):
-        return [without_ours(item) for item in obj if item != {"conditionType": names.WIRED_CONDITION}]
+        return [without_ours(item) for item in obj if item != {"name": names.SOURCE_PORTS}]
     if not isinstance(obj, dict):
         return obj
-    ours = {*LABELS, names.DRAIN_ID_ANNOTATION, names.NETWORKS_ANNOTATION}
+    ours = {*LABELS, names.DRAIN_ID_ANNOTATION, names.NETWORKS_ANNOTATION, names.SOURCE_PORTS}
     hook = obj.get("preStop")
     get = hook.get("httpGet") if isinstance(hook, dict) else None
     if isinstance(get, dict) and get.get("host") == names.HOOK_HOST:
@@ -267,8 +267,10 @@ def without_ours(obj: Any) -> Any:
 
 
 def assert_kept(before: Any, after: Any, path: str = "") -> None:
-    if path == "/spec/terminationGracePeriodSeconds" and after != before:
-        assert isinstance(before, int)
+    if path == "/spec/readinessGates" and isinstance(before, list):
+        before = [gate for gate in before if gate != GATE]
+        after = [gate for gate in after if gate != GATE]
+    if path == "/spec/terminationGracePeriodSeconds" and isinstance(before, int):
         assert after >= before
     elif isinstance(before, dict):
         for key, value in before.items():

@@ -263,6 +263,51 @@ def test_a_pod_of_a_chain_that_is_not_valid_is_denied_with_its_problems() -> Non
     assert decision.denied.startswith("ServiceFunctionChain telco/edge is not valid; correct it. spec.stages[0]")
 
 
+def sliced(namespace: str, name: str) -> Chain | None:
+    obj = objects.chain()
+    obj["spec"]["stages"][2]["interfaces"][1]["sourcePorts"] = {"slices": 16}
+    return parse(obj)
+
+
+def test_source_ports_that_a_pod_brings_along_are_removed_with_a_warning() -> None:
+    metadata = {"name": "nat-0", "labels": BOTH, "annotations": {"sfc.dev/source-ports": "1024-65535"}}
+    spec = {"containers": [{"name": "nat"}]}
+
+    for find_chain in (find, sliced):
+        decision = mutate.pod(request({"metadata": metadata, "spec": spec}), find_chain, Hook.HTTP_GET, KEY)
+
+        assert decision.obj is not None
+        assert "sfc.dev/source-ports" not in decision.obj["metadata"]["annotations"]
+        assert decision.warnings == (
+            'annotation sfc.dev/source-ports: "1024-65535" is removed; only the cluster controller gives source ports '
+            "to a pod",
+        )
+
+
+@pytest.mark.parametrize(
+    ("spec", "denied"),
+    [
+        (
+            {"nodeName": "n1"},
+            'spec.nodeName: "n1": replicas of stage "nat" are given their source ports before they are scheduled, '
+            "which a pod that names its node is not; remove nodeName and choose the node by spec.nodeSelector "
+            "(kubernetes.io/hostname).",
+        ),
+        (
+            {"securityContext": {"sysctls": [{"name": "net.ipv4.ip_local_port_range", "value": "1 2"}]}},
+            'spec.securityContext.sysctls: net.ipv4.ip_local_port_range: replicas of stage "nat" are given their '
+            "source ports, which this would replace; remove the sysctl, or sourcePorts from the stage's interfaces.",
+        ),
+    ],
+)
+def test_a_pod_that_cannot_have_source_ports_of_its_own_is_denied(spec: dict[str, Any], denied: str) -> None:
+    obj = pod()
+    obj["spec"] |= spec
+
+    assert str(mutate.pod(request(obj), sliced, Hook.HTTP_GET, KEY).denied).startswith(denied)
+    assert mutate.pod(request(obj), find, Hook.HTTP_GET, KEY).denied is None
+
+
 def test_the_drain_id_survives_a_second_pass_under_another_request() -> None:
     once = mutate.pod(request(pod(), uid="u-1"), find, Hook.HTTP_GET, KEY).obj
     assert once is not None

@@ -76,6 +76,7 @@ class Running:
     tls_dir: Path
     certificate: certificate.ServingCertificate
     api: FakeApi
+    servers: Servers
 
     def served_name(self) -> str:
         pem = ssl.get_server_certificate(("127.0.0.1", self.port))
@@ -83,17 +84,19 @@ class Running:
 
 
 @contextmanager
-def webhook(tls_dir: Path) -> Iterator[Running]:
+def webhook(
+    tls_dir: Path, client_ca: Path | None = None, linger_seconds: float = 0, name: str = "first", port: int = 0
+) -> Iterator[Running]:
     api = FakeApi()
     chain = objects.chain()
     chain["metadata"]["resourceVersion"] = "5"
     api.lists[0] = [chain]
-    self_signed(tls_dir, "first")
+    self_signed(tls_dir, name)
     cluster = Cluster(api.client())
-    serving = certificate.ServingCertificate(tls_dir)
-    port, health_port = free_port(), free_port()
+    serving = certificate.ServingCertificate(tls_dir, client_ca)
+    port, health_port = port or free_port(), free_port()
     servers = Servers(cluster, serving, KEY, ("127.0.0.1", port), ("127.0.0.1", health_port))
-    thread = threading.Thread(target=servers.run, daemon=True)
+    thread = threading.Thread(target=servers.run, args=(linger_seconds,), daemon=True)
     thread.start()
     with (
         httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=False) as client,
@@ -106,7 +109,7 @@ def webhook(tls_dir: Path) -> Iterator[Running]:
         cluster.start()
         while health.get("/readyz").status_code != 200:
             time.sleep(0.01)
-        yield Running(client, health, port, tls_dir, serving, api)
+        yield Running(client, health, port, tls_dir, serving, api, servers)
     cluster.stop()
     servers.stop()
     thread.join(5)
@@ -398,6 +401,115 @@ def test_a_certificate_that_does_not_fit_its_key_leaves_the_last_one_in_service(
     assert "serving certificate not usable" in caplog.text
 
 
+def test_expiry_of_the_certificate_in_service_is_a_metric(fresh: Running) -> None:
+    end = x509.load_pem_x509_certificate((fresh.tls_dir / "tls.crt").read_bytes()).not_valid_after_utc
+
+    lines = fresh.health.get("/metrics").text.splitlines()
+
+    (value,) = [line.split()[1] for line in lines if line.startswith("sfc_served_certificate_expiry_timestamp_seconds")]
+    assert float(value) == end.timestamp()
+
+
+def test_with_a_client_authority_only_its_callers_are_served(tmp_path: Path) -> None:
+    places = [tmp_path / name for name in ("own", "caller", "stranger")]
+    for place in places:
+        place.mkdir()
+        self_signed(place, place.name)
+    own, caller, stranger = places
+    with webhook(own, client_ca=caller / "tls.crt") as running:
+
+        def ask(place: Path | None) -> httpx.Response:
+            context = ssl.create_default_context()
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            if place:
+                context.load_cert_chain(place / "tls.crt", place / "tls.key")
+            url = f"https://127.0.0.1:{running.port}/mutate/pods"
+            with httpx.Client(verify=context) as client:
+                return client.post(url, json=review(nat_pod()))
+
+        assert ask(caller).json()["response"]["allowed"]
+        for refused in (None, stranger):
+            with pytest.raises(httpx.TransportError):
+                ask(refused)
+
+
+def test_leaving_gives_up_connections_before_it_refuses_them(tmp_path: Path) -> None:
+    with webhook(tmp_path, linger_seconds=1.5) as running:
+        before = running.client.post("/mutate/pods", json=review(nat_pod()))
+        running.servers.stop()
+        during = [running.client.post("/mutate/pods", json=review(nat_pod())) for _ in range(3)]
+
+    assert "connection" not in before.headers
+    assert [answer.json()["response"]["allowed"] for answer in during] == [True] * 3
+    assert [answer.headers["connection"] for answer in during] == ["close"] * 3
+
+
+def test_a_request_in_flight_is_answered_before_the_end(tmp_path: Path) -> None:
+    body = json.dumps(review(nat_pod())).encode()
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with (
+        webhook(tmp_path) as running,
+        context.wrap_socket(socket.create_connection(("127.0.0.1", running.port))) as caller,
+    ):
+        head = f"POST /mutate/pods HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        caller.sendall(f"{head}\r\n\r\n".encode() + body[:100])
+        time.sleep(0.1)
+        running.servers.stop()
+        time.sleep(0.5)
+        caller.sendall(body[100:])
+
+        answer = caller.recv(100_000)
+
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
+def test_admission_listens_once_it_can_answer(tmp_path: Path) -> None:
+    api = FakeApi()
+    self_signed(tmp_path, "early")
+    serving = certificate.ServingCertificate(tmp_path)
+    serving.refresh()
+    port, health_port = free_port(), free_port()
+    servers = Servers(Cluster(api.client()), serving, KEY, ("127.0.0.1", port), ("127.0.0.1", health_port))
+    thread = threading.Thread(target=servers.run, args=(0,), daemon=True)
+    thread.start()
+    with httpx.Client(base_url=f"http://127.0.0.1:{health_port}") as health:
+        eventually_answers(health)
+
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+
+    servers.stop()
+    thread.join(5)
+    api.close()
+    assert not thread.is_alive()
+
+
+def test_two_processes_of_a_pod_share_the_admission_port(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    with webhook(tmp_path / "one") as one:
+        with webhook(tmp_path / "two", name="second", port=one.port):
+            served = {one.served_name() for _ in range(50)}
+        left = {one.served_name() for _ in range(20)}
+
+    assert served == {"CN=first", "CN=second"}
+    assert left == {"CN=first"}
+
+
+def test_a_port_that_is_taken_ends_the_process(tmp_path: Path) -> None:
+    api = FakeApi()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        addresses = taken.getsockname(), ("127.0.0.1", free_port())
+        servers = Servers(Cluster(api.client()), certificate.ServingCertificate(tmp_path), KEY, *addresses)
+        servers.stop()
+
+        with pytest.raises(OSError, match="in use"):
+            servers.run()
+
+    api.close()
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_tls_below_1_2_is_refused(running: Running) -> None:
     old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -445,6 +557,8 @@ def process(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
         port,
         "--health-port",
         health_port,
+        "--linger-seconds",
+        0,
     ]
 
     process = subprocess.Popen(

@@ -1,0 +1,60 @@
+"""The power of all nodes fails while the webhook is configured and nothing of it runs, and comes back in a cluster that
+enforces Pod Security `restricted` by default. Everything heals by itself, and the project can be installed anew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.admission_load import deployment
+from tests.cluster.conftest import SYSTEM, Kubectl, eventually, example_chain, install, testbed, wait_installed
+
+ADMITTED = "jsonpath={.status.replicas}"
+
+
+@pytest.fixture(scope="module")
+def waiting(installed: None, kubectl: Kubectl) -> Kubectl:
+    """A namespace with a labelled Deployment. Like any with network functions, it asks for no restriction."""
+    assert kubectl.namespace
+    Kubectl()("label", "namespace", kubectl.namespace, "pod-security.kubernetes.io/enforce=privileged")
+    eventually(lambda: kubectl.try_("get", "serviceaccount", "default").returncode == 0)
+    kubectl("apply", "-f", "-", stdin=json.dumps(example_chain(namespace=kubectl.namespace)))
+    eventually(lambda: kubectl.try_("create", "-f", "-", stdin=json.dumps(deployment(1))).returncode == 0)
+    eventually(lambda: kubectl("get", "deployment", "load-1", "-o", ADMITTED) == "1")
+    return kubectl
+
+
+@pytest.fixture(scope="module")
+def power_cut(waiting: Kubectl) -> Iterator[Kubectl]:
+    """What our components and the stage run was deleted just before: all of it must be created, and admitted, anew."""
+    SYSTEM("delete", "pods", "--all", "--force", "--grace-period=0", "--wait=false")
+    waiting("delete", "pods", "--all", "--force", "--grace-period=0", "--wait=false")
+    done = testbed("restart", "--pod-security=restricted")
+    assert done.returncode == 0, done.stderr
+    yield waiting
+    done = testbed("restart")
+    assert done.returncode == 0, done.stderr
+    wait_installed()
+
+
+def test_everything_comes_back_by_itself(power_cut: Kubectl) -> None:
+    wait_installed()
+
+    annotations = "jsonpath={.items[*].metadata.annotations}"
+    eventually(lambda: "sfc.dev/drain-id" in power_cut("get", "pods", "-l", "sfc.dev/chain", "-o", annotations))
+
+
+def test_the_cluster_enforces_restricted_by_default(power_cut: Kubectl) -> None:
+    refused = Kubectl("default").try_("run", "careless", "--image=any", "--dry-run=server")
+
+    assert 'violates PodSecurity "restricted' in refused.stderr
+
+
+def test_the_project_installs_where_restricted_is_the_default(power_cut: Kubectl) -> None:
+    Kubectl()("delete", "--kustomize", "deploy", "--timeout=120s")
+
+    install()
+
+    assert SYSTEM("get", "pods", "-o", "name").count("sfc-node") == 2
