@@ -153,9 +153,10 @@ class Lab:
             )
         self._start_server()
 
-    def tcp(self, seconds: int) -> float:
-        """Gbit/s that one iperf3 connection received."""
-        report = _ip(self._host["a"], "taskset", "-c", "0", "iperf3", "-c", ADDRESS["b"], "-t", str(seconds), "-f", "m")
+    def tcp(self, size: int) -> float:
+        """Gbit/s that one iperf3 connection received while it carried `size` bytes."""
+        client = ["taskset", "-c", "0", "iperf3", "-c", ADDRESS["b"], "-n", str(size), "-f", "m"]
+        report = _ip(self._host["a"], *client)
         found = re.search(r"([\d.]+) Mbits/sec\s+receiver", report)
         if not found:
             raise RuntimeError(f"{self._label}: iperf3 tells no rate: {report}")
@@ -205,7 +206,7 @@ class Lab:
 
     def _start_server(self) -> None:
         if_killed = ["setpriv", "--pdeathsig", "TERM"]
-        enter = ["ip", "netns", "exec", self._host["b"], "taskset", "-c", "1"]
+        enter = ["ip", "netns", "exec", self._host["b"], "taskset", "-c", "0"]
         server = subprocess.Popen(
             [*if_killed, *enter, "iperf3", "-s"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
