@@ -338,8 +338,9 @@ static void tell_lost(void)
 
 			if (flows[id].arrived[number / 8] & 1 << number % 8)
 				continue;
-			printf("%s\n{\"at\": %ld, \"phase\": %u, \"flow\": %u, \"port\": %u, \"replica\": \"%08x\"}",
-			       comma, tick_ns[tick], tick_phase[tick], id, flows[id].port, flows[id].replica);
+			printf("%s\n{\"at\": %ld, \"phase\": %u, \"flow\": %u, \"number\": %u, \"port\": %u, "
+			       "\"replica\": \"%08x\"}",
+			       comma, tick_ns[tick], tick_phase[tick], id, number, flows[id].port, flows[id].replica);
 			comma = ",";
 		}
 	printf("],\n");

@@ -2,9 +2,9 @@
 
 Numbered datagrams, long TCP transfers and short connections run through scale-outs and scale-ins, rolling updates,
 kills and rollouts of the node agent, restarts of the webhook, and minutes without API server. The function stage
-forgives nothing: it lets a TCP connection pass only where it saw it begin. A first period without events says what the machine
-and the generators themselves lose. Then, accounted for on their own, come the ends that nobody announces, and a drain
-whose deadline is exceeded on purpose.
+forgives nothing: it lets a TCP connection pass only where it saw it begin. A first period without events says what the
+machine and the generators themselves lose. Then, accounted for on their own, come the ends that nobody announces, and a
+drain whose deadline is exceeded on purpose.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def restart(holders: Mapping[Node, Daemon], binaries: Binaries, pod_security: st
 
 
 def stop_api_server(holder: Daemon) -> None:
-    run(*nodes.inside(holder, "sh", "-c", 'kill -KILL $(pidof kube-apiserver)'))
+    run(*nodes.inside(holder, "sh", "-c", "kill -KILL $(pidof kube-apiserver)"))
 
 
 def _start_namespaces(members: Sequence[Node], binaries: Binaries, pool: Executor) -> dict[Node, Daemon]:

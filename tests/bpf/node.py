@@ -151,6 +151,13 @@ class Node:
                     _LAST.pack_into(value, _LAST_AT, *earlier)
                     assert not _libbpf.bpf_map_update_elem(table.fd, key, bytes(value), ctypes.c_uint64(0))
 
+    @property
+    def program(self) -> int:
+        """The kernel's number of it."""
+        info, size = (ctypes.c_uint32 * 2)(), ctypes.c_uint32(8)
+        assert not _libbpf.bpf_obj_get_info_by_fd(self.datapath.program_fd, info, ctypes.byref(size))
+        return int(info[1])
+
     def tally(self) -> Tally:
         told: Counter[str] = Counter()
         for (_, verdict), (count,) in self.datapath._drops.items():
