@@ -130,7 +130,7 @@ def test_after_a_reboot_replicas_are_wired_anew(bpffs: Path) -> None:
         before.close()
 
         world.node.datapath = Datapath.open(pins, capacity=1024)
-        world.node.reconciler = Reconciler(world.node.links, world.node.datapath, world.node._cluster)  # noqa: SLF001
+        world.node.reconciler = Reconciler(world.node.links, world.node.datapath, world.node._cluster)
         world.node.reconcile()
         empty = world.node.datapath.observe()
         for replica in world.node.replicas:
