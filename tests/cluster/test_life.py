@@ -40,14 +40,13 @@ def agents() -> list[str]:
 
 
 def said(message: str, **fields: Any) -> list[dict[str, Any]]:
-    """Lines of node1's agents' logs."""
-    lines = [
-        line
+    """Lines of node1's agents' logs, and of those that were killed last."""
+    logs = [
+        SYSTEM.try_("logs", agent, "--container=node", *which).stdout
         for agent in agents()
-        for line in SYSTEM("logs", agent, "--container=node").splitlines()
-        if line.startswith('{"time"')
+        for which in (["--previous"], [])
     ]
-    parsed = [json.loads(line) for line in lines]
+    parsed = [json.loads(line) for log in logs for line in log.splitlines() if line.startswith('{"time"')]
     return [line for line in parsed if line["message"] == message and fields.items() <= line.items()]
 
 
