@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from benchmarks import admission, events, forwarding, ports, program, reaction
+from benchmarks import admission, events, forwarding, ports, program, reaction, soak
 
 BENCHMARKS = {
     "program": program.main,
@@ -15,6 +15,7 @@ BENCHMARKS = {
     "admission": admission.main,
     "ports": ports.main,
     "events": events.main,
+    "soak": soak.main,
 }
 
 

@@ -18,6 +18,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def announced_events(chain: Chain) -> list[Event]:
     events += [scaled(by) for by in (1, 1)]
     events += [("agent rollout, other map layout", lambda: chain.roll_agent(happenings.NEXT_IMAGE))]
     events += [scaled(by) for by in (-1, -1)]
-    events += [("agent rollout, layout as before", lambda: chain.roll_agent("localhost/sfc/controller:dev"))]
+    events += [("agent rollout, layout as before", lambda: chain.roll_agent(happenings.IMAGE))]
     events += [("webhook restart", chain.restart_webhook)]
     events += [scaled(1), scaled(-1)]
     events += [("no API server", lambda: chain.lose_api_server(API_SERVER_AWAY_SECONDS))]
@@ -218,8 +219,8 @@ def ungraceful(chain: Chain) -> dict[str, Any]:
     with loads.running(chain.process("source"), chain.process("sink"), SEED) as running:
         play = Play(running.phase)
         play.act("nothing", lambda: time.sleep(LAST_SECONDS))
-        for kind, end in ENDS.items():
-            play.act(kind, lambda kind=kind, end=end: ends.append(_ended(chain, kind, end)))  # type: ignore[misc]
+        for kind in ENDS:
+            play.act(kind, partial(_append_end, ends, chain, kind))
         play.act("deadline exceeded on purpose", lambda: ends.append(_exceed_deadline(chain)))
         time.sleep(LAST_SECONDS)
     result = accounted(running, play.windows)
@@ -232,6 +233,10 @@ def ungraceful(chain: Chain) -> dict[str, Any]:
         "moves": result["moves"],
         "broken": result["broken"],
     }
+
+
+def _append_end(ends: list[dict[str, Any]], chain: Chain, kind: str) -> None:
+    ends.append(ended(chain, kind))
 
 
 def _process_killed(chain: Chain, victim: Pod) -> float:
@@ -277,10 +282,12 @@ ENDS: Mapping[str, Callable[[Chain, Pod], float]] = {
 }
 
 
-def _ended(chain: Chain, kind: str, end: Callable[[Chain, Pod], float]) -> dict[str, Any]:
-    victim = chain.functions()[0]
+def ended(chain: Chain, kind: str, which: float = 0.0) -> dict[str, Any]:
+    """`which`: of the replicas by age, from 0 to 1. Returns when the agent has told of it and all is as before."""
+    functions = chain.functions()
+    victim = functions[int(which * len(functions))]
     pod = f"{happenings.NAMESPACE}/{happenings.name(victim)}"
-    at = end(chain, victim)
+    at = ENDS[kind](chain, victim)
     turns: list[dict[str, Any]] = []
 
     def turned() -> bool:

@@ -25,6 +25,7 @@ SYSTEM_PODS = "/api/v1/namespaces/sfc-system/pods"
 AGENT = "/apis/apps/v1/namespaces/sfc-system/daemonsets/sfc-node"
 WIRED = "sfc.dev/wired"
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
+IMAGE = "localhost/sfc/controller:dev"
 NEXT_IMAGE = "localhost/sfc/controller:next"
 MINUTES = 180.0
 
@@ -68,7 +69,7 @@ class Chain:
         """On this machine, of the first container of that application's only pod."""
         return processes(container(self._pods(f"app={app}")[0]))[0]
 
-    def crossed(self) -> list[str]:
+    def disagreements(self) -> list[str]:
         """What does not hold of a quiet chain: that its status and the node's links tell of all that exists, alone."""
         functions = [pod["metadata"]["name"] for pod in self._pods("app=function")]
         found = self._api.get(f"/apis/sfc.dev/v1alpha1/namespaces/{NAMESPACE}/crossconnections")["items"]
@@ -144,6 +145,11 @@ class Chain:
             return len(agents) == 1 and name(agents[0]) != before and has(agents[0], "Ready")
 
         cluster.until(self._answers(replaced), "the new agent alone is Ready", MINUTES)
+
+    def other_image(self) -> str:
+        """Of the agent: the next version's while the present one's runs, and the other way round."""
+        image = self._api.get(AGENT)["spec"]["template"]["spec"]["containers"][0]["image"]
+        return IMAGE if image == NEXT_IMAGE else NEXT_IMAGE
 
     def restart_webhook(self) -> None:
         cluster.kubectl("--namespace=sfc-system", "rollout", "restart", "deployment/sfc-webhook")
