@@ -25,6 +25,7 @@ from typing import Any
 from benchmarks import cluster, happenings, loads
 from benchmarks.happenings import Chain, Pod
 from benchmarks.report import BUILD, QUICK, machine
+from kube.api import ApiError
 
 MANIFEST = Path(__file__).with_suffix(".yaml")
 TENTH = 10 if QUICK else 1
@@ -60,11 +61,16 @@ class Play:
     def __init__(self, begin_window: Callable[[], None]) -> None:
         self._begin_window = begin_window
         self.windows: list[Window] = []
+        self.unfinished: list[str] = []
+        """Events that did not end as they should: what was counted until then is worth more than an abort."""
 
     def act(self, kind: str, event: Callable[[], None]) -> None:
         self._begin_window()
         began = time.time()
-        event()
+        try:
+            event()
+        except (ApiError, RuntimeError) as error:
+            self.unfinished.append(f"{kind}, event {len(self.windows) + 1}: {error}")
         self.windows.append(Window(kind, began, time.time() - began))
         print(f"{kind:<44}{self.windows[-1].seconds:8.1f} s", flush=True)
 
@@ -73,12 +79,15 @@ def main() -> None:
     try:
         cluster.bring_up(MANIFEST, happenings.NAMESPACE)
         happenings.build_next_image()
-        totals = measure(Chain())["totals"]
+        result = measure(Chain())
     finally:
         if "KEEP_CLUSTER" not in os.environ:
             cluster.take_down()
+    totals = result["totals"]
     if totals["lost"] or totals["broken"] or not totals["sent"]:
         sys.exit("packets were lost or sessions broken, see above")
+    if result["unfinished"]:
+        sys.exit("events did not end: " + "; ".join(result["unfinished"]))
 
 
 def measure(chain: Chain) -> dict[str, Any]:
@@ -136,7 +145,7 @@ def _played(chain: Chain, events: Sequence[Event]) -> dict[str, Any]:
         for kind, event in events:
             play.act(kind, event)
         time.sleep(LAST_SECONDS)
-    return accounted(running, play.windows)
+    return {**accounted(running, play.windows), "unfinished": play.unfinished}
 
 
 def accounted(running: loads.Loads, windows: Sequence[Window]) -> dict[str, Any]:
@@ -229,6 +238,7 @@ def ungraceful(chain: Chain) -> dict[str, Any]:
         "ends": [_judged(end, running.datagrams, phases, result) for end in ends],
         "events": result["events"],
         "totals": result["totals"],
+        "unfinished": play.unfinished,
         "lost": result["lost"],
         "moves": result["moves"],
         "broken": result["broken"],

@@ -77,7 +77,7 @@ def soak(chain: Chain) -> list[str]:
         time.sleep(events.LAST_SECONDS)
     result = events.accounted(running, play.windows)
     events.show(result)
-    violations += broken_rules(result, play.windows)
+    violations += [*play.unfinished, *broken_rules(result, play.windows)]
     content = {"seed": SEED, "machine": described, "violations": violations, **result}
     BUILD.mkdir(parents=True, exist_ok=True)
     (BUILD / "soak.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
