@@ -69,7 +69,7 @@ class Play:
         began = time.time()
         try:
             event()
-        except (ApiError, RuntimeError) as error:
+        except (ApiError, RuntimeError, LookupError, OSError) as error:
             self.unfinished.append(f"{kind}, event {len(self.windows) + 1}: {error}")
         self.windows.append(Window(kind, began, time.time() - began))
         print(f"{kind:<44}{self.windows[-1].seconds:8.1f} s", flush=True)
@@ -94,6 +94,7 @@ def measure(chain: Chain) -> dict[str, Any]:
     described = machine()
     chain.settle()
     announced = _played(chain, announced_events(chain))
+    show(announced)
     unannounced = ungraceful(chain)
     ended = {"load_after": os.getloadavg()[0]}
     content: dict[str, Any] = {
@@ -106,7 +107,6 @@ def measure(chain: Chain) -> dict[str, Any]:
     BUILD.mkdir(parents=True, exist_ok=True)
     path = BUILD / "events.json"
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    show(announced)
     show_ends(unannounced)
     print(f"{path.relative_to(cluster.CHECKOUT)}: every event, everything lost")
     return announced
