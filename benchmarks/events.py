@@ -294,6 +294,7 @@ ENDS: Mapping[str, Callable[[Chain, Pod], float]] = {
 
 def ended(chain: Chain, kind: str, which: float = 0.0) -> dict[str, Any]:
     """`which`: of the replicas by age, from 0 to 1. Returns when the agent has told of it and all is as before."""
+    chain.settle()
     functions = chain.functions()
     victim = functions[int(which * len(functions))]
     pod = f"{happenings.NAMESPACE}/{happenings.name(victim)}"

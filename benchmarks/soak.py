@@ -102,7 +102,6 @@ def _next(chain: Chain, chosen: random.Random) -> tuple[str, Callable[[], None]]
 
 
 def _end(chain: Chain, kind: str, victim: float) -> None:
-    chain.settle()
     events.ended(chain, kind, victim)
 
 
