@@ -49,6 +49,10 @@ fuzz: deps ## hostile input for everything that reads from outside (FUZZ=1000000
 bench: deps ## a benchmark: NAME=program, forwarding, reaction, admission or ports (QUICK=1: a look)
 	$(PYTHON) -m benchmarks $(NAME)
 
+.PHONY: evaluation
+evaluation: deps ## the paper's evaluation and more, written to docs/evaluation.md (QUICK=1: a look; ANEW="NAME …")
+	@$(PYTHON) -m evaluation
+
 .PHONY: packets
 packets: deps ## write docs/packets.md anew: what the program does with each kind of packet (as root)
 	$(PYTHON) -m tests.bpf.packets_table

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from benchmarks import admission, forwarding, ports, program, reaction
+from benchmarks import admission, forwarding, ports, program, reaction, redirection
 
 BENCHMARKS = {
     "program": program.main,
@@ -14,6 +14,7 @@ BENCHMARKS = {
     "reaction": reaction.main,
     "admission": admission.main,
     "ports": ports.main,
+    "redirection": redirection.main,
 }
 
 

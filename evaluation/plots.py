@@ -1,0 +1,131 @@
+"""How plots look: units on the axes, axes from zero or logarithmic, told apart without colour, alike at every run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+from benchmarks.report import Spread
+
+matplotlib.use("svg")
+from matplotlib import pyplot, ticker
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's, which the colour-blind tell apart."""
+MARKERS = "osD^vPX"
+HATCHES = ("", "///", "...", "xxx", "\\\\\\", "ooo", "++")
+STYLE = {
+    "svg.hashsalt": "sfc",
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "savefig.facecolor": "white",
+}
+
+Draw = Callable[[Any], None]
+"""Draws into matplotlib axes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    title: str
+    x: str
+    y: str
+    """Labels with their units."""
+    log_x: bool = False
+    log_y: bool = False
+    bound: tuple[float, str] | None = None
+    """A target, and what it is called."""
+
+
+def save(path: Path, draws: Sequence[Draw]) -> None:
+    """The panels side by side, as SVG."""
+    with pyplot.rc_context(STYLE):
+        figure, panels = pyplot.subplots(1, len(draws), figsize=(1.5 + 4.5 * len(draws), 4.2), squeeze=False)
+        for axes, draw in zip(panels[0], draws, strict=True):
+            draw(axes)
+        figure.savefig(path, metadata={"Date": None})
+        pyplot.close(figure)
+
+
+def lines(plane: Plane, series: Mapping[str, Mapping[int, Spread]]) -> Draw:
+    """Medians with quartiles, by place on the x axis."""
+
+    def draw(axes: Any) -> None:
+        for index, (label, points) in enumerate(series.items()):
+            medians = [point.median for point in points.values()]
+            below = [point.median - point.low for point in points.values()]
+            above = [point.high - point.median for point in points.values()]
+            axes.errorbar(
+                list(points),
+                medians,
+                yerr=[below, above],
+                label=label,
+                color=COLOURS[index],
+                marker=MARKERS[index],
+                capsize=3,
+                markersize=6,
+            )
+        ticks = sorted({place for points in series.values() for place in points})
+        _prepare(axes, plane)
+        axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
+        axes.legend()
+
+    return draw
+
+
+def bars(plane: Plane, groups: Mapping[str, Mapping[str, Spread]]) -> Draw:
+    """Medians with quartiles: groups along the x axis, the same series in each."""
+
+    def draw(axes: Any) -> None:
+        names = list(dict.fromkeys(name for group in groups.values() for name in group))
+        width = 0.8 / len(names)
+        for index, name in enumerate(names):
+            present = {place: group[name] for place, group in enumerate(groups.values()) if name in group}
+            axes.bar(
+                [place + (index - (len(names) - 1) / 2) * width for place in present],
+                [point.median for point in present.values()],
+                width,
+                yerr=[
+                    [point.median - point.low for point in present.values()],
+                    [point.high - point.median for point in present.values()],
+                ],
+                label=name,
+                color=COLOURS[index],
+                hatch=HATCHES[index],
+                edgecolor="white",
+                capsize=3,
+            )
+        axes.set_xticks(range(len(groups)), list(groups))
+        axes.grid(axis="x", visible=False)
+        _prepare(axes, plane)
+        if len(names) > 1:
+            axes.legend()
+
+    return draw
+
+
+def _prepare(axes: Any, plane: Plane) -> None:
+    axes.set_title(plane.title)
+    axes.set_xlabel(plane.x)
+    axes.set_ylabel(plane.y)
+    if plane.bound:
+        value, label = plane.bound
+        axes.axhline(value, color="black", linestyle="--", linewidth=1, label=label)
+    if plane.log_x:
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(ticker.NullLocator())
+    if plane.log_y:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
+    else:
+        axes.set_ylim(bottom=0)
