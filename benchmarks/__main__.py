@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from benchmarks import admission, forwarding, ports, program, reaction, redirection
+from benchmarks import admission, forwarding, ports, program, reaction, redirection, scale
 
 BENCHMARKS = {
     "program": program.main,
@@ -15,6 +15,7 @@ BENCHMARKS = {
     "admission": admission.main,
     "ports": ports.main,
     "redirection": redirection.main,
+    "scale": scale.main,
 }
 
 
