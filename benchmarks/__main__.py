@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from benchmarks import admission, forwarding, ports, program, reaction, redirection, scale
+from benchmarks import admission, cni, forwarding, ports, program, reaction, redirection, scale
 
 BENCHMARKS = {
     "program": program.main,
@@ -14,6 +14,7 @@ BENCHMARKS = {
     "reaction": reaction.main,
     "admission": admission.main,
     "ports": ports.main,
+    "cni": cni.main,
     "redirection": redirection.main,
     "scale": scale.main,
 }

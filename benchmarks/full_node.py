@@ -21,6 +21,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
@@ -72,7 +73,7 @@ def measured(connections: int, replicas: int, datapath: Datapath) -> dict[str, f
     reconciler.reconcile()
     verify = time.perf_counter() - began
     changed = [_timed_change(reconciler, current, number) for number in range(CHANGES)]
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
     return {
         COLD: cold,
         CPU: cpu,

@@ -59,9 +59,8 @@ def _packed(replicas: tuple[tuple[str, int], ...]) -> bytes:
 def _owners(identities: tuple[str, ...]) -> Sequence[int]:
     """For each entry, the index of the replica it goes to."""
     most = _capacity(len(identities))
-    scores = [_scores(identity) for identity in identities]
-    owners = _favourites([lanes for lanes, _ in scores])
-    rows = [row for _, row in scores]
+    rows = [_scores(identity) for identity in identities]
+    owners = _favourites([int.from_bytes(row, "little") for row in rows])
     held: list[list[int]] = [[] for _ in identities]
     for entry, owner in enumerate(owners):
         held[owner].append(entry)
@@ -128,12 +127,11 @@ def _capacity(replicas: int) -> int:
     return max(math.ceil(mean), int(mean + min(0.005 * LENGTH, 0.05 * mean)))
 
 
-@lru_cache(maxsize=1024)
-def _scores(identity: str) -> tuple[int, Row]:
-    """A score for each entry that follows from the identity: in lanes, and as a row."""
+@lru_cache(maxsize=512)
+def _scores(identity: str) -> Row:
+    """A score for each entry that follows from the identity."""
     digest = hashlib.shake_128(identity.encode()).digest(4 * LENGTH)
-    lanes = int.from_bytes(digest, "little") >> 1 & _SCORE_LANES
-    return lanes, _numbers(lanes)
+    return _numbers(int.from_bytes(digest, "little") >> 1 & _SCORE_LANES)
 
 
 def _numbers(lanes: int) -> Row:
