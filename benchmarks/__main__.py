@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from benchmarks import admission, cni, forwarding, ports, program, reaction, redirection, scale
+from benchmarks import admission, cni, efficiency, forwarding, ports, program, reaction, redirection, scale
 
 BENCHMARKS = {
     "program": program.main,
@@ -15,6 +15,7 @@ BENCHMARKS = {
     "admission": admission.main,
     "ports": ports.main,
     "cni": cni.main,
+    "efficiency": efficiency.main,
     "redirection": redirection.main,
     "scale": scale.main,
 }
