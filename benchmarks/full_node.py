@@ -34,7 +34,7 @@ from controller.reconciler import Reconciler
 from controller.replica import Replica
 from sfc.chain import Chain, chain_of
 
-CHANGES = 20
+CHANGES = 8
 LINKS_OF_CHAIN = 4
 MANY_SLOTS = 1 << 16
 UNITS = COLD, CPU, CHANGE, VERIFY, RESIDENT = (

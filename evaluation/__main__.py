@@ -27,7 +27,7 @@ MOST_SECONDS = 120 if QUICK else 600
 
 def main() -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
-    names = [name for section in SECTIONS for name in section.experiments]
+    names = list(dict.fromkeys(name for section in SECTIONS for name in section.experiments))
     failed = list(_run_all(names))
     page.write(RESULTS, CHECKOUT / "docs")
     print("docs/evaluation.md; its plots in docs/evaluation/")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation import plots
-from evaluation.sections import SECTIONS, Part, Results, Table
+from evaluation.sections import SECTIONS, Part, Results, Table, verdicts
 
 NAME = "evaluation"
 
@@ -45,8 +45,8 @@ def _read(results: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _lines(found: Results, pictures: Path) -> Iterator[str]:
     yield HEAD
-    if any(content["quick"] for content in found.values()):
-        yield "**This is a quick look: few rounds, little weight.**\n"
+    if quick := [name for name, content in found.items() if content["quick"]]:
+        yield f"**A quick look, with few rounds and little weight: {', '.join(quick)}.**\n"
     yield from _targets(found)
     for section in SECTIONS:
         yield f"## {section.title}\n"
@@ -61,20 +61,12 @@ def _lines(found: Results, pictures: Path) -> Iterator[str]:
 def _targets(found: Results) -> Iterator[str]:
     """All of them at one glance."""
     rows = [
-        (
-            section.title,
-            name,
-            f"{content['ratios'][name]:.3f}",
-            target,
-            "**missed**" if name in content["missed"] else "met",
-        )
-        for section in SECTIONS
-        for experiment in section.experiments
-        for content in [found.get(experiment, {})]
-        for name, target in content.get("targets", {}).items()
+        (experiment, each.figure, each.found, each.target, "met" if each.met else "**missed**")
+        for experiment, content in found.items()
+        for each in verdicts(content)
     ]
     yield "## Targets\n"
-    yield from _table(Table(("section", "figure", "found", "target", ""), rows))
+    yield from _table(Table(("experiment", "figure", "found", "target", ""), rows))
 
 
 def _part(part: Part, pictures: Path) -> Iterator[str]:

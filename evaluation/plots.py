@@ -73,12 +73,13 @@ def lines(plane: Plane, series: Mapping[str, Mapping[int, Spread]]) -> Draw:
                 color=COLOURS[index],
                 marker=MARKERS[index],
                 capsize=3,
-                markersize=6,
+                markersize=max(9 - 2 * index, 4),
             )
         ticks = sorted({place for points in series.values() for place in points})
         _prepare(axes, plane)
-        axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
-        axes.legend()
+        axes.set_xticks(ticks, [f"{tick:,d}" for tick in ticks])
+        if len(series) > 1:
+            axes.legend()
 
     return draw
 
@@ -110,6 +111,26 @@ def bars(plane: Plane, groups: Mapping[str, Mapping[str, Spread]]) -> Draw:
         _prepare(axes, plane)
         if len(names) > 1:
             axes.legend()
+
+    return draw
+
+
+def steps(plane: Plane, spreads: Mapping[str, Spread]) -> Draw:
+    """Medians with quartiles, one above the other: the first on top."""
+
+    def draw(axes: Any) -> None:
+        upwards = list(spreads.items())[::-1]
+        for place, (_, spread) in enumerate(upwards):
+            axes.plot([spread.low, spread.high], [place, place], color=COLOURS[0], linewidth=6, alpha=0.4)
+            axes.plot(spread.median, place, marker="D", color=COLOURS[0])
+            axes.annotate(
+                f"{spread.median:,.1f}", (spread.high, place), (6, -4), textcoords="offset points", fontsize=9
+            )
+        axes.set_yticks(range(len(upwards)), [label.replace(" → ", " →\n") for label, _ in upwards], fontsize=9)
+        axes.grid(axis="y", visible=False)
+        _prepare(axes, plane)
+        axes.set_ylim(-0.6, len(spreads) - 0.4)
+        axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
 
     return draw
 
