@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cluster import bring_up, kubectl, take_down, until
-from benchmarks.report import QUICK, Report, Spread, machine
+from benchmarks.report import QUICK, Report, Spread, machine, ratio
 
 STAGES = ("firewall", "policer", "gateway")
 MOST = 3 if QUICK else 10
@@ -28,7 +28,7 @@ def main() -> None:
     try:
         bring_up(Path(__file__).with_suffix(".yaml"), "efficiency", NODES)
         described = machine()
-        figures = {name(way, n): [float(total)] * 2 for way, n, total in _scaled()}
+        figures = {name(way, n): [float(total)] for way, n, total in _scaled()}
     finally:
         take_down()
     ratios = {f"{STAGE}/{CHAIN}, {n} replicas": _ratio(figures, n) for n in (1, MOST)}
@@ -40,8 +40,7 @@ def name(way: str, replicas: int) -> str:
 
 
 def _ratio(figures: Mapping[str, list[float]], replicas: int) -> Spread:
-    value = figures[name(STAGE, replicas)][0] / figures[name(CHAIN, replicas)][0]
-    return Spread(value, value, value)
+    return ratio(figures, name(STAGE, replicas), name(CHAIN, replicas))
 
 
 def _scaled() -> Iterator[tuple[str, int, int]]:

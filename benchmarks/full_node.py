@@ -27,6 +27,7 @@ from uuid import NAMESPACE_OID, uuid5
 
 import controller.node  # noqa: F401 - for its size
 from benchmarks.bpffs import private_bpffs
+from benchmarks.report import QUICK
 from controller.datapath import Datapath
 from controller.model import HostLink
 from controller.plan import Cluster
@@ -34,7 +35,7 @@ from controller.reconciler import Reconciler
 from controller.replica import Replica
 from sfc.chain import Chain, chain_of
 
-CHANGES = 8
+CHANGES = 4 if QUICK else 8
 LINKS_OF_CHAIN = 4
 MANY_SLOTS = 1 << 16
 UNITS = COLD, CPU, CHANGE, VERIFY, RESIDENT = (

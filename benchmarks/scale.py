@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -53,16 +53,12 @@ def main() -> None:
             figures[PACKET].setdefault(f"{sessions:,}", []).append(nanoseconds)
         print(f"round {number + 1} of {ROUNDS}", flush=True)
     told = dict(zip(TARGETS, (full_node.COLD, full_node.CHANGE, full_node.RESIDENT), strict=True))
-    ratios = {name: _spread(figures[unit][size(*FULL)]) for name, unit in told.items()}
+    ratios = {name: Spread.of(figures[unit][size(*FULL)]) for name, unit in told.items()}
     Report("scale", described, figures, ratios, TARGETS, NOTES).publish()
 
 
 def size(connections: int, replicas: int) -> str:
     return f"{connections:,} × {replicas:,}"
-
-
-def _spread(values: Sequence[float]) -> Spread:
-    return Spread.of([*values, *values] if len(values) == 1 else values)
 
 
 def _in_own_process(connections: int, replicas: int) -> dict[str, float]:

@@ -165,7 +165,8 @@ class Datapath:
         plain = not link.paired
         before = self._links.get((slot,))
         if (*before[:3], bool(before[4])) != (*fixed, plain):
-            self.clear_link(slot)
+            if any(before):
+                self.clear_link(slot)
             self._traffic.put((slot,), (0,) * 6)
             self._links.put((slot,), (*fixed, 0, plain, 0))
         self._links.put((slot,), (*fixed, link.state, plain, self._next_stamp()))
