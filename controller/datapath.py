@@ -72,6 +72,7 @@ _LAYOUTS = {
 _ENDS = struct.Struct("<QQ24x")
 """The two ends alone of a session's value, to pass over the many that are of no interest."""
 
+_libc = ctypes.CDLL(None)
 _PLAIN = 1 << 63
 """In an end: frames go there by a plain redirect (bpf/session.h)."""
 
@@ -122,6 +123,7 @@ class Datapath:
             return cls(_loaded(module), {name: _map(module, name) for name in _LAYOUTS}, pin_root)
         finally:
             module.cleanup()
+            _libc.malloc_trim(0)  # what the compiler needed, a quarter of the agent's memory, goes back to the kernel
 
     def close(self) -> None:
         """Lets go of program and maps. Filters and pins keep them, and frames keep flowing."""
