@@ -50,11 +50,16 @@ class Plane:
 def save(path: Path, draws: Sequence[Draw]) -> None:
     """The panels side by side, as SVG."""
     with pyplot.rc_context(STYLE):
-        figure, panels = pyplot.subplots(1, len(draws), figsize=(1.5 + 4.5 * len(draws), 4.2), squeeze=False)
+        figure, panels = pyplot.subplots(1, len(draws), figsize=size(draws), squeeze=False)
         for axes, draw in zip(panels[0], draws, strict=True):
             draw(axes)
         figure.savefig(path, metadata={"Date": None})
         pyplot.close(figure)
+
+
+def size(draws: Sequence[Draw]) -> tuple[float, float]:
+    """Inches; a single panel is wide, too."""
+    return max(9.0, 5.5 * len(draws)), 4.6
 
 
 def lines(plane: Plane, series: Mapping[str, Mapping[int, Spread]]) -> Draw:
@@ -78,8 +83,7 @@ def lines(plane: Plane, series: Mapping[str, Mapping[int, Spread]]) -> Draw:
         ticks = sorted({place for points in series.values() for place in points})
         _prepare(axes, plane)
         axes.set_xticks(ticks, [f"{tick:,d}" for tick in ticks])
-        if len(series) > 1:
-            axes.legend()
+        _legend(axes, len(series))
 
     return draw
 
@@ -109,8 +113,7 @@ def bars(plane: Plane, groups: Mapping[str, Mapping[str, Spread]]) -> Draw:
         axes.set_xticks(range(len(groups)), list(groups))
         axes.grid(axis="x", visible=False)
         _prepare(axes, plane)
-        if len(names) > 1:
-            axes.legend()
+        _legend(axes, len(names))
 
     return draw
 
@@ -133,6 +136,12 @@ def steps(plane: Plane, spreads: Mapping[str, Spread]) -> Draw:
         axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
 
     return draw
+
+
+def _legend(axes: Any, entries: int) -> None:
+    """Below, where it hides nothing."""
+    if entries > 1:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=min(entries, 6))
 
 
 def _prepare(axes: Any, plane: Plane) -> None:

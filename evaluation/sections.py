@@ -134,7 +134,7 @@ def _efficiency(results: Results) -> Iterator[Part]:
     stage, chain = (series[way][counts[-1]].median for way in ways)
     yield Part(
         "efficiency",
-        [plots.lines(Plane("Fig. 4 of the paper", "firewalls", "requested CPU, thousandths"), series)],
+        [plots.lines(Plane("Fig. 4 of the paper", "firewalls", "requested milliCPU"), series)],
         f"With {counts[-1]} firewalls, scaling the stage asks the cluster for {stage:,.0f} milliCPU, scaling the whole "
         f"chain for {chain:,.0f}: {100 * (1 - stage / chain):.0f} % less. Read from the pods of a real cluster.",
         [Table(("firewalls", *ways), [(str(n), *(f"{series[way][n].median:,.0f}" for way in ways)) for n in counts])],
