@@ -1,4 +1,4 @@
-"""How plots look: units on the axes, axes from zero or logarithmic, told apart without colour, alike at every run."""
+"""How plots look: units on the axes, from zero or (lines) logarithmic, told apart without colour, always alike."""
 
 from __future__ import annotations
 
@@ -150,12 +150,14 @@ def _prepare(axes: Any, plane: Plane) -> None:
     axes.set_ylabel(plane.y)
     if plane.bound:
         value, label = plane.bound
-        axes.axhline(value, color="black", linestyle="--", linewidth=1, label=label)
+        axes.axhline(value, color="black", linestyle="--", linewidth=1)
+        axes.text(0.02, value, label, transform=axes.get_yaxis_transform(), verticalalignment="bottom")
     if plane.log_x:
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(ticker.NullLocator())
     if plane.log_y:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
+        axes.yaxis.set_minor_formatter(ticker.NullFormatter())
     else:
         axes.set_ylim(bottom=0)

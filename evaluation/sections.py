@@ -224,10 +224,10 @@ def _scale(results: Results) -> Iterator[Part]:
             f"scale-{name}",
             [
                 plots.lines(
-                    Plane(unit.rpartition(", ")[0], x, unit.rpartition(", ")[2], log_x=True, log_y=True),
+                    Plane(unit.rpartition(", ")[0], x, unit.rpartition(", ")[2], log_x=True, log_y=True, bound=bound),
                     {"ours": {n: found[unit][size] for n, size in sizes.items()}},
                 )
-                for unit in (full_node.COLD, full_node.CHANGE)
+                for unit, bound in ((full_node.COLD, (5, "target: 5 s")), (full_node.CHANGE, (10, "target: 10 ms")))
             ],
             f"At {last}, an agent that finds nothing has written all after {found[full_node.COLD][last].median:.2f} s; "
             f"one replica's change is written after {found[full_node.CHANGE][last].median:.1f} ms; the agent holds "
@@ -316,7 +316,10 @@ def _admission(results: Results) -> Iterator[Part]:
     added = content["added_median_ms"]
     yield Part(
         "admission",
-        [plots.bars(Plane("Latency over TLS", "", "ms", log_y=True), groups)],
+        [
+            plots.bars(Plane(f"Latency over TLS, {pod}", "", "ms"), {way: {"": s} for way, s in of.items()})
+            for pod, of in groups.items()
+        ],
         f"An admission takes {' and '.join(f'{ms:.1f} ms more for the {pod} pod' for pod, ms in added.items())} than "
         "the empty handler, at the median.",
         [_plain("way", "ms", found), _plain("way", "requests per second", rates)],
