@@ -14,6 +14,8 @@ from uuid import uuid4
 import pytest
 import yaml
 
+from kube.api import ApiServer
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 LAST = "test_testbed_lifecycle.py"
 
@@ -137,3 +139,12 @@ def kubectl(cluster: None) -> Iterator[Kubectl]:
     Kubectl()("create", "namespace", namespace)
     yield Kubectl(namespace)
     Kubectl()("delete", "namespace", namespace, "--wait=false")
+
+
+def as_bearer(folder: Path, account: str, *options: str) -> ApiServer:
+    """The API server as one of our components sees it, by a token of its account."""
+    kubeconfig = json.loads(KUBECONFIG.read_text())
+    kubeconfig["users"][0]["user"] = {"token": SYSTEM("create", "token", account, *options).strip()}
+    file = folder / "kubeconfig"
+    file.write_text(json.dumps(kubeconfig))
+    return ApiServer.from_environment(str(file))

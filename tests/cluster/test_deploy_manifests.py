@@ -357,15 +357,17 @@ def test_secrets_that_pods_wait_for_are_those_the_cluster_controller_makes(
 
 def test_node_agent_has_what_its_names_promise(rendered: list[Json]) -> None:
     spec = pod_spec(rendered, "DaemonSet", "sfc-node")
-    (agent,) = spec["containers"]
+    agent, hooks = spec["containers"]
     mounts = {m["mountPath"] for m in agent["volumeMounts"]}
 
     assert spec["hostNetwork"] is True
     assert spec["tolerations"] == [{"operator": "Exists"}]
-    assert [p["containerPort"] for p in agent["ports"]] == [names.METRICS_PORT]
+    assert "ports" not in agent, "a port of the node would keep the next agent from starting beside this one"
     assert str(Path(names.CNI_SOCKET).parent) in mounts
     assert "/sys/fs/bpf" in mounts
-    assert {e["name"] for e in agent["env"]} == {"NODE_NAME", "NODE_IP"}
+    assert {e["name"] for e in agent["env"]} == {"NODE_NAME", "NODE_IP", "POD_NAME"}
+    assert str(Path(names.HOOK_SOCKET).parent) in {m["mountPath"] for m in hooks["volumeMounts"]}
+    assert hooks["livenessProbe"]["tcpSocket"] == {"host": names.HOOK_HOST, "port": names.HOOK_PORT}
     assert f"/opt/cni/bin/{names.CNI_TYPE}" in spec["initContainers"][0]["command"][-1]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kube.api import MERGE_PATCH, ApiError, ApiServer
-from tests.cluster.conftest import KUBECONFIG, SYSTEM, Kubectl, eventually, example_chain
+from tests.cluster.conftest import SYSTEM, Kubectl, as_bearer, eventually, example_chain
 
 Json = dict[str, Any]
 Rights = set[tuple[str, str, str]]
@@ -82,14 +82,6 @@ def agent_on(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Calla
         return as_bearer(folder, "sfc-node", "--bound-object-kind=Pod", f"--bound-object-name={pods[node]}")
 
     return agent
-
-
-def as_bearer(folder: Path, account: str, *options: str) -> ApiServer:
-    kubeconfig = json.loads(KUBECONFIG.read_text())
-    kubeconfig["users"][0]["user"] = {"token": SYSTEM("create", "token", account, *options).strip()}
-    file = folder / "kubeconfig"
-    file.write_text(json.dumps(kubeconfig))
-    return ApiServer.from_environment(str(file))
 
 
 @pytest.fixture(scope="module")

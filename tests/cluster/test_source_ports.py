@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.cluster.conftest import KUBECTL, SYSTEM, Kubectl, eventually
+from kube.api import ApiError
+from tests.cluster.conftest import KUBECTL, SYSTEM, Kubectl, as_bearer, eventually
+
+Json = dict[str, Any]
 
 CHAIN = """
 apiVersion: sfc.dev/v1alpha1
@@ -190,21 +194,23 @@ def test_interfaces_of_a_stage_cannot_differ_in_slices(three: Kubectl) -> None:
     assert "sourcePorts.slices differs" in refused.stderr
 
 
-def test_the_cluster_controller_can_change_no_other_pod_and_nothing_else_of_those_that_wait(three: Kubectl) -> None:
+def test_the_cluster_controller_can_change_no_other_pod_and_nothing_else_of_those_that_wait(
+    three: Kubectl, tmp_path: Path
+) -> None:
     eventually(lambda: settled(three))
-    controller = "--as=system:serviceaccount:sfc-system:sfc-cluster-controller"
-    image = '{"spec": {"containers": [{"name": "client", "image": "elsewhere/else:1"}]}}'
-    mark = '{"metadata": {"annotations": {"a": "b"}}}'
+    controller = as_bearer(tmp_path, "sfc-cluster-controller")
+    image = {"spec": {"containers": [{"name": "client", "image": "elsewhere/else:1"}]}}
+    mark = {"metadata": {"annotations": {"a": "b"}}}
     (patient,), (serving, _) = waiting(three), running(three)
 
-    refusals = [
-        three.try_("patch", "pod", pod["metadata"]["name"], controller, "--patch", change)
-        for pod, change in ((patient, image), (serving, mark))
-    ]
+    def patch(pod: Json, change: Json) -> None:
+        path = f"/api/v1/namespaces/{three.namespace}/pods/{pod['metadata']['name']}"
+        controller.patch(path, change, "application/strategic-merge-patch+json")
 
-    assert all(refused.returncode for refused in refusals)
-    assert "writes annotations, scheduling gates and status of pods, nothing else" in refusals[0].stderr
-    assert "writes to pods of a chain that have no node yet" in refusals[1].stderr
+    with pytest.raises(ApiError, match="writes annotations, scheduling gates and status of pods, nothing else"):
+        patch(patient, image)
+    with pytest.raises(ApiError, match="writes to pods of a chain that have no node yet"):
+        patch(serving, mark)
 
 
 def twin(stage: str, replicas: int, command: list[str]) -> str:

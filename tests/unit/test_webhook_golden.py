@@ -34,6 +34,7 @@ MANIFESTS = sorted(path for path in (HERE / "manifests").glob("*.yaml") if not p
 CHAINS = {chain.name: chain for chain in map(parse, yaml.safe_load_all((HERE / "chains.yaml").read_text()))}
 KEY = b"drain key of the tests, 32 bytes"
 LABELS = {names.CHAIN_LABEL, names.STAGE_LABEL}
+OUR_GATES = {"/spec/readinessGates": GATE, "/spec/schedulingGates": {"name": names.SOURCE_PORTS}}
 
 
 @dataclass(frozen=True)
@@ -254,7 +255,7 @@ def without_labels(metadata: Json) -> Json:
 def without_ours(obj: Any) -> Any:
     """What carries our names, or comes from an earlier pass, is not the user's."""
     if isinstance(obj, list):
-        return [without_ours(item) for item in obj if item != {"name": names.SOURCE_PORTS}]
+        return [without_ours(item) for item in obj]
     if not isinstance(obj, dict):
         return obj
     ours = {*LABELS, names.DRAIN_ID_ANNOTATION, names.NETWORKS_ANNOTATION, names.SOURCE_PORTS}
@@ -267,15 +268,17 @@ def without_ours(obj: Any) -> Any:
 
 
 def assert_kept(before: Any, after: Any, path: str = "") -> None:
-    if path == "/spec/readinessGates" and isinstance(before, list):
-        before = [gate for gate in before if gate != GATE]
-        after = [gate for gate in after if gate != GATE]
+    if path in OUR_GATES and isinstance(before, list):
+        before = [gate for gate in before if gate != OUR_GATES[path]]
+        after = [gate for gate in after if gate != OUR_GATES[path]]
     if path == "/spec/terminationGracePeriodSeconds" and isinstance(before, int):
         assert after >= before
     elif isinstance(before, dict):
         for key, value in before.items():
-            assert key in after, f"{path}/{key} is gone"
-            assert_kept(value, after[key], f"{path}/{key}")
+            here = f"{path}/{key}"
+            assert key in after or value == [OUR_GATES.get(here)], f"{here} is gone"
+            if key in after:
+                assert_kept(value, after[key], here)
     elif isinstance(before, list):
         assert len(after) >= len(before), path
         for i, (one, other) in enumerate(zip(before, after, strict=False)):
