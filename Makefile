@@ -46,12 +46,16 @@ fuzz: deps ## hostile input for everything that reads from outside (FUZZ=1000000
 	$(PYTHON) -m tests.fuzz
 
 .PHONY: bench
-bench: deps ## a benchmark: NAME=program, forwarding, reaction, events, admission or ports (QUICK=1: a look)
+bench: deps ## a benchmark, NAME: see docs/benchmarks.md (QUICK=1: a look)
 	$(PYTHON) -m benchmarks $(NAME)
 
 .PHONY: soak
 soak: deps ## ten minutes of everything at random on a real Kubernetes (SOAK_SECONDS=600, SOAK_SEED)
 	$(PYTHON) -m benchmarks soak
+
+.PHONY: evaluation
+evaluation: deps ## the paper's evaluation and more, written to docs/evaluation.md (QUICK=1: a look; ANEW="NAME …")
+	@$(PYTHON) -m evaluation
 
 .PHONY: packets
 packets: deps ## write docs/packets.md anew: what the program does with each kind of packet (as root)

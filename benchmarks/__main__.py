@@ -6,7 +6,19 @@ import os
 import signal
 import sys
 
-from benchmarks import admission, events, forwarding, ports, program, reaction, soak
+from benchmarks import (
+    admission,
+    cni,
+    efficiency,
+    events,
+    forwarding,
+    ports,
+    program,
+    reaction,
+    redirection,
+    scale,
+    soak,
+)
 
 BENCHMARKS = {
     "program": program.main,
@@ -16,6 +28,10 @@ BENCHMARKS = {
     "ports": ports.main,
     "events": events.main,
     "soak": soak.main,
+    "cni": cni.main,
+    "efficiency": efficiency.main,
+    "redirection": redirection.main,
+    "scale": scale.main,
 }
 
 

@@ -23,9 +23,9 @@ WORKLOADS = ("deployment/sfc-cluster-controller", "deployment/sfc-webhook", "dae
 PATIENCE_SECONDS = 60.0
 
 
-def bring_up(manifest: Path, namespace: str) -> None:
+def bring_up(manifest: Path, namespace: str, nodes: int = 1) -> None:
     """The cluster, the project, and the chain in `manifest`, which has the name of its namespace; until it is Ready."""
-    testbed("up", "--nodes", "1")
+    testbed("up", "--nodes", str(nodes))
     for image, (dockerfile, context) in IMAGES.items():
         build(image, dockerfile, context)
     kubectl("apply", "--kustomize", "deploy")

@@ -1,7 +1,8 @@
 /* Makes every run of a repeated test run the first of its kind. Included before the cross-connection's source; takes
  * the place where a test run tells the program its slot (tests/bpf/node.py), and first changes the frame:
  *
- *   RENEW_SESSION   another IPv4 source address, so that every run opens a session
+ *   RENEW_SESSION   another IPv4 source address, so that every run opens a session; with RENEW_AMONG, a power of two,
+ *                   one of so many in turn
  *   RENEW_QUESTION  the ARP answer, which the last run left, becomes a question again, of the host that answered
  *
  * That is 1 to 2 ns of the figure.
@@ -9,9 +10,14 @@
 #pragma once
 
 #ifdef RENEW_SESSION
-#define RENEWED_OFFSET	  26
+#define RENEWED_OFFSET 26
+#define RENEWED_TYPE   unsigned int
+#ifdef RENEW_AMONG
+#define RENEW(type, word)                                                                                              \
+	(*(type *)(word) = *(type *)(word) & ~(RENEW_AMONG - 1U) | *(type *)(word) + 1 & RENEW_AMONG - 1U)
+#else
 #define RENEW(type, word) (*(type *)(word))++
-#define RENEWED_TYPE	  unsigned int
+#endif
 #else
 #define RENEWED_OFFSET	  20
 #define RENEW(type, word) *(type *)(word) = __constant_htons(1)

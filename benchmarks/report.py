@@ -44,7 +44,10 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+        """A single value has no spread."""
+        low, median, high = statistics.quantiles(
+            [*values, *values] if len(values) == 1 else values, n=4, method="inclusive"
+        )
         return cls(median, low, high)
 
 

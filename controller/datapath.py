@@ -78,6 +78,7 @@ _LAYOUTS = {
 _ENDS = struct.Struct("<QQ24x")
 """The two ends alone of a session's value, to pass over the many that are of no interest."""
 
+_libc = ctypes.CDLL(None)
 _PLAIN = 1 << 63
 """In an end: frames go there by a plain redirect (bpf/session.h)."""
 
@@ -128,6 +129,7 @@ class Datapath:
             return cls(_loaded(module), {name: _map(module, name) for name in _LAYOUTS}, pin_root)
         finally:
             module.cleanup()
+            _libc.malloc_trim(0)  # what the compiler needed, a quarter of the agent's memory, goes back to the kernel
 
     def close(self) -> None:
         """Lets go of program and maps. Filters and pins keep them, and frames keep flowing."""
@@ -195,7 +197,8 @@ class Datapath:
         plain = not link.paired
         before = self._links.get((slot,))
         if (*before[:3], bool(before[4])) != (*fixed, plain):
-            self.clear_link(slot)
+            if any(before):
+                self.clear_link(slot)
             self._traffic.put((slot,), (0,) * 6)
             self._links.put((slot,), (*fixed, 0, plain, 0))
         self._links.put((slot,), (*fixed, link.state, plain, self._next_stamp()))

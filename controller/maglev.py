@@ -15,8 +15,7 @@ import heapq
 import math
 import struct
 from array import array
-from collections import Counter
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -31,6 +30,10 @@ _LANES = int.from_bytes(b"\1\0\0\0" * LENGTH, "little")
 _SCORES = 0xFFFFF << 11
 """A lane's 20 bits of score. The bit above them is kept free: comparing two lanes borrows from it."""
 _FREE = _LANES << (_LANE_BITS - 1)
+_SCORE_LANES = _SCORES * _LANES
+_NUMBER_BITS = 13
+"""For the number of an entry, or of a replica; a score stands above it."""
+_NUMBER = (1 << _NUMBER_BITS) - 1
 
 
 def table(replicas: Iterable[tuple[str, int]]) -> bytes:
@@ -56,25 +59,26 @@ def _packed(replicas: tuple[tuple[str, int], ...]) -> bytes:
 def _owners(identities: tuple[str, ...]) -> Sequence[int]:
     """For each entry, the index of the replica it goes to."""
     most = _capacity(len(identities))
-    scores = [_scores(identity) for identity in identities]
-    owners = _favourites([lanes for lanes, _ in scores])
-    rows = [row for _, row in scores]
-    count = Counter(owners)
-    held = _offers(rows, owners, {index for index, entries in count.items() if entries >= most})
-    refused = [entry for offers in held.values() for entry in _trimmed(offers, most)]
-    untried = {entry: _preferences(rows, entry)[:-1] for entry in refused}
+    rows = [_scores(identity) for identity in identities]
+    owners = _favourites([int.from_bytes(row, "little") for row in rows])
+    held: list[list[int]] = [[] for _ in identities]
+    for entry, owner in enumerate(owners):
+        held[owner].append(entry)
+    full = {index: _offers(rows[index], entries) for index, entries in enumerate(held) if len(entries) >= most}
+    refused = [entry for offers in full.values() for entry in _trimmed(offers, most)]
+    untried: dict[int, list[int]] = {}
     while refused:
         entry = refused.pop()
         if entry not in untried:
             untried[entry] = _preferences(rows, entry)[:-1]
-        score, index = untried[entry].pop()
+        index = untried[entry].pop() & _NUMBER
         owners[entry] = index
-        if index in held:
-            refused.append(heapq.heappushpop(held[index], (score, entry))[1])
+        if index in full:
+            refused.append(heapq.heappushpop(full[index], _scored(rows[index], entry)) & _NUMBER)
         else:
-            count[index] += 1
-            if count[index] == most:
-                held |= _offers(rows, owners, {index})
+            held[index].append(entry)
+            if len(held[index]) == most:
+                full[index] = _offers(rows[index], held[index])
     return owners
 
 
@@ -92,25 +96,26 @@ def _favourites(scores: Sequence[int]) -> Row:
     return _numbers(owners)
 
 
-def _offers(rows: Sequence[Row], owners: Row, indexes: Set[int]) -> dict[int, list[tuple[int, int]]]:
-    """(score, entry) of all that each of these replicas holds, as a heap, by its index."""
-    held: dict[int, list[tuple[int, int]]] = {index: [] for index in indexes}
-    for entry, owner in enumerate(owners):
-        if owner in held:
-            held[owner].append((rows[owner][entry], entry))
-    for offers in held.values():
-        heapq.heapify(offers)
-    return held
+def _scored(row: Row, entry: int) -> int:
+    """A number that orders by score, and then by entry."""
+    return row[entry] << _NUMBER_BITS | entry
 
 
-def _preferences(rows: Sequence[Row], entry: int) -> list[tuple[int, int]]:
-    """(score, index) of each replica, the entry's favourite last."""
-    return sorted((row[entry], index) for index, row in enumerate(rows))
+def _offers(row: Row, entries: Iterable[int]) -> list[int]:
+    """What a replica with these scores holds, as a heap."""
+    offers = [row[entry] << _NUMBER_BITS | entry for entry in entries]
+    heapq.heapify(offers)
+    return offers
 
 
-def _trimmed(offers: list[tuple[int, int]], most: int) -> list[int]:
+def _preferences(rows: Sequence[Row], entry: int) -> list[int]:
+    """Score and index of each replica in one number, the entry's favourite last."""
+    return sorted(row[entry] << _NUMBER_BITS | index for index, row in enumerate(rows))
+
+
+def _trimmed(offers: list[int], most: int) -> list[int]:
     """Takes the lowest beyond `most` out of the heap; their entries."""
-    return [heapq.heappop(offers)[1] for _ in range(len(offers) - most)]
+    return [heapq.heappop(offers) & _NUMBER for _ in range(len(offers) - most)]
 
 
 def _capacity(replicas: int) -> int:
@@ -122,12 +127,11 @@ def _capacity(replicas: int) -> int:
     return max(math.ceil(mean), int(mean + min(0.005 * LENGTH, 0.05 * mean)))
 
 
-@lru_cache(maxsize=1024)
-def _scores(identity: str) -> tuple[int, Row]:
-    """A score for each entry that follows from the identity: in lanes, and as a row."""
+@lru_cache(maxsize=512)
+def _scores(identity: str) -> Row:
+    """A score for each entry that follows from the identity."""
     digest = hashlib.shake_128(identity.encode()).digest(4 * LENGTH)
-    lanes = int.from_bytes(digest, "little") >> 1 & _SCORES * _LANES
-    return lanes, _numbers(lanes)
+    return _numbers(int.from_bytes(digest, "little") >> 1 & _SCORE_LANES)
 
 
 def _numbers(lanes: int) -> Row:

@@ -1,6 +1,6 @@
 """From what the cluster asks for to an ordered list of changes. No I/O, no clock.
 
-desired(chains, replicas, links, drains, actual) → DataPlane
+desired(cluster, links, drains, actual, before) → DataPlane
 changes(actual, desired) → make before break
 """
 
@@ -28,13 +28,13 @@ class Cluster:
     def chain_of(self, replica: Replica) -> Chain | None:
         return self.chains.get((replica.namespace, replica.chain))
 
-    def connection_name(self, number: int) -> str | None:
-        """namespace/name of a cross-connection."""
-        for chain in self.chains.values():
-            for connection in chain.cross_connections:
-                if connection.number == number:
-                    return f"{chain.namespace}/{connection.name}"
-        return None
+    def connection_names(self) -> dict[int, str]:
+        """namespace/name of each cross-connection, by its number."""
+        return {
+            connection.number: f"{chain.namespace}/{connection.name}"
+            for chain in self.chains.values()
+            for connection in chain.cross_connections
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +111,14 @@ class Forget:
 FORESEEN = 16
 """Replicas of a side up to which the tables after the next event are made ahead of it."""
 
+MOST_FORESEEN = 512
+"""Replicas of all sides up to which that is done: with more, one table would drive the other out of the cache before it
+is asked for, and the next event is hardly the one foreseen."""
+
+SideKey = tuple[int, Side]
+"""Connection number, side."""
+Replicas = list[tuple[str, int]]
+"""(identity, slot)"""
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -128,9 +136,14 @@ Change = (
 
 
 def desired(
-    cluster: Cluster | None, links: Sequence[HostLink], drains: Mapping[str, Drain], actual: DataPlane
+    cluster: Cluster | None,
+    links: Sequence[HostLink],
+    drains: Mapping[str, Drain],
+    actual: DataPlane,
+    before: State = State(),
 ) -> DataPlane:
-    """The data plane as it should be.
+    """The data plane as it should be. `before` only saves work: a side that has the same targets keeps its
+    table, chains that are the same keep their neighbours.
 
     `cluster` is None while the API server has not been heard since the agent's start: then every link keeps the place
     it has, and only what this node knows by itself counts (links that vanished, drains that the kubelet asked for).
@@ -140,11 +153,11 @@ def desired(
         neighbours = actual.neighbours
     else:
         entries = _entries(cluster, links, drains, actual)
-        neighbours = _neighbours(cluster, {entry.connection for entry in entries.values()})
+        neighbours = _neighbours(cluster, entries, before)
     return DataPlane(
         filters=_filters(cluster, links, entries, actual),
         links=entries,
-        targets=_targets(entries, {link.slot: link.pod_uid for link in links}),
+        targets=_targets(_serving(entries, links), before),
         neighbours=neighbours,
     )
 
@@ -205,17 +218,18 @@ def _entries(
     cluster: Cluster, links: Sequence[HostLink], drains: Mapping[str, Drain], actual: DataPlane
 ) -> dict[int, LinkEntry]:
     newest = {(link.pod_uid, link.interface): link for link in sorted(links, key=lambda link: link.ifindex)}
-    current = frozenset(newest.values())
+    current = {link.ifindex for link in newest.values()}
     states = _states(cluster, newest.values(), drains)
-    attachments = _attachments(cluster)
     entries = {}
     for link in links:
         replica = cluster.replicas.get(link.pod_uid)
         if replica:
-            attached = attachments.get((replica.namespace, replica.chain, replica.stage, link.interface))
-            state = states[replica.uid] if link in current else LinkState.GONE
+            chain = cluster.chain_of(replica)
+            attached = chain.attachments.get((replica.stage, link.interface)) if chain else None
+            state = states[replica.uid] if link.ifindex in current else LinkState.GONE
             if attached:
-                entries[link.slot] = LinkEntry(link.ifindex, *attached, state, link.paired)
+                connection, side = attached
+                entries[link.slot] = LinkEntry(link.ifindex, connection.number, side, state, link.paired)
         else:
             # The pod was deleted and its link is about to follow, or the link is so new that the pod was not heard of.
             before = actual.links.get(link.slot)
@@ -237,17 +251,6 @@ def _states(cluster: Cluster, links: Iterable[HostLink], drains: Mapping[str, Dr
 def _passes(replica: Replica, links: Sequence[HostLink]) -> bool:
     """No interface of the replica is missing or down: what comes in on one could not go out on another."""
     return replica.interfaces <= {link.interface for link in links} and all(link.up for link in links)
-
-
-def _attachments(cluster: Cluster) -> dict[tuple[str, str, str, str], tuple[int, Side]]:
-    """(namespace, chain, stage, interface) → cross-connection number and side, for the chains of this node."""
-    used = {(replica.namespace, replica.chain) for replica in cluster.replicas.values()}
-    return {
-        (*key, end.stage, end.interface): (connection.number, side)
-        for key in used & cluster.chains.keys()
-        for connection in cluster.chains[key].cross_connections
-        for side, end in ((side, connection.end(side)) for side in Side)
-    }
 
 
 def _drained_state(drain: Drain) -> LinkState:
@@ -272,32 +275,57 @@ def _filters(
     return filters
 
 
-def _targets(entries: Mapping[int, LinkEntry], identities: Mapping[int, str]) -> dict[tuple[int, Side], bytes]:
-    return {key: maglev.table(found) for key, found in _on_sides(entries, identities, LinkState.SERVING).items()}
+def _targets(serving: Mapping[SideKey, Replicas], before: State) -> dict[SideKey, bytes]:
+    earlier = _serving(before.plane.links, before.links)
+    tables = before.plane.targets
+    return {
+        key: tables[key] if key in tables and earlier.get(key) == replicas else maglev.table(replicas)
+        for key, replicas in serving.items()
+    }
 
 
-def likely_targets(state: State) -> Iterator[tuple[tuple[str, int], ...]]:
-    """The replicas of each side after the next event, if that concerns one replica: one leaves, or one joins."""
+def _serving(entries: Mapping[int, LinkEntry], links: Iterable[HostLink]) -> dict[SideKey, Replicas]:
+    return _on_sides(entries, {link.slot: link.pod_uid for link in links}, LinkState.SERVING)
+
+
+def likely_targets(state: State) -> Sequence[tuple[tuple[str, int], ...]]:
+    """The replicas of each side after the next event, if that concerns one replica: one leaves, or one joins. None when
+    that could be more than are worth making ahead."""
     identities = {link.slot: link.pod_uid for link in state.links}
+    serving = _on_sides(state.plane.links, identities, LinkState.SERVING)
+    if sum(map(len, serving.values())) > MOST_FORESEEN:
+        return ()
     wired = _on_sides(state.plane.links, identities, LinkState.WIRED)
-    for key, serving in _on_sides(state.plane.links, identities, LinkState.SERVING).items():
-        if len(serving) <= FORESEEN:
-            yield from ((*serving, one) for one in wired.get(key, ()))
-            yield from (tuple(other for other in serving if other != one) for one in serving if len(serving) > 1)
+    return tuple(_after_the_next_event(serving, wired))
+
+
+def _after_the_next_event(
+    serving: Mapping[SideKey, Replicas], wired: Mapping[SideKey, Replicas]
+) -> Iterator[tuple[tuple[str, int], ...]]:
+    for key, replicas in serving.items():
+        if len(replicas) <= FORESEEN:
+            yield from ((*replicas, one) for one in wired.get(key, ()))
+            yield from (tuple(other for other in replicas if other != one) for one in replicas if len(replicas) > 1)
 
 
 def _on_sides(
     entries: Mapping[int, LinkEntry], identities: Mapping[int, str], state: LinkState
-) -> dict[tuple[int, Side], list[tuple[str, int]]]:
+) -> dict[SideKey, Replicas]:
     """(identity, slot) of the links in this state, by cross-connection and side."""
-    found: dict[tuple[int, Side], list[tuple[str, int]]] = defaultdict(list)
+    found: dict[SideKey, Replicas] = defaultdict(list)
     for slot, entry in entries.items():
         if entry.state == state and slot in identities:
             found[entry.connection, entry.side].append((identities[slot], slot))
     return found
 
 
-def _neighbours(cluster: Cluster, numbers: set[int]) -> dict[tuple[int, Side, str], str]:
+def _neighbours(
+    cluster: Cluster, entries: Mapping[int, LinkEntry], before: State
+) -> Mapping[tuple[int, Side, str], str]:
+    numbers = {entry.connection for entry in entries.values()}
+    known = before.cluster is not None and before.cluster.chains is cluster.chains
+    if known and numbers == _connections(before.plane):
+        return before.plane.neighbours
     return {
         (connection.number, side, address): mac
         for chain in cluster.chains.values()

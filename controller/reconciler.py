@@ -172,16 +172,16 @@ class Reconciler:
         links, actual = self._observe(verify)
         drains = self._drains(cluster, links)
         with self._datapath.succeeding(self._other_programs(links)):
-            plane, applied = self._apply(plan.desired(cluster, links, drains, actual), actual)
+            plane, applied = self._apply(plan.desired(cluster, links, drains, actual, self._state), actual)
         now = self._clock()
         advanced = {uid: self._advance(drain, links, plane, now) for uid, drain in drains.items()}
         if any(advanced[uid].ended and not drains[uid].ended for uid in drains):
-            plane, more = self._apply(plan.desired(cluster, links, advanced, plane), plane)
+            plane, more = self._apply(plan.desired(cluster, links, advanced, plane, self._state), plane)
             applied += more
         self._observed = links, plane
         self._publish(State(cluster, links, plane, advanced, woken_at, now))
-        for change in applied:
-            _log_change(change, cluster)
+        if applied:
+            _log_changes(applied, cluster.connection_names() if cluster else {})
 
     def count(self, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> None:
         """Counts the active sessions of the replicas that are out of the targets but not done."""
@@ -348,19 +348,20 @@ def _pod_of(drain_id: str, links: tuple[HostLink, ...]) -> str | None:
     return next((link.pod_uid for link in links if link.drain_id == drain_id), None)
 
 
-def _log_change(change: plan.Change, cluster: Cluster | None) -> None:
-    match change:
-        case plan.SetLink(slot, entry):
-            where = _shown(cluster, entry.connection, entry.side)
-            log.info("link set", extra={"slot": slot, "state": entry.state.name.lower(), **where})
-        case plan.ClearLink(slot):
-            log.info("link cleared", extra={"slot": slot})
-        case plan.SetTargets(connection, side, _):
-            log.info("targets set", extra=_shown(cluster, connection, side))
-        case plan.ClearTargets(connection, side):
-            log.info("targets cleared", extra=_shown(cluster, connection, side))
+def _log_changes(changes: Iterable[plan.Change], names_: Mapping[int, str]) -> None:
+    """`names_`: of the cross-connections, by number."""
 
+    def shown(number: int, side: Side) -> dict[str, str | int]:
+        return {"cross_connection": names_.get(number, number), "side": side.name.lower()}
 
-def _shown(cluster: Cluster | None, number: int, side: Side) -> dict[str, str | int]:
-    name = cluster.connection_name(number) if cluster else None
-    return {"cross_connection": name or number, "side": side.name.lower()}
+    for change in changes:
+        match change:
+            case plan.SetLink(slot, entry):
+                where = shown(entry.connection, entry.side)
+                log.info("link set", extra={"slot": slot, "state": entry.state.name.lower(), **where})
+            case plan.ClearLink(slot):
+                log.info("link cleared", extra={"slot": slot})
+            case plan.SetTargets(connection, side, _):
+                log.info("targets set", extra=shown(connection, side))
+            case plan.ClearTargets(connection, side):
+                log.info("targets cleared", extra=shown(connection, side))

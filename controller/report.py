@@ -13,7 +13,7 @@ from controller.plan import State
 from controller.replica import Replica
 from controller.turns import STEERED_AWAY, Turn
 from sfc import names
-from sfc.chain import Chain, InterfaceRef, Side
+from sfc.chain import Chain, Side
 
 REPORTER = "sfc-node"
 
@@ -129,7 +129,7 @@ def _condition(state: State, replica: Replica, chain: Chain | None, links: list[
         ended = "Drained", "no session left to wait for, or the deadline has passed"
         going = "Draining", "out of all targets; waiting for its sessions to end"
         return Condition(False, *(ended if drain.ended else going))
-    expected = {i.name for i in stage.interfaces if chain.attachment(InterfaceRef(stage.name, i.name))}
+    expected = {i.name for i in stage.interfaces if (stage.name, i.name) in chain.attachments}
     return _of_links(replica, expected, {link.interface: state.plane.links.get(link.slot) for link in links})
 
 

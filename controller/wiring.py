@@ -123,9 +123,11 @@ class PodWiring:
         return cni.result(request, pair.mac, interface, ipam)
 
     def delete(self, request: Request) -> None:
-        with _refusals_as_cni_errors(request):
-            self._links.delete(request.host_name)
-        _delegate(request)
+        with ThreadPoolExecutor(1, "ipam") as meanwhile:
+            released = meanwhile.submit(_delegate, request)
+            with _refusals_as_cni_errors(request):
+                self._links.delete(request.host_name)
+            released.result()
         self._on_change()
         log.info(
             "interface removed",

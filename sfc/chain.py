@@ -13,7 +13,7 @@ import hashlib
 import ipaddress
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any
 
@@ -126,6 +126,15 @@ class Chain:
     stages: tuple[Stage, ...]
     links: tuple[tuple[InterfaceRef, InterfaceRef], ...]
     """As (upstream, downstream); the default of consecutive stages is already applied."""
+    cross_connections: tuple[CrossConnection, ...] = field(init=False, compare=False, repr=False)
+    """One for each link."""
+    attachments: Mapping[tuple[str, str], tuple[CrossConnection, Side]] = field(init=False, compare=False, repr=False)
+    """(stage, interface) → the cross-connection that the interface belongs to, and its side there."""
+
+    def __post_init__(self) -> None:
+        """What follows from the links is derived once: the node agent asks for it at every pass."""
+        object.__setattr__(self, "cross_connections", tuple(self._cross_connections()))
+        object.__setattr__(self, "attachments", dict(self._attachments()))
 
     def stage(self, name: str) -> Stage | None:
         return next((s for s in self.stages if s.name == name), None)
@@ -134,25 +143,15 @@ class Chain:
         stage = self.stage(ref.stage)
         return stage.interface(ref.interface) if stage else None
 
-    @property
-    def cross_connections(self) -> tuple[CrossConnection, ...]:
-        return tuple(
-            CrossConnection(
-                name=f"{self.name}.{up}.{down}",
-                number=_number(self.uid, up, down),
-                upstream=up,
-                downstream=down,
-            )
-            for up, down in self.links
-        )
+    def _cross_connections(self) -> Iterator[CrossConnection]:
+        for up, down in self.links:
+            yield CrossConnection(f"{self.name}.{up}.{down}", _number(self.uid, up, down), upstream=up, downstream=down)
 
-    def attachment(self, ref: InterfaceRef) -> tuple[CrossConnection, Side] | None:
-        """The cross-connection an interface belongs to, and its side there; None when it is in no link."""
+    def _attachments(self) -> Iterator[tuple[tuple[str, str], tuple[CrossConnection, Side]]]:
         for connection in self.cross_connections:
             for side in Side:
-                if connection.end(side) == ref:
-                    return connection, side
-        return None
+                end = connection.end(side)
+                yield (end.stage, end.interface), (connection, side)
 
     def segment(self, start: InterfaceRef) -> frozenset[InterfaceRef]:
         """Interfaces in one layer-2 domain with `start`, itself included: across links, through transparent stages."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sfc import annotation, names
-from sfc.chain import Chain, Hook, InterfaceRef, Side, Stage
+from sfc.chain import Chain, Hook, Side, Stage
 from sfc.problem import shown
 from webhook import source_ports
 from webhook.model import Json, Malformed, at, elements, submapping
@@ -219,8 +219,8 @@ def _affinity(affinity: Json, place: Position) -> Json | None:
 
 def _neighbours(place: Position) -> list[str]:
     """Names of the stages at the other end of the stage's links."""
-    refs = [InterfaceRef(place.stage.name, interface.name) for interface in place.stage.interfaces]
-    attached = [found for ref in refs if (found := place.chain.attachment(ref))]
+    ends = [(place.stage.name, interface.name) for interface in place.stage.interfaces]
+    attached = [found for end in ends if (found := place.chain.attachments.get(end))]
     return sorted({connection.end(Side(side).other).stage for connection, side in attached})
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from controller import maglev
 from controller.drain import Drain
-from controller.model import DataPlane, LinkState
+from controller.model import DataPlane, LinkEntry, LinkState
 from controller.plan import (
     AttachFilter,
     ClearLink,
@@ -251,3 +251,35 @@ def test_the_tables_after_the_next_event_are_foreseen() -> None:
 
     sides = (CLIENT_FIREWALL, Side.DOWNSTREAM), (FIREWALL_NAT, Side.UPSTREAM)
     assert {plane.targets[side] for plane in (joined, left) for side in sides} <= foreseen
+
+
+def test_no_table_is_foreseen_on_a_node_with_more_replicas_than_the_cache_could_hold() -> None:
+    entries = {slot: LinkEntry(slot, slot // 2, Side(slot % 2), LinkState.SERVING) for slot in range(2, 600)}
+    links = tuple(link(slot, f"pod-{slot}", "left") for slot in entries)
+
+    assert likely_targets(State(TWO_FIREWALLS, links, DataPlane(links=entries))) == ()
+
+
+def test_what_was_planned_before_saves_work_and_changes_nothing() -> None:
+    plane = desired(TWO_FIREWALLS, ALL, {}, DataPlane())
+    before = State(TWO_FIREWALLS, ALL, plane)
+
+    same = desired(TWO_FIREWALLS, ALL, {}, plane, before)
+    drained = desired(TWO_FIREWALLS, ALL, draining("firewall-1"), plane, before)
+    elsewhere = desired(replace(TWO_FIREWALLS, chains={}), ALL, {}, plane, before)
+
+    assert same == plane
+    assert all(same.targets[side] is plane.targets[side] for side in plane.targets)
+    assert same.neighbours is plane.neighbours
+    assert drained == desired(TWO_FIREWALLS, ALL, draining("firewall-1"), plane)
+    assert elsewhere == desired(replace(TWO_FIREWALLS, chains={}), ALL, {}, plane)
+
+
+def test_a_slot_that_another_replica_got_makes_another_table() -> None:
+    plane = desired(TWO_FIREWALLS, ALL, {}, DataPlane())
+    moved = (CLIENT, replace(LEFT, slot=6), RIGHT, LEFT2, RIGHT2)
+
+    after = desired(TWO_FIREWALLS, moved, {}, plane, State(TWO_FIREWALLS, ALL, plane))
+
+    assert after == desired(TWO_FIREWALLS, moved, {}, plane)
+    assert after.targets != plane.targets

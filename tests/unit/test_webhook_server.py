@@ -36,7 +36,7 @@ from webhook import app, certificate, connection
 from webhook import review as review_module
 from webhook.cluster import Cluster
 from webhook.model import Decision
-from webhook.server import Servers, aged
+from webhook.server import Servers, _shared, aged
 
 KEY = b"drain key of the tests, 32 bytes"
 
@@ -152,6 +152,13 @@ def nat_pod() -> dict[str, Any]:
         "metadata": {"generateName": "nat-7d-", "labels": {"sfc.dev/chain": "edge", "sfc.dev/stage": "nat"}},
         "spec": {"containers": [{"name": "nat", "image": "nat"}]},
     }
+
+
+def test_the_end_of_an_answer_does_not_wait_for_an_acknowledgement() -> None:
+    with _shared(("127.0.0.1", 0)) as listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_pod_is_patched_into_a_replica_of_its_stage(running: Running) -> None:

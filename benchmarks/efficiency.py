@@ -1,0 +1,79 @@
+"""What scaling one stage asks of the cluster, and what scaling the whole chain would (the paper, V.A and Fig. 4).
+
+The firewall goes from 1 to 10 replicas, once alone and once with the rest of the chain, on a real Kubernetes; each time
+all replicas are Ready, the milliCPU that the running pods request are read from the API server and added.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cluster import bring_up, kubectl, take_down, until
+from benchmarks.report import QUICK, Report, Spread, machine, ratio
+
+STAGES = ("firewall", "policer", "gateway")
+MOST = 3 if QUICK else 10
+NODES = 3
+"""Each kubelet counts the machine's CPUs as its own; ten whole chains ask for 4.5."""
+SCALE_SECONDS = 120.0
+UNIT = "requested milliCPU"
+STAGE, CHAIN = "the firewall alone", "the whole chain"
+NOTES = ("Read from the pods of a real cluster; the figures are sums of requests, so there is no spread.",)
+
+
+def main() -> None:
+    try:
+        bring_up(Path(__file__).with_suffix(".yaml"), "efficiency", NODES)
+        described = machine()
+        figures = {name(way, n): [float(total)] for way, n, total in _scaled()}
+    finally:
+        take_down()
+    ratios = {f"{STAGE}/{CHAIN}, {n} replicas": _ratio(figures, n) for n in (1, MOST)}
+    Report("efficiency", described, {UNIT: figures}, ratios, {}, NOTES, {"most": MOST}).publish()
+
+
+def name(way: str, replicas: int) -> str:
+    return f"{way}, {replicas}"
+
+
+def _ratio(figures: Mapping[str, list[float]], replicas: int) -> Spread:
+    return ratio(figures, name(STAGE, replicas), name(CHAIN, replicas))
+
+
+def _scaled() -> Iterator[tuple[str, int, int]]:
+    """Up with the firewall alone, down with all."""
+    for replicas in range(1, MOST + 1):
+        yield STAGE, replicas, _requested({"firewall": replicas, "policer": 1, "gateway": 1})
+    for replicas in range(MOST, 0, -1):
+        yield CHAIN, replicas, _requested(dict.fromkeys(STAGES, replicas))
+
+
+def _requested(replicas: Mapping[str, int]) -> int:
+    """Scales; the milliCPU that the pods request when all are Ready."""
+    for stage, wanted in replicas.items():
+        kubectl("--namespace=efficiency", "scale", f"deployment/{stage}", f"--replicas={wanted}")
+    until(lambda: _serving() == replicas, f"{replicas} Ready", SCALE_SECONDS)
+    return sum(_milli(c["resources"]["requests"]["cpu"]) for pod in _pods() for c in pod["spec"]["containers"])
+
+
+def _serving() -> dict[str, int]:
+    found = dict.fromkeys(STAGES, 0)
+    for pod in _pods():
+        conditions = {c["type"]: c["status"] for c in pod["status"].get("conditions", ())}
+        if conditions.get("Ready") == "True":
+            found[pod["metadata"]["labels"]["app"]] += 1
+    return found
+
+
+def _pods() -> list[dict[str, Any]]:
+    """Of the functions; those on their way out hold nothing that another could not have."""
+    selector = f"--selector=app in ({','.join(STAGES)})"
+    pods = json.loads(kubectl("--namespace=efficiency", "get", "pods", selector, "--output=json"))["items"]
+    return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+
+
+def _milli(quantity: str) -> int:
+    return int(quantity[:-1]) if quantity.endswith("m") else 1000 * int(quantity)

@@ -1,0 +1,92 @@
+"""How the node agent and its program do as a node fills: cross-connections, replicas a side, sessions.
+
+The agent, in a process of its own for each size, is told in full_node.py. The program: nanoseconds a packet under
+BPF_PROG_TEST_RUN while each run is of the next of so many sessions (renew.h).
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from benchmarks import full_node
+from benchmarks.bpffs import private_bpffs
+from benchmarks.report import QUICK, Report, Spread, Target, machine
+from controller import maglev
+from controller.datapath import Datapath
+from controller.model import LinkEntry, LinkState
+from sfc.chain import Side
+from tests.bpf.frames import tcp
+from tests.bpf.node import CONNECTION, IFINDEX, TC_ACT_REDIRECT, test_run
+
+HERE = Path(__file__).resolve().parent
+ROUNDS = 1 if QUICK else 3
+SIZES = ((1, 16), (10, 16), (100, 16), (1000, 16), (1, 1), (1, 4), (1, 64), (1, 256), (1000, 2))
+"""(cross-connections, replicas a side)"""
+SESSIONS = (1 << 10, 1 << 14, 1 << 17, 1 << 20)
+FULL = (1000, 16)
+TARGETS = {
+    "cold, 1,000 × 16, s": Target(5.0, at_most=True),
+    "one change, 1,000 × 16, ms": Target(10.0, at_most=True),
+    "resident, 1,000 × 16, MB": Target(250.0, at_most=True),
+}
+PACKET = "ns per packet"
+NOTES = (
+    "Sizes are cross-connections × replicas a side. Links and cluster are values here: netlink and the API server are "
+    "not contained.",
+    "Resident is all of the process, the compiler that made the program included; maps are the kernel's memory.",
+)
+
+
+def main() -> None:
+    described = machine()
+    figures: dict[str, dict[str, list[float]]] = {unit: {} for unit in (*full_node.UNITS, PACKET)}
+    for number in range(ROUNDS):
+        for connections, replicas in SIZES:
+            for unit, value in _in_own_process(connections, replicas).items():
+                figures[unit].setdefault(size(connections, replicas), []).append(value)
+        for sessions, nanoseconds in _packets():
+            figures[PACKET].setdefault(f"{sessions:,}", []).append(nanoseconds)
+        print(f"round {number + 1} of {ROUNDS}", flush=True)
+    told = dict(zip(TARGETS, (full_node.COLD, full_node.CHANGE, full_node.RESIDENT), strict=True))
+    ratios = {name: Spread.of(figures[unit][size(*FULL)]) for name, unit in told.items()}
+    Report("scale", described, figures, ratios, TARGETS, NOTES).publish()
+
+
+def size(connections: int, replicas: int) -> str:
+    return f"{connections:,} × {replicas:,}"
+
+
+def _in_own_process(connections: int, replicas: int) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.full_node", str(connections), str(replicas)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{connections} × {replicas}: {done.stderr[-2000:]}")
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _packets() -> Iterator[tuple[int, float]]:
+    """Of known sessions in turn, by how many there are."""
+    for sessions in SESSIONS:
+        with private_bpffs() as bpffs, ExitStack() as cleanup:
+            flags = ["-include", f"{HERE}/renew.h", "-DRENEW_SESSION", f"-DRENEW_AMONG={sessions}"]
+            datapath = Datapath.open(bpffs / "v1", 2 * sessions, flags)
+            cleanup.callback(datapath.close)
+            cleanup.callback(datapath.unpin)
+            for slot, side in ((1, Side.UPSTREAM), (2, Side.DOWNSTREAM)):
+                datapath.set_link(slot, LinkEntry(IFINDEX, CONNECTION, side, LinkState.SERVING))
+                datapath.set_targets(CONNECTION, side, maglev.table([("replica", slot)]))
+            frame = bytes(tcp(Side.UPSTREAM))
+            test_run(datapath.program_fd, 1, frame, sessions)
+            remembered = datapath.remembered()
+            if remembered != sessions:
+                raise RuntimeError(f"{remembered} sessions are remembered, not {sessions}")
+            action, _, nanoseconds = test_run(datapath.program_fd, 1, frame, max(sessions, 100_000))
+            if action != TC_ACT_REDIRECT:
+                raise RuntimeError(f"the program returned {action} instead of {TC_ACT_REDIRECT}")
+            yield sessions, nanoseconds

@@ -1,0 +1,102 @@
+"""docs/evaluation.md: what the sections make of the results, and the machine they were taken on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluation import plots
+from evaluation.sections import SECTIONS, Part, Results, Table, verdicts
+
+NAME = "evaluation"
+
+HEAD = """# Evaluation
+
+The evaluation of the paper ("Enabling Scalable SFCs in Kubernetes with eBPF-based Cross-Connections", Monaco et al.,
+IEEE NFV-SDN 2022), repeated with this project on one machine, and what the paper left open. `make evaluation` runs what
+has no result yet and writes this page (as root; at most 30 minutes; `QUICK=1`: a look, in 5); `ANEW=all` or
+`ANEW="NAME …"` repeats. Sentences with figures are made from the results in `build/evaluation/`, where the raw rounds
+are, too.
+
+Alternatives take turns within each round. Figures are medians over the rounds, with quartiles in brackets; a ratio is
+formed within a round. What is absolute holds for this machine alone.
+"""
+
+
+def write(results: Path, docs: Path) -> None:
+    found = dict(_read(results))
+    pictures = docs / NAME
+    pictures.mkdir(exist_ok=True)
+    for old in pictures.glob("*.svg"):
+        old.unlink()
+    text = "\n".join(_lines(found, pictures))
+    (docs / f"{NAME}.md").write_text(text.rstrip() + "\n")
+
+
+def _read(results: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for section in SECTIONS:
+        for name in section.experiments:
+            path = results / f"{name}.json"
+            if path.exists():
+                yield name, json.loads(path.read_text())
+
+
+def _lines(found: Results, pictures: Path) -> Iterator[str]:
+    yield HEAD
+    if quick := [name for name, content in found.items() if content["quick"]]:
+        yield f"**A quick look, with few rounds and little weight: {', '.join(quick)}.**\n"
+    yield from _targets(found)
+    for section in SECTIONS:
+        yield f"## {section.title}\n"
+        if missing := [name for name in section.experiments if name not in found]:
+            yield f"No result yet: {', '.join(missing)}.\n"
+        else:
+            for part in section.parts(found):
+                yield from _part(part, pictures)
+    yield from _machine(found)
+
+
+def _targets(found: Results) -> Iterator[str]:
+    """All of them at one glance."""
+    rows = [
+        (experiment, each.figure, each.found, each.target, "met" if each.met else "**missed**")
+        for experiment, content in found.items()
+        for each in verdicts(content)
+    ]
+    yield "## Targets\n"
+    yield from _table(Table(("experiment", "figure", "found", "target", ""), rows))
+
+
+def _part(part: Part, pictures: Path) -> Iterator[str]:
+    if part.draws:
+        plots.save(pictures / f"{part.name}.svg", part.draws)
+        yield f"![{part.name}]({NAME}/{part.name}.svg)\n"
+    yield f"{part.says}\n"
+    for table in part.tables:
+        yield from _table(table)
+
+
+def _table(table: Table) -> Iterator[str]:
+    yield _row(table.header)
+    yield _row(["---", *["--:"] * (len(table.header) - 1)])
+    yield from map(_row, table.rows)
+    yield ""
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _machine(found: Results) -> Iterator[str]:
+    machines = {name: content["machine"] for name, content in found.items()}
+    yield "## The machine\n"
+    kinds = {(m["cpu"], m["cpus"], m["kernel"], m["bpf_jit"]) for m in machines.values()}
+    for cpu, cpus, kernel, jit in sorted(kinds):
+        yield f"{cpu}, {cpus} CPUs, Linux {kernel}, BPF JIT {jit}.\n"
+    yield "A load above what an experiment makes by itself means that other work ran beside it.\n"
+    rows = [
+        (name, str(m["started"]), f"{m['load_before']:.1f}", f"{m['load_after']:.1f}") for name, m in machines.items()
+    ]
+    yield from _table(Table(("experiment", "began", "load before", "load after"), rows))

@@ -1,0 +1,163 @@
+"""How plots look: units on the axes, from zero or (lines) logarithmic, told apart without colour, always alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+from benchmarks.report import Spread
+
+matplotlib.use("svg")
+from matplotlib import pyplot, ticker
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's, which the colour-blind tell apart."""
+MARKERS = "osD^vPX"
+HATCHES = ("", "///", "...", "xxx", "\\\\\\", "ooo", "++")
+STYLE = {
+    "svg.hashsalt": "sfc",
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "savefig.facecolor": "white",
+}
+
+Draw = Callable[[Any], None]
+"""Draws into matplotlib axes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    title: str
+    x: str
+    y: str
+    """Labels with their units."""
+    log_x: bool = False
+    log_y: bool = False
+    bound: tuple[float, str] | None = None
+    """A target, and what it is called."""
+
+
+def save(path: Path, draws: Sequence[Draw]) -> None:
+    """The panels side by side, as SVG."""
+    with pyplot.rc_context(STYLE):
+        figure, panels = pyplot.subplots(1, len(draws), figsize=size(draws), squeeze=False)
+        for axes, draw in zip(panels[0], draws, strict=True):
+            draw(axes)
+        figure.savefig(path, metadata={"Date": None})
+        pyplot.close(figure)
+
+
+def size(draws: Sequence[Draw]) -> tuple[float, float]:
+    """Inches; a single panel is wide, too."""
+    return max(9.0, 5.5 * len(draws)), 4.6
+
+
+def lines(plane: Plane, series: Mapping[str, Mapping[int, Spread]]) -> Draw:
+    """Medians with quartiles, by place on the x axis."""
+
+    def draw(axes: Any) -> None:
+        for index, (label, points) in enumerate(series.items()):
+            medians = [point.median for point in points.values()]
+            below = [point.median - point.low for point in points.values()]
+            above = [point.high - point.median for point in points.values()]
+            axes.errorbar(
+                list(points),
+                medians,
+                yerr=[below, above],
+                label=label,
+                color=COLOURS[index],
+                marker=MARKERS[index],
+                capsize=3,
+                markersize=max(9 - 2 * index, 4),
+            )
+        ticks = sorted({place for points in series.values() for place in points})
+        _prepare(axes, plane)
+        axes.set_xticks(ticks, [f"{tick:,d}" for tick in ticks])
+        _legend(axes, len(series))
+
+    return draw
+
+
+def bars(plane: Plane, groups: Mapping[str, Mapping[str, Spread]]) -> Draw:
+    """Medians with quartiles: groups along the x axis, the same series in each."""
+
+    def draw(axes: Any) -> None:
+        names = list(dict.fromkeys(name for group in groups.values() for name in group))
+        width = 0.8 / len(names)
+        for index, name in enumerate(names):
+            present = {place: group[name] for place, group in enumerate(groups.values()) if name in group}
+            axes.bar(
+                [place + (index - (len(names) - 1) / 2) * width for place in present],
+                [point.median for point in present.values()],
+                width,
+                yerr=[
+                    [point.median - point.low for point in present.values()],
+                    [point.high - point.median for point in present.values()],
+                ],
+                label=name,
+                color=COLOURS[index],
+                hatch=HATCHES[index],
+                edgecolor="white",
+                capsize=3,
+            )
+        axes.set_xticks(range(len(groups)), list(groups))
+        axes.grid(axis="x", visible=False)
+        _prepare(axes, plane)
+        _legend(axes, len(names))
+
+    return draw
+
+
+def steps(plane: Plane, spreads: Mapping[str, Spread]) -> Draw:
+    """Medians with quartiles, one above the other: the first on top."""
+
+    def draw(axes: Any) -> None:
+        upwards = list(spreads.items())[::-1]
+        for place, (_, spread) in enumerate(upwards):
+            axes.plot([spread.low, spread.high], [place, place], color=COLOURS[0], linewidth=6, alpha=0.4)
+            axes.plot(spread.median, place, marker="D", color=COLOURS[0])
+            axes.annotate(
+                f"{spread.median:,.1f}", (spread.high, place), (6, -4), textcoords="offset points", fontsize=9
+            )
+        axes.set_yticks(range(len(upwards)), [label.replace(" → ", " →\n") for label, _ in upwards], fontsize=9)
+        axes.grid(axis="y", visible=False)
+        _prepare(axes, plane)
+        axes.set_ylim(-0.6, len(spreads) - 0.4)
+        axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
+
+    return draw
+
+
+def _legend(axes: Any, entries: int) -> None:
+    """Below, where it hides nothing."""
+    if entries > 1:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=min(entries, 6))
+
+
+def _prepare(axes: Any, plane: Plane) -> None:
+    axes.set_title(plane.title)
+    axes.set_xlabel(plane.x)
+    axes.set_ylabel(plane.y)
+    if plane.bound:
+        value, label = plane.bound
+        axes.axhline(value, color="black", linestyle="--", linewidth=1)
+        axes.text(0.02, value, label, transform=axes.get_yaxis_transform(), verticalalignment="bottom")
+    if plane.log_x:
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(ticker.NullLocator())
+    if plane.log_y:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
+        axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+    else:
+        axes.set_ylim(bottom=0)

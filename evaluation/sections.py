@@ -1,0 +1,347 @@
+"""What each section of the page tells: its plots, their tables, and sentences made from the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks import cni, efficiency, forwarding, full_node, program, redirection, scale
+from benchmarks.report import Spread
+from evaluation import plots
+from evaluation.plots import Draw, Plane
+
+Results = Mapping[str, Mapping[str, Any]]
+"""By experiment, as its benchmark wrote it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    name: str
+    """Of the picture's file, too."""
+    draws: Sequence[Draw]
+    says: str
+    tables: Sequence[Table]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    title: str
+    experiments: Sequence[str]
+    parts: Callable[[Results], Iterator[Part]]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a target has come to."""
+
+    figure: str
+    found: str
+    target: str
+    met: bool
+
+
+def verdicts(content: Mapping[str, Any]) -> Iterator[Verdict]:
+    """Of any benchmark's result."""
+    for name, target in content.get("targets", {}).items():
+        yield Verdict(name, f"{content['ratios'][name]:.3f}", target, name not in content["missed"])
+    for name, found in content.get("p99_ms", {}).items():
+        target = f"≤ {content['target_ms']:g}"
+        yield Verdict(
+            f"{name}, our own part, ms at the 99th percentile", f"{found:.2f}", target, name not in content["missed"]
+        )
+    for name in ("lost", "broken"):
+        if name in content.get("totals", {}):
+            found = content["totals"][name]
+            yield Verdict(f"{name} in all events", f"{found:,}", "0", found == 0)
+
+
+def _spreads(content: Mapping[str, Any], unit: str) -> dict[str, Spread]:
+    return {name: Spread.of(values) for name, values in content["rounds"][unit].items()}
+
+
+def _redirection(results: Results) -> Iterator[Part]:
+    spreads = _spreads(results["redirection"], redirection.UNIT)
+    for room in redirection.ROOMS:
+        series = {
+            event: {
+                way: {n: spreads[redirection.name(way, event, room, n)] for n in redirection.REPLICAS}
+                for way in redirection.WAYS
+            }
+            for event in redirection.EVENTS
+        }
+        titles = {"out": "one replica more", "in": "one replica less"}
+        yield Part(
+            f"redirection-{room.replace(' ', '-')}",
+            [
+                plots.lines(
+                    Plane(
+                        f"{titles[event]}, {room}", "replicas, the lesser number", "sessions that move, %", log_x=True
+                    ),
+                    ways,
+                )
+                for event, ways in series.items()
+            ],
+            f"With {room}: {_redirection_says(series)}",
+            [
+                Table(
+                    ("replicas", *redirection.WAYS),
+                    [
+                        (_scaling(event, n), *(_shown(ways[way][n]) for way in redirection.WAYS))
+                        for event, ways in series.items()
+                        for n in redirection.REPLICAS
+                    ],
+                )
+            ],
+        )
+
+
+def _redirection_says(series: Mapping[str, Mapping[str, Mapping[int, Spread]]]) -> str:
+    told = []
+    for way in redirection.WAYS:
+        found = [
+            (ways[way][n].median, _scaling(event, n)) for event, ways in series.items() for n in redirection.REPLICAS
+        ]
+        share, where = max(found)
+        told.append(f"{way} moves {f'{share:.1f} % of the sessions at the worst ({where})' if share else 'no session'}")
+    return f"{'; '.join(told)}."
+
+
+def _scaling(event: str, replicas: int) -> str:
+    return f"{replicas} → {replicas + 1}" if event == "out" else f"{replicas + 1} → {replicas}"
+
+
+def _shown(spread: Spread) -> str:
+    return f"{_number(spread.median)} ({_number(spread.low)} … {_number(spread.high)})"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
+
+
+def _efficiency(results: Results) -> Iterator[Part]:
+    content = results["efficiency"]
+    spreads = _spreads(content, efficiency.UNIT)
+    counts = range(1, content["most"] + 1)
+    ways = (efficiency.STAGE, efficiency.CHAIN)
+    series = {way: {n: spreads[efficiency.name(way, n)] for n in counts} for way in ways}
+    stage, chain = (series[way][counts[-1]].median for way in ways)
+    yield Part(
+        "efficiency",
+        [plots.lines(Plane("Fig. 4 of the paper", "firewalls", "requested milliCPU"), series)],
+        f"With {counts[-1]} firewalls, scaling the stage asks the cluster for {stage:,.0f} milliCPU, scaling the whole "
+        f"chain for {chain:,.0f}: {100 * (1 - stage / chain):.0f} % less. Read from the pods of a real cluster.",
+        [Table(("firewalls", *ways), [(str(n), *(f"{series[way][n].median:,.0f}" for way in ways)) for n in counts])],
+    )
+
+
+def _throughput(results: Results) -> Iterator[Part]:
+    content = results["forwarding"]
+    for kind, title in (("tcp", "TCP, one connection"), ("pps", "64-byte packets"), ("p50", "Round trip")):
+        spreads = _spreads(content, forwarding.UNITS[kind])
+        groups: dict[str, dict[str, Spread]] = {}
+        for label, spread in spreads.items():
+            hops, found, join = label.partition(", ")
+            if found:
+                groups.setdefault(hops, {})[join] = spread
+        unit = forwarding.UNITS[kind].removeprefix("TCP, ").removeprefix("64-byte packets, ")
+        yield Part(
+            f"forwarding-{kind}",
+            [plots.bars(Plane(title, "", unit), groups)],
+            _throughput_says(kind, content, groups),
+            [
+                Table(
+                    ("way", *groups),
+                    [
+                        (join, *(_shown(group[join]) for group in groups.values()))
+                        for join in next(iter(groups.values()))
+                    ],
+                )
+            ],
+        )
+
+
+def _throughput_says(kind: str, content: Mapping[str, Any], groups: Mapping[str, Mapping[str, Spread]]) -> str:
+    if kind == "p50":
+        added = _spreads(content, forwarding.UNITS["hop"])
+        told = [f"{label} {spread.median:.1f} µs" for label, spread in added.items() if label.startswith("1 hop")]
+        return f"Added to the round trip of a direct veth pair, by one hop: {'; '.join(told).replace('1 hop, ', '')}."
+    told = [
+        f"{spread['median']:.2f} ({spread['low']:.2f} … {spread['high']:.2f}) of {name.partition('/')[2]}"
+        for name, spread in content["spread"].items()
+        if name.startswith(f"{kind}.ours/")
+    ]
+    return f"Ours, over one hop, reaches {'; '.join(told)}."
+
+
+def _program(results: Results) -> Iterator[Part]:
+    content = results["program"]
+    spreads = _spreads(content, "ns per packet")
+    per_session = _spreads(results["scale"], scale.PACKET)
+    few, *_, many = per_session
+    yield Part(
+        "program",
+        [
+            plots.bars(
+                Plane("BPF_PROG_TEST_RUN", "", "ns per packet"), {_wrapped(n): {"": s} for n, s in spreads.items()}
+            )
+        ],
+        f"A packet of a known session costs {spreads[program.OURS].median:.0f} ns in the program, "
+        f"{content['ratios']['ours/floor']:.2f} times what the floor program costs.",
+        [_plain("packet", "ns", spreads)],
+    )
+    yield Part(
+        "sessions",
+        [
+            plots.lines(
+                Plane("Known sessions in turn", "sessions in the table", "ns per packet", log_x=True),
+                {"ours": {int(name.replace(",", "")): spread for name, spread in per_session.items()}},
+            )
+        ],
+        f"With {many} sessions instead of {few}, each packet of another one, a packet costs "
+        f"{per_session[many].median:.0f} ns instead of {per_session[few].median:.0f}: what the caches no longer hold.",
+        [_plain("sessions", "ns per packet", per_session)],
+    )
+
+
+def _scale(results: Results) -> Iterator[Part]:
+    content = results["scale"]
+    found = {unit: _spreads(content, unit) for unit in full_node.UNITS}
+    by_connections = {c: scale.size(c, r) for c, r in scale.SIZES if r == scale.FULL[1]}
+    by_replicas = {r: scale.size(c, r) for c, r in sorted(scale.SIZES) if c == 1}
+    for name, x, sizes in (
+        ("connections", f"cross-connections, {scale.FULL[1]} replicas a side", by_connections),
+        ("replicas", "replicas a side, one cross-connection", by_replicas),
+    ):
+        last = list(sizes.values())[-1]
+        yield Part(
+            f"scale-{name}",
+            [
+                plots.lines(
+                    Plane(unit.rpartition(", ")[0], x, unit.rpartition(", ")[2], log_x=True, log_y=True, bound=bound),
+                    {"ours": {n: found[unit][size] for n, size in sizes.items()}},
+                )
+                for unit, bound in ((full_node.COLD, (5, "target: 5 s")), (full_node.CHANGE, (10, "target: 10 ms")))
+            ],
+            f"At {last}, an agent that finds nothing has written all after {found[full_node.COLD][last].median:.2f} s; "
+            f"one replica's change is written after {found[full_node.CHANGE][last].median:.1f} ms; the agent holds "
+            f"{found[full_node.RESIDENT][last].median:.0f} MB.",
+            [],
+        )
+    every = [scale.size(*each) for each in scale.SIZES]
+    yield Part(
+        "",
+        [],
+        "All sizes, as cross-connections × replicas a side. A node has 4,095 slots for links: 1,000 × 2 is what one "
+        "can hold, and 1,000 × 16, 32,000 links, is measured with larger maps and links that are values. The time of a "
+        "pass grows with the links of the node, for it plans them all; that of the first with the tables to make.",
+        [Table(("size", *full_node.UNITS), [(size, *(_shown(found[unit][size]) for unit in found)) for size in every])],
+    )
+
+
+def _cni(results: Results) -> Iterator[Part]:
+    content = results["cni"]
+    units = (cni.ADD, cni.DEL)
+    found = {unit[:3]: _spreads(content, unit) for unit in units}
+    told = [
+        f"{command} through ours takes {of[cni.OURS].median:.1f} ms, through ptp {of[cni.PEER].median:.1f} "
+        f"({content['ratios'][f'{command}, sfc/ptp']:.2f} times)"
+        for command, of in found.items()
+    ]
+    parts = _spreads(content, cni.PARTS)
+    named = [f"{name} {spread.median:.1f} ms" for name, spread in parts.items()]
+    yield Part(
+        "cni",
+        [plots.bars(Plane("CNI calls, the same IPAM plugin", "", "ms"), found)],
+        f"{'; '.join(told)}. Of ours, taken alone: {', '.join(named)}; the rest is netlink and the agent's own work.",
+        [Table(("way", *found), [(way, *(_shown(of[way]) for of in found.values())) for way in (cni.OURS, cni.PEER)])],
+    )
+
+
+def _reaction(results: Results) -> Iterator[Part]:
+    content = results["reaction"]
+    for what, phases in content["phases"].items():
+        spreads = {name: Spread.of(phase["all_ms"]) for name, phase in phases.items()}
+        whole = list(phases)[-1]
+        yield Part(
+            f"reaction-{what}",
+            [plots.steps(Plane(f"{what}, {content['repetitions'][what]} times", "ms", "", log_x=True), spreads)],
+            f"Of the {phases[whole]['median_ms']:.0f} ms from {whole.replace(' → ', ' to ')}, our own part is "
+            f"{content['median_ms'][what]:.2f} ms at the median and {content['p99_ms'][what]:.2f} ms at the 99th "
+            "percentile.",
+            [
+                Table(
+                    ("phase", "median, ms", "99th percentile, ms"),
+                    [(n, f"{p['median_ms']:.2f}", f"{p['p99_ms']:.2f}") for n, p in phases.items()],
+                )
+            ],
+        )
+
+
+def _loss(results: Results) -> Iterator[Part]:
+    content = results["events"]
+    totals = content["totals"]
+    columns = [name for name in ("sent", "received", "lost", "duplicated", "reordered", "moved") if name in totals]
+    kinds = list(dict.fromkeys(account["kind"] for account in content["events"]))
+    sums = {
+        kind: [
+            sum(account.get(column, 0) for account in content["events"] if account["kind"] == kind)
+            for column in columns
+        ]
+        for kind in kinds
+    }
+    yield Part(
+        "",
+        [],
+        f"Through {len(content['events'])} events {totals['sent']:,} datagrams were sent; {totals['lost']:,} were lost "
+        f"and {totals['broken']:,} connections broken.",
+        [Table(("event", *columns), [(kind, *(f"{value:,}" for value in row)) for kind, row in sums.items()])],
+    )
+
+
+def _admission(results: Results) -> Iterator[Part]:
+    content = results["admission"]
+    found = _spreads(content, "median ms")
+    rates = _spreads(content, "requests per second")
+    groups: dict[str, dict[str, Spread]] = {}
+    for label, spread in found.items():
+        way, _, pod = label.partition(", ")
+        groups.setdefault(pod, {})[way] = spread
+    added = content["added_median_ms"]
+    yield Part(
+        "admission",
+        [
+            plots.bars(Plane(f"Latency over TLS, {pod}", "", "ms"), {way: {"": s} for way, s in of.items()})
+            for pod, of in groups.items()
+        ],
+        f"An admission takes {' and '.join(f'{ms:.1f} ms more for the {pod} pod' for pod, ms in added.items())} than "
+        "the empty handler, at the median.",
+        [_plain("way", "ms", found), _plain("way", "requests per second", rates)],
+    )
+
+
+def _plain(what: str, unit: str, spreads: Mapping[str, Spread]) -> Table:
+    return Table((what, unit), [(name, _shown(spread)) for name, spread in spreads.items()])
+
+
+def _wrapped(label: str) -> str:
+    return label.removeprefix("ours, ").replace(" ", "\n")
+
+
+SECTIONS = (
+    Section("Scaling efficiency", ["efficiency"], _efficiency),
+    Section("Throughput", ["forwarding"], _throughput),
+    Section("Reaction", ["reaction"], _reaction),
+    Section("Loss", ["events"], _loss),
+    Section("Session redirection", ["redirection"], _redirection),
+    Section("Scale", ["scale"], _scale),
+    Section("The program", ["program", "scale"], _program),
+    Section("CNI", ["cni"], _cni),
+    Section("Admission", ["admission"], _admission),
+)
