@@ -46,8 +46,12 @@ fuzz: deps ## hostile input for everything that reads from outside (FUZZ=1000000
 	$(PYTHON) -m tests.fuzz
 
 .PHONY: bench
-bench: deps ## a benchmark: NAME=program, forwarding, reaction, admission or ports (QUICK=1: a look)
+bench: deps ## a benchmark, NAME: see docs/benchmarks.md (QUICK=1: a look)
 	$(PYTHON) -m benchmarks $(NAME)
+
+.PHONY: soak
+soak: deps ## ten minutes of everything at random on a real Kubernetes (SOAK_SECONDS=600, SOAK_SEED)
+	$(PYTHON) -m benchmarks soak
 
 .PHONY: evaluation
 evaluation: deps ## the paper's evaluation and more, written to docs/evaluation.md (QUICK=1: a look; ANEW="NAME …")

@@ -6,7 +6,19 @@ import os
 import signal
 import sys
 
-from benchmarks import admission, cni, efficiency, forwarding, ports, program, reaction, redirection, scale
+from benchmarks import (
+    admission,
+    cni,
+    efficiency,
+    events,
+    forwarding,
+    ports,
+    program,
+    reaction,
+    redirection,
+    scale,
+    soak,
+)
 
 BENCHMARKS = {
     "program": program.main,
@@ -14,6 +26,8 @@ BENCHMARKS = {
     "reaction": reaction.main,
     "admission": admission.main,
     "ports": ports.main,
+    "events": events.main,
+    "soak": soak.main,
     "cni": cni.main,
     "efficiency": efficiency.main,
     "redirection": redirection.main,

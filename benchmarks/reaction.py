@@ -14,8 +14,6 @@ import json
 import math
 import os
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -24,25 +22,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks import cluster
 from benchmarks.report import BUILD, QUICK, machine
 from kube.api import ApiError, ApiServer
 
-CHECKOUT = Path(__file__).resolve().parent.parent
-TESTBED = os.environ.setdefault("SFC_TESTBED", "sfc-reaction")
-KUBECONFIG = CHECKOUT / "build" / TESTBED / "kubeconfig"
 MANIFEST = Path(__file__).with_suffix(".yaml")
 MOMENTS = "/run/sfc-reaction"
-IMAGES = {
-    "localhost/sfc/webhook:dev": ("deploy/webhook.Dockerfile", "."),
-    "localhost/sfc/cluster-controller:dev": ("deploy/cluster-controller.Dockerfile", "."),
-    "localhost/sfc/controller:dev": ("deploy/controller.Dockerfile", "."),
-    "localhost/sfc/nf:dev": ("deploy/examples/nf/Dockerfile", "deploy/examples/nf"),
-}
 PODS = "/api/v1/namespaces/reaction/pods"
 FUNCTIONS = {"labelSelector": "app=function"}
 REPLICAS = 4
 REPETITIONS = 10 if QUICK else 100
-PATIENCE_SECONDS = 60.0
 TARGET_MS = 5.0
 
 JOIN = ("container ready", "agent hears", "in the targets", "condition set", "Ready")
@@ -55,27 +44,15 @@ Moments = dict[str, float]
 
 def main() -> None:
     try:
-        bring_up()
+        cluster.bring_up(MANIFEST, "reaction")
         measure()
     finally:
-        take_down()
-
-
-def bring_up() -> None:
-    """A cluster of the benchmark's own with the project and the chain on it."""
-    _run(sys.executable, "-m", "testbed", "up", "--nodes", "1")
-    for image, (dockerfile, context) in IMAGES.items():
-        _run(sys.executable, "-m", "testbed", "build-image", "-t", image, "-f", dockerfile, context)
-    _kubectl("apply", "--kustomize", "deploy")
-    for workload in ("deployment/sfc-cluster-controller", "deployment/sfc-webhook", "daemonset/sfc-node"):
-        _kubectl("--namespace=sfc-system", "rollout", "status", workload, "--timeout=180s")
-    _until(lambda: _try_kubectl("apply", "--filename", str(MANIFEST)), "the webhook answers")
-    _kubectl("--namespace=reaction", "wait", "sfc/reaction", "--for=condition=Ready", "--timeout=180s")
+        cluster.take_down()
 
 
 def measure() -> None:
     described = machine()
-    api = ApiServer.from_environment(str(KUBECONFIG))
+    api = ApiServer.from_environment(str(cluster.KUBECONFIG))
     with _Watched(api) as watched:
         _replace_functions(api, watched)
         joins, leaves = _moments(watched)
@@ -86,11 +63,7 @@ def measure() -> None:
     path = BUILD / "reaction.json"
     path.write_text(json.dumps(content, indent=1) + "\n")
     plot(content)
-    print(f"{path.relative_to(CHECKOUT)}; reaction.svg and reaction.png beside it")
-
-
-def take_down() -> None:
-    _run(sys.executable, "-m", "testbed", "down")
+    print(f"{path.relative_to(cluster.CHECKOUT)}; reaction.svg and reaction.png beside it")
 
 
 class _Watched:
@@ -140,14 +113,18 @@ class _Watched:
 
 def _replace_functions(api: ApiServer, watched: _Watched) -> None:
     for repetition in range(REPETITIONS):
-        _until(watched.settled, f"{REPLICAS} functions are Ready before repetition {repetition + 1}")
+        cluster.until(watched.settled, f"{REPLICAS} functions are Ready before repetition {repetition + 1}")
         time.sleep(0.3)  # so that the last event's echoes are over
         oldest = min(watched.pods, key=lambda name: watched.pods[name]["metadata"]["creationTimestamp"])
-        watched.deleted[oldest] = time.time()
-        api.delete(f"{PODS}/{oldest}")
-        _until(lambda gone=oldest: gone not in watched.pods, f"{oldest} is gone")
-    _until(watched.settled, "the last function is Ready")
+        _delete(api, watched, oldest)
+    cluster.until(watched.settled, "the last function is Ready")
     time.sleep(1)
+
+
+def _delete(api: ApiServer, watched: _Watched, pod: str) -> None:
+    watched.deleted[pod] = time.time()
+    api.delete(f"{PODS}/{pod}")
+    cluster.until(lambda: pod not in watched.pods, f"{pod} is gone")
 
 
 def _moments(watched: _Watched) -> tuple[list[Moments], list[Moments]]:
@@ -168,7 +145,7 @@ def _moments(watched: _Watched) -> tuple[list[Moments], list[Moments]]:
 
 def _agent_said() -> dict[str, Moments]:
     """From the node agent's log."""
-    output = _kubectl("--namespace=sfc-system", "logs", "daemonset/sfc-node", "--container=node")
+    output = cluster.kubectl("--namespace=sfc-system", "logs", "daemonset/sfc-node", "--container=node")
     moments: dict[str, Moments] = {}
     for line in (json.loads(line) for line in output.splitlines() if line.startswith('{"time"')):
         pod = str(line.get("pod", "")).removeprefix("reaction/")
@@ -194,7 +171,7 @@ def _moments_of(line: Mapping[str, Any]) -> Moments:
 
 def _functions_noted() -> dict[str, Moments]:
     script = f"cd {MOMENTS} && grep -H . -- *"
-    output = _run(sys.executable, "-m", "testbed", "exec", "node1", "sh", "-c", script)
+    output = cluster.in_node("sh", "-c", script)
     noted: dict[str, Moments] = {}
     for line in output.splitlines():
         pod, _, moment = line.partition(":")
@@ -315,30 +292,3 @@ def _plot_ours(axes: Any, what: str, values: Sequence[float]) -> None:
 def _is_ready(pod: Mapping[str, Any]) -> bool:
     conditions = pod.get("status", {}).get("conditions") or ()
     return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
-
-
-def _until(condition: Any, what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"not so within {PATIENCE_SECONDS:.0f} s: {what}")
-        time.sleep(0.02)
-
-
-def _kubectl(*arguments: str) -> str:
-    return _run(str(KUBECONFIG.parent / "bin" / "kubectl"), f"--kubeconfig={KUBECONFIG}", *arguments)
-
-
-def _try_kubectl(*arguments: str) -> bool:
-    try:
-        _kubectl(*arguments)
-    except RuntimeError:
-        return False
-    return True
-
-
-def _run(*command: str) -> str:
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()[-500:]}")
-    return done.stdout

@@ -30,9 +30,8 @@
 #define MOST_DATAGRAMS 16384 /* in fragments, on their way at one time */
 #define MOST_CONTESTS  1024
 
-#define SECOND	      1000000000ULL
-#define LEARNED_FOR   (30 * SECOND) /* as long as a host itself believes an answer, at the median (RFC 4861) */
-#define CONTESTED_FOR (5 * SECOND)  /* since its last frame a session is still its sender's; as a drain sees it */
+#define SECOND	    1000000000ULL
+#define LEARNED_FOR (30 * SECOND) /* as long as a host itself believes an answer, at the median (RFC 4861) */
 
 /* controller.model.LinkState; 0 is a slot without link. */
 enum link_state {
@@ -222,15 +221,26 @@ static __always_inline u32 hash_of(const union any_key *key, bool wide)
 	return wide ? wide_hash(&key->wide) : session_hash(&key->narrow);
 }
 
+/* A drain does not wait for a session that was silent for so long, and what begins on the same ports must not make it
+ * wait anew, again and again: it is for another replica. A silent TCP connection may go on after hours.
+ */
+static __always_inline bool over(const struct session *session, u8 protocol, u64 far)
+{
+	u32 slot = end_slot(far);
+	struct link *link = links.lookup(&slot);
+
+	return link && link->state == DRAINING && protocol != IPPROTO_TCP && silent(session, bpf_ktime_get_ns());
+}
+
 /* Where a session's frames from a side go, as long as that link lives; 0 when it is for `choose` to say. */
-static __always_inline u64 remembered(struct session *session, u8 tcp_flags, u32 connection, u32 side)
+static __always_inline u64 remembered(struct session *session, const struct flow *flow, u32 connection, u32 side)
 {
 	u64 far;
 
-	if (!session || reopened(session, tcp_flags))
+	if (!session || reopened(session, flow->tcp_flags))
 		return 0;
 	far = session->end[!side];
-	return alive(far, connection, !side) ? far : 0;
+	return alive(far, connection, !side) && !over(session, flow->protocol, far) ? far : 0;
 }
 
 /* Tells of a session whose sender changed while both its senders serve: replicas share their addresses, so two of them
@@ -247,7 +257,7 @@ static __always_inline void tell_contest(const struct session *session, const st
 	if (!begins_with_ports(flow->protocol) || from->state != SERVING || !link || link->state != SERVING ||
 	    closed(session))
 		return;
-	if (!alive(former, from->connection, from->side) || bpf_ktime_get_ns() - session->last_seen > CONTESTED_FOR)
+	if (!alive(former, from->connection, from->side) || silent(session, bpf_ktime_get_ns()))
 		return;
 	tell(from->connection, VERDICT_CONTESTED);
 	contest.latter = end_slot(from->end);
@@ -273,7 +283,8 @@ static __always_inline void keep(struct session *session, const struct flow *flo
 		session->stamp[from->side] = stamp_for(session->end[!from->side], from);
 	}
 	note_flags(session, flow->tcp_flags, from->side);
-	note_time(session);
+	if (!noted_lately(session))
+		note_time(session, bpf_ktime_get_ns());
 }
 
 /* Pins a session to its sender and to the link chosen for it, or moves it there; returns where its frames go. */
@@ -297,7 +308,7 @@ static __always_inline u64 pin(union any_key *key, bool wide, struct session *se
 			renew(key, wide, &fresh);
 		} else if (!add(key, wide, &fresh)) {
 			/* Another CPU was faster; or there is no room, and the frame goes its way without a session. */
-			u64 theirs = remembered(find(key, wide), flow->tcp_flags, from->connection, from->side);
+			u64 theirs = remembered(find(key, wide), flow, from->connection, from->side);
 
 			return theirs ? theirs : chosen;
 		}
@@ -405,7 +416,7 @@ static __always_inline enum verdict carry(const struct flow *flow, bool wide, co
 	else
 		key.narrow = session_key_of(from->connection, flow, from->side);
 	session = find(&key, wide);
-	*to = remembered(session, flow->tcp_flags, from->connection, from->side);
+	*to = remembered(session, flow, from->connection, from->side);
 	if (*to) {
 		if (!flow->quoted)
 			keep(session, flow, from);
@@ -456,6 +467,20 @@ static __always_inline u32 tag_beside(struct __sk_buff *skb)
 	return skb->vlan_present ? skb->vlan_tci & VLAN_ID : 0;
 }
 
+/* Notes the time of a session, unless it was silent for so long that it may be over. */
+static __always_inline bool goes_on(struct session *session)
+{
+	u64 now;
+
+	if (likely(noted_lately(session)))
+		return true;
+	now = bpf_ktime_get_ns();
+	if (silent(session, now))
+		return false;
+	note_time(session, now);
+	return true;
+}
+
 /* Where a plain frame of a known session goes; 0 when it is for `decide` to say. Decides nothing that `decide` would
  * not: it spares most frames what only the others need.
  */
@@ -470,9 +495,8 @@ static __always_inline u64 known(struct __sk_buff *skb, const struct link *link)
 		return 0;
 	key = session_key_of(link->connection, &flow, side);
 	session = sessions.lookup(&key);
-	if (!session || session->stamp[side] != link->stamp)
+	if (!session || session->stamp[side] != link->stamp || !goes_on(session))
 		return 0;
-	note_time(session);
 	return session->end[!side];
 }
 

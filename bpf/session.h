@@ -63,6 +63,11 @@ struct session {
  */
 #define SEEN_GRANULARITY 12
 
+/* Since its last frame a session is still its sender's, and a drain waits for it unless it is TCP
+ * (controller/sessions.py). A port that is used again after that begins a session of its own.
+ */
+#define SILENT_FOR 5000000000ULL
+
 #define PLAIN (1ULL << 63)
 
 static __always_inline u64 end_of(u32 slot, u32 ifindex, bool plain)
@@ -169,12 +174,19 @@ static __always_inline void note_flags(struct session *session, u8 tcp_flags, u3
 	}
 }
 
-static __always_inline void note_time(struct session *session)
+static __always_inline bool noted_lately(const struct session *session)
 {
-	u32 tick = bpf_jiffies64();
+	return (u32)bpf_jiffies64() - session->last_tick < SEEN_GRANULARITY;
+}
 
-	if (tick - session->last_tick >= SEEN_GRANULARITY) {
-		session->last_tick = tick;
-		session->last_seen = bpf_ktime_get_ns();
-	}
+/* Another CPU may have noted a later time than ours. */
+static __always_inline bool silent(const struct session *session, u64 now)
+{
+	return (s64)(now - session->last_seen) > (s64)SILENT_FOR;
+}
+
+static __always_inline void note_time(struct session *session, u64 now)
+{
+	session->last_tick = bpf_jiffies64();
+	session->last_seen = now;
 }

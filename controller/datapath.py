@@ -19,6 +19,7 @@ import struct
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -38,6 +39,11 @@ CAPACITY = 262_144
 recently used give way."""
 
 _BATCH_BYTES = 1 << 20
+_NOEXIST = 1
+_MAP_INFO = struct.Struct("<6I16s")
+_PROGRAM_INFO = struct.Struct("<52xIQ")
+"""The beginnings of struct bpf_map_info and bpf_prog_info; of the latter, how many maps and their numbers."""
+_MOST_MAPS = 64
 
 
 class DatapathError(Exception):
@@ -146,6 +152,30 @@ class Datapath:
         self._stamp = max(stamp for *_, stamp in self._links.values())
         for connection in {entry.connection for _, entry in self._observed_links()}:
             self._restamp(connection)
+
+    @contextmanager
+    def succeeding(self, programs: Collection[int]) -> Iterator[None]:
+        """While the block puts this program into filters that held others (the kernel's numbers of them), which may be
+        of another version, with session tables of their own: their sessions are taken over.
+
+        Those that were opened during the block too. What is not known of a session is nothing; a version that changes
+        the layout of a session's value adds to its end.
+        """
+        with ExitStack() as cleanup:
+            own = {_info(table.fd).id for table in self._sessions}
+            former = [table for program in programs for table in _session_tables(program, cleanup)]
+            pairs = [(old, new) for old in former for new in self._sessions if _precedes(old, new, own)]
+            self._take_sessions(pairs)
+            yield
+            self._take_sessions(pairs)
+
+    def _take_sessions(self, pairs: Sequence[tuple[_Info, _Map]]) -> None:
+        for old, new in pairs:
+            for keys, values in _batches(old.fd, old.key_size, old.value_size, old.name):
+                for key, value in zip(_cut(keys, old.key_size), _cut(values, old.value_size), strict=True):
+                    new.add_packed(key, value)
+        if pairs:
+            self._evicted_before = self._missing()
 
     def observe(self) -> DataPlane:
         """What the maps say; the filters, which are not in maps, are left empty."""
@@ -311,6 +341,7 @@ class _Map:
         self.name = name
         self.fd = fd
         self._key = _LAYOUTS[name].key
+        self.key_size = self._key.size
         self._value = _LAYOUTS[name].value
         self._connection = _LAYOUTS[name].connection
         self._cpus = _possible_cpus() if _LAYOUTS[name].per_cpu else 1
@@ -348,17 +379,7 @@ class _Map:
 
     def batches(self) -> Iterator[tuple[bytes, bytes]]:
         """The packed keys and values, many elements at a time. What changes meanwhile may be seen or not."""
-        value_size = self._value.size * self._cpus
-        most = max(_BATCH_BYTES // value_size, 256)
-        keys, values = (ctypes.create_string_buffer(most * size) for size in (self._key.size, value_size))
-        position, count = ctypes.c_uint32(), ctypes.c_uint32()
-        begin, more = None, True
-        while more:
-            count.value = most
-            failed = lib.bpf_lookup_batch(self.fd, begin, ctypes.byref(position), keys, values, ctypes.byref(count))
-            self._expect(failed, "read", or_error=errno.ENOENT)
-            yield keys.raw[: count.value * self._key.size], values.raw[: count.value * value_size]
-            begin, more = ctypes.byref(position), not failed
+        return _batches(self.fd, self._key.size, self._value.size * self._cpus, self.name)
 
     def values_in(self, packed: bytes) -> Iterator[_Fields]:
         unpacked = self._value.iter_unpack(packed)
@@ -372,15 +393,86 @@ class _Map:
     def value_at(self, packed: bytes, index: int) -> _Fields:
         return self._value.unpack_from(packed, index * self._value.size)
 
+    def add_packed(self, key: bytes, value: bytes) -> None:
+        """An element from a map of this name in another version, unless there is one. Padding is left at zero: a
+        session's stamps are, which are worth nothing beside other links."""
+        whole = value.ljust(self._value.size, b"\0")
+        own = self._value.pack(*self._value.unpack_from(whole))
+        self._expect(lib.bpf_update_elem(self.fd, key, own, _NOEXIST), "written", or_error=errno.EEXIST)
+
     def _expect(self, failed: int, done: str, or_error: int = 0) -> None:
-        if failed and (reason := ctypes.get_errno()) != or_error:
-            raise DatapathError(
-                f"BPF map {self.name} can not be {done}: {os.strerror(reason)}; "
-                "see that the agent runs privileged, and restart it"
-            )
+        _expect(self.name, failed, done, or_error)
 
 
 _Fields = tuple[Any, ...]
+
+
+def _expect(name: str, failed: int, done: str, or_error: int = 0) -> None:
+    if failed and (reason := ctypes.get_errno()) != or_error:
+        raise DatapathError(
+            f"BPF map {name} can not be {done}: {os.strerror(reason)}; "
+            "see that the agent runs privileged, and restart it"
+        )
+
+
+def _batches(fd: int, key_size: int, value_size: int, name: str) -> Iterator[tuple[bytes, bytes]]:
+    most = max(_BATCH_BYTES // value_size, 256)
+    keys, values = (ctypes.create_string_buffer(most * size) for size in (key_size, value_size))
+    position, count = ctypes.c_uint32(), ctypes.c_uint32()
+    begin, more = None, True
+    while more:
+        count.value = most
+        failed = lib.bpf_lookup_batch(fd, begin, ctypes.byref(position), keys, values, ctypes.byref(count))
+        _expect(name, failed, "read", or_error=errno.ENOENT)
+        yield keys.raw[: count.value * key_size], values.raw[: count.value * value_size]
+        begin, more = ctypes.byref(position), not failed
+
+
+def _cut(packed: bytes, size: int) -> Iterator[bytes]:
+    return (packed[at : at + size] for at in range(0, len(packed), size))
+
+
+@dataclass(frozen=True, slots=True)
+class _Info:
+    """A map as the kernel knows it: of an earlier or a later version, say."""
+
+    fd: int
+    id: int
+    name: str
+    key_size: int
+    value_size: int
+
+
+def _info(fd: int) -> _Info:
+    packed = ctypes.create_string_buffer(_MAP_INFO.size)
+    _expect("?", lib.bpf_obj_get_info(fd, packed, ctypes.byref(ctypes.c_uint32(len(packed)))), "inspected")
+    _, number, key_size, value_size, _, _, name = _MAP_INFO.unpack(packed.raw)
+    return _Info(fd, number, name.rstrip(b"\0").decode(), key_size, value_size)
+
+
+def _session_tables(program: int, cleanup: ExitStack) -> list[_Info]:
+    """Of a loaded program; none when it has been unloaded meanwhile."""
+    fd = lib.bpf_prog_get_fd_by_id(program)
+    if fd < 0:
+        return []
+    cleanup.callback(os.close, fd)
+    numbers = (ctypes.c_uint32 * _MOST_MAPS)()
+    packed = ctypes.create_string_buffer(_PROGRAM_INFO.pack(_MOST_MAPS, ctypes.addressof(numbers)))
+    size = ctypes.c_uint32(_PROGRAM_INFO.size)
+    _expect("program", lib.bpf_obj_get_info(fd, packed, ctypes.byref(size)), "inspected")
+    count, _ = _PROGRAM_INFO.unpack_from(packed.raw)
+    tables = []
+    for number in numbers[: min(count, _MOST_MAPS)]:
+        held = lib.bpf_map_get_fd_by_id(number)
+        if held >= 0:
+            cleanup.callback(os.close, held)
+            tables.append(_info(held))
+    return tables
+
+
+def _precedes(old: _Info, new: _Map, own: Collection[int]) -> bool:
+    """It is another version's table of the same name, and of the same keys."""
+    return old.id not in own and old.name == new.name and old.key_size == new.key_size
 
 
 def _session(key: _Fields, value: _Fields) -> Session:

@@ -32,7 +32,7 @@ RTM_NEWLINK, RTM_GETLINK, RTM_NEWTFILTER, RTM_GETTFILTER = 16, 18, 44, 46
 IFLA_IFNAME, IFLA_LINKINFO, IFLA_INFO_KIND, IFLA_IFALIAS, IFLA_EXT_MASK, IFLA_LINK_NETNSID = 3, 18, 1, 20, 29, 37
 RTEXT_FILTER_SKIP_STATS = 1 << 3
 IFF_LOWER_UP = 0x10000
-TCA_OPTIONS, TCA_BPF_CLASSID = 2, 3
+TCA_OPTIONS, TCA_BPF_CLASSID, TCA_BPF_ID = 2, 3, 11
 ETH_P_ALL = socket.htons(3)
 NESTED_AND_ORDER = 0xC000
 """Flags in an attribute's type."""
@@ -51,6 +51,13 @@ class DumpedLink:
     """Both ends of the pair are up, so that frames can pass."""
     paired: bool
     """The other end is in another network namespace."""
+
+
+@dataclass(frozen=True, slots=True)
+class DumpedFilter:
+    class_id: int
+    program: int
+    """The kernel's number of it."""
 
 
 class LinkDump:
@@ -76,8 +83,8 @@ class LinkDump:
         told = [body for kind, _, body in answers if kind == RTM_NEWLINK and prefix.encode() in body]
         return [link for link in map(_link, told) if link.alias.startswith(prefix)]
 
-    def filter_slot(self, ifindex: int, priority: int, handle: int) -> int | None:
-        """The class id of the BPF filter at the link's ingress; None when it has none, or is gone."""
+    def filter(self, ifindex: int, priority: int, handle: int) -> DumpedFilter | None:
+        """The BPF filter at the link's ingress; None when it has none, or is gone."""
         info = priority << 16 | ETH_P_ALL
         try:
             answers = self._ask(
@@ -90,7 +97,9 @@ class LinkDump:
                 return None
             raise
         options = dict(_attributes(dict(_attributes(body, _TRAFFIC_CONTROL.size)).get(TCA_OPTIONS, b"")))
-        return _NUMBER.unpack(options[TCA_BPF_CLASSID])[0] if TCA_BPF_CLASSID in options else None
+        if TCA_BPF_CLASSID not in options or TCA_BPF_ID not in options:
+            return None
+        return DumpedFilter(*(_NUMBER.unpack(options[number])[0] for number in (TCA_BPF_CLASSID, TCA_BPF_ID)))
 
     def _ask(self, kind: int, flags: int, body: bytes) -> Iterator[tuple[int, int, bytes]]:
         """(type, flags, body) of each message of the answer."""

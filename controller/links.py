@@ -135,7 +135,10 @@ class Links:
     def list(self) -> tuple[HostLink, ...]:
         """Every link of ours on the node, with the slot that its filter carries."""
         with _explained("list links"), self._dumping:
-            found = ((link, Identity.parse(link.alias)) for link in self._dump.links(ALIAS_PREFIX))
+            found = (
+                (link, Identity.parse(link.alias), self._dump.filter(link.ifindex, FILTER_PRIORITY, FILTER_HANDLE))
+                for link in self._dump.links(ALIAS_PREFIX)
+            )
             return tuple(
                 HostLink(
                     ifindex=link.ifindex,
@@ -144,11 +147,12 @@ class Links:
                     pod_uid=identity.pod_uid,
                     interface=identity.interface,
                     drain_id=identity.drain_id,
-                    filter_slot=self._dump.filter_slot(link.ifindex, FILTER_PRIORITY, FILTER_HANDLE),
+                    filter_slot=held.class_id if held else None,
+                    program=held.program if held else None,
                     up=link.up,
                     paired=link.paired,
                 )
-                for link, identity in found
+                for link, identity, held in found
                 if identity
             )
 

@@ -49,6 +49,8 @@ class HostLink:
     """Both ends are up: frames can pass. False for a pod's interface that was shut, too."""
     paired: bool = True
     """The other end is in another network namespace, so that frames may be put straight into it."""
+    program: int | None = None
+    """The kernel's number of the program in our filter."""
 
 
 @dataclass(frozen=True, slots=True)

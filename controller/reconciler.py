@@ -15,6 +15,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Protocol
 
@@ -55,6 +56,7 @@ class Datapath(Protocol):
     def clear_targets(self, connection: int, side: Side) -> None: ...
     def set_neighbour(self, connection: int, side: Side, address: str, mac: str) -> None: ...
     def clear_neighbour(self, connection: int, side: Side, address: str) -> None: ...
+    def succeeding(self, programs: Collection[int]) -> AbstractContextManager[None]: ...
     def forget(self, connection: int) -> None: ...
     def activity(self, slots: Collection[int], *, timeouts: Timeouts) -> Mapping[int, int]: ...
 
@@ -169,7 +171,8 @@ class Reconciler:
         cluster = self._cluster()
         links, actual = self._observe(verify)
         drains = self._drains(cluster, links)
-        plane, applied = self._apply(plan.desired(cluster, links, drains, actual, self._state), actual)
+        with self._datapath.succeeding(self._other_programs(links)):
+            plane, applied = self._apply(plan.desired(cluster, links, drains, actual, self._state), actual)
         now = self._clock()
         advanced = {uid: self._advance(drain, links, plane, now) for uid, drain in drains.items()}
         if any(advanced[uid].ended and not drains[uid].ended for uid in drains):
@@ -289,6 +292,10 @@ class Reconciler:
     def _filter_slot(self, link: HostLink) -> int:
         """0, which no link has, makes the plan attach the filter anew, which replaces the program in it."""
         return (link.filter_slot or 0) if link.ifindex in self._own_program else 0
+
+    def _other_programs(self, links: tuple[HostLink, ...]) -> set[int]:
+        """In filters that are about to get the program of this process."""
+        return {link.program for link in links if link.program and link.ifindex not in self._own_program}
 
     def _change(self, change: plan.Change) -> None:
         match change:

@@ -1,4 +1,4 @@
-"""Command line: `python -m testbed up | restart | down | status | load-image | base-image | build-image | exec`."""
+"""`python -m testbed up | restart | api-server | down | status | load-image | base-image | build-image | exec`."""
 
 import argparse
 import os
@@ -26,6 +26,8 @@ def parser() -> argparse.ArgumentParser:
     again = command("restart", _restart, "cut the power of all nodes, and start them again with what is on their disks")
     levels = ("privileged", "baseline", "restricted")
     again.add_argument("--pod-security", choices=levels, default=levels[0], help="the cluster's default level")
+    server = command("api-server", _api_server, "kill the API server, or start it again with what etcd holds")
+    server.add_argument("action", choices=("stop", "start"))
     command("down", _down, "end the cluster and remove all that belongs to it")
     command("status", _status, "say what runs; fails unless all is well")
     load = command("load-image", _load_image, "put images into every node")
@@ -48,6 +50,14 @@ def _up(arguments: argparse.Namespace) -> int:
 
 def _restart(arguments: argparse.Namespace) -> int:
     cluster.restart(os.environ.get("KUBERNETES") or DEFAULT_KUBERNETES, arguments.pod_security)
+    return 0
+
+
+def _api_server(arguments: argparse.Namespace) -> int:
+    if arguments.action == "stop":
+        cluster.stop_api_server()
+    else:
+        cluster.start_api_server(os.environ.get("KUBERNETES") or DEFAULT_KUBERNETES)
     return 0
 
 

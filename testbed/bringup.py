@@ -54,6 +54,10 @@ def restart(holders: Mapping[Node, Daemon], binaries: Binaries, pod_security: st
             future.result()
 
 
+def stop_api_server(holder: Daemon) -> None:
+    run(*nodes.inside(holder, "sh", "-c", "kill -KILL $(pidof kube-apiserver)"))
+
+
 def _start_namespaces(members: Sequence[Node], binaries: Binaries, pool: Executor) -> dict[Node, Daemon]:
     fabric = pool.submit(nodes.start_fabric)
     starting = {node: pool.submit(nodes.start_holder, node, binaries) for node in members}
@@ -72,11 +76,15 @@ def _start_control_plane(holder: Daemon, first: Node, binaries: Binaries, pod_se
     """`pod_security`: the level enforced where a namespace's labels ask for none; Kubernetes' own is privileged."""
     nodes.write(first, control_plane.ADMISSION_FILE, control_plane.admission(pod_security))
     nodes.start(holder, "etcd", control_plane.etcd(binaries))
+    start_api_server(holder, first, binaries)
+    nodes.start(holder, "kube-controller-manager", control_plane.controller_manager(binaries))
+    nodes.start(holder, "kube-scheduler", control_plane.scheduler(binaries))
+
+
+def start_api_server(holder: Daemon, first: Node, binaries: Binaries) -> None:
     server = nodes.start(holder, "kube-apiserver", control_plane.api_server(binaries, first))
     wait_for("the API server is ready", api.ready, seconds=90, daemon=server)
     say("API server ready")
-    nodes.start(holder, "kube-controller-manager", control_plane.controller_manager(binaries))
-    nodes.start(holder, "kube-scheduler", control_plane.scheduler(binaries))
 
 
 def _apply_manifests(binaries: Binaries) -> None:

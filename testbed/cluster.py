@@ -81,6 +81,15 @@ def restart(kubernetes: str, pod_security: str) -> None:
         bringup.restart({node: found[node.name] for node in running.members}, binaries, pod_security)
 
 
+def stop_api_server() -> None:
+    """The API server alone is killed: its port is closed until `start_api_server`. What else runs, runs on."""
+    bringup.stop_api_server(running_holder("node1"))
+
+
+def start_api_server(kubernetes: str) -> None:
+    bringup.start_api_server(running_holder("node1"), Node(1), build.binaries(kubernetes))
+
+
 def down() -> None:
     with alone():
         _clear()

@@ -72,6 +72,9 @@ def kubelet_configuration(cgroup_root: str) -> str:
             "localStorageCapacityIsolation": False,
             "syncFrequency": "10s",
             "nodeStatusUpdateFrequency": "5s",
+            # Tests kill containers on purpose, again and again, and what they kill should not stay away for minutes.
+            "featureGates": {"KubeletCrashLoopBackOffMax": True},
+            "crashLoopBackOff": {"maxContainerRestartPeriod": "2s"},
         },
         indent=1,
     )

@@ -39,6 +39,10 @@ SLOT_FROM_MARK = "-DLINK_SLOT(skb)=((skb)->mark)"
 _libbpf = ctypes.CDLL("libbpf.so.1", use_errno=True)
 
 
+_LAST, _LAST_AT = struct.Struct("<QI"), 24
+"""last_seen and last_tick in a session, bpf/session.h."""
+_MANY_TICKS = 10_000
+
 _ARRAYS = {"links", "traffic", "opened"}
 _VERDICTS = verdicts()
 _VLAN_TAGS = (b"\x81\x00", b"\x88\xa8")
@@ -135,6 +139,25 @@ class Node:
         for key, (mac, _) in list(learned.items()):
             learned.put(key, (mac, now - seconds * 1_000_000_000))
 
+    def age_of_sessions(self, seconds: int) -> None:
+        """Makes every session so long silent, past the adapter, which writes no session."""
+        for table in self.datapath._sessions:
+            for keys, values in list(table.batches()):
+                for key, value in zip(
+                    _pieces(keys, table._key.size), map(bytearray, _pieces(values, table._value.size)), strict=True
+                ):
+                    last_seen, last_tick = _LAST.unpack_from(value, _LAST_AT)
+                    earlier = (last_seen - seconds * 1_000_000_000, (last_tick - _MANY_TICKS) & 0xFFFFFFFF)
+                    _LAST.pack_into(value, _LAST_AT, *earlier)
+                    assert not _libbpf.bpf_map_update_elem(table.fd, key, bytes(value), ctypes.c_uint64(0))
+
+    @property
+    def program(self) -> int:
+        """The kernel's number of it."""
+        info, size = (ctypes.c_uint32 * 2)(), ctypes.c_uint32(8)
+        assert not _libbpf.bpf_obj_get_info_by_fd(self.datapath.program_fd, info, ctypes.byref(size))
+        return int(info[1])
+
     def tally(self) -> Tally:
         told: Counter[str] = Counter()
         for (_, verdict), (count,) in self.datapath._drops.items():
@@ -144,6 +167,10 @@ class Node:
     def _frames_sent(self) -> Counter[int]:
         traffic = self.datapath.traffic(self._slots)
         return Counter({slot: counted.sent_packets for slot, counted in traffic.items()})
+
+
+def _pieces(packed: bytes, size: int) -> list[bytes]:
+    return [packed[at : at + size] for at in range(0, len(packed), size)]
 
 
 def _split_tag(frame: bytes) -> tuple[bytes, bytes]:

@@ -14,6 +14,7 @@ from controller.datapath import SOURCE, Datapath, DatapathError, verdicts
 from controller.model import Contest, DataPlane, LinkEntry, LinkState
 from sfc.chain import Side
 from tests.bpf.frames import arp, ping, tcp, udp
+from tests.bpf.kinds import CONVERSATIONS
 from tests.bpf.node import CONNECTION, Node
 
 UP, DOWN = Side.UPSTREAM, Side.DOWNSTREAM
@@ -234,6 +235,40 @@ def test_an_agent_that_ended_between_its_steps_leaves_no_session_with_a_link_tha
     assert 11 in chosen.values()
     assert set(after.values()) == {12}
     second.close()
+
+
+@pytest.mark.parametrize("kind", ["TCP", "IPv6 TCP"])
+def test_sessions_of_a_version_with_other_tables_stay_where_they_are(pin_root: Path, kind: str) -> None:
+    question, _ = CONVERSATIONS[kind]
+    former = Node(pin_root, capacity=4096)
+    former.serve(UP, (1,))
+    former.serve(DOWN, (11, 12))
+    early = {number: former.receiver(1, question(UP, number)) for number in range(20)}
+    latter = Node(pin_root, capacity=2048)  # over the same pins
+
+    with latter.datapath.succeeding({former.program}):
+        late = {number: former.receiver(1, question(UP, number)) for number in range(20, 40)}
+    latter.serve(DOWN, (13,))
+    after = {number: latter.receiver(1, question(UP, number)) for number in range(40)}
+
+    assert {11, 12} <= {*early.values()}
+    assert after == early | late
+    assert latter.receiver(1, question(UP, 40)) == 13
+    assert latter.datapath.evicted() == 0
+    former.datapath.close()
+    latter.close()
+
+
+def test_succeeding_the_same_tables_or_a_program_that_has_ended_changes_nothing(node: Node) -> None:
+    node.serve(UP, (1,))
+    node.serve(DOWN, (11,))
+    node.send(1, udp(UP))
+    (before,) = node.datapath.sessions()
+
+    with node.datapath.succeeding({node.program, 0x7FFFFFFF}):
+        pass
+
+    assert list(node.datapath.sessions()) == [before]
 
 
 def test_time_goes_on_for_a_session_that_is_used(node: Node) -> None:

@@ -113,6 +113,47 @@ def test_a_draining_link_keeps_its_sessions_and_gets_no_new_one(wired: Node) -> 
     assert 11 not in sent(wired, 1, tcp, UP, range(100, 140)).values()
 
 
+@pytest.mark.parametrize("kind", ["UDP", "IPv6 UDP"])
+def test_a_port_used_again_after_a_silence_does_not_hold_up_a_drain(wired: Node, kind: str) -> None:
+    """What a drain does not wait for any more must not begin anew on the replica that leaves."""
+    question, answer = CONVERSATIONS[kind]
+    before = sent(wired, 1, question, UP, NUMBERS)
+    mine = [number for number in NUMBERS if before[number] == 11]
+    wired.serve(DOWN, DOWNSTREAM_SLOTS[1:])
+    wired.link(11, DOWN, LinkState.DRAINING)
+
+    soon = sent(wired, 1, question, UP, mine)
+    wired.age_of_sessions(seconds=6)
+    late = sent(wired, 1, question, UP, mine)
+
+    assert mine
+    assert set(soon.values()) == {11}
+    assert 11 not in late.values()
+    assert sent(wired, 1, question, UP, mine) == late
+    assert all(wired.receiver(late[number], answer(DOWN, number)) == 1 for number in mine)
+
+
+def test_a_silent_tcp_connection_stays_with_a_replica_that_drains(wired: Node) -> None:
+    before = sent(wired, 1, tcp, UP, NUMBERS)
+    wired.serve(DOWN, DOWNSTREAM_SLOTS[1:])
+    wired.link(11, DOWN, LinkState.DRAINING)
+
+    wired.age_of_sessions(seconds=250)
+
+    assert sent(wired, 1, tcp, UP, NUMBERS) == before
+
+
+@pytest.mark.parametrize("kind", ["TCP", "UDP"])
+def test_a_silent_session_stays_with_a_replica_that_serves(wired: Node, kind: str) -> None:
+    question, _ = CONVERSATIONS[kind]
+    before = sent(wired, 1, question, UP, NUMBERS)
+
+    wired.serve(DOWN, (15, 16))
+    wired.age_of_sessions(seconds=250)
+
+    assert sent(wired, 1, question, UP, NUMBERS) == before
+
+
 def test_sessions_of_a_link_that_is_gone_choose_again_and_the_others_stay(wired: Node) -> None:
     before = sent(wired, 1, tcp, UP, NUMBERS)
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import yaml
 
 from controller.drain import Drain
 from controller.leadership import Leadership
 
+NODE = Path(__file__).parents[2] / "deploy" / "node.yaml"
 DRAIN = Drain("uid-1", "c1", asked_at=10.0, deadline=40.0, out_of_targets_at=10.002, active_sessions=3)
 
 
@@ -54,6 +58,28 @@ def new(old: Agent, tmp_path: Path) -> Agent:
 def test_the_first_agent_leads_at_once_and_its_name_can_be_read(old: Agent, tmp_path: Path) -> None:
     assert old.drains == ()
     assert (tmp_path / "leader").read_text() == "old"
+
+
+def started(folder: Path, pod: str) -> bool:
+    """What the startup probe of deploy/node.yaml says."""
+    daemon_set = next(o for o in yaml.safe_load_all(NODE.read_text()) if o and o["kind"] == "DaemonSet")
+    container = daemon_set["spec"]["template"]["spec"]["containers"][0]
+    command = [part.replace("/run/sfc", str(folder)) for part in container["startupProbe"]["exec"]["command"]]
+    return subprocess.run(command, env=os.environ | {"POD_NAME": pod}, check=False).returncode == 0
+
+
+def test_an_agent_has_started_once_it_leads(old: Agent, tmp_path: Path) -> None:
+    assert started(tmp_path, "old")
+    assert not started(tmp_path, "new")
+
+
+def test_an_agent_whose_name_was_left_by_the_one_that_was_killed_has_not_started(old: Agent, tmp_path: Path) -> None:
+    """Else the liveness probe would end it before it has compiled its program."""
+    os.close(old.leadership._lock)
+    old.leadership._lock = os.open(os.devnull, os.O_RDWR)  # what the fixture's end may close
+
+    assert (tmp_path / "leader").read_text() == "old"
+    assert not started(tmp_path, "old")
 
 
 def test_a_newcomer_asks_and_goes_on_with_the_drains(old: Agent, new: Agent, tmp_path: Path) -> None:

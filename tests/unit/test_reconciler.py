@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -61,6 +61,9 @@ class Node:
 
     def clear_targets(self, connection: int, side: Side) -> None:
         self.tables.pop((connection, side), None)
+
+    def succeeding(self, programs: Collection[int]) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def set_neighbour(self, connection: int, side: Side, address: str, mac: str) -> None:
         self.macs[connection, side, address] = mac

@@ -1,0 +1,277 @@
+"""All that can happen to a chain on a real cluster, and to what wires it. Each is a method that returns when it is
+over: the replicas asked for are Ready, whoever was killed is back. A replica that leaves may go on draining meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks import cluster
+from benchmarks.report import BUILD
+from kube.api import STRATEGIC_MERGE_PATCH, ApiError, ApiServer
+
+NAMESPACE = "events"
+PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
+FUNCTION = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/function"
+SYSTEM_PODS = "/api/v1/namespaces/sfc-system/pods"
+AGENT = "/apis/apps/v1/namespaces/sfc-system/daemonsets/sfc-node"
+WIRED = "sfc.dev/wired"
+DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
+IMAGE = "localhost/sfc/controller:dev"
+NEXT_IMAGE = "localhost/sfc/controller:next"
+MINUTES = 180.0
+
+NEXT_LAYOUT = (
+    ("bpf/session.h", "\tu8 rst;\n\tu8 unused;\n};", "\tu8 rst;\n\tu8 unused;\n\tu64 more;\n};"),
+    ("bpf/cross_connect.c", "\tu32 stamp; /* session.h */\n};", "\tu32 stamp; /* session.h */\n\tu32 more;\n};"),
+    ("controller/datapath.py", '"<IIBBBxI"', '"<IIBBBxI4x"'),
+    ("controller/datapath.py", '"<QQ8xQ4xBBBx"', '"<QQ8xQ4xBBBx8x"'),
+    ("controller/datapath.py", '"<QQ24x"', '"<QQ32x"'),
+)
+"""(file, text, what stands in its place in a version whose links and sessions are larger)"""
+
+Pod = Mapping[str, Any]
+
+
+class Chain:
+    """The chain of benchmarks/events.yaml."""
+
+    def __init__(self) -> None:
+        self._api = ApiServer.from_environment(str(cluster.KUBECONFIG))
+        self.replicas = self._api.get(FUNCTION)["spec"]["replicas"]
+
+    # What is there
+
+    def functions(self) -> list[Pod]:
+        """Those that are not leaving, the oldest first."""
+        return [pod for pod in self._pods("app=function") if not leaving(pod)]
+
+    def settled(self) -> bool:
+        functions = self.functions()
+        return len(functions) == self.replicas and all(has(pod, "Ready") for pod in functions)
+
+    def settle(self) -> None:
+        cluster.until(self._answers(self.settled), f"{self.replicas} functions are Ready", MINUTES)
+
+    def quiet(self) -> bool:
+        """Nobody drains any more."""
+        return self.settled() and len(self._pods("app=function")) == self.replicas
+
+    def process(self, app: str) -> int:
+        """On this machine, of the first container of that application's only pod."""
+        return processes(container(self._pods(f"app={app}")[0]))[0]
+
+    def disagreements(self) -> list[str]:
+        """What does not hold of a quiet chain: that its status and the node's links tell of all that exists, alone."""
+        functions = [pod["metadata"]["name"] for pod in self._pods("app=function")]
+        found = self._api.get(f"/apis/sfc.dev/v1alpha1/namespaces/{NAMESPACE}/crossconnections")["items"]
+        sides = [side for connection in found for side in ("upstream", "downstream")]
+        told = [c["status"][s]["serving"] for c in found for s in ("upstream", "downstream")]
+        broken = []
+        if sorted(told) != sorted([1, self.replicas, self.replicas, 1]):
+            broken.append(f"of {len(sides)} sides, {told} are told to serve; {len(functions)} functions: {functions}")
+        links = [line for line in cluster.in_node("ip", "-o", "link").splitlines() if "sfc" in line.split()[1]]
+        if len(links) != 2 * len(functions) + 2:
+            broken.append(f"{len(links)} host links for {len(functions)} functions")
+        return broken
+
+    # What is done to the function
+
+    def scale(self, replicas: int, wait: bool = True) -> None:
+        """The oldest leaves first: it has most to lose."""
+        if replicas < self.replicas:
+            for pod in self.functions()[: self.replicas - replicas]:
+                self._annotate(pod, {DELETION_COST: "-100"})
+        self.replicas = replicas
+        self._patch(FUNCTION, {"spec": {"replicas": replicas}})
+        if wait:
+            self.settle()
+
+    def roll(self) -> None:
+        before = {name(pod) for pod in self.functions()}
+        stamp = {"metadata": {"annotations": {"benchmark/rolled": str(time.time_ns())}}}
+        self._patch(FUNCTION, {"spec": {"template": stamp}})
+        cluster.until(
+            self._answers(lambda: self.settled() and not before & {name(pod) for pod in self.functions()}),
+            "all functions are replaced",
+            MINUTES,
+        )
+
+    def set_deadline(self, seconds: int) -> None:
+        chain = f"/apis/sfc.dev/v1alpha1/namespaces/{NAMESPACE}/servicefunctionchains/events"
+        self._api.patch(chain, {"spec": {"drain": {"deadlineSeconds": seconds}}}, "application/merge-patch+json")
+
+    def delete(self, pod: Pod, by_force: bool) -> None:
+        options: dict[str, str | int | bool] = {"gracePeriodSeconds": 0} if by_force else {}
+        self._api.delete(f"{PODS}/{name(pod)}", options)
+
+    # What is done to what wires it
+
+    def agent(self) -> Pod:
+        """The newest."""
+        return self._system_pods("sfc-node")[-1]
+
+    def kill_agent(self) -> None:
+        before = restarts(self.agent(), "node")
+        kill(container(self.agent(), "node"))
+        cluster.until(
+            self._answers(lambda: restarts(self.agent(), "node") > before and has(self.agent(), "Ready")),
+            "the node agent is back",
+            MINUTES,
+        )
+
+    def roll_agent(self, image: str | None = None) -> None:
+        """A new agent, of another image if one is given."""
+        before = name(self.agent())
+        template: dict[str, Any] = {"metadata": {"annotations": {"benchmark/rolled": str(time.time_ns())}}}
+        if image:
+            containers = [{"name": each, "image": image} for each in ("node", "hooks")]
+            template["spec"] = {
+                "containers": containers,
+                "initContainers": [{"name": "install-cni", "image": image}],
+            }
+        self._patch(AGENT, {"spec": {"template": template}})
+
+        def replaced() -> bool:
+            agents = self._system_pods("sfc-node")
+            return len(agents) == 1 and name(agents[0]) != before and has(agents[0], "Ready")
+
+        cluster.until(self._answers(replaced), "the new agent alone is Ready", MINUTES)
+
+    def other_image(self) -> str:
+        """Of the agent: the next version's while the present one's runs, and the other way round."""
+        image = self._api.get(AGENT)["spec"]["template"]["spec"]["containers"][0]["image"]
+        return IMAGE if image == NEXT_IMAGE else NEXT_IMAGE
+
+    def restart_webhook(self) -> None:
+        cluster.kubectl("--namespace=sfc-system", "rollout", "restart", "deployment/sfc-webhook")
+        cluster.kubectl("--namespace=sfc-system", "rollout", "status", "deployment/sfc-webhook", "--timeout=180s")
+
+    def lose_api_server(self, seconds: float) -> None:
+        cluster.testbed("api-server", "stop")
+        time.sleep(seconds)
+        cluster.testbed("api-server", "start")
+        self.settle()
+        cluster.until(self._answers(lambda: has(self.agent(), "Ready")), "the agent is Ready", MINUTES)
+
+    def said(self, **fields: str) -> list[dict[str, Any]]:
+        """Lines of the agent's log with these fields."""
+        output = cluster.kubectl("--namespace=sfc-system", "logs", name(self.agent()), "--container=node")
+        lines = [json.loads(line) for line in output.splitlines() if line.startswith('{"time"')]
+        return [line for line in lines if fields.items() <= line.items()]
+
+    def _pods(self, selector: str) -> list[Pod]:
+        found = self._api.get(PODS, {"labelSelector": selector})["items"]
+        return sorted(found, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+
+    def _system_pods(self, app: str) -> list[Pod]:
+        found = self._api.get(SYSTEM_PODS, {"labelSelector": f"app.kubernetes.io/name={app}"})["items"]
+        return sorted(found, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+
+    def _annotate(self, pod: Pod, annotations: Mapping[str, str]) -> None:
+        self._patch(f"{PODS}/{name(pod)}", {"metadata": {"annotations": annotations}})
+
+    def _patch(self, path: str, body: Mapping[str, Any]) -> None:
+        self._api.patch(path, body, STRATEGIC_MERGE_PATCH)
+
+    def _answers(self, look: Callable[[], bool]) -> Callable[[], bool]:
+        """An API server that does not answer at this moment is no reason to give up."""
+
+        def attempt() -> bool:
+            time.sleep(0.1)  # many looks would be a load of their own
+            try:
+                return look()
+            except ApiError:
+                return False
+
+        return attempt
+
+
+def build_next_image() -> None:
+    """The node agent of a version whose maps have another layout."""
+    context = BUILD / "next-layout"
+    shutil.rmtree(context, ignore_errors=True)
+    for folder in ("bpf", "cni", "controller", "kube", "sfc", "deploy"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(cluster.CHECKOUT / folder, context / folder, ignore=ignored)
+    shutil.copy(cluster.CHECKOUT / "requirements.txt", context)
+    for file, before, after in NEXT_LAYOUT:
+        text = (context / file).read_text()
+        if before not in text:
+            raise RuntimeError(f"{file} has no {before!r} any more: mend NEXT_LAYOUT in {Path(__file__).name}")
+        (context / file).write_text(text.replace(before, after))
+    cluster.build(NEXT_IMAGE, str(context / "deploy" / "controller.Dockerfile"), str(context))
+
+
+def name(pod: Pod) -> str:
+    return str(pod["metadata"]["name"])
+
+
+def stamp(pod: Pod) -> str:
+    """What the function writes into datagrams (benchmarks/events.yaml)."""
+    return str(pod["metadata"]["uid"]).partition("-")[0]
+
+
+def leaving(pod: Pod) -> bool:
+    return "deletionTimestamp" in pod["metadata"]
+
+
+def has(pod: Pod, condition: str) -> bool:
+    conditions = pod.get("status", {}).get("conditions") or ()
+    return any(c["type"] == condition and c["status"] == "True" for c in conditions)
+
+
+def restarts(pod: Pod, of: str) -> int:
+    return sum(s["restartCount"] for s in pod["status"].get("containerStatuses", ()) if s["name"] == of)
+
+
+def container(pod: Pod, of: str | None = None) -> str:
+    """Its id; of the first container when none is named."""
+    status = next(s for s in pod["status"]["containerStatuses"] if of in (None, s["name"]))
+    return str(status["containerID"]).removeprefix("containerd://")
+
+
+def sandbox(pod: Pod) -> str:
+    """The container that holds the pod's namespaces."""
+    label = f"labels.io.kubernetes.pod.uid=={pod['metadata']['uid']}"
+    listed = cluster.in_node("ctr", "-n", "k8s.io", "containers", "ls", label, "-q").split()
+    known = {container_id(status) for status in pod["status"].get("containerStatuses", ())}
+    running = [each for each in listed if each not in known and processes(each)]
+    return running[0]
+
+
+def container_id(status: Mapping[str, Any]) -> str:
+    return str(status.get("containerID", "")).removeprefix("containerd://")
+
+
+def processes(container: str) -> Sequence[int]:
+    """Of a container, on this machine."""
+    found = []
+    for cgroup in Path("/proc").glob("[0-9]*/cgroup"):
+        try:
+            if container in cgroup.read_text():
+                found.append(int(cgroup.parent.name))
+        except OSError:
+            continue  # it has ended
+    return sorted(found)
+
+
+def kill(container: str, number: signal.Signals = signal.SIGKILL) -> float:
+    """Its first process; when, in seconds since 1970."""
+    first, *_ = processes(container)
+    at = time.time()
+    os.kill(first, number)
+    return at
+
+
+def moment(line: Mapping[str, Any]) -> float:
+    """Of a turn in the agent's log: when the data path was written."""
+    return datetime.fromisoformat(line["since"]).timestamp() + float(line["after_ms"]) / 1000

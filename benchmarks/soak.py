@@ -1,0 +1,139 @@
+"""Minutes of everything at random, on a real Kubernetes, with the same traffic and the same account as `events`.
+
+    make soak                                     # ten minutes, a seed of its own, which it prints
+    SOAK_SEED=7 SOAK_SECONDS=60 make soak         # the same events in the same order, as many as fit in
+
+What must hold: no datagram is lost or comes twice, no transfer breaks and no flow changes its replica, except through
+the ends that nobody announces, while those last; after each event the replicas asked for serve, and whenever all drains
+have ended, status, host links and replicas agree.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from benchmarks import cluster, events, happenings, loads
+from benchmarks.events import Play, Window
+from benchmarks.happenings import Chain
+from benchmarks.report import BUILD, machine
+
+SECONDS = float(os.environ.get("SOAK_SECONDS") or 600)
+SEED = int(os.environ.get("SOAK_SEED") or time.time())
+REPLICAS = (2, 5)
+AWAY_SECONDS = (2.0, 30.0)
+PAUSE_SECONDS = (0.0, 3.0)
+QUIET_EVERY = 12
+"""Events, after which all drains are waited for and what then must agree is compared."""
+NOTICED_SECONDS = loads.END_SECONDS
+"""After an end that nobody announced, within which a transfer on the dead replica is given up."""
+
+WEIGHTS = {
+    "scale": 12,
+    "scale, not waiting": 8,
+    "rolling update": 2,
+    "agent killed": 4,
+    "agent rollout": 1,
+    "agent rollout, other map layout": 1,
+    "webhook restart": 1,
+    "no API server": 1,
+    **dict.fromkeys(events.ENDS, 1),
+}
+"""How often each comes, beside the others."""
+
+
+def main() -> None:
+    print(f"SOAK_SEED={SEED} SOAK_SECONDS={SECONDS:.0f}", flush=True)
+    try:
+        cluster.bring_up(events.MANIFEST, happenings.NAMESPACE)
+        happenings.build_next_image()
+        violations = soak(Chain())
+    finally:
+        if "KEEP_CLUSTER" not in os.environ:
+            cluster.take_down()
+    if violations:
+        sys.exit(f"SOAK_SEED={SEED}: " + "\n  ".join(["what must hold did not:", *violations]))
+
+
+def soak(chain: Chain) -> list[str]:
+    described = machine()
+    chain.settle()
+    chosen = random.Random(SEED)  # noqa: S311 - repeatable on purpose
+    violations: list[str] = []
+    with loads.running(chain.process("source"), chain.process("sink"), SEED) as running:
+        play = Play(running.phase)
+        until = time.monotonic() + SECONDS
+        while time.monotonic() < until:
+            play.act(*_next(chain, chosen))
+            time.sleep(chosen.uniform(*PAUSE_SECONDS))
+            if len(play.windows) % QUIET_EVERY == 0:
+                violations += _compared(chain, play)
+        violations += _compared(chain, play)
+        time.sleep(events.LAST_SECONDS)
+    result = events.accounted(running, play.windows)
+    events.show(result)
+    violations += [*play.unfinished, *broken_rules(result, play.windows)]
+    content = {"seed": SEED, "machine": described, "violations": violations, **result}
+    BUILD.mkdir(parents=True, exist_ok=True)
+    (BUILD / "soak.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return violations
+
+
+def _next(chain: Chain, chosen: random.Random) -> tuple[str, Callable[[], None]]:
+    """Everything is drawn here, so that the order of events does not depend on how long they took."""
+    kind = chosen.choices([*WEIGHTS], [*WEIGHTS.values()])[0]
+    replicas, away, victim = chosen.randint(*REPLICAS), chosen.uniform(*AWAY_SECONDS), chosen.random()
+    actions: dict[str, Callable[[], None]] = {
+        "scale": lambda: chain.scale(replicas),
+        "scale, not waiting": lambda: chain.scale(replicas, wait=False),
+        "rolling update": chain.roll,
+        "agent killed": chain.kill_agent,
+        "agent rollout": chain.roll_agent,
+        "agent rollout, other map layout": lambda: chain.roll_agent(chain.other_image()),
+        "webhook restart": chain.restart_webhook,
+        "no API server": lambda: chain.lose_api_server(away),
+    }
+    return kind, actions.get(kind) or (lambda: _end(chain, kind, victim))
+
+
+def _end(chain: Chain, kind: str, victim: float) -> None:
+    chain.settle()
+    events.ended(chain, kind, victim)
+
+
+def _compared(chain: Chain, play: Play) -> list[str]:
+    found: list[str] = []
+
+    def compare() -> None:
+        cluster.until(chain.quiet, "all drains end", events.DRAIN_SECONDS)
+        try:
+            cluster.until(lambda: not chain.disagreements(), "status, links and replicas agree", 15)
+        except RuntimeError:
+            found.extend(chain.disagreements())
+
+    play.act("drains end", compare)
+    return found
+
+
+def broken_rules(result: Mapping[str, Any], windows: Sequence[Window]) -> list[str]:
+    """What the account shows that no end without announcement excuses."""
+    excused = {number for number, window in enumerate(windows) if window.kind in events.ENDS}
+    rules = [
+        f"{account[count]} datagrams {count} during {account['kind']!r}, event {number + 1}"
+        for number, account in enumerate(result["events"])
+        for count in ("lost", "duplicated", "moved")
+        if account[count] and (number not in excused or count == "duplicated")
+    ]
+    ends = [windows[number].began for number in sorted(excused)]
+    return rules + [f"a transfer broke: {each}" for each in result["broken"] if not _excused(each, ends)]
+
+
+def _excused(broken: Mapping[str, Any], ends: Sequence[float]) -> bool:
+    """It had begun, or began, when a replica ended without announcement."""
+    began, ended = broken["began"] / 1e9, broken["ended"] / 1e9
+    return any(began - events.LAST_SECONDS <= end <= ended <= end + NOTICED_SECONDS for end in ends)
