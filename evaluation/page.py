@@ -61,12 +61,17 @@ def _lines(found: Results, pictures: Path) -> Iterator[str]:
 def _targets(found: Results) -> Iterator[str]:
     """All of them at one glance."""
     rows = [
-        (experiment, each.figure, each.found, each.target, "met" if each.met else "**missed**")
+        (experiment, each.figure, each.found, each.target, "met" if each.met else "**missed**", _load(content))
         for experiment, content in found.items()
         for each in verdicts(content)
     ]
     yield "## Targets\n"
-    yield from _table(Table(("experiment", "figure", "found", "target", ""), rows))
+    yield "The load is the machine's when the experiment began; far above 1, other work shared its CPUs.\n"
+    yield from _table(Table(("experiment", "figure", "found", "target", "", "load"), rows))
+
+
+def _load(content: Mapping[str, Any]) -> str:
+    return f"{content['machine']['load_before']:.1f}"
 
 
 def _part(part: Part, pictures: Path) -> Iterator[str]:
