@@ -17,6 +17,7 @@ import time
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,7 @@ API_SERVER_AWAY_SECONDS = 120.0 / TENTH
 CONTROL_SECONDS = 20.0 if QUICK else 60.0
 DRAIN_SECONDS = 120.0
 LAST_SECONDS = 3.0
+TURN_SECONDS = 20.0
 EXCEEDED_SECONDS = 2
 SEED = 1
 
@@ -306,11 +308,8 @@ def ended(chain: Chain, kind: str, which: float = 0.0) -> dict[str, Any]:
         turns[:] = [line for line in chain.said(pod=pod) if line["message"] in known and happenings.moment(line) > at]
         return bool(turns)
 
-    try:
-        cluster.until(turned, f"the agent tells of {pod}", 20)
-    except RuntimeError:
-        if kind != "sandbox killed, no agent":  # what an agent finds at its start has not turned, it is only seen
-            raise
+    with suppress(RuntimeError):  # a container that is back before the kubelet tells of its end has ended for nobody
+        cluster.until(turned, f"the agent tells of {pod}", TURN_SECONDS)
     time.sleep(LAST_SECONDS)
     chain.settle()
     cluster.until(lambda: happenings.has(chain.agent(), "Ready"), "the agent is Ready")
@@ -320,7 +319,7 @@ def ended(chain: Chain, kind: str, which: float = 0.0) -> dict[str, Any]:
         "pod": pod,
         "stamp": happenings.stamp(victim),
         "at": at,
-        "cause": turn.get("cause", "found when the agent started"),
+        "cause": turn.get("cause", f"no word within {TURN_SECONDS:.0f} s"),
         "reaction_ms": turn.get("after_ms"),
         "out_ms": round((happenings.moment(turn) - at) * 1000, 1) if turn else None,
     }
