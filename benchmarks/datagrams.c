@@ -28,25 +28,26 @@
 #include <time.h>
 #include <unistd.h>
 
-#define SERVER	      "10.9.1.2"
-#define PORT	      9
-#define TICK_NS	      5000000L
-#define TICKS_A_SEC   (1000000000L / TICK_NS)
-#define SHORTEST      (4 * TICKS_A_SEC) /* of a flow, in ticks */
-#define LONGEST	      (8 * TICKS_A_SEC)
-#define LATE_TICKS    2
-#define MOST_SECONDS  3600
-#define MOST_TICKS    (MOST_SECONDS * TICKS_A_SEC)
-#define MOST_FLOWS    (1 << 17)
-#define MOST_OPEN     1024
-#define MOST_PHASES   4096
-#define MOST_MOVES    (1 << 16)
-#define MOST_REPLICAS 4096
-#define BUFFER	      (128 << 20)
-#define BATCH	      64
-#define ATTEMPTS      3
-#define SETTLE_NS     1000000000L
-#define PRIORITY      -10
+#define SERVER	     "10.9.1.2"
+#define PORT	     9
+#define TICK_NS	     5000000L
+#define TICKS_A_SEC  (1000000000L / TICK_NS)
+#define SHORTEST     (4 * TICKS_A_SEC) /* of a flow, in ticks */
+#define LONGEST	     (8 * TICKS_A_SEC)
+#define LATE_TICKS   2
+#define MOST_SECONDS 3600
+#define MOST_TICKS   (MOST_SECONDS * TICKS_A_SEC)
+#define MOST_FLOWS   (1 << 17)
+#define MOST_OPEN    1024
+#define MOST_PHASES  4096
+#define MOST_MOVES   (1 << 16)
+#define MOST_SPANS   4096
+#define SPAN_TICKS   (TICKS_A_SEC / 10) /* without a datagram end a span */
+#define BUFFER	     (128 << 20)
+#define BATCH	     64
+#define ATTEMPTS     3
+#define SETTLE_NS    1000000000L
+#define PRIORITY     -10
 
 struct datagram {
 	unsigned int replica; /* written on the way, big-endian */
@@ -75,10 +76,11 @@ struct move {
 	unsigned int flow, from, to, tick;
 };
 
-struct replica {
-	unsigned int number;
+/* A time during which a replica carried datagrams. */
+struct span {
+	unsigned int replica;
 	unsigned long datagrams;
-	unsigned int last_tick;
+	unsigned int first_tick, last_tick;
 };
 
 static struct flow *flows;
@@ -90,8 +92,8 @@ static struct phase phases[MOST_PHASES];
 static atomic_uint phase;
 static struct move moves[MOST_MOVES];
 static unsigned int move_count, unstamped;
-static struct replica replicas[MOST_REPLICAS];
-static unsigned int replica_count;
+static struct span spans[MOST_SPANS];
+static unsigned int span_count;
 static atomic_bool stop, deaf;
 static unsigned int open_flows, seed;
 
@@ -237,24 +239,27 @@ static void *send_all(void *unused)
 	return unused;
 }
 
-static struct replica *replica_of(unsigned int number)
+static struct span *span_of(unsigned int replica, unsigned int tick)
 {
-	for (unsigned int i = 0; i < replica_count; i++)
-		if (replicas[i].number == number)
-			return &replicas[i];
-	if (replica_count == MOST_REPLICAS)
-		errx(1, "more than %d replicas", MOST_REPLICAS);
-	replicas[replica_count].number = number;
-	return &replicas[replica_count++];
+	for (unsigned int i = span_count; i-- > 0;)
+		if (spans[i].replica == replica) {
+			if (tick > spans[i].last_tick + SPAN_TICKS)
+				break;
+			return &spans[i];
+		}
+	if (span_count == MOST_SPANS)
+		errx(1, "more than %d spans", MOST_SPANS);
+	spans[span_count] = (struct span){.replica = replica, .first_tick = tick, .last_tick = tick};
+	return &spans[span_count++];
 }
 
 static void note_replica(struct flow *flow, unsigned int id, unsigned int number, unsigned int tick)
 {
-	struct replica *replica = replica_of(number);
+	struct span *span = span_of(number, tick);
 
-	replica->datagrams++;
-	if (tick > replica->last_tick)
-		replica->last_tick = tick;
+	span->datagrams++;
+	if (tick > span->last_tick)
+		span->last_tick = tick;
 	if (flow->replica && flow->replica != number) {
 		phases[tick_phase[tick]].moved++;
 		if (move_count < MOST_MOVES)
@@ -353,10 +358,10 @@ static void tell_ways(void)
 		printf("%s\n{\"at\": %ld, \"phase\": %u, \"flow\": %u, \"from\": \"%08x\", \"to\": \"%08x\"}",
 		       i ? "," : "", tick_ns[moves[i].tick], tick_phase[moves[i].tick], moves[i].flow, moves[i].from,
 		       moves[i].to);
-	printf("],\n\"replicas\": [");
-	for (unsigned int i = 0; i < replica_count; i++)
-		printf("%s\n{\"replica\": \"%08x\", \"datagrams\": %lu, \"last\": %ld}", i ? "," : "",
-		       replicas[i].number, replicas[i].datagrams, tick_ns[replicas[i].last_tick]);
+	printf("],\n\"spans\": [");
+	for (unsigned int i = 0; i < span_count; i++)
+		printf("%s\n{\"replica\": \"%08x\", \"datagrams\": %lu, \"first\": %ld, \"last\": %ld}", i ? "," : "",
+		       spans[i].replica, spans[i].datagrams, tick_ns[spans[i].first_tick], tick_ns[spans[i].last_tick]);
 	printf("],\n\"flows\": %u}\n", flow_count);
 }
 

@@ -26,6 +26,7 @@ from typing import Any
 from benchmarks import cluster, happenings, loads
 from benchmarks.happenings import Chain, Pod
 from benchmarks.report import BUILD, QUICK, machine
+from benchmarks.transfers import PATIENCE_SECONDS
 from kube.api import ApiError
 
 MANIFEST = Path(__file__).with_suffix(".yaml")
@@ -196,9 +197,13 @@ def _broken(transfers: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _broken_by_window(transfers: Mapping[str, Any], windows: Sequence[Window]) -> Counter[int]:
-    """By when it was noticed, which may be a while later."""
+    """By when it broke: a silence was noticed only when patience was at its end."""
     began = [window.began for window in windows]
-    return Counter(max(0, bisect_right(began, each["ended"] / 1e9) - 1) for each in _broken(transfers))
+    return Counter(max(0, bisect_right(began, _broke_at(each)) - 1) for each in _broken(transfers))
+
+
+def _broke_at(transfer: Mapping[str, Any]) -> float:
+    return float(transfer["ended"] / 1e9) - (PATIENCE_SECONDS if transfer["why"] == "silent" else 0.0)
 
 
 def show(result: Mapping[str, Any]) -> None:
@@ -295,7 +300,10 @@ ENDS: Mapping[str, Callable[[Chain, Pod], float]] = {
 
 
 def ended(chain: Chain, kind: str, which: float = 0.0) -> dict[str, Any]:
-    """`which`: of the replicas by age, from 0 to 1. Returns when the agent has told of it and all is as before."""
+    """`which`: of the replicas by age, from 0 to 1. Returns when the agent has told of it and all is as before.
+
+    Whatever is left of the replica is replaced: the kubelet delays a container that ends again and again.
+    """
     chain.settle()
     functions = chain.functions()
     victim = functions[int(which * len(functions))]
@@ -313,6 +321,9 @@ def ended(chain: Chain, kind: str, which: float = 0.0) -> dict[str, Any]:
     time.sleep(LAST_SECONDS)
     chain.settle()
     cluster.until(lambda: happenings.has(chain.agent(), "Ready"), "the agent is Ready")
+    if happenings.name(victim) in map(happenings.name, chain.functions()):
+        chain.delete(victim, by_force=False)
+        chain.settle()
     turn = turns[0] if turns else {}
     return {
         "kind": kind,
@@ -342,10 +353,12 @@ def _judged(
     end: Mapping[str, Any], datagrams: Mapping[str, Any], phases: Mapping[int, str], result: Mapping[str, Any]
 ) -> dict[str, Any]:
     lost = [each for each in datagrams["lost"] if phases.get(each["phase"]) == end["kind"]]
-    mine = [each for each in lost if each["replica"] == end["stamp"]]
+    mine = [each for each in lost if _carrier(each, datagrams["moves"]) == end["stamp"]]
     moves = [each for each in datagrams["moves"] if phases.get(each["phase"]) == end["kind"]]
-    last = [r["last"] for r in datagrams["replicas"] if r["replica"] == end["stamp"]]
-    last += [each["at"] for each in mine]
+    began = [
+        span for span in datagrams["spans"] if span["replica"] == end["stamp"] and span["first"] <= end["at"] * 1e9
+    ]
+    last = [span["last"] for span in began[-1:]] + [each["at"] for each in mine]
     account = next(each for each in result["events"] if each["kind"] == end["kind"])
     return {
         **end,
@@ -356,6 +369,13 @@ def _judged(
         "last_packet_ms": round(max(last) / 1e6 - end["at"] * 1000, 1) if last else None,
         "broken": account["broken"],
     }
+
+
+def _carrier(lost: Mapping[str, Any], moves: Sequence[Mapping[str, Any]]) -> str:
+    """The replica to which a lost datagram went: that of the datagram before it in its flow."""
+    of_flow = [move for move in moves if move["flow"] == lost["flow"]]
+    later = [move["from"] for move in of_flow if move["at"] > lost["at"]]
+    return str(later[0] if later else lost["replica"])
 
 
 def show_ends(result: Mapping[str, Any]) -> None:

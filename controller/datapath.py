@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import ipaddress
+import logging
 import os
 import platform
 import re
@@ -31,6 +32,8 @@ from controller import maglev
 from controller.model import PROGRAM, SLOTS, Contest, DataPlane, LinkEntry, LinkState, Traffic
 from controller.sessions import DEFAULT_TIMEOUTS, Session, Timeouts, active
 from sfc.chain import Side
+
+log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).resolve().parent.parent / "bpf"
 PIN_ROOT = Path("/sys/fs/bpf/sfc/v1")
@@ -170,11 +173,14 @@ class Datapath:
             self._take_sessions(pairs)
 
     def _take_sessions(self, pairs: Sequence[tuple[_Info, _Map]]) -> None:
+        before = self.remembered() if pairs else 0
         for old, new in pairs:
             for keys, values in _batches(old.fd, old.key_size, old.value_size, old.name):
                 for key, value in zip(_cut(keys, old.key_size), _cut(values, old.value_size), strict=True):
                     new.add_packed(key, value)
         if pairs:
+            taken = {"sessions": self.remembered() - before}
+            log.info("sessions of another version taken over", extra=taken)
             self._evicted_before = self._missing()
 
     def observe(self) -> DataPlane:

@@ -27,8 +27,8 @@ class Drain:
     deadline: float
     out_of_targets_at: float | None = None
     ended_at: float | None = None
-    active_sessions: int = 0
-    """At the last look; after the end, the sessions that the deadline moves to other replicas."""
+    active_sessions: int | None = None
+    """At the last look, None before the first; after the end, those that the deadline moves to other replicas."""
 
     @property
     def ended(self) -> bool:

@@ -61,7 +61,7 @@ def _write(turn: Turn) -> None:
     log.info(WORDS[turn.reason], extra={"pod": turn.pod, "cause": turn.message} | took | dict(turn.fields))
     if turn.reason == DRAINED:
         left = turn.fields["sessions_left"]
-        DRAIN.labels("deadline" if left else "idle").observe(turn.seconds)
-        MOVED.inc(float(str(left)))
+        DRAIN.labels("idle" if left == 0 else "deadline").observe(turn.seconds)
+        MOVED.inc(float(str(left or 0)))
     else:
         REACTION.labels(turn.reason).observe(turn.seconds)

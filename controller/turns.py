@@ -60,7 +60,8 @@ def _progress(replica: Replica | None, before: Drain | None, drain: Drain) -> It
         yield Turn(drain.pod_uid, replica, DRAINING, message, drain.asked_at, took)
     if drain.ended_at and not (before and before.ended_at):
         left = drain.active_sessions
-        message = "the deadline has passed; its sessions choose again" if left else "no session is left; may terminate"
+        passed = "the deadline has passed; its sessions choose again"
+        message = "no session is left; may terminate" if left == 0 else passed
         took = drain.ended_at - drain.asked_at
         yield Turn(drain.pod_uid, replica, DRAINED, message, drain.asked_at, took, {"sessions_left": left})
 

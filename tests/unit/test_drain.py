@@ -40,6 +40,12 @@ def test_the_deadline_ends_the_drain_and_says_how_many_sessions_it_moved() -> No
     assert (after.ended, after.active_sessions) == (True, 2)
 
 
+def test_a_deadline_that_passes_before_anybody_counted_claims_nothing_about_sessions() -> None:
+    after = advance(drain(), in_targets=False, active_sessions=None, now=130.0)
+
+    assert (after.ended, after.active_sessions) == (True, None)
+
+
 def test_an_ended_drain_stays_as_it_is() -> None:
     ended = advance(drain(), in_targets=False, active_sessions=0, now=101.0)
 
