@@ -129,16 +129,23 @@ def _efficiency(results: Results) -> Iterator[Part]:
     content = results["efficiency"]
     spreads = _spreads(content, efficiency.UNIT)
     counts = range(1, content["most"] + 1)
-    ways = (efficiency.STAGE, efficiency.CHAIN)
-    series = {way: {n: spreads[efficiency.name(way, n)] for n in counts} for way in ways}
-    stage, chain = (series[way][counts[-1]].median for way in ways)
+    series = {
+        way: {n: spreads[efficiency.name(way, n)] for n in counts if efficiency.name(way, n) in spreads}
+        for way in efficiency.WAYS
+    }
+    stage, chain = (series[way][counts[-1]].median for way in (efficiency.STAGE, efficiency.CHAIN))
     yield Part(
         "efficiency",
         [plots.lines(Plane("Fig. 4 of the paper", "firewalls", "requested milliCPU"), series)],
         f"With {counts[-1]} firewalls, scaling the stage asks the cluster for {stage:,.0f} milliCPU, scaling the whole "
-        f"chain for {chain:,.0f}: {100 * (1 - stage / chain):.0f} % less. Read from the pods of a real cluster.",
-        [Table(("firewalls", *ways), [(str(n), *(f"{series[way][n].median:,.0f}" for way in ways)) for n in counts])],
+        f"chain for {chain:,.0f}: {100 * (1 - stage / chain):.0f} % less. Read from the pods of a real "
+        "cluster, scaled by hand, and as a HorizontalPodAutoscaler follows a load.",
+        [Table(("firewalls", *series), [(str(n), *(_total(of.get(n)) for of in series.values())) for n in counts])],
     )
+
+
+def _total(spread: Spread | None) -> str:
+    return f"{spread.median:,.0f}" if spread else ""
 
 
 def _throughput(results: Results) -> Iterator[Part]:
