@@ -39,7 +39,7 @@ UNITS = {
     "tcp6": "TCP over IPv6, Gbit/s",
     "cpu": "CPU time, ms per Gbit of TCP",
     "pps": "64-byte packets, thousands a second",
-    "connections": "connections a second",
+    "connections": "TCP connections, one after the other, a second",
     "p50": "round trip, µs, median",
     "p90": "round trip, µs, 90th percentile",
     "p99": "round trip, µs, 99th percentile",
