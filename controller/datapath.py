@@ -23,6 +23,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 from bcc import BPF
@@ -183,11 +184,15 @@ class Datapath:
             log.info("sessions of another version taken over", extra=taken)
             self._evicted_before = self._missing()
 
-    def observe(self) -> DataPlane:
-        """What the maps say; the filters, which are not in maps, are left empty."""
+    def observe(self, known: Mapping[tuple[int, Side], bytes] = MappingProxyType({})) -> DataPlane:
+        """What the maps say; the filters, which are not in maps, are left empty.
+
+        A table that is as in `known` is that object: all together they are too large to be held twice.
+        """
+        tables = ((_side_key(key), table) for key, (table,) in self._targets.items())
         return DataPlane(
             links=dict(self._observed_links()),
-            targets={_side_key(key): table for key, (table,) in self._targets.items()},
+            targets={side: known[side] if known.get(side) == table else table for side, table in tables},
             neighbours={
                 (connection, Side(side), _address_text(address)): _mac_text(mac)
                 for (connection, side, address), (mac,) in self._neighbours.items()
@@ -430,7 +435,7 @@ def _batches(fd: int, key_size: int, value_size: int, name: str) -> Iterator[tup
         count.value = most
         failed = lib.bpf_lookup_batch(fd, begin, ctypes.byref(position), keys, values, ctypes.byref(count))
         _expect(name, failed, "read", or_error=errno.ENOENT)
-        yield keys.raw[: count.value * key_size], values.raw[: count.value * value_size]
+        yield ctypes.string_at(keys, count.value * key_size), ctypes.string_at(values, count.value * value_size)
         begin, more = ctypes.byref(position), not failed
 
 

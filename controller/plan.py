@@ -225,7 +225,7 @@ def desired(
     it has, and only what this node knows by itself counts (links that vanished, drains that the kubelet asked for).
     """
     if cluster is None:
-        return Plan(links, {None: _remembered(links, drains, _plane(actual), before.parts.get(None))})
+        return Plan(links, {None: _remembered(links, drains, _plane(actual), [*before.parts.values()])})
     draining = _drains_by_chain(cluster, drains)
     parts: dict[ChainKey | None, Part] = {
         key: _part(key, Given(cluster.chains.get(key), replicas, draining.get(key, {})), links, before)
@@ -327,15 +327,16 @@ def _plane(actual: DataPlane | Plan) -> DataPlane:
 
 def _part(key: ChainKey, given: Given, links: Links, before: Plan) -> Part:
     part = before.parts.get(key)
-    lasts = part and part.given == given and _same_links(given.replicas, before.links, links)
-    return part if part and lasts else _planned(given, links, part)
+    if part and part.given == given and _same_links(given.replicas, before.links, links):
+        return part
+    return _planned(given, links, [each for each in (part, before.parts.get(None)) if each])
 
 
 def _same_links(replicas: Iterable[Replica], before: Links, after: Links) -> bool:
     return after is before or all(after.get(replica.uid) == before.get(replica.uid) for replica in replicas)
 
 
-def _planned(given: Given, links: Links, before: Part | None) -> Part:
+def _planned(given: Given, links: Links, before: Sequence[Part]) -> Part:
     chain, pods = given.chain, sum(replica.uid in links for replica in given.replicas)
     if chain is None:
         return Part(DataPlane(), {}, frozenset(), pods, given)
@@ -377,7 +378,7 @@ def _drained_state(drain: Drain) -> LinkState:
     return LinkState.GONE if drain.ended else LinkState.DRAINING
 
 
-def _remembered(links: Links, drains: Mapping[str, Drain], actual: DataPlane, before: Part | None) -> Part:
+def _remembered(links: Links, drains: Mapping[str, Drain], actual: DataPlane, before: Sequence[Part]) -> Part:
     def state(link: HostLink, entry: LinkEntry) -> LinkState:
         drain = drains.get(link.pod_uid)
         return LinkState.GONE if not link.up else _drained_state(drain) if drain else entry.state
@@ -420,20 +421,22 @@ def _filters(placed: Iterable[Place]) -> dict[int, int]:
     }
 
 
-def _targets(serving: Mapping[SideKey, Replicas], before: Part | None) -> dict[SideKey, bytes]:
-    return {
-        side: before.plane.targets[side] if before and before.serving.get(side) == replicas else maglev.table(replicas)
-        for side, replicas in serving.items()
-    }
+def _targets(serving: Mapping[SideKey, Replicas], before: Sequence[Part]) -> dict[SideKey, bytes]:
+    return {side: _made(side, replicas, before) or maglev.table(replicas) for side, replicas in serving.items()}
+
+
+def _made(side: SideKey, replicas: Replicas, before: Sequence[Part]) -> bytes | None:
+    """The table that one of the parts had for these targets."""
+    return next((part.plane.targets[side] for part in before if part.serving.get(side) == replicas), None)
 
 
 def _on_sides(placed: Iterable[Place], state: LinkState) -> dict[SideKey, Replicas]:
-    """Of the links in this state, by cross-connection and side."""
+    """Of the links in this state, by cross-connection and side; in order, so that the same are equal."""
     found: dict[SideKey, Replicas] = defaultdict(list)
     for link, entry in placed:
         if entry.state == state:
             found[entry.connection, entry.side].append((link.pod_uid, link.slot))
-    return dict(found)
+    return {side: sorted(replicas) for side, replicas in found.items()}
 
 
 def _neighbours(chain: Chain, connections: frozenset[int]) -> dict[tuple[int, Side, str], str]:

@@ -50,7 +50,7 @@ class Links(Protocol):
 class Datapath(Protocol):
     program_fd: int
 
-    def observe(self) -> DataPlane: ...
+    def observe(self, known: Mapping[tuple[int, Side], bytes]) -> DataPlane: ...
     def set_link(self, slot: int, entry: LinkEntry) -> None: ...
     def clear_link(self, slot: int) -> None: ...
     def set_targets(self, connection: int, side: Side, table: bytes) -> None: ...
@@ -268,7 +268,7 @@ class Reconciler:
         if known is not None and not verify:
             plane = self._state.plane
         else:
-            plane, self._last_verification = self._datapath.observe(), self._clock()
+            plane, self._last_verification = self._datapath.observe(self._state.plane.targets), self._clock()
         filters = {link.ifindex: self._filter_slot(link) for link in links if link.filter_slot is not None}
         return plan.by_pod(links), replace(plane, filters=filters)
 

@@ -260,12 +260,22 @@ def test_a_change_of_one_chain_leaves_the_others_as_they_were_planned(asked: Any
 def test_a_side_with_the_same_targets_keeps_its_table(monkeypatch: pytest.MonkeyPatch) -> None:
     before = plan.desired(TWO_FIREWALLS, by_pod(ALL), {}, Plan(), Plan())
     made: list[Any] = []
-    monkeypatch.setattr(maglev, "table", lambda replicas: made.append(replicas) or b"")
+    monkeypatch.setattr(maglev, "table", lambda replicas: made.append(replicas) or b"made")
     leaving = {"uid-firewall-1": Drain("uid-firewall-1", "", 0, 30)}
 
     plan.desired(TWO_FIREWALLS, by_pod(ALL), leaving, before, before)
 
     assert sorted(made) == [[("uid-firewall-2", 4)], [("uid-firewall-2", RIGHT2.slot)]]
+
+
+def test_tables_made_before_the_api_server_was_heard_are_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    served = plan.desired(TWO_CHAINS, LINKS, {}, Plan(), Plan())
+    restarted = plan.desired(None, LINKS, {}, served.plane, Plan())
+    monkeypatch.setattr(maglev, "table", None)
+
+    heard = plan.desired(TWO_CHAINS, LINKS, {}, restarted, restarted)
+
+    assert heard.plane == served.plane
 
 
 def test_a_link_of_an_unknown_pod_is_no_reason_to_plan_a_chain_again() -> None:

@@ -45,7 +45,7 @@ class Node:
     def detach(self, ifindex: int) -> None:
         self.links[ifindex] = replace(self.links[ifindex], filter_slot=None)
 
-    def observe(self) -> DataPlane:
+    def observe(self, known: object = None) -> DataPlane:
         if self.broken:
             raise OSError("no maps today")
         return DataPlane({}, dict(self.entries), dict(self.tables), dict(self.macs))
