@@ -12,6 +12,7 @@ from benchmarks import (
     efficiency,
     events,
     forwarding,
+    pods,
     ports,
     program,
     reaction,
@@ -22,6 +23,7 @@ from benchmarks import (
 
 BENCHMARKS = {
     "program": program.main,
+    "pods": pods.main,
     "forwarding": forwarding.main,
     "reaction": reaction.main,
     "admission": admission.main,

@@ -24,7 +24,7 @@ PATIENCE_SECONDS = 60.0
 
 
 def bring_up(manifest: Path, namespace: str, nodes: int = 1) -> None:
-    """The cluster, the project, and the chain in `manifest`, which has the name of its namespace; until it is Ready."""
+    """The cluster, the project, and the chains in `manifest`, all in that namespace; until they are Ready."""
     testbed("up", "--nodes", str(nodes))
     for image, (dockerfile, context) in IMAGES.items():
         build(image, dockerfile, context)
@@ -32,7 +32,7 @@ def bring_up(manifest: Path, namespace: str, nodes: int = 1) -> None:
     for workload in WORKLOADS:
         kubectl("--namespace=sfc-system", "rollout", "status", workload, "--timeout=180s")
     until(lambda: try_kubectl("apply", "--filename", str(manifest)), "the webhook answers")
-    kubectl(f"--namespace={namespace}", "wait", f"sfc/{namespace}", "--for=condition=Ready", "--timeout=180s")
+    kubectl(f"--namespace={namespace}", "wait", "sfc", "--all", "--for=condition=Ready", "--timeout=180s")
 
 
 def take_down() -> None:

@@ -355,9 +355,10 @@ static void tell_ways(void)
 {
 	printf("\"moves\": [");
 	for (unsigned int i = 0; i < move_count; i++)
-		printf("%s\n{\"at\": %ld, \"phase\": %u, \"flow\": %u, \"from\": \"%08x\", \"to\": \"%08x\"}",
-		       i ? "," : "", tick_ns[moves[i].tick], tick_phase[moves[i].tick], moves[i].flow, moves[i].from,
-		       moves[i].to);
+		printf("%s\n{\"at\": %ld, \"phase\": %u, \"flow\": %u, \"port\": %u, \"from\": \"%08x\", \"to\": "
+		       "\"%08x\"}",
+		       i ? "," : "", tick_ns[moves[i].tick], tick_phase[moves[i].tick], moves[i].flow,
+		       flows[moves[i].flow].port, moves[i].from, moves[i].to);
 	printf("],\n\"spans\": [");
 	for (unsigned int i = 0; i < span_count; i++)
 		printf("%s\n{\"replica\": \"%08x\", \"datagrams\": %lu, \"first\": %ld, \"last\": %ld}", i ? "," : "",

@@ -1,7 +1,8 @@
 """What scaling one stage asks of the cluster, and what scaling the whole chain would (the paper, V.A and Fig. 4).
 
 The firewall goes from 1 to 10 replicas, once alone and once with the rest of the chain, on a real Kubernetes; each time
-all replicas are Ready, the milliCPU that the running pods request are read from the API server and added.
+all replicas are Ready, the milliCPU that the running pods request are read from the API server and added. At last a
+HorizontalPodAutoscaler does the same to the firewall, as a metric tells it of more and less load (hpa.yaml).
 """
 
 from __future__ import annotations
@@ -9,18 +10,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.cluster import bring_up, kubectl, take_down, until
+from benchmarks.cluster import bring_up, kubectl, run, take_down, until
 from benchmarks.report import QUICK, Report, Spread, machine, ratio
 
+HERE = Path(__file__).resolve().parent
 STAGES = ("firewall", "policer", "gateway")
 MOST = 3 if QUICK else 10
+BY_AUTOSCALER = (1, 3) if QUICK else (1, 2, 4, 7, 10)
 NODES = 3
 """Each kubelet counts the machine's CPUs as its own; ten whole chains ask for 4.5."""
 SCALE_SECONDS = 120.0
+LOAD_OF_ONE = 100
+"""For a replica, in hpa.yaml."""
 UNIT = "requested milliCPU"
-STAGE, CHAIN = "the firewall alone", "the whole chain"
+STAGE, CHAIN, HPA = WAYS = "the firewall alone", "the whole chain", "the firewall alone, by an autoscaler"
 NOTES = ("Read from the pods of a real cluster; the figures are sums of requests, so there is no spread.",)
 
 
@@ -28,7 +34,7 @@ def main() -> None:
     try:
         bring_up(Path(__file__).with_suffix(".yaml"), "efficiency", NODES)
         described = machine()
-        figures = {name(way, n): [float(total)] for way, n, total in _scaled()}
+        figures = {name(way, n): [float(total)] for scaled in (_scaled, _autoscaled) for way, n, total in scaled()}
     finally:
         take_down()
     ratios = {f"{STAGE}/{CHAIN}, {n} replicas": _ratio(figures, n) for n in (1, MOST)}
@@ -51,10 +57,33 @@ def _scaled() -> Iterator[tuple[str, int, int]]:
         yield CHAIN, replicas, _requested(dict.fromkeys(STAGES, replicas))
 
 
+def _autoscaled() -> Iterator[tuple[str, int, int]]:
+    """By the load alone, at which the autoscaler looks every 15 seconds."""
+    _apply_autoscaler()
+    for replicas in BY_AUTOSCALER:
+        _namespaced("exec", "deployment/load", "--", "sh", "-c", f"echo {replicas * LOAD_OF_ONE} >/tmp/load")
+        yield HPA, replicas, _settled({"firewall": replicas, "policer": 1, "gateway": 1})
+
+
+def _apply_autoscaler() -> None:
+    with TemporaryDirectory() as folder:
+        key, certificate = f"{folder}/key", f"{folder}/certificate"
+        subject = ["-subj", "/CN=load", "-days", "1", "-keyout", key, "-out", certificate]
+        run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *subject)
+        _namespaced("create", "secret", "tls", "load-tls", f"--cert={certificate}", f"--key={key}")
+    _namespaced("create", "configmap", "load-metric", f"--from-file={HERE / 'load_metric.py'}")
+    kubectl("apply", "--filename", str(HERE / "hpa.yaml"))
+    _namespaced("rollout", "status", "deployment/load", "--timeout=120s")
+
+
 def _requested(replicas: Mapping[str, int]) -> int:
     """Scales; the milliCPU that the pods request when all are Ready."""
     for stage, wanted in replicas.items():
-        kubectl("--namespace=efficiency", "scale", f"deployment/{stage}", f"--replicas={wanted}")
+        _namespaced("scale", f"deployment/{stage}", f"--replicas={wanted}")
+    return _settled(replicas)
+
+
+def _settled(replicas: Mapping[str, int]) -> int:
     until(lambda: _serving() == replicas, f"{replicas} Ready", SCALE_SECONDS)
     return sum(_milli(c["resources"]["requests"]["cpu"]) for pod in _pods() for c in pod["spec"]["containers"])
 
@@ -71,8 +100,12 @@ def _serving() -> dict[str, int]:
 def _pods() -> list[dict[str, Any]]:
     """Of the functions; those on their way out hold nothing that another could not have."""
     selector = f"--selector=app in ({','.join(STAGES)})"
-    pods = json.loads(kubectl("--namespace=efficiency", "get", "pods", selector, "--output=json"))["items"]
+    pods = json.loads(_namespaced("get", "pods", selector, "--output=json"))["items"]
     return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+
+
+def _namespaced(*arguments: str) -> str:
+    return kubectl("--namespace=efficiency", *arguments)
 
 
 def _milli(quantity: str) -> int:

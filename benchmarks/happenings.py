@@ -10,6 +10,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -253,15 +254,19 @@ def container_id(status: Mapping[str, Any]) -> str:
 
 
 def processes(container: str) -> Sequence[int]:
-    """Of a container, on this machine."""
-    found = []
+    """Of a container, on this machine; the one that the container ends with is the first."""
+    found = {}
     for cgroup in Path("/proc").glob("[0-9]*/cgroup"):
-        try:
+        with suppress(OSError):  # it has ended
             if container in cgroup.read_text():
-                found.append(int(cgroup.parent.name))
-        except OSError:
-            continue  # it has ended
-    return sorted(found)
+                found[int(cgroup.parent.name)] = _own_number(cgroup.parent)
+    return sorted(found, key=found.__getitem__)
+
+
+def _own_number(process: Path) -> int:
+    """In its own PID namespace: this machine's numbers may have begun anew meanwhile."""
+    status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+    return int(status["NSpid"].split()[-1])
 
 
 def kill(container: str, number: signal.Signals = signal.SIGKILL) -> float:

@@ -163,16 +163,17 @@ class Lab:
         return float(found[1]) / 1000
 
     def flood(self, seconds: float) -> Flood:
-        sent, arrived, nanoseconds = self._run("flood", "left", MAC["a"], MAC["b"], str(seconds))
+        sent, arrived, nanoseconds = self._run("flood", seconds, "left", MAC["a"], MAC["b"])
         return Flood(sent, arrived, nanoseconds / 1e9)
 
     def ping(self, seconds: float) -> Ping:
-        _, p50, p90, p99 = self._run("ping", str(seconds))
+        _, p50, p90, p99 = self._run("ping", seconds)
         return Ping(p50 / 1000, p90 / 1000, p99 / 1000)
 
-    def _run(self, what: str, *arguments: str) -> list[int]:
+    def _run(self, what: str, seconds: float, *arguments: str) -> list[int]:
         ends = [f"/run/netns/{self._host[each]}" for each in ("a", "b")]
-        return [int(word) for word in _run([str(self._tool), what, *ends, *arguments]).split()]
+        command = [str(self._tool), what, *ends, *ADDRESS.values(), str(seconds), *arguments]
+        return [int(word) for word in _run(command).split()]
 
     def _namespace(self, name: str) -> str:
         namespace = f"{PREFIX}{os.getpid()}-{self._label}-{name}"

@@ -1,15 +1,18 @@
 /* Small packets from one network namespace to another, and what became of them. One process, so that both ends stop at
  * the same moment; a socket stays in the namespace in which it was made, whoever uses it.
  *
- *   traffic flood FROM TO INTERFACE SOURCE-MAC DESTINATION-MAC SECONDS
- *   traffic ping  FROM TO SECONDS
+ *   traffic flood   FROM TO SOURCE DESTINATION SECONDS INTERFACE SOURCE-MAC DESTINATION-MAC
+ *   traffic ping    FROM TO SOURCE DESTINATION SECONDS
+ *   traffic connect FROM TO SOURCE DESTINATION SECONDS
  *
  * flood: a packet socket in FROM sends frames of 64 bytes (60 and the checksum) past all queueing; a UDP socket in TO
  *	  takes them. Prints frames sent, datagrams that reached that socket, and nanoseconds.
  * ping:  a datagram goes to TO and back, one at a time, and both ends spin, so that no sleep or wake-up is measured.
  *	  Prints the rounds made and the round-trip times' 50th, 90th and 99th percentile in nanoseconds.
+ * connect: one TCP connection after the other, each until TO has sent a byte; a reset then frees its port. Prints
+ *	  connections and nanoseconds.
  *
- * FROM is 10.0.0.1, TO is 10.0.0.2; the sender has CPU 0, the receiver CPU 1.
+ * FROM and TO are namespaces, SOURCE and DESTINATION their IPv4 addresses; the sender has CPU 0, the receiver CPU 1.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -46,6 +49,11 @@ struct frame {
 } __attribute__((packed));
 
 _Static_assert(sizeof(struct frame) == 60, "the smallest Ethernet frame");
+
+struct way {
+	const char *from, *to, *source, *destination;
+	double seconds;
+};
 
 static atomic_bool stop;
 static unsigned long received;
@@ -123,7 +131,7 @@ static unsigned short checksum(const void *header)
 	return ~(sum + (sum >> 16));
 }
 
-static struct frame frame_of(const char *source_mac, const char *destination_mac)
+static struct frame frame_of(const struct way *way, const char *source_mac, const char *destination_mac)
 {
 	struct frame it = {
 		.eth.ether_type = htons(ETHERTYPE_IP),
@@ -134,8 +142,8 @@ static struct frame frame_of(const char *source_mac, const char *destination_mac
 	parse_mac(it.eth.ether_shost, source_mac);
 	parse_mac(it.eth.ether_dhost, destination_mac);
 	it.ip.tot_len = htons(sizeof(it) - sizeof(it.eth));
-	it.ip.saddr = host("10.0.0.1").sin_addr.s_addr;
-	it.ip.daddr = host("10.0.0.2").sin_addr.s_addr;
+	it.ip.saddr = host(way->source).sin_addr.s_addr;
+	it.ip.daddr = host(way->destination).sin_addr.s_addr;
 	it.ip.check = checksum(&it.ip);
 	it.udp.len = htons(sizeof(it.udp) + sizeof(it.payload));
 	return it;
@@ -189,26 +197,26 @@ static void *echo(void *socket)
 	return NULL;
 }
 
-static void flood(char **argument)
+static void flood(const struct way *way, char **argument)
 {
-	struct frame frame = frame_of(argument[3], argument[4]);
+	struct frame frame = frame_of(way, argument[1], argument[2]);
 	struct iovec place = {&frame, sizeof(frame)};
 	struct mmsghdr messages[BATCH] = {};
 	unsigned long begin, end, sent = 0;
 	pthread_t receiver;
 	int from, to;
 
-	enter(argument[1]);
-	to = udp_socket("10.0.0.2", "10.0.0.1");
-	enter(argument[0]);
-	from = packet_socket(argument[2]);
+	enter(way->to);
+	to = udp_socket(way->destination, way->source);
+	enter(way->from);
+	from = packet_socket(argument[0]);
 	for (int i = 0; i < BATCH; i++)
 		messages[i].msg_hdr = (struct msghdr){.msg_iov = &place, .msg_iovlen = 1};
 	pthread_create(&receiver, NULL, receive, &to);
 	run_on(0);
 
 	begin = now();
-	end = begin + atof(argument[5]) * 1e9;
+	end = begin + way->seconds * 1e9;
 	while (now() < end) {
 		int done = sendmmsg(from, messages, BATCH, 0);
 
@@ -228,7 +236,7 @@ static int ascending(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-static void ping(char **argument)
+static void ping(const struct way *way)
 {
 	static unsigned int times[MOST_ROUNDS];
 	unsigned long begin, end, rounds = 0;
@@ -236,14 +244,14 @@ static void ping(char **argument)
 	char data[18] = {};
 	int from, to;
 
-	enter(argument[1]);
-	to = udp_socket("10.0.0.2", "10.0.0.1");
-	enter(argument[0]);
-	from = udp_socket("10.0.0.1", "10.0.0.2");
+	enter(way->to);
+	to = udp_socket(way->destination, way->source);
+	enter(way->from);
+	from = udp_socket(way->source, way->destination);
 	pthread_create(&receiver, NULL, echo, &to);
 	run_on(0);
 
-	end = now() + atof(argument[2]) * 1e9;
+	end = now() + way->seconds * 1e9;
 	while ((begin = now()) < end && rounds < MOST_ROUNDS) {
 		if (send(from, data, sizeof(data), 0) < 0)
 			err(1, "send");
@@ -258,12 +266,84 @@ static void ping(char **argument)
 	printf("%lu %u %u %u\n", rounds, times[rounds / 2], times[rounds * 9 / 10], times[rounds * 99 / 100]);
 }
 
+static void *accept_all(void *socket)
+{
+	int fd = *(int *)socket;
+
+	run_on(1);
+	while (!atomic_load(&stop)) {
+		int connection = accept4(fd, NULL, NULL, SOCK_NONBLOCK);
+
+		if (connection < 0)
+			continue;
+		if (send(connection, "", 1, MSG_NOSIGNAL) < 0)
+			err(1, "send");
+		close(connection);
+	}
+	return NULL;
+}
+
+static int listening_socket(const char *address)
+{
+	struct sockaddr_in own = host(address);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), yes = 1;
+
+	if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes)) || bind(fd, (void *)&own, sizeof(own)) ||
+	    listen(fd, 128))
+		err(1, "listen on %s", address);
+	return fd;
+}
+
+static void converse(const struct sockaddr_in *to)
+{
+	struct timeval patience = {.tv_sec = REPLY_NS / 1000000000UL};
+	struct linger reset = {.l_onoff = 1};
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+	char byte;
+
+	if (setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)) ||
+	    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)) ||
+	    connect(fd, (void *)to, sizeof(*to)) || recv(fd, &byte, 1, 0) != 1)
+		err(1, "connection");
+	close(fd);
+}
+
+static void connect_all(const struct way *way)
+{
+	struct sockaddr_in to = host(way->destination);
+	unsigned long begin, end, connections = 0;
+	pthread_t receiver;
+	int listening;
+
+	enter(way->to);
+	listening = listening_socket(way->destination);
+	enter(way->from);
+	pthread_create(&receiver, NULL, accept_all, &listening);
+	run_on(0);
+
+	begin = now();
+	end = begin + way->seconds * 1e9;
+	for (; now() < end; connections++)
+		converse(&to);
+	end = now();
+	atomic_store(&stop, true);
+	pthread_join(receiver, NULL);
+	printf("%lu %lu\n", connections, end - begin);
+}
+
 int main(int count, char **arguments)
 {
-	if (count == 8 && !strcmp(arguments[1], "flood"))
-		flood(arguments + 2);
-	else if (count == 5 && !strcmp(arguments[1], "ping"))
-		ping(arguments + 2);
+	struct way way;
+
+	if (count < 7)
+		errx(2, "see the top of the source");
+	way = (struct way){arguments[2], arguments[3], arguments[4], arguments[5], atof(arguments[6])};
+	if (count == 10 && !strcmp(arguments[1], "flood"))
+		flood(&way, arguments + 7);
+	else if (count == 7 && !strcmp(arguments[1], "ping"))
+		ping(&way);
+	else if (count == 7 && !strcmp(arguments[1], "connect"))
+		connect_all(&way);
 	else
 		errx(2, "see the top of the source");
 	return 0;

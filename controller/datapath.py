@@ -162,8 +162,9 @@ class Datapath:
         """While the block puts this program into filters that held others (the kernel's numbers of them), which may be
         of another version, with session tables of their own: their sessions are taken over.
 
-        Those that were opened during the block too. What is not known of a session is nothing; a version that changes
-        the layout of a session's value adds to its end.
+        Those that were opened during the block too; not those that were closed a while ago, because a connection that
+        reuses their ports during the block is known to the former program alone. What is not known of a session is
+        nothing; a version that changes the layout of a session's value adds to its end.
         """
         with ExitStack() as cleanup:
             own = {_info(table.fd).id for table in self._sessions}
@@ -175,10 +176,13 @@ class Datapath:
 
     def _take_sessions(self, pairs: Sequence[tuple[_Info, _Map]]) -> None:
         before = self.remembered() if pairs else 0
+        closed_at = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - DEFAULT_TIMEOUTS.tcp_closed_ns
         for old, new in pairs:
             for keys, values in _batches(old.fd, old.key_size, old.value_size, old.name):
                 for key, value in zip(_cut(keys, old.key_size), _cut(values, old.value_size), strict=True):
-                    new.add_packed(key, value)
+                    _, _, last_seen, *finished, reset = fields = new.fields(value)
+                    if last_seen > closed_at or not (reset or all(finished)):
+                        new.add(key, fields)
         if pairs:
             taken = {"sessions": self.remembered() - before}
             log.info("sessions of another version taken over", extra=taken)
@@ -404,11 +408,14 @@ class _Map:
     def value_at(self, packed: bytes, index: int) -> _Fields:
         return self._value.unpack_from(packed, index * self._value.size)
 
-    def add_packed(self, key: bytes, value: bytes) -> None:
-        """An element from a map of this name in another version, unless there is one. Padding is left at zero: a
-        session's stamps are, which are worth nothing beside other links."""
-        whole = value.ljust(self._value.size, b"\0")
-        own = self._value.pack(*self._value.unpack_from(whole))
+    def fields(self, value: bytes) -> _Fields:
+        """Of a value from a map of this name in another version."""
+        return self._value.unpack_from(value.ljust(self._value.size, b"\0"))
+
+    def add(self, key: bytes, fields: _Fields) -> None:
+        """Unless there is one. Padding is left at zero: a session's stamps are, which are worth nothing beside other
+        links."""
+        own = self._value.pack(*fields)
         self._expect(lib.bpf_update_elem(self.fd, key, own, _NOEXIST), "written", or_error=errno.EEXIST)
 
     def _expect(self, failed: int, done: str, or_error: int = 0) -> None:

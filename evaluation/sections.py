@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks import cni, efficiency, forwarding, full_node, program, redirection, scale
+from benchmarks import cni, efficiency, forwarding, full_node, pods, program, redirection, scale
 from benchmarks.report import Spread
 from evaluation import plots
 from evaluation.plots import Draw, Plane
@@ -129,16 +129,23 @@ def _efficiency(results: Results) -> Iterator[Part]:
     content = results["efficiency"]
     spreads = _spreads(content, efficiency.UNIT)
     counts = range(1, content["most"] + 1)
-    ways = (efficiency.STAGE, efficiency.CHAIN)
-    series = {way: {n: spreads[efficiency.name(way, n)] for n in counts} for way in ways}
-    stage, chain = (series[way][counts[-1]].median for way in ways)
+    series = {
+        way: {n: spreads[efficiency.name(way, n)] for n in counts if efficiency.name(way, n) in spreads}
+        for way in efficiency.WAYS
+    }
+    stage, chain = (series[way][counts[-1]].median for way in (efficiency.STAGE, efficiency.CHAIN))
     yield Part(
         "efficiency",
         [plots.lines(Plane("Fig. 4 of the paper", "firewalls", "requested milliCPU"), series)],
         f"With {counts[-1]} firewalls, scaling the stage asks the cluster for {stage:,.0f} milliCPU, scaling the whole "
-        f"chain for {chain:,.0f}: {100 * (1 - stage / chain):.0f} % less. Read from the pods of a real cluster.",
-        [Table(("firewalls", *ways), [(str(n), *(f"{series[way][n].median:,.0f}" for way in ways)) for n in counts])],
+        f"chain for {chain:,.0f}: {100 * (1 - stage / chain):.0f} % less. Read from the pods of a real "
+        "cluster, scaled by hand, and as a HorizontalPodAutoscaler follows a load.",
+        [Table(("firewalls", *series), [(str(n), *(_total(of.get(n)) for of in series.values())) for n in counts])],
     )
+
+
+def _total(spread: Spread | None) -> str:
+    return f"{spread.median:,.0f}" if spread else ""
 
 
 def _throughput(results: Results) -> Iterator[Part]:
@@ -178,6 +185,69 @@ def _throughput_says(kind: str, content: Mapping[str, Any], groups: Mapping[str,
         if name.startswith(f"{kind}.ours/")
     ]
     return f"Ours, over one hop, reaches {'; '.join(told)}."
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """Along which figures between pods are told."""
+
+    what: str
+    label: Callable[[int, pods.Way], str]
+    places: Sequence[int]
+    ways: Sequence[pods.Way]
+
+    def series(self, content: Mapping[str, Any], kind: str) -> dict[str, dict[int, Spread]]:
+        spreads = _spreads(content, pods.UNITS[kind])
+        return {way.name: {place: spreads[self.label(place, way)] for place in self.places} for way in self.ways}
+
+    def part(self, content: Mapping[str, Any], name: str, kinds: Sequence[str], says: str) -> Part:
+        found = {kind: self.series(content, kind) for kind in kinds}
+        draws, tables = [], []
+        for kind, series in found.items():
+            title, _, unit = pods.UNITS[kind].rpartition(", ")
+            draws.append(plots.lines(Plane(title, self.what, unit, log_x=True), series))
+            rows = [(str(at), *(_shown(of[at]) for of in series.values())) for at in self.places]
+            tables.append(Table((f"{pods.UNITS[kind]}: {self.what}", *series), rows))
+        return Part(f"pods-{name}", draws, says, tables)
+
+
+def _pods(results: Results) -> Iterator[Part]:
+    content = results["pods"]
+    hops = _Axis("hops", pods.name, _places(content, "hop"), pods.WAYS)
+    for name, kinds in (("tcp", ("tcp", "tcp6", "cpu")), ("small", ("pps", "connections")), ("time", ("p50", "p99"))):
+        yield hops.part(content, name, kinds, _pods_say(content, kinds, hops.places))
+    replicas = _Axis("replicas of the function", pods.scaled_name, _places(content, "replica"), (pods.VETH, pods.OURS))
+    most, kinds = replicas.places[-1], ("tcp", "pps", "connections")
+    told = (f"{_ratio_said(content, f'{kind}, {most} replicas, ours/veth')} ({pods.UNITS[kind]})" for kind in kinds)
+    yield replicas.part(
+        content,
+        "replicas",
+        kinds,
+        f"With the function scaled to {most} replicas, ours over two hops reaches, of direct veth pairs to its first "
+        f"replica: {'; '.join(told)}.",
+    )
+
+
+def _places(content: Mapping[str, Any], what: str) -> Sequence[int]:
+    """The numbers of hops, or of replicas, that were measured."""
+    labels = (label.replace(",", "").split() for label in content["rounds"][pods.UNITS["tcp"]])
+    return sorted({int(number) for number, unit, *_ in labels if unit.removesuffix("s") == what})
+
+
+def _pods_say(content: Mapping[str, Any], kinds: Sequence[str], hops: Sequence[int]) -> str:
+    told = [
+        f"{pods.UNITS[kind]}, over {count} {'hop' if count == 1 else 'hops'}: "
+        f"{_ratio_said(content, f'{kind}, {count} hops, ours/veth')} of veth, "
+        f"{_ratio_said(content, f'{kind}, {count} hops, ours/bridge')} of the bridge"
+        for kind in kinds
+        for count in (hops[0], hops[-1])
+    ]
+    return f"Between pods, ours is at: {'; '.join(told)}."
+
+
+def _ratio_said(content: Mapping[str, Any], name: str) -> str:
+    spread = content["spread"][name]
+    return f"{spread['median']:.2f} ({spread['low']:.2f} … {spread['high']:.2f})"
 
 
 def _program(results: Results) -> Iterator[Part]:
@@ -336,7 +406,8 @@ def _wrapped(label: str) -> str:
 
 SECTIONS = (
     Section("Scaling efficiency", ["efficiency"], _efficiency),
-    Section("Throughput", ["forwarding"], _throughput),
+    Section("Throughput between pods", ["pods"], _pods),
+    Section("Throughput of the wires alone", ["forwarding"], _throughput),
     Section("Reaction", ["reaction"], _reaction),
     Section("Loss", ["events"], _loss),
     Section("Session redirection", ["redirection"], _redirection),

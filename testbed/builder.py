@@ -200,10 +200,10 @@ def _copied(dockerfile: Path) -> list[str]:
 
 
 def _files(context: Path, sources: list[str]) -> list[Path]:
-    """Those that git knows or would add; all of them where there is no git."""
+    """Those that git knows or would add; all of them where there is no git, or git ignores the whole context."""
     command = ["git", "-C", str(context), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, capture_output=True, text=True, check=False)
-    known = [context / name for name in listed.stdout.split("\0")]
-    found = known if listed.returncode == 0 else context.rglob("*")
+    known = [context / name for name in listed.stdout.split("\0") if name]
+    found = known or context.rglob("*")
     wanted = [context / source for source in sources]
     return sorted(f for f in set(found) if f.is_file() and any(f.is_relative_to(source) for source in wanted))

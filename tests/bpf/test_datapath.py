@@ -270,6 +270,27 @@ def test_sessions_of_a_version_with_other_tables_stay_where_they_are(pin_root: P
     latter.close()
 
 
+def test_a_port_that_is_used_again_while_sessions_are_taken_over_keeps_its_new_replica(pin_root: Path) -> None:
+    former = Node(pin_root, capacity=4096)
+    former.serve(UP, (1,))
+    former.serve(DOWN, (11,))
+    numbers = range(20)
+    for number in numbers:
+        former.send(1, tcp(UP, number))
+        former.send(1, tcp(UP, number, "R"))
+    former.age_of_sessions(10)
+    former.serve(DOWN, (12,))
+    latter = Node(pin_root, capacity=2048)
+
+    with latter.datapath.succeeding({former.program}):
+        opened = {number: former.receiver(1, tcp(UP, number, "S")) for number in numbers}
+    after = {number: latter.receiver(1, tcp(UP, number)) for number in numbers}
+
+    assert after == opened == dict.fromkeys(numbers, 12)
+    former.datapath.close()
+    latter.close()
+
+
 def test_succeeding_the_same_tables_or_a_program_that_has_ended_changes_nothing(node: Node) -> None:
     node.serve(UP, (1,))
     node.serve(DOWN, (11,))
