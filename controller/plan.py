@@ -98,7 +98,7 @@ class Plan:
 
     @cached_property
     def plane(self) -> DataPlane:
-        """All parts together: it costs what the node has, so no pass for an event asks for it."""
+        """All parts together. It costs what the node has: a pass for the news of one pod does without."""
         return together(self.parts.values())
 
     @property
