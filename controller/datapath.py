@@ -42,7 +42,9 @@ CAPACITY = 262_144
 """Sessions of each kind (plain IPv4, all others) that a node remembers unless told otherwise; beyond that the least
 recently used give way."""
 
-_BATCH_BYTES = 1 << 20
+_BATCH_BYTES, _LEAST_BATCH = 1 << 16, 16
+"""Values read at once. Much larger buffers would take longer to clear than most maps to read; the least must hold the
+elements of one bucket."""
 _NOEXIST = 1
 _MAP_INFO = struct.Struct("<6I16s")
 _PROGRAM_INFO = struct.Struct("<52xIQ")
@@ -83,6 +85,9 @@ _ENDS = struct.Struct("<QQ24x")
 """The two ends alone of a session's value, to pass over the many that are of no interest."""
 
 _libc = ctypes.CDLL(None)
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGE_BYTES = 1 << 17
+"""To the allocator, before it learned otherwise: mallopt(3)."""
 _PLAIN = 1 << 63
 """In an end: frames go there by a plain redirect (bpf/session.h)."""
 
@@ -133,7 +138,7 @@ class Datapath:
             return cls(_loaded(module), {name: _map(module, name) for name in _LAYOUTS}, pin_root)
         finally:
             module.cleanup()
-            _libc.malloc_trim(0)  # what the compiler needed, a quarter of the agent's memory, goes back to the kernel
+            _give_memory_back()
 
     def close(self) -> None:
         """Lets go of program and maps. Filters and pins keep them, and frames keep flowing."""
@@ -434,7 +439,7 @@ def _expect(name: str, failed: int, done: str, or_error: int = 0) -> None:
 
 
 def _batches(fd: int, key_size: int, value_size: int, name: str) -> Iterator[tuple[bytes, bytes]]:
-    most = max(_BATCH_BYTES // value_size, 256)
+    most = max(_BATCH_BYTES // value_size, _LEAST_BATCH)
     keys, values = (ctypes.create_string_buffer(most * size) for size in (key_size, value_size))
     position, count = ctypes.c_uint32(), ctypes.c_uint32()
     begin, more = None, True
@@ -507,6 +512,14 @@ def _session(key: _Fields, value: _Fields) -> Session:
         downstream_finished=bool(downstream_finished),
         reset=bool(reset),
     )
+
+
+def _give_memory_back() -> None:
+    """What the compiler needed, a quarter of the agent's memory. It has also taught the allocator to keep large pieces,
+    in which it expects more of the same: the pieces that a pass needs for a moment are to go back at once."""
+    for threshold in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
+        _libc.mallopt(threshold, _LARGE_BYTES)
+    _libc.malloc_trim(0)
 
 
 def _compiled(flags: Sequence[str]) -> BPF:

@@ -65,7 +65,7 @@ def _packed(replicas: tuple[tuple[str, int], ...]) -> bytes:
     return bytes(packed)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _owners(identities: tuple[str, ...]) -> Owners:
     """For each entry, the index of the replica it goes to."""
     most = _capacity(len(identities))
@@ -157,7 +157,7 @@ def _capacity(replicas: int) -> int:
     return max(math.ceil(mean), int(mean + min(0.005 * LENGTH, 0.05 * mean)))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=128)
 def _row(identity: str) -> Row:
     """What follows from the identity."""
     return memoryview(hashlib.shake_128(identity.encode()).digest(4 * LENGTH)).cast("I")
