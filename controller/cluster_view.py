@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from controller.plan import Cluster
 from controller.replica import Replica, replica_of
@@ -14,6 +15,57 @@ from sfc import names, validation
 from sfc.chain import Chain
 
 log = logging.getLogger(__name__)
+
+Object = Mapping[str, Any]
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was read from the last snapshots, each value beside the object that it was read from."""
+
+    told: tuple[Mapping[Key, Object], Mapping[Key, Object]]
+    """Snapshots of chains and pods."""
+    chains: Mapping[Key, tuple[Object, Chain | None]]
+    replicas: Mapping[Key, tuple[Object, Replica | None]]
+    cluster: Cluster
+
+
+def seen(chains: Mapping[Key, Object], pods: Mapping[Key, Object], before: Seen | None) -> Seen:
+    """Only objects that are other ones than `before` are read."""
+    if before and before.told[0] is chains and before.told[1] is pods:
+        return before
+    parsed = read(chains, before.chains if before else {}, chain)
+    found = read(pods, before.replicas if before else {}, lambda pod, _: replica_of(pod))
+    cluster = Cluster(
+        chains={key: one for key, (_, one) in parsed.items() if one},
+        replicas={replica.uid: replica for _, replica in found.values() if replica},
+    )
+    return Seen((chains, pods), parsed, found, cluster)
+
+
+def read(
+    objects: Mapping[Key, Object], known: Mapping[Key, tuple[Object, V]], value: Callable[[Object, V | None], V]
+) -> dict[Key, tuple[Object, V]]:
+    """`value` is given an object and what was read from its predecessor."""
+    return {
+        key: known[key]
+        if key in known and known[key][0] is obj
+        else (obj, value(obj, known[key][1] if key in known else None))
+        for key, obj in objects.items()
+    }
+
+
+def chain(obj: Object, before: Chain | None) -> Chain | None:
+    """A chain that got past admission and is not valid stays as it was, so that a bad edit does not cut traffic that
+    flows."""
+    try:
+        return validation.parse(obj)
+    except validation.InvalidChain as error:
+        metadata = obj["metadata"]
+        path = f"{metadata['namespace']}/{metadata['name']}"
+        log.warning("invalid chain not followed", extra={"chain": path, "error": str(error)})
+        return before
 
 
 class ClusterView:
@@ -32,9 +84,7 @@ class ClusterView:
             params={"fieldSelector": f"spec.nodeName={node}", "labelSelector": names.CHAIN_LABEL},
             on_change=on_change,
         )
-        self._parsed: tuple[Any, Mapping[Key, Chain]] = (None, {})
-        self._replicas: dict[Key, tuple[Any, Replica | None]] = {}
-        """What was read from which pod, so that a pass reads only the pods that changed."""
+        self._seen: Seen | None = None
 
     def start(self) -> None:
         for watch in (self._chains, self._pods, self._connections):
@@ -48,13 +98,8 @@ class ClusterView:
         """None until both chains and pods have been heard."""
         if not (self._chains.synced and self._pods.synced):
             return None
-        known = self._replicas
-        self._replicas = {
-            key: known[key] if key in known and known[key][0] is pod else (pod, replica_of(pod))
-            for key, pod in self._pods.snapshot().items()
-        }
-        replicas = (replica for _, replica in self._replicas.values() if replica)
-        return Cluster(chains=self._parse(), replicas={replica.uid: replica for replica in replicas})
+        self._seen = seen(self._chains.snapshot(), self._pods.snapshot(), self._seen)
+        return self._seen.cluster
 
     def pod_uids(self) -> set[str]:
         """Of all pods of this node, asked for now. Raises ApiError."""
@@ -63,23 +108,3 @@ class ClusterView:
 
     def connections(self) -> Mapping[Key, Mapping[str, Any]]:
         return self._connections.snapshot()
-
-    def _parse(self) -> Mapping[Key, Chain]:
-        snapshot = self._chains.snapshot()
-        if self._parsed[0] is not snapshot:
-            self._parsed = snapshot, parsed(snapshot, self._parsed[1])
-        return self._parsed[1]
-
-
-def parsed(objects: Mapping[Key, Mapping[str, Any]], before: Mapping[Key, Chain]) -> dict[Key, Chain]:
-    """The chains that are valid. One that got past admission and is not stays as it was, so that a bad edit does not
-    cut traffic that flows."""
-    chains = {}
-    for key, obj in objects.items():
-        try:
-            chains[key] = validation.parse(obj)
-        except validation.InvalidChain as error:
-            log.warning("invalid chain not followed", extra={"chain": "/".join(key), "error": str(error)})
-            if key in before:
-                chains[key] = before[key]
-    return chains

@@ -70,7 +70,7 @@ class Clash:
 
 def clashes(state: State, counts: Mapping[Contest, int]) -> Iterator[Clash]:
     """Two for each contest between replicas that are still there, one for each of them."""
-    links = {link.slot: link for link in state.links}
+    links = {link.slot: link for of_pod in state.links.values() for link in of_pod}
     totals: dict[tuple[str, str, str], int] = {}
     for contest, count in counts.items():
         ends = [links.get(slot) for slot in (contest.former, contest.latter)]

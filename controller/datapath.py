@@ -23,6 +23,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 from bcc import BPF
@@ -41,7 +42,9 @@ CAPACITY = 262_144
 """Sessions of each kind (plain IPv4, all others) that a node remembers unless told otherwise; beyond that the least
 recently used give way."""
 
-_BATCH_BYTES = 1 << 20
+_BATCH_BYTES, _LEAST_BATCH = 1 << 16, 16
+"""Values read at once. Much larger buffers would take longer to clear than most maps to read; the least must hold the
+elements of one bucket."""
 _NOEXIST = 1
 _MAP_INFO = struct.Struct("<6I16s")
 _PROGRAM_INFO = struct.Struct("<52xIQ")
@@ -82,6 +85,9 @@ _ENDS = struct.Struct("<QQ24x")
 """The two ends alone of a session's value, to pass over the many that are of no interest."""
 
 _libc = ctypes.CDLL(None)
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGE_BYTES = 1 << 17
+"""To the allocator, before it learned otherwise: mallopt(3)."""
 _PLAIN = 1 << 63
 """In an end: frames go there by a plain redirect (bpf/session.h)."""
 
@@ -132,7 +138,7 @@ class Datapath:
             return cls(_loaded(module), {name: _map(module, name) for name in _LAYOUTS}, pin_root)
         finally:
             module.cleanup()
-            _libc.malloc_trim(0)  # what the compiler needed, a quarter of the agent's memory, goes back to the kernel
+            _give_memory_back()
 
     def close(self) -> None:
         """Lets go of program and maps. Filters and pins keep them, and frames keep flowing."""
@@ -187,11 +193,15 @@ class Datapath:
             log.info("sessions of another version taken over", extra=taken)
             self._evicted_before = self._missing()
 
-    def observe(self) -> DataPlane:
-        """What the maps say; the filters, which are not in maps, are left empty."""
+    def observe(self, known: Mapping[tuple[int, Side], bytes] = MappingProxyType({})) -> DataPlane:
+        """What the maps say; the filters, which are not in maps, are left empty.
+
+        A table that is as in `known` is that object: all together they are too large to be held twice.
+        """
+        tables = ((_side_key(key), table) for key, (table,) in self._targets.items())
         return DataPlane(
             links=dict(self._observed_links()),
-            targets={_side_key(key): table for key, (table,) in self._targets.items()},
+            targets={side: known[side] if known.get(side) == table else table for side, table in tables},
             neighbours={
                 (connection, Side(side), _address_text(address)): _mac_text(mac)
                 for (connection, side, address), (mac,) in self._neighbours.items()
@@ -429,7 +439,7 @@ def _expect(name: str, failed: int, done: str, or_error: int = 0) -> None:
 
 
 def _batches(fd: int, key_size: int, value_size: int, name: str) -> Iterator[tuple[bytes, bytes]]:
-    most = max(_BATCH_BYTES // value_size, 256)
+    most = max(_BATCH_BYTES // value_size, _LEAST_BATCH)
     keys, values = (ctypes.create_string_buffer(most * size) for size in (key_size, value_size))
     position, count = ctypes.c_uint32(), ctypes.c_uint32()
     begin, more = None, True
@@ -437,7 +447,7 @@ def _batches(fd: int, key_size: int, value_size: int, name: str) -> Iterator[tup
         count.value = most
         failed = lib.bpf_lookup_batch(fd, begin, ctypes.byref(position), keys, values, ctypes.byref(count))
         _expect(name, failed, "read", or_error=errno.ENOENT)
-        yield keys.raw[: count.value * key_size], values.raw[: count.value * value_size]
+        yield ctypes.string_at(keys, count.value * key_size), ctypes.string_at(values, count.value * value_size)
         begin, more = ctypes.byref(position), not failed
 
 
@@ -502,6 +512,14 @@ def _session(key: _Fields, value: _Fields) -> Session:
         downstream_finished=bool(downstream_finished),
         reset=bool(reset),
     )
+
+
+def _give_memory_back() -> None:
+    """What the compiler needed, a quarter of the agent's memory. It has also taught the allocator to keep large pieces,
+    in which it expects more of the same: the pieces that a pass needs for a moment are to go back at once."""
+    for threshold in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
+        _libc.mallopt(threshold, _LARGE_BYTES)
+    _libc.malloc_trim(0)
 
 
 def _compiled(flags: Sequence[str]) -> BPF:

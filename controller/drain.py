@@ -35,10 +35,10 @@ class Drain:
         return self.ended_at is not None
 
 
-def advance(drain: Drain, *, in_targets: bool, active_sessions: int | None, now: float) -> Drain:
-    """The drain after one look at the data path. `active_sessions` is None when nobody has counted them since the
-    replica left the targets: what was counted before may have grown."""
-    if drain.ended or in_targets:
+def advance(drain: Drain, *, active_sessions: int | None, now: float) -> Drain:
+    """The drain of a replica that is in no targets, after one look at the data path. `active_sessions` is None when
+    nobody has counted them since the replica left the targets: what was counted before may have grown."""
+    if drain.ended:
         return drain
     out_of_targets_at = now if drain.out_of_targets_at is None else drain.out_of_targets_at
     ended = active_sessions == 0 or now >= drain.deadline

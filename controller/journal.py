@@ -49,7 +49,7 @@ class Journal:
         """What the pass before left behind is compared with `state`."""
         before, self._before = self._before, state
         if before.cluster is None and not before.links:  # the agent's first look: nothing has turned, it is only seen
-            before = State(state.cluster, state.links, state.plane, before.drains)
+            before = State(state.cluster, state.plan, before.drains)
         for turn in turns(before, state):
             _write(turn)
             self._tell(turn)

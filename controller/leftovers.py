@@ -68,4 +68,4 @@ def _unknown(state: State) -> list[HostLink]:
     """A runtime that does not tell pods' UIDs leaves them empty: nothing can be said of such links."""
     if state.cluster is None:
         return []
-    return [link for link in state.links if link.pod_uid and link.pod_uid not in state.cluster.replicas]
+    return [link for uid, links in state.links.items() if uid and uid not in state.cluster.replicas for link in links]

@@ -13,27 +13,32 @@ from __future__ import annotations
 import hashlib
 import heapq
 import math
-import struct
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
 LENGTH = 8128
 """Entries of a table; the BPF program's TABLE_LENGTH. With its key it just fits a 16 KiB piece of kernel memory."""
 
-Row: TypeAlias = "array[int]"
-"""A number for every entry."""
-_LANE_BITS = 32
+Owners: TypeAlias = "array[int]"
+"""For each entry, the index of a replica."""
+Row: TypeAlias = "memoryview[int]"
+"""32 random bits for each entry, of which the upper 20 are a replica's score for it."""
+_SCORE_BITS = 20
+_UNUSED_BITS = 32 - _SCORE_BITS
 _LANES = int.from_bytes(b"\1\0\0\0" * LENGTH, "little")
-"""1 in each lane of an integer that holds a number for every entry; times a number, that number in each lane."""
-_SCORES = 0xFFFFF << 11
-"""A lane's 20 bits of score. The bit above them is kept free: comparing two lanes borrows from it."""
-_FREE = _LANES << (_LANE_BITS - 1)
-_SCORE_LANES = _SCORES * _LANES
+"""1 in each lane of an integer that holds 32 bits for every entry; times a number, that number in each lane."""
+_SCORES = ((1 << _SCORE_BITS) - 1 << _UNUSED_BITS) * _LANES
+_INDEX_BITS = _UNUSED_BITS - 1
+"""Of a replica, below its score."""
+_INDICES = ((1 << _INDEX_BITS) - 1) * _LANES
+_ABOVE = _LANES << 32
+"""The lowest bit of the lane above is kept free: comparing two lanes borrows from it."""
 _NUMBER_BITS = 13
 """For the number of an entry, or of a replica; a score stands above it."""
 _NUMBER = (1 << _NUMBER_BITS) - 1
+_BYTE = 256
 
 
 def table(replicas: Iterable[tuple[str, int]]) -> bytes:
@@ -50,67 +55,92 @@ def table(replicas: Iterable[tuple[str, int]]) -> bytes:
 
 @lru_cache(maxsize=512)
 def _packed(replicas: tuple[tuple[str, int], ...]) -> bytes:
-    slots = [slot for _, slot in replicas]
+    slots = array("H", (slot for _, slot in replicas))
     owners = _owners(tuple(identity for identity, _ in replicas))
-    return struct.pack(f"<{LENGTH}H", *map(slots.__getitem__, owners))
+    if len(slots) > _BYTE:
+        return array("H", map(slots.__getitem__, owners)).tobytes()
+    packed, indices = bytearray(2 * LENGTH), owners.tobytes()[::2]
+    for byte in range(2):
+        packed[byte::2] = indices.translate(slots.tobytes()[byte::2].ljust(_BYTE))
+    return bytes(packed)
 
 
-@lru_cache(maxsize=256)
-def _owners(identities: tuple[str, ...]) -> Sequence[int]:
+@lru_cache(maxsize=64)
+def _owners(identities: tuple[str, ...]) -> Owners:
     """For each entry, the index of the replica it goes to."""
     most = _capacity(len(identities))
-    rows = [_scores(identity) for identity in identities]
-    owners = _favourites([int.from_bytes(row, "little") for row in rows])
-    held: list[list[int]] = [[] for _ in identities]
-    for entry, owner in enumerate(owners):
-        held[owner].append(entry)
-    full = {index: _offers(rows[index], entries) for index, entries in enumerate(held) if len(entries) >= most}
+    rows = [_row(identity) for identity in identities]
+    owners = _favourites(rows)
+    counts = _counts(owners, len(rows))
+    full = {index: _offers(rows[index], _held(owners, index)) for index, count in enumerate(counts) if count >= most}
     refused = [entry for offers in full.values() for entry in _trimmed(offers, most)]
     untried: dict[int, list[int]] = {}
     while refused:
         entry = refused.pop()
         if entry not in untried:
-            untried[entry] = _preferences(rows, entry)[:-1]
+            untried[entry] = sorted(_preferences(rows, entry))[:-1]
         index = untried[entry].pop() & _NUMBER
         owners[entry] = index
         if index in full:
             refused.append(heapq.heappushpop(full[index], _scored(rows[index], entry)) & _NUMBER)
         else:
-            held[index].append(entry)
-            if len(held[index]) == most:
-                full[index] = _offers(rows[index], held[index])
+            counts[index] += 1
+            if counts[index] == most:
+                full[index] = _offers(rows[index], _held(owners, index))
     return owners
 
 
-def _favourites(scores: Sequence[int]) -> Row:
+def _favourites(rows: Sequence[Row]) -> Owners:
     """For each entry, the index of the replica that scores highest; of equals, the last.
 
-    All entries at once: the lanes of one large integer are compared with those of another by one subtraction.
+    All entries at once: the lanes of one large integer, each a score and the index below it, are compared with those of
+    another by one subtraction.
     """
-    best, owners = scores[0], 0
-    for index, lanes in enumerate(scores[1:], start=1):
-        not_less = ((lanes | _FREE) - best & _FREE) >> (_LANE_BITS - 1)
-        taken = (not_less << _LANE_BITS) - not_less
-        best ^= (best ^ lanes) & taken
-        owners ^= (owners ^ index * _LANES) & taken
-    return _numbers(owners)
+    if len(rows) > 1 << _INDEX_BITS:
+        return array("H", (max(_preferences(rows, entry)) & _NUMBER for entry in range(LENGTH)))
+    best, beside = 0, _ABOVE
+    for row in rows:
+        ahead = (int.from_bytes(row, "little") & _SCORES | beside) - best
+        better = ahead & _ABOVE
+        best += ahead & better - (better >> _INDEX_BITS + _SCORE_BITS)
+        beside += _LANES << 1
+    return array("H", (best >> 1 & _INDICES).to_bytes(4 * LENGTH, "little"))[::2]
+
+
+def _counts(owners: Owners, replicas: int) -> list[int]:
+    """How many entries each has. As characters of a text they are counted and found without a loop over them."""
+    text = _text(owners)
+    return [text.count(chr(index)) for index in range(replicas)]
+
+
+def _held(owners: Owners, index: int) -> Iterator[int]:
+    """The entries of a replica."""
+    text, wanted = _text(owners), chr(index)
+    entry = text.find(wanted)
+    while entry >= 0:
+        yield entry
+        entry = text.find(wanted, entry + 1)
+
+
+def _text(owners: Owners) -> str:
+    return owners.tobytes().decode("utf-16-le")
 
 
 def _scored(row: Row, entry: int) -> int:
     """A number that orders by score, and then by entry."""
-    return row[entry] << _NUMBER_BITS | entry
+    return row[entry] >> _UNUSED_BITS << _NUMBER_BITS | entry
 
 
 def _offers(row: Row, entries: Iterable[int]) -> list[int]:
     """What a replica with these scores holds, as a heap."""
-    offers = [row[entry] << _NUMBER_BITS | entry for entry in entries]
+    offers = [row[entry] >> _UNUSED_BITS << _NUMBER_BITS | entry for entry in entries]
     heapq.heapify(offers)
     return offers
 
 
 def _preferences(rows: Sequence[Row], entry: int) -> list[int]:
-    """Score and index of each replica in one number, the entry's favourite last."""
-    return sorted(row[entry] << _NUMBER_BITS | index for index, row in enumerate(rows))
+    """Score and index of each replica in one number."""
+    return [row[entry] >> _UNUSED_BITS << _NUMBER_BITS | index for index, row in enumerate(rows)]
 
 
 def _trimmed(offers: list[int], most: int) -> list[int]:
@@ -127,12 +157,7 @@ def _capacity(replicas: int) -> int:
     return max(math.ceil(mean), int(mean + min(0.005 * LENGTH, 0.05 * mean)))
 
 
-@lru_cache(maxsize=512)
-def _scores(identity: str) -> Row:
-    """A score for each entry that follows from the identity."""
-    digest = hashlib.shake_128(identity.encode()).digest(4 * LENGTH)
-    return _numbers(int.from_bytes(digest, "little") >> 1 & _SCORE_LANES)
-
-
-def _numbers(lanes: int) -> Row:
-    return array("I", lanes.to_bytes(4 * LENGTH, "little"))
+@lru_cache(maxsize=128)
+def _row(identity: str) -> Row:
+    """What follows from the identity."""
+    return memoryview(hashlib.shake_128(identity.encode()).digest(4 * LENGTH)).cast("I")

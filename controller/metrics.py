@@ -42,7 +42,7 @@ class DatapathCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         state = self._state()
-        yield from _links(state, self._datapath.traffic([link.slot for link in state.links]))
+        yield from _links(state, self._datapath.traffic([slot for slot, _ in _labelled(state)]))
         yield _by_verdict(state, "sfc_dropped_packets", "Frames dropped", self._datapath.drops())
         yield _by_verdict(state, "sfc_remarkable_packets", "Frames carried, but remarkable", self._datapath.remarks())
         yield _states(state)
@@ -91,6 +91,7 @@ def _states(state: State) -> Metric:
 
 def _labelled(state: State) -> Iterator[tuple[int, tuple[str, ...]]]:
     replicas = state.cluster.replicas if state.cluster else {}
-    for link in state.links:
-        if replica := replicas.get(link.pod_uid):
-            yield link.slot, (replica.namespace, replica.chain, replica.stage, replica.name, link.interface)
+    for uid, links in state.links.items():
+        if replica := replicas.get(uid):
+            for link in links:
+                yield link.slot, (replica.namespace, replica.chain, replica.stage, replica.name, link.interface)

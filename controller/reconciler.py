@@ -3,7 +3,8 @@
 Events (netlink, watches, the PreStop hook) only say that there is news; who brings it makes a pass, unless one is under
 way. There is no state of its own but the drains in progress: who asked, and since when. What was observed may be used
 again, since nobody else changes the data path: links are read again when the kernel says that one changed, everything
-after a pass that failed, and in any case every few seconds. So a pass for one event costs the plan and the writes.
+after a pass that failed, and in any case every few seconds. So a pass for one event costs the plan of the chains that
+it concerns, and the writes.
 
 Sessions of draining replicas are counted in a thread of their own, for a full table takes a tenth of a second.
 """
@@ -22,8 +23,8 @@ from typing import Protocol
 from controller import drain as drains_
 from controller import maglev, plan
 from controller.drain import Drain, RetiredError
-from controller.model import PROGRAM, DataPlane, HostLink, LinkEntry, LinkState
-from controller.plan import Cluster, State
+from controller.model import PROGRAM, DataPlane, HostLink, LinkEntry
+from controller.plan import Cluster, Plan, State
 from controller.sessions import DEFAULT_TIMEOUTS, Timeouts
 from sfc import names
 from sfc.chain import Side
@@ -49,7 +50,7 @@ class Links(Protocol):
 class Datapath(Protocol):
     program_fd: int
 
-    def observe(self) -> DataPlane: ...
+    def observe(self, known: Mapping[tuple[int, Side], bytes]) -> DataPlane: ...
     def set_link(self, slot: int, entry: LinkEntry) -> None: ...
     def clear_link(self, slot: int) -> None: ...
     def set_targets(self, connection: int, side: Side, table: bytes) -> None: ...
@@ -87,13 +88,15 @@ class Reconciler:
         self._passing = threading.Lock()
         self._running = False
         self._observers: list[Callable[[State], None]] = []
-        self._observed: tuple[tuple[HostLink, ...], DataPlane] | None = None
-        """As the pass before left them; None when it failed."""
+        self._links_known: plan.Links | None = None
+        """As they were last listed; None when the pass before failed."""
+        self._other_programs: frozenset[int] = frozenset()
+        """Of other processes, in filters that were listed and are about to get the program of this one."""
         self._links_changed = threading.Event()
         self._last_pass = self._last_verification = clock()
         self._counted: tuple[float, Mapping[str, int]] = (clock(), {})
         """When the sessions of draining replicas were counted, and how many were active, by pod."""
-        self._prepared: Mapping[int, LinkEntry] = {}
+        self._prepared = Plan()
         self._own_program: set[int] = set()
         """Links whose filter holds the program of this process; before, it may be an earlier version's."""
 
@@ -169,17 +172,20 @@ class Reconciler:
         was applied by then stays, and is observed next time."""
         woken_at = self._take_wake()
         cluster = self._cluster()
-        links, actual = self._observe(verify)
+        left = self._state.plan
+        links, observed = self._observe(verify)
         drains = self._drains(cluster, links)
-        with self._datapath.succeeding(self._other_programs(links)):
-            plane, applied = self._apply(plan.desired(cluster, links, drains, actual, self._state), actual)
+        wanted = plan.desired(cluster, links, drains, observed or left, left)
+        with self._datapath.succeeding(self._other_programs):
+            applied = self._apply(plan.changes(observed or left, wanted))
         now = self._clock()
-        advanced = {uid: self._advance(drain, links, plane, now) for uid, drain in drains.items()}
+        advanced = {uid: self._advance(drain, now) for uid, drain in drains.items()}
         if any(advanced[uid].ended and not drains[uid].ended for uid in drains):
-            plane, more = self._apply(plan.desired(cluster, links, advanced, plane, self._state), plane)
-            applied += more
-        self._observed = links, plane
-        self._publish(State(cluster, links, plane, advanced, woken_at, now))
+            final = plan.desired(cluster, links, advanced, wanted, wanted)
+            applied += self._apply(plan.changes(wanted, final))
+            wanted = final
+        self._links_known = links
+        self._publish(State(cluster, wanted, advanced, woken_at, now))
         if applied:
             _log_changes(applied, cluster.connection_names() if cluster else {})
 
@@ -187,7 +193,7 @@ class Reconciler:
         """Counts the active sessions of the replicas that are out of the targets but not done."""
         drains, links, began = self._state.drains, self._state.links, self._clock()
         slots = {
-            uid: [link.slot for link in links if link.pod_uid == uid]
+            uid: [link.slot for link in links.get(uid, ())]
             for uid, drain in drains.items()
             if drain.out_of_targets_at is not None and not drain.ended
         }
@@ -203,7 +209,7 @@ class Reconciler:
         bounds the wait if the data path cannot be changed at all. Raises RetiredError when another
         agent is to be asked.
         """
-        uid = _pod_of(drain_id, self._state.links) or _pod_of(drain_id, self._links.list())
+        uid = _pod_of(drain_id, self._state.links) or _pod_of(drain_id, plan.by_pod(self._links.list()))
         if uid is None:
             return None
         with self._changed:
@@ -233,32 +239,38 @@ class Reconciler:
 
     def _prepare(self) -> None:
         """Makes, while nothing else is to do, the tables that the next event will probably ask for: they are cached."""
-        for replicas in plan.likely_targets(self._state) if self._prepared != self._state.plane.links else ():
+        current = self._state.plan
+        for replicas in plan.likely_targets(current) if self._prepared.parts != current.parts else ():
             if self._woken.is_set() or self._woken_at is not None:
                 return
             maglev.table(replicas)
-        self._prepared = self._state.plane.links
+        self._prepared = current
 
     def _take_wake(self) -> float:
         """When the first of the events came that this pass is for."""
         woken_at, self._woken_at = self._woken_at, None
         return self._clock() if woken_at is None else woken_at
 
-    def _observe(self, verify: bool) -> tuple[tuple[HostLink, ...], DataPlane]:
-        """Forgets what was observed: only a pass that ends well leaves something to rely on."""
-        observed, self._observed = self._observed, None
+    def _observe(self, verify: bool) -> tuple[plan.Links, DataPlane | None]:
+        """The links, and what is in the data path if that may be something else than the last pass left.
+
+        Forgets what was observed: only a pass that ends well leaves something to rely on."""
+        known, self._links_known = self._links_known, None
         stale = self._links_changed.is_set()
         self._links_changed.clear()
-        if observed and not verify and not stale:
-            return observed
+        if known is not None and not verify and not stale:
+            return known, None
         links = self._links.list()
         self._own_program &= {link.ifindex for link in links}
-        if observed and not verify:
-            plane = observed[1]
+        self._other_programs = frozenset(
+            link.program for link in links if link.program and link.ifindex not in self._own_program
+        )
+        if known is not None and not verify:
+            plane = self._state.plane
         else:
-            plane, self._last_verification = self._datapath.observe(), self._clock()
+            plane, self._last_verification = self._datapath.observe(self._state.plane.targets), self._clock()
         filters = {link.ifindex: self._filter_slot(link) for link in links if link.filter_slot is not None}
-        return links, replace(plane, filters=filters)
+        return plan.by_pod(links), replace(plane, filters=filters)
 
     def _begin(self, uid: str, cluster: Cluster | None, asked_at: float) -> Drain:
         replica = cluster.replicas.get(uid) if cluster else None
@@ -267,35 +279,30 @@ class Reconciler:
         seconds = stage.drain_deadline_seconds if stage else names.DEFAULT_DRAIN_DEADLINE_SECONDS
         return Drain(uid, replica.incarnation if replica else "", asked_at, deadline=asked_at + seconds)
 
-    def _drains(self, cluster: Cluster | None, links: tuple[HostLink, ...]) -> dict[str, Drain]:
-        present = {link.pod_uid for link in links}
+    def _drains(self, cluster: Cluster | None, links: plan.Links) -> dict[str, Drain]:
         replicas = cluster.replicas if cluster else {}
         with self._changed:
             asked, drains = dict(self._requests), dict(self._state.drains)
         for uid, request in asked.items():
             drains[uid] = drains_.earlier(drains[uid], request) if uid in drains else request
-        for uid, replica in replicas.items():
-            if replica.terminating and uid in present and uid not in drains:
-                drains[uid] = self._begin(uid, cluster, self._clock())
+        for replica in cluster.terminating if cluster else ():
+            if replica.uid in links and replica.uid not in drains:
+                drains[replica.uid] = self._begin(replica.uid, cluster, self._clock())
         return {
             uid: drain
             for uid, drain in drains.items()
-            if uid in present and not (uid in replicas and drains_.undone(drain, replicas[uid]))
+            if uid in links and not (uid in replicas and drains_.undone(drain, replicas[uid]))
         }
 
-    def _apply(self, wanted: DataPlane, actual: DataPlane) -> tuple[DataPlane, tuple[plan.Change, ...]]:
-        changes = tuple(plan.changes(actual, wanted))
-        for change in changes:
+    def _apply(self, changes: Iterable[plan.Change]) -> tuple[plan.Change, ...]:
+        ordered = tuple(changes)
+        for change in ordered:
             self._change(change)
-        return wanted, changes
+        return ordered
 
     def _filter_slot(self, link: HostLink) -> int:
         """0, which no link has, makes the plan attach the filter anew, which replaces the program in it."""
         return (link.filter_slot or 0) if link.ifindex in self._own_program else 0
-
-    def _other_programs(self, links: tuple[HostLink, ...]) -> set[int]:
-        """In filters that are about to get the program of this process."""
-        return {link.program for link in links if link.program and link.ifindex not in self._own_program}
 
     def _change(self, change: plan.Change) -> None:
         match change:
@@ -321,31 +328,25 @@ class Reconciler:
             case plan.Forget(connection):
                 self._datapath.forget(connection)
 
-    def _advance(self, drain: Drain, links: tuple[HostLink, ...], plane: DataPlane, now: float) -> Drain:
+    def _advance(self, drain: Drain, now: float) -> Drain:
+        """After a pass, which has taken the replica out of all targets."""
         counted_at, active = self._counted
         counted = drain.out_of_targets_at is not None and counted_at >= drain.out_of_targets_at
-        entries = (plane.links.get(link.slot) for link in links if link.pod_uid == drain.pod_uid)
-        return drains_.advance(
-            drain,
-            in_targets=any(entry is not None and entry.state == LinkState.SERVING for entry in entries),
-            active_sessions=active.get(drain.pod_uid) if counted else None,
-            now=now,
-        )
+        return drains_.advance(drain, active_sessions=active.get(drain.pod_uid) if counted else None, now=now)
 
     def _publish(self, state: State) -> None:
-        present = {link.pod_uid for link in state.links}
         with self._changed:
             self._state = state
             self._requests = {
-                uid: drain for uid, drain in self._requests.items() if uid in present and uid not in state.drains
+                uid: drain for uid, drain in self._requests.items() if uid in state.links and uid not in state.drains
             }
             self._changed.notify_all()
         for observer in self._observers:
             observer(state)
 
 
-def _pod_of(drain_id: str, links: tuple[HostLink, ...]) -> str | None:
-    return next((link.pod_uid for link in links if link.drain_id == drain_id), None)
+def _pod_of(drain_id: str, links: plan.Links) -> str | None:
+    return next((uid for uid, of_pod in links.items() if any(link.drain_id == drain_id for link in of_pod)), None)
 
 
 def _log_changes(changes: Iterable[plan.Change], names_: Mapping[int, str]) -> None:

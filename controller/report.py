@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from controller.model import HostLink, LinkEntry, LinkState
+from controller.model import LinkEntry, LinkState
 from controller.plan import State
 from controller.replica import Replica
 from controller.turns import STEERED_AWAY, Turn
@@ -55,11 +55,8 @@ def conditions(state: State) -> Iterator[tuple[Replica, Condition]]:
     """For each replica of this node that has been given at least one link, or waits for one."""
     if state.cluster is None:
         return
-    links: dict[str, list[HostLink]] = {}
-    for link in state.links:
-        links.setdefault(link.pod_uid, []).append(link)
     for replica in state.cluster.replicas.values():
-        yield replica, _condition(state, replica, state.cluster.chain_of(replica), links.get(replica.uid, []))
+        yield replica, _condition(state, replica, state.cluster.chain_of(replica))
 
 
 def event(turn: Turn, replica: Replica, node: str, at: datetime) -> dict[str, Any]:
@@ -111,14 +108,14 @@ def node_status(state: State, node: str) -> dict[tuple[str, str], dict[str, Any]
 
 
 def _placed(state: State) -> Iterator[tuple[Replica, str, tuple[int, Side]]]:
-    for link in state.links:
-        entry = state.plane.links.get(link.slot)
-        replica = state.cluster.replicas.get(link.pod_uid) if state.cluster else None
-        if entry and replica and entry.state != LinkState.GONE:
-            yield replica, entry.state.name.lower(), (entry.connection, entry.side)
+    for replica in state.cluster.replicas.values() if state.cluster else ():
+        for link in state.links.get(replica.uid, ()):
+            entry = state.plane.links.get(link.slot)
+            if entry and entry.state != LinkState.GONE:
+                yield replica, entry.state.name.lower(), (entry.connection, entry.side)
 
 
-def _condition(state: State, replica: Replica, chain: Chain | None, links: list[HostLink]) -> Condition:
+def _condition(state: State, replica: Replica, chain: Chain | None) -> Condition:
     path = f"{replica.namespace}/{replica.chain}"
     if chain is None:
         return Condition(False, "NoChain", f"{names.CHAIN_KIND} {path} does not exist or is invalid")
@@ -130,6 +127,7 @@ def _condition(state: State, replica: Replica, chain: Chain | None, links: list[
         going = "Draining", "out of all targets; waiting for its sessions to end"
         return Condition(False, *(ended if drain.ended else going))
     expected = {i.name for i in stage.interfaces if (stage.name, i.name) in chain.attachments}
+    links = state.links.get(replica.uid, ())
     return _of_links(replica, expected, {link.interface: state.plane.links.get(link.slot) for link in links})
 
 

@@ -5,12 +5,12 @@ Joined → (Draining → Drained | SteeredAway); a drain for a mere restart ends
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from controller.drain import Drain
-from controller.model import LinkState
-from controller.plan import State
+from controller.model import DataPlane, LinkState
+from controller.plan import Links, Part, State, differing, together
 from controller.replica import Replica
 
 JOINED, DRAINING, DRAINED, STEERED_AWAY = "Joined", "Draining", "Drained", "SteeredAway"
@@ -38,13 +38,16 @@ class Turn:
 
 
 def turns(before: State, after: State) -> Iterator[Turn]:
-    for uid in sorted(_moved(before, after)):
-        was, now = _serving(before, uid), _serving(after, uid)
+    left, made = differing(before.plan, after.plan)
+    then, anew = together(left), together(made)
+    for uid in sorted(_served(left) | _served(made)):
+        states = _states(anew, after.links, uid)
+        was, now = _serving(_states(then, before.links, uid)), _serving(states)
         since, took = after.woken_at, after.written_at - after.woken_at
         if now and not was:
             yield Turn(uid, _replica(before, after, uid), JOINED, "in all its targets; receives sessions", since, took)
         elif was and not now and uid not in after.drains:
-            kept = "keeps its sessions" if LinkState.WIRED in _states(after, uid) else "its sessions choose again"
+            kept = "keeps its sessions" if LinkState.WIRED in states else "its sessions choose again"
             message = f"{_cause(after, uid)}; out of all targets, {kept}"
             yield Turn(uid, _replica(before, after, uid), STEERED_AWAY, message, since, took)
     for uid, drain in after.drains.items():
@@ -66,20 +69,18 @@ def _progress(replica: Replica | None, before: Drain | None, drain: Drain) -> It
         yield Turn(drain.pod_uid, replica, DRAINED, message, drain.asked_at, took, {"sessions_left": left})
 
 
-def _moved(before: State, after: State) -> set[str]:
-    """Pods with a link whose entry changed."""
-    old, new = before.plane.links, after.plane.links
-    slots = {slot for slot in old.keys() | new.keys() if old.get(slot) != new.get(slot)}
-    return {link.pod_uid for link in (*before.links, *after.links) if link.slot in slots}
+def _served(parts: Iterable[Part]) -> set[str]:
+    """Pods with a link in the targets."""
+    return {uid for part in parts for replicas in part.serving.values() for uid, _ in replicas}
 
 
-def _serving(state: State, uid: str) -> bool:
+def _serving(states: set[LinkState]) -> bool:
     """A link that was replaced, and is gone, does not count."""
-    return _states(state, uid) - {LinkState.GONE} == {LinkState.SERVING}
+    return states - {LinkState.GONE} == {LinkState.SERVING}
 
 
-def _states(state: State, uid: str) -> set[LinkState]:
-    entries = (state.plane.links.get(link.slot) for link in state.links if link.pod_uid == uid)
+def _states(plane: DataPlane, links: Links, uid: str) -> set[LinkState]:
+    entries = (plane.links.get(link.slot) for link in links.get(uid, ()))
     return {entry.state for entry in entries if entry}
 
 
@@ -90,7 +91,7 @@ def _replica(before: State, after: State, uid: str) -> Replica | None:
 
 def _cause(state: State, uid: str) -> str:
     replica = state.cluster.replicas.get(uid) if state.cluster else None
-    links = [link for link in state.links if link.pod_uid == uid]
+    links = state.links.get(uid, ())
     if state.cluster and not replica:
         return "the pod was deleted"
     if replica and replica.stopped:

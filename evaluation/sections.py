@@ -309,8 +309,8 @@ def _scale(results: Results) -> Iterator[Part]:
         "",
         [],
         "All sizes, as cross-connections × replicas a side. A node has 4,095 slots for links: 1,000 × 2 is what one "
-        "can hold, and 1,000 × 16, 32,000 links, is measured with larger maps and links that are values. The time of a "
-        "pass grows with the links of the node, for it plans them all; that of the first with the tables to make.",
+        "can hold, and 1,000 × 16, 32,000 links, is measured with larger maps and links that are values. A change "
+        "costs what its chain has; the first pass grows with the tables to make.",
         [Table(("size", *full_node.UNITS), [(size, *(_shown(found[unit][size]) for unit in found)) for size in every])],
     )
 

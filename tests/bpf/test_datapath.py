@@ -47,6 +47,17 @@ def test_what_is_set_is_observed(node: Node) -> None:
     )
 
 
+def test_a_table_that_is_known_already_is_not_held_twice(node: Node) -> None:
+    known = {(CONNECTION, DOWN): maglev.table([("a", 3)]), (CONNECTION, UP): maglev.table([("b", 4)])}
+    node.datapath.set_targets(CONNECTION, DOWN, bytes(bytearray(known[CONNECTION, DOWN])))
+    node.datapath.set_targets(CONNECTION, UP, maglev.table([("c", 5)]))
+
+    observed = node.datapath.observe(known).targets
+
+    assert observed[CONNECTION, DOWN] is known[CONNECTION, DOWN]
+    assert observed[CONNECTION, UP] == maglev.table([("c", 5)])
+
+
 def test_setting_again_changes_nothing_and_clearing_twice_succeeds(node: Node) -> None:
     for _ in range(2):
         node.link(3, DOWN)

@@ -6,7 +6,7 @@ from typing import Any
 
 from controller.contests import TELL_SECONDS, Contests, clashes
 from controller.model import Contest
-from controller.plan import Cluster, State
+from controller.plan import Cluster, Plan, State, by_pod
 from kube.api import ApiError
 from sfc.chain import Side, chain_of
 from tests.unit import objects
@@ -20,7 +20,7 @@ LINKS = (link(1, "nat-1", "outside"), link(2, "nat-2", "outside"))
 
 def state(*, gone: bool = False) -> State:
     pods = [pod("nat-1", "nat"), *([] if gone else [pod("nat-2", "nat")])]
-    return State(cluster=cluster(*pods), links=LINKS)
+    return State(cluster=cluster(*pods), plan=Plan(by_pod(LINKS)))
 
 
 class Api:

@@ -28,7 +28,7 @@ def told(*states: State, drains: tuple[Drain, ...] = ()) -> list[str]:
 
 def test_what_an_agent_finds_when_it_starts_is_no_news() -> None:
     assert told(SERVING, SERVING) == []
-    assert told(State(None, SERVING.links, SERVING.plane), SERVING) == []
+    assert told(State(None, SERVING.plan), SERVING) == []
 
 
 def test_each_turn_is_told_once() -> None:

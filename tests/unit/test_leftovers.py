@@ -4,7 +4,7 @@ import pytest
 
 from controller.leftovers import Leftovers
 from controller.model import HostLink
-from controller.plan import State
+from controller.plan import Plan, State, by_pod
 from kube.api import ApiError
 from tests.unit.objects import link
 from tests.unit.test_plan import ALL, LEFT2, RIGHT2, TWO_FIREWALLS
@@ -72,7 +72,7 @@ def test_nothing_is_removed_while_the_api_server_does_not_answer_or_was_never_he
     def away() -> set[str]:
         raise ApiError(0, "NoAnswer", "nobody there")
 
-    unheard = Leftovers(world, lambda: State(None, (LEFT2, RIGHT2)), world.pod_uids, lambda: world.now)
+    unheard = Leftovers(world, lambda: State(None, Plan(by_pod((LEFT2, RIGHT2)))), world.pod_uids, lambda: world.now)
     unheard.remove()
     refused = Leftovers(world, lambda: world.state, away, lambda: world.now)
     refused.remove()

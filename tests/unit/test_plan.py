@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from controller import maglev
+import pytest
+
+from controller import maglev, plan
 from controller.drain import Drain
-from controller.model import DataPlane, LinkEntry, LinkState
+from controller.model import DataPlane, HostLink, LinkState
 from controller.plan import (
+    MOST_FORESEEN,
     AttachFilter,
     ClearLink,
     ClearTargets,
     Cluster,
+    Part,
+    Plan,
     SetLink,
     SetNeighbour,
     SetTargets,
-    State,
+    by_pod,
     changes,
-    desired,
     likely_targets,
 )
 from controller.replica import replica_of
@@ -43,6 +48,20 @@ def cluster(*pods: dict[str, Any], chains: bool = True) -> Cluster:
 
 TWO_FIREWALLS = cluster(pod("client-1", "client"), pod("firewall-1", "firewall"), pod("firewall-2", "firewall"))
 ALL = (CLIENT, LEFT, RIGHT, LEFT2, RIGHT2)
+NOTHING = DataPlane()
+
+
+def planned(
+    of: Cluster | None, links: Iterable[HostLink], drains: Mapping[str, Drain], actual: DataPlane = NOTHING
+) -> Plan:
+    """From nothing."""
+    return plan.desired(of, by_pod(links), drains, actual, Plan())
+
+
+def desired(
+    of: Cluster | None, links: Iterable[HostLink], drains: Mapping[str, Drain], actual: DataPlane = NOTHING
+) -> DataPlane:
+    return planned(of, links, drains, actual).plane
 
 
 def draining(name: str, *, ended: bool = False) -> dict[str, Drain]:
@@ -51,7 +70,7 @@ def draining(name: str, *, ended: bool = False) -> dict[str, Drain]:
 
 
 def test_ready_replicas_are_the_targets_of_their_side() -> None:
-    plane = desired(TWO_FIREWALLS, ALL, {}, DataPlane())
+    plane = desired(TWO_FIREWALLS, ALL, {})
 
     assert plane.targets == {
         (CLIENT_FIREWALL, Side.UPSTREAM): maglev.table((("uid-client-1", 1),)),
@@ -63,7 +82,7 @@ def test_ready_replicas_are_the_targets_of_their_side() -> None:
 def test_a_replica_whose_containers_are_not_ready_is_wired_but_no_target() -> None:
     starting = cluster(pod("client-1", "client"), pod("firewall-1", "firewall", ready=False))
 
-    plane = desired(starting, (CLIENT, LEFT, RIGHT), {}, DataPlane())
+    plane = desired(starting, (CLIENT, LEFT, RIGHT), {})
 
     assert plane.links[2].state == LinkState.WIRED
     assert (CLIENT_FIREWALL, Side.DOWNSTREAM) not in plane.targets
@@ -73,26 +92,26 @@ def test_a_crashed_replica_is_gone_at_once() -> None:
     crashed = {"containerStatuses": [{"state": {"terminated": {"exitCode": 137}}}]}
     state = cluster(pod("firewall-1", "firewall", ready=False, **crashed))
 
-    plane = desired(state, (LEFT, RIGHT), {}, DataPlane())
+    plane = desired(state, (LEFT, RIGHT), {})
 
     assert {entry.state for entry in plane.links.values()} == {LinkState.GONE}
 
 
 def test_a_draining_replica_keeps_its_links_and_leaves_the_targets() -> None:
-    plane = desired(TWO_FIREWALLS, ALL, draining("firewall-1"), DataPlane())
+    plane = desired(TWO_FIREWALLS, ALL, draining("firewall-1"))
 
     assert plane.links[2].state == LinkState.DRAINING
     assert plane.targets[CLIENT_FIREWALL, Side.DOWNSTREAM] == maglev.table((("uid-firewall-2", 4),))
 
 
 def test_a_drained_replica_is_gone() -> None:
-    plane = desired(TWO_FIREWALLS, ALL, draining("firewall-1", ended=True), DataPlane())
+    plane = desired(TWO_FIREWALLS, ALL, draining("firewall-1", ended=True))
 
     assert plane.links[2].state == LinkState.GONE
 
 
 def test_without_its_chain_a_link_carries_nothing() -> None:
-    before = desired(TWO_FIREWALLS, ALL, {}, DataPlane())
+    before = desired(TWO_FIREWALLS, ALL, {})
 
     after = desired(replace(TWO_FIREWALLS, chains={}), ALL, {}, before)
 
@@ -108,7 +127,7 @@ def test_a_chain_created_again_shares_no_cross_connection_with_its_predecessor()
 
 
 def test_before_the_api_server_is_heard_everything_stays_but_what_the_node_itself_knows() -> None:
-    before = desired(TWO_FIREWALLS, ALL, {}, DataPlane())
+    before = desired(TWO_FIREWALLS, ALL, {})
 
     untouched = desired(None, ALL, {}, before)
     drained = desired(None, ALL, draining("firewall-1"), before)
@@ -121,7 +140,7 @@ def test_before_the_api_server_is_heard_everything_stays_but_what_the_node_itsel
 
 
 def test_the_link_of_a_pod_that_was_deleted_is_gone_until_it_vanishes() -> None:
-    before = desired(TWO_FIREWALLS, ALL, {}, DataPlane())
+    before = desired(TWO_FIREWALLS, ALL, {})
 
     after = desired(cluster(pod("client-1", "client"), pod("firewall-2", "firewall")), ALL, {}, before)
 
@@ -132,7 +151,7 @@ def test_the_link_of_a_pod_that_was_deleted_is_gone_until_it_vanishes() -> None:
 def test_a_link_whose_pod_was_not_heard_of_yet_keeps_its_filter() -> None:
     early = link(9, "nobody-1", "lan", filter_slot=9)
 
-    plane = desired(TWO_FIREWALLS, (early,), {}, DataPlane())
+    plane = desired(TWO_FIREWALLS, (early,), {})
 
     assert (plane.filters, plane.links) == ({early.ifindex: 9}, {})
 
@@ -140,13 +159,13 @@ def test_a_link_whose_pod_was_not_heard_of_yet_keeps_its_filter() -> None:
 def test_of_two_links_for_one_interface_the_newer_one_serves() -> None:
     newer = link(8, "client-1", "lan")
 
-    plane = desired(TWO_FIREWALLS, (CLIENT, newer), {}, DataPlane())
+    plane = desired(TWO_FIREWALLS, (CLIENT, newer), {})
 
     assert {slot: entry.state for slot, entry in plane.links.items()} == {1: LinkState.GONE, 8: LinkState.SERVING}
 
 
 def test_neighbours_are_known_across_a_transparent_stage() -> None:
-    plane = desired(TWO_FIREWALLS, ALL, {}, DataPlane())
+    plane = desired(TWO_FIREWALLS, ALL, {})
 
     nat = EDGE.stages[2].interfaces[0]
     assert plane.neighbours[CLIENT_FIREWALL, Side.UPSTREAM, "10.1.0.1"] == nat.mac
@@ -160,7 +179,7 @@ def test_neighbours_of_both_address_families_are_known() -> None:
         spec["spec"]["stages"][stage]["interfaces"][0]["addresses"].append(address)
     both = chain_of(spec)
 
-    plane = desired(replace(TWO_FIREWALLS, chains={("telco", "edge"): both}), ALL, {}, DataPlane())
+    plane = desired(replace(TWO_FIREWALLS, chains={("telco", "edge"): both}), ALL, {})
 
     nat = both.stages[2].interfaces[0]
     assert plane.neighbours[CLIENT_FIREWALL, Side.UPSTREAM, "fd00:1::1"] == nat.mac
@@ -168,21 +187,23 @@ def test_neighbours_of_both_address_families_are_known() -> None:
 
 
 def test_a_data_plane_that_is_as_desired_needs_no_change() -> None:
-    plane = desired(TWO_FIREWALLS, ALL, {}, DataPlane())
+    wanted = planned(TWO_FIREWALLS, ALL, {})
 
-    assert list(changes(plane, plane)) == []
+    assert list(changes(wanted.plane, wanted)) == []
+    assert list(changes(wanted, wanted)) == []
 
 
 def test_links_are_made_before_targets_name_them() -> None:
-    order = [type(change) for change in changes(DataPlane(), desired(TWO_FIREWALLS, ALL, {}, DataPlane()))]
+    order = [type(change) for change in changes(NOTHING, planned(TWO_FIREWALLS, ALL, {}))]
 
     last = max(i for i, kind in enumerate(order) if kind in (SetLink, AttachFilter, SetNeighbour))
     assert last < order.index(SetTargets)
 
 
 def test_links_are_gone_only_after_no_target_names_them() -> None:
-    before = desired(TWO_FIREWALLS, ALL, {}, DataPlane())
-    after = desired(TWO_FIREWALLS, ALL, draining("firewall-1", ended=True), before)
+    attached = [replace(each, filter_slot=each.slot) for each in ALL]
+    before = planned(TWO_FIREWALLS, attached, {})
+    after = planned(TWO_FIREWALLS, attached, draining("firewall-1", ended=True))
 
     order = [type(change) for change in changes(before, after)]
 
@@ -190,15 +211,13 @@ def test_links_are_gone_only_after_no_target_names_them() -> None:
 
 
 def test_tearing_down_takes_targets_first() -> None:
-    before = desired(TWO_FIREWALLS, ALL, {}, DataPlane())
-
-    order = [type(change) for change in changes(before, DataPlane())]
+    order = [type(change) for change in changes(planned(TWO_FIREWALLS, ALL, {}), Plan())]
 
     assert order.index(ClearLink) > max(i for i, kind in enumerate(order) if kind is ClearTargets)
 
 
 def test_a_replica_with_an_interface_down_gets_nothing_on_any_of_them() -> None:
-    plane = desired(TWO_FIREWALLS, (CLIENT, LEFT, RIGHT, LEFT2, replace(RIGHT2, up=False)), {}, DataPlane())
+    plane = desired(TWO_FIREWALLS, (CLIENT, LEFT, RIGHT, LEFT2, replace(RIGHT2, up=False)), {})
 
     assert (plane.links[4].state, plane.links[5].state) == (LinkState.GONE, LinkState.GONE)
     assert plane.targets[CLIENT_FIREWALL, Side.DOWNSTREAM] == maglev.table((("uid-firewall-1", 2),))
@@ -209,13 +228,13 @@ def test_a_replica_that_lost_an_interface_it_was_made_with_gets_nothing_on_the_o
     both = [{"name": "sfc", "namespace": "telco", "interface": name} for name in ("left", "right")]
     firewall["metadata"]["annotations"] = {"k8s.v1.cni.cncf.io/networks": json.dumps(both)}
 
-    plane = desired(cluster(firewall), (LEFT,), {}, DataPlane())
+    plane = desired(cluster(firewall), (LEFT,), {})
 
     assert plane.links[2].state == LinkState.GONE
 
 
 def test_an_interface_that_the_chain_got_after_the_replica_was_made_does_not_stop_it() -> None:
-    plane = desired(cluster(pod("firewall-1", "firewall")), (LEFT,), {}, DataPlane())
+    plane = desired(cluster(pod("firewall-1", "firewall")), (LEFT,), {})
 
     assert plane.links[2].state == LinkState.SERVING
 
@@ -223,14 +242,14 @@ def test_an_interface_that_the_chain_got_after_the_replica_was_made_does_not_sto
 def test_a_replaced_sandbox_does_not_count_against_the_new_one() -> None:
     newer = link(8, "client-1", "lan")
 
-    plane = desired(TWO_FIREWALLS, (replace(CLIENT, up=False), newer), {}, DataPlane())
+    plane = desired(TWO_FIREWALLS, (replace(CLIENT, up=False), newer), {})
 
     assert plane.links[8].state == LinkState.SERVING
 
 
 def test_a_program_is_replaced_only_when_the_maps_that_came_with_it_are_full() -> None:
-    wanted = desired(TWO_FIREWALLS, ALL, {}, DataPlane())
-    older = DataPlane(filters=dict.fromkeys(wanted.filters, 0))
+    wanted = planned(TWO_FIREWALLS, ALL, {})
+    older = DataPlane(filters=dict.fromkeys(wanted.plane.filters, 0))
 
     order = [type(change) for change in changes(older, wanted)]
 
@@ -241,45 +260,18 @@ def test_the_tables_after_the_next_event_are_foreseen() -> None:
     pods = (pod("client-1", "client"), pod("firewall-1", "firewall"), pod("firewall-2", "firewall"))
     starting = cluster(*pods, pod("firewall-3", "firewall", ready=False))
     links = (*ALL, link(6, "firewall-3", "left"), link(7, "firewall-3", "right"))
-    foreseen = {
-        maglev.table(replicas)
-        for replicas in likely_targets(State(starting, links, desired(starting, links, {}, DataPlane())))
-    }
+    foreseen = {maglev.table(replicas) for replicas in likely_targets(planned(starting, links, {}))}
 
-    joined = desired(cluster(*pods, pod("firewall-3", "firewall")), links, {}, DataPlane())
-    left = desired(starting, links, draining("firewall-1"), DataPlane())
+    joined = desired(cluster(*pods, pod("firewall-3", "firewall")), links, {})
+    left = desired(starting, links, draining("firewall-1"))
 
     sides = (CLIENT_FIREWALL, Side.DOWNSTREAM), (FIREWALL_NAT, Side.UPSTREAM)
     assert {plane.targets[side] for plane in (joined, left) for side in sides} <= foreseen
 
 
-def test_no_table_is_foreseen_on_a_node_with_more_replicas_than_the_cache_could_hold() -> None:
-    entries = {slot: LinkEntry(slot, slot // 2, Side(slot % 2), LinkState.SERVING) for slot in range(2, 600)}
-    links = tuple(link(slot, f"pod-{slot}", "left") for slot in entries)
+@pytest.mark.parametrize(("sides", "foreseen"), [(MOST_FORESEEN // 16, MOST_FORESEEN), (MOST_FORESEEN // 16 + 1, 0)])
+def test_no_table_is_foreseen_on_a_node_with_more_replicas_than_the_cache_could_hold(sides: int, foreseen: int) -> None:
+    serving = {(number, Side.UPSTREAM): [(f"pod-{number}-{i}", 1 + i) for i in range(16)] for number in range(sides)}
+    full = Plan(parts={("telco", "edge"): Part(NOTHING, serving, frozenset(), pods=16 * sides)})
 
-    assert likely_targets(State(TWO_FIREWALLS, links, DataPlane(links=entries))) == ()
-
-
-def test_what_was_planned_before_saves_work_and_changes_nothing() -> None:
-    plane = desired(TWO_FIREWALLS, ALL, {}, DataPlane())
-    before = State(TWO_FIREWALLS, ALL, plane)
-
-    same = desired(TWO_FIREWALLS, ALL, {}, plane, before)
-    drained = desired(TWO_FIREWALLS, ALL, draining("firewall-1"), plane, before)
-    elsewhere = desired(replace(TWO_FIREWALLS, chains={}), ALL, {}, plane, before)
-
-    assert same == plane
-    assert all(same.targets[side] is plane.targets[side] for side in plane.targets)
-    assert same.neighbours is plane.neighbours
-    assert drained == desired(TWO_FIREWALLS, ALL, draining("firewall-1"), plane)
-    assert elsewhere == desired(replace(TWO_FIREWALLS, chains={}), ALL, {}, plane)
-
-
-def test_a_slot_that_another_replica_got_makes_another_table() -> None:
-    plane = desired(TWO_FIREWALLS, ALL, {}, DataPlane())
-    moved = (CLIENT, replace(LEFT, slot=6), RIGHT, LEFT2, RIGHT2)
-
-    after = desired(TWO_FIREWALLS, moved, {}, plane, State(TWO_FIREWALLS, ALL, plane))
-
-    assert after == desired(TWO_FIREWALLS, moved, {}, plane)
-    assert after.targets != plane.targets
+    assert len(likely_targets(full)) == foreseen

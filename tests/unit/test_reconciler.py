@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from controller.journal import Journal
 from controller.model import DataPlane, HostLink, LinkEntry, LinkState
-from controller.plan import Cluster
+from controller.plan import Cluster, Plan
 from controller.reconciler import Reconciler
 from controller.sessions import Timeouts
 from sfc.chain import Side
@@ -45,7 +46,7 @@ class Node:
     def detach(self, ifindex: int) -> None:
         self.links[ifindex] = replace(self.links[ifindex], filter_slot=None)
 
-    def observe(self) -> DataPlane:
+    def observe(self, known: object = None) -> DataPlane:
         if self.broken:
             raise OSError("no maps today")
         return DataPlane({}, dict(self.entries), dict(self.tables), dict(self.macs))
@@ -312,6 +313,24 @@ def test_a_pass_for_an_event_observes_nothing_anew_and_one_after_a_failure_every
 
     assert after_event == LinkState.WIRED
     assert set(states(node).values()) == {LinkState.SERVING}
+
+
+def test_a_pass_for_the_news_of_one_pod_does_not_put_the_whole_plan_together(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pods = firewalls()
+    reconciler = Reconciler(node, node, lambda: pods)
+    reconciler.observe_with(Journal(lambda _: None).note)
+    reconciler.reconcile()
+    reconciler.reconcile()
+    monkeypatch.setattr(Plan, "plane", property(refuse))
+
+    pods = firewalls(ready=False)
+    reconciler.reconcile(verify=False)
+    pods = firewalls(terminating=True)
+    reconciler.reconcile(verify=False)
+
+    assert states(node)[4] == LinkState.DRAINING
 
 
 def refuse(*_: object) -> Any:

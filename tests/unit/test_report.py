@@ -4,15 +4,15 @@ from dataclasses import replace
 from typing import Any
 
 from controller.drain import Drain
-from controller.model import DataPlane, HostLink
-from controller.plan import Cluster, State, desired
+from controller.model import HostLink
+from controller.plan import Cluster, State
 from controller.report import Condition, conditions, node_status
 from tests.unit.objects import link, pod
-from tests.unit.test_plan import ALL, LEFT, TWO_FIREWALLS, cluster
+from tests.unit.test_plan import ALL, LEFT, TWO_FIREWALLS, cluster, planned
 
 
 def state(of: Cluster, links: tuple[HostLink, ...] = ALL, drains: dict[str, Drain] | None = None) -> State:
-    return State(of, links, desired(of, links, drains or {}, DataPlane()), drains or {})
+    return State(of, planned(of, links, drains or {}), drains or {})
 
 
 def reason(of: State, name: str) -> tuple[bool, str]:
