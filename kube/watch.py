@@ -27,7 +27,11 @@ READ_TIMEOUT_SECONDS = (70.0, 75.0)
 """Bookmarks come about once a minute, and the server is asked to end the watch five seconds before this: longer silence
 means that nobody is there."""
 BACKOFF_FIRST_SECONDS = 0.5
-BACKOFF_CAP_SECONDS = 30.0
+REFUSED_CAP_SECONDS = 30.0
+"""After an answer with an error: the server may have too much to do."""
+AWAY_CAP_SECONDS = 5.0
+"""After no answer at all: once the server is back, a replica that joins or ends must not wait for half a minute, and
+to go on watching from where one was is cheap."""
 SETTLED_SECONDS = 5.0
 """A request that lasted this long was no failure in a row, however it ended."""
 
@@ -78,15 +82,15 @@ class Watch:
     def _run(self) -> None:
         failures = 0
         while not self._stopped.is_set():
-            started = time.monotonic()
+            started, cap = time.monotonic(), AWAY_CAP_SECONDS
             try:
                 self._follow()
             except ApiError as error:
                 log.warning("watch interrupted", extra={"path": self._path, "error": str(error)})
                 if error.status:
-                    self._version = None
+                    self._version, cap = None, REFUSED_CAP_SECONDS
             failures = 0 if time.monotonic() - started >= SETTLED_SECONDS else failures + 1
-            self._stopped.wait(backoff_seconds(failures, random.random()))  # noqa: S311
+            self._stopped.wait(backoff_seconds(failures, random.random(), cap))  # noqa: S311
 
     def _follow(self) -> None:
         """List if there is nothing to go on from, then watch until the request ends."""
@@ -137,11 +141,11 @@ class Watch:
         self._on_change()
 
 
-def backoff_seconds(failures: int, chance: float) -> float:
+def backoff_seconds(failures: int, chance: float, cap: float) -> float:
     """Wait before the next request after so many failures in a row; `chance` in [0, 1) spreads clients apart."""
     if not failures:
         return 0.0
-    return min(BACKOFF_CAP_SECONDS, BACKOFF_FIRST_SECONDS * 2.0 ** min(failures - 1, 10)) * (0.5 + chance / 2)
+    return min(cap, BACKOFF_FIRST_SECONDS * 2.0 ** min(failures - 1, 10)) * (0.5 + chance / 2)
 
 
 def _key(obj: Mapping[str, Any]) -> Key:

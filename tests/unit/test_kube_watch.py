@@ -173,9 +173,24 @@ def test_a_first_list_that_fails_is_tried_again(fake: FakeApi, started: Callable
     eventually(lambda: names(watch) == {"a"})
 
 
+def test_a_server_that_does_not_answer_is_asked_again_sooner_than_one_that_answers_with_errors(
+    fake: FakeApi, started: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BACKOFF_FIRST_SECONDS", 60.0)
+    monkeypatch.setattr(module, "AWAY_CAP_SECONDS", 0.1)
+    fake.lists[0] = [pod("a", 3)]
+    fake.watches.extend([[HANG], [event("ADDED", pod("b", 4)), HANG], 500, [event("ADDED", pod("c", 5)), HANG]])
+
+    watch = started(read_timeout=(0.1, 0.2))
+
+    eventually(lambda: names(watch) == {"a", "b"})
+    time.sleep(0.5)
+    assert names(watch) == {"a", "b"}
+
+
 def test_back_off_doubles_spreads_and_is_capped() -> None:
-    assert backoff_seconds(0, 0.9) == 0
-    assert backoff_seconds(1, 0.0) == 0.25
-    assert backoff_seconds(2, 0.0) == 0.5
-    assert backoff_seconds(1000, 1.0) == 30
-    assert backoff_seconds(1000, 0.0) == 15
+    assert backoff_seconds(0, 0.9, cap=30) == 0
+    assert backoff_seconds(1, 0.0, cap=30) == 0.25
+    assert backoff_seconds(2, 0.0, cap=30) == 0.5
+    assert backoff_seconds(1000, 1.0, cap=30) == 30
+    assert backoff_seconds(1000, 0.0, cap=5) == 2.5
