@@ -80,16 +80,19 @@ class Watch:
         return float("inf") if self._last_word is None else time.monotonic() - self._last_word
 
     def _run(self) -> None:
-        failures = 0
+        failures, answered = 0, True
         while not self._stopped.is_set():
-            started, cap = time.monotonic(), AWAY_CAP_SECONDS
+            started = time.monotonic()
             try:
                 self._follow()
             except ApiError as error:
                 log.warning("watch interrupted", extra={"path": self._path, "error": str(error)})
                 if error.status:
-                    self._version, cap = None, REFUSED_CAP_SECONDS
+                    failures = failures if answered else 0  # 410 after an outage, say, is the first of its kind
+                    self._version = None
+                answered = bool(error.status)
             failures = 0 if time.monotonic() - started >= SETTLED_SECONDS else failures + 1
+            cap = REFUSED_CAP_SECONDS if answered else AWAY_CAP_SECONDS
             self._stopped.wait(backoff_seconds(failures, random.random(), cap))  # noqa: S311
 
     def _follow(self) -> None:

@@ -188,6 +188,19 @@ def test_a_server_that_does_not_answer_is_asked_again_sooner_than_one_that_answe
     assert names(watch) == {"a", "b"}
 
 
+def test_the_first_error_after_a_long_silence_does_not_wait_as_if_it_were_the_last_of_many(
+    fake: FakeApi, started: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BACKOFF_FIRST_SECONDS", 0.05)
+    monkeypatch.setattr(module, "AWAY_CAP_SECONDS", 0.05)
+    fake.lists = type(fake.lists)([[pod("a", 3)], [pod("b", 9)]])
+    fake.watches.extend([*([HANG] for _ in range(10)), 410])
+
+    watch = started(read_timeout=(0.05, 0.06))
+
+    eventually(lambda: names(watch) == {"b"})
+
+
 def test_back_off_doubles_spreads_and_is_capped() -> None:
     assert backoff_seconds(0, 0.9, cap=30) == 0
     assert backoff_seconds(1, 0.0, cap=30) == 0.25
