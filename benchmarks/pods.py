@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks import cluster
 from benchmarks.happenings import container, has, leaving, processes
+from benchmarks.lab import ALL_FRAMES
 from benchmarks.report import BUILD, QUICK, Report, Rounds, Spread, machine, ratio
 
 HERE = Path(__file__).resolve().parent
@@ -48,12 +49,12 @@ NOTES = (
     "All ways cross the same pods. Both ends of an iperf3 connection share one CPU; CPU time is the whole machine's, "
     "its other work included. Of small packets, sender and way share one CPU, the receiving program has the other.",
 )
-FUNCTION = """
+FUNCTION = f"""
 trap 'exit 0' TERM
-pass() {
+pass() {{
   tc qdisc add dev $1 clsact
-  tc filter add dev $1 ingress matchall action mirred egress redirect dev $2
-}
+  tc filter add dev $1 ingress {ALL_FRAMES} action mirred egress redirect dev $2
+}}
 if [ -e /sys/class/net/left ] && [ -e /sys/class/net/right ]; then pass left right; pass right left; fi
 sleep infinity & wait
 """
@@ -243,7 +244,7 @@ def _compiled() -> Path:
 def _pass_on(pid: int, one: str, other: str) -> None:
     for interface, target in ((one, other), (other, one)):
         _inside(pid, "tc", "qdisc", "add", "dev", interface, "clsact")
-        rule = f"matchall action mirred egress redirect dev {target}"
+        rule = f"{ALL_FRAMES} action mirred egress redirect dev {target}"
         _inside(pid, "tc", "filter", "add", "dev", interface, "ingress", *rule.split())
 
 
