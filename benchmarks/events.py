@@ -316,7 +316,7 @@ def ended(chain: Chain, kind: str, which: float = 0.0) -> dict[str, Any]:
         turns[:] = [line for line in chain.said(pod=pod) if line["message"] in known and happenings.moment(line) > at]
         return bool(turns)
 
-    with suppress(RuntimeError):  # a container that is back before the kubelet tells of its end has ended for nobody
+    with suppress(RuntimeError):  # the account says that no word came
         cluster.until(turned, f"the agent tells of {pod}", TURN_SECONDS)
     time.sleep(LAST_SECONDS)
     chain.settle()

@@ -101,7 +101,7 @@ def measure() -> None:
                 for way in _order(number):
                     _append(figures, name(hops, way), chain.measured(way))
         for replicas in REPLICAS:
-            print(f"{replicas} replicas", flush=True)
+            print(f"replicas: {replicas}", flush=True)
             chains[SCALED_HOPS].scale(replicas)
             for number in range(ROUNDS):
                 for way in (VETH, OURS) if number % 2 else (OURS, VETH):

@@ -102,7 +102,9 @@ def _next(chain: Chain, chosen: random.Random) -> tuple[str, Callable[[], None]]
 
 
 def _end(chain: Chain, kind: str, victim: float) -> None:
-    events.ended(chain, kind, victim)
+    end = events.ended(chain, kind, victim)
+    if end["out_ms"] is None:
+        raise RuntimeError(f"of {end['pod']} the agent told nothing: {end['cause']}")
 
 
 def _compared(chain: Chain, play: Play) -> list[str]:
