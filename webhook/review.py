@@ -83,7 +83,8 @@ def _answer(request: Request, decision: Decision) -> Answer:
     if decision.denied is not None:
         response["status"] = {"code": decision.code, "message": decision.denied}
     elif decision.obj is not None:
-        operations = jsonpatch.make_patch(*_differing(request.obj, decision.obj)).patch
+        # Without moves, which jsonpatch would put in the wrong order where _differing gave it a list as a mapping.
+        operations = jsonpatch.JsonPatch.from_diff(*_differing(request.obj, decision.obj), optimization=False).patch
     if operations:
         response["patchType"] = "JSONPatch"
         response["patch"] = base64.b64encode(json.dumps(operations).encode()).decode()

@@ -617,6 +617,17 @@ def test_whatever_is_decided_the_patch_makes_it_out_of_the_request(data: st.Data
     assert patched(old, response) == new(old)
 
 
+def test_what_is_taken_out_and_put_elsewhere_is_written_twice() -> None:
+    """Not as a move: one between two lists' ends would come in an order that no API server can apply."""
+    old: dict[str, Any] = {"a": [], "b": {"gone": []}}
+    new: dict[str, Any] = {"a": [[], ["more"]], "b": {}}
+
+    response = reviewed(lambda _: Decision(obj=new), objects_review(old))
+
+    assert response is not None
+    assert patched(old, response) == new
+
+
 @st.composite
 def changed(draw: st.DrawFn, value: Any) -> Any:
     """A function that makes another value of one, sharing what it leaves alone."""
