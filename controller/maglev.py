@@ -24,17 +24,13 @@ LENGTH = 8128
 Owners: TypeAlias = "array[int]"
 """For each entry, the index of a replica."""
 Row: TypeAlias = "memoryview[int]"
-"""32 random bits for each entry, of which the upper 20 are a replica's score for it."""
-_SCORE_BITS = 20
-_UNUSED_BITS = 32 - _SCORE_BITS
-_LANES = int.from_bytes(b"\1\0\0\0" * LENGTH, "little")
-"""1 in each lane of an integer that holds 32 bits for every entry; times a number, that number in each lane."""
-_SCORES = ((1 << _SCORE_BITS) - 1 << _UNUSED_BITS) * _LANES
-_INDEX_BITS = _UNUSED_BITS - 1
-"""Of a replica, below its score."""
-_INDICES = ((1 << _INDEX_BITS) - 1) * _LANES
-_ABOVE = _LANES << 32
-"""The lowest bit of the lane above is kept free: comparing two lanes borrows from it."""
+"""A replica's score for each entry."""
+_SCORE_BITS = 15
+_LANES = int.from_bytes(b"\1\0" * LENGTH, "little")
+"""1 in each lane of an integer that holds 16 bits for every entry; times a number, that number in each lane."""
+_SCORES = ((1 << _SCORE_BITS) - 1) * _LANES
+_ABOVE = _LANES << _SCORE_BITS
+"""The highest bit of each lane is kept free: comparing two lanes borrows from it."""
 _NUMBER_BITS = 13
 """For the number of an entry, or of a replica; a score stands above it."""
 _NUMBER = (1 << _NUMBER_BITS) - 1
@@ -93,18 +89,17 @@ def _owners(identities: tuple[str, ...]) -> Owners:
 def _favourites(rows: Sequence[Row]) -> Owners:
     """For each entry, the index of the replica that scores highest; of equals, the last.
 
-    All entries at once: the lanes of one large integer, each a score and the index below it, are compared with those of
-    another by one subtraction.
+    All entries at once: the lanes of one large integer, each a score, are compared with those of another by one
+    subtraction.
     """
-    if len(rows) > 1 << _INDEX_BITS:
-        return array("H", (max(_preferences(rows, entry)) & _NUMBER for entry in range(LENGTH)))
-    best, beside = 0, _ABOVE
-    for row in rows:
-        ahead = (int.from_bytes(row, "little") & _SCORES | beside) - best
+    best, owners = 0, 0
+    for index, row in enumerate(rows):
+        ahead = (int.from_bytes(row, "little") | _ABOVE) - best
         better = ahead & _ABOVE
-        best += ahead & better - (better >> _INDEX_BITS + _SCORE_BITS)
-        beside += _LANES << 1
-    return array("H", (best >> 1 & _INDICES).to_bytes(4 * LENGTH, "little"))[::2]
+        taken = better - (better >> _SCORE_BITS)
+        best += ahead & taken
+        owners += index * _LANES - owners & taken
+    return array("H", owners.to_bytes(2 * LENGTH, "little"))
 
 
 def _counts(owners: Owners, replicas: int) -> list[int]:
@@ -128,19 +123,19 @@ def _text(owners: Owners) -> str:
 
 def _scored(row: Row, entry: int) -> int:
     """A number that orders by score, and then by entry."""
-    return row[entry] >> _UNUSED_BITS << _NUMBER_BITS | entry
+    return row[entry] << _NUMBER_BITS | entry
 
 
 def _offers(row: Row, entries: Iterable[int]) -> list[int]:
     """What a replica with these scores holds, as a heap."""
-    offers = [row[entry] >> _UNUSED_BITS << _NUMBER_BITS | entry for entry in entries]
+    offers = [row[entry] << _NUMBER_BITS | entry for entry in entries]
     heapq.heapify(offers)
     return offers
 
 
 def _preferences(rows: Sequence[Row], entry: int) -> list[int]:
     """Score and index of each replica in one number."""
-    return [row[entry] >> _UNUSED_BITS << _NUMBER_BITS | index for index, row in enumerate(rows)]
+    return [row[entry] << _NUMBER_BITS | index for index, row in enumerate(rows)]
 
 
 def _trimmed(offers: list[int], most: int) -> list[int]:
@@ -157,7 +152,8 @@ def _capacity(replicas: int) -> int:
     return max(math.ceil(mean), int(mean + min(0.005 * LENGTH, 0.05 * mean)))
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=256)
 def _row(identity: str) -> Row:
     """What follows from the identity."""
-    return memoryview(hashlib.shake_128(identity.encode()).digest(4 * LENGTH)).cast("I")
+    random = int.from_bytes(hashlib.shake_128(identity.encode()).digest(2 * LENGTH), "little")
+    return memoryview((random & _SCORES).to_bytes(2 * LENGTH, "little")).cast("H")
