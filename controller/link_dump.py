@@ -96,7 +96,7 @@ class LinkDump:
             if error.errno in (errno.ENOENT, errno.EINVAL, errno.ENODEV):
                 return None
             raise
-        options = dict(_attributes(dict(_attributes(body, _TRAFFIC_CONTROL.size)).get(TCA_OPTIONS, b"")))
+        options = dict(attributes(dict(attributes(body, _TRAFFIC_CONTROL.size)).get(TCA_OPTIONS, b"")))
         if TCA_BPF_CLASSID not in options or TCA_BPF_ID not in options:
             return None
         return DumpedFilter(*(_NUMBER.unpack(options[number])[0] for number in (TCA_BPF_CLASSID, TCA_BPF_ID)))
@@ -128,12 +128,12 @@ def _messages(data: bytes, sequence: int) -> Iterator[tuple[int, int, bytes]]:
 
 def _link(body: bytes) -> DumpedLink:
     _, _, ifindex, flags, _ = _LINK.unpack_from(body)
-    found = dict(_attributes(body, _LINK.size))
+    found = dict(attributes(body, _LINK.size))
     name, alias = (found.get(kind, b"").rstrip(b"\0").decode() for kind in (IFLA_IFNAME, IFLA_IFALIAS))
     return DumpedLink(ifindex, name, alias, up=bool(flags & IFF_LOWER_UP), paired=IFLA_LINK_NETNSID in found)
 
 
-def _attributes(body: bytes, start: int = 0) -> Iterator[tuple[int, bytes]]:
+def attributes(body: bytes, start: int = 0) -> Iterator[tuple[int, bytes]]:
     while start + _ATTRIBUTE.size <= len(body):
         length, kind = _ATTRIBUTE.unpack_from(body, start)
         yield kind & ~NESTED_AND_ORDER, body[start + _ATTRIBUTE.size : start + length]

@@ -1,29 +1,46 @@
 """Data links in the kernel: veth pairs between node and pod, and our filter on their host ends.
 
-The only module that speaks netlink (pyroute2). pyroute2 0.9 keeps a socket and an event loop for every thread that
-ever called it, and does not free them when the thread ends; so one thread owns the node's socket, and whatever is
-done inside a pod happens in a thread that lives for that one job, with a socket that is closed at its end.
+The only module that speaks netlink with pyroute2. Its messages go over a plain socket: its own IPRoute takes a quarter
+to half a millisecond of Python for a request and more to be opened, which is most of an ADD, and keeps an event loop
+for every thread that ever called it. One thread belongs to the node's network namespace; whatever is done inside a pod
+happens in a thread that lives for that one job.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import ipaddress
+import os
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pyroute2 import IPRoute, netns
-from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST
+from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST
 from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.rtnl import RTM_GETLINK, RTM_NEWROUTE
+from pyroute2.netlink.rtnl import (
+    RTM_DELLINK,
+    RTM_DELTFILTER,
+    RTM_GETLINK,
+    RTM_NEWADDR,
+    RTM_NEWLINK,
+    RTM_NEWQDISC,
+    RTM_NEWROUTE,
+    RTM_NEWTFILTER,
+)
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
+from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
-from controller.link_dump import INGRESS, LinkDump
+from controller.link_dump import ETH_P_ALL, INGRESS, LinkDump, attributes
 from controller.model import HostLink
 from sfc.chain import Interface, Route
 from sfc.source_ports import PortRange
@@ -35,18 +52,33 @@ ALIAS_PREFIX = "sfc/1"
 
 FILTER_HANDLE = 1
 FILTER_PRIORITY = 0x5FC
+CLSACT_HANDLE = 0xFFFF0000
+CLSACT_PARENT = 0xFFFFFFF1
+TCA_BPF_FLAG_ACT_DIRECT = 1
 GET = (RTM_GETLINK, NLM_F_REQUEST)
 """pyroute2's "get" asks for an acknowledgement besides the answer, never reads it, and so grows with every call."""
-PREPEND = (RTM_NEWROUTE, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE)
-"""What `ip route prepend` sends; pyroute2 has no word for it."""
+NEW = NLM_F_CREATE | NLM_F_EXCL
+PREPEND = NLM_F_CREATE
+"""What `ip route prepend` sends."""
 
 LOCAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 """Of the calling thread's network namespace."""
 
 LINK_GROUP = 1
 IFA_F_NODAD = 0x02
-SCOPE_LINK = 253
-IFF_UP = 0x01
+TABLE_MAIN, PROTO_STATIC, SCOPE_LINK, TYPE_UNICAST = 254, 4, 253, 1
+IFF_UP, IFF_NOARP = 0x01, 0x80
+
+SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK = 270, 10, 11
+ACKNOWLEDGEMENT = struct.Struct("=IHHII i IHHII")
+"""A header, the error, the header of what is acknowledged; words about the error may follow."""
+NLMSGERR_ATTR_MSG = 1
+TIMEOUT_SECONDS = 5.0
+
+SIOCGIFHWADDR = 0x8927
+IFREQ_BYTES = 40
+IFREQ_MAC = slice(18, 24)
+"""Behind the name, and the address' family."""
 
 
 class LinkError(Exception):
@@ -79,13 +111,44 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """A data link's two ends, each numbered in its own namespace."""
+class HostEnd:
+    """Of a data link."""
 
     ifindex: int
     mac: str
-    """Both of the host end."""
-    pod_ifindex: int
+
+
+class _Kernel:
+    """Requests from the network namespace of the thread that makes it. One thread at a time may use it."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        self._socket.settimeout(TIMEOUT_SECONDS)
+        for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK):
+            self._socket.setsockopt(SOL_NETLINK, option, 1)
+        self._sequence = 0
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def request(self, kind: int, message: Any, flags: int = 0) -> None:
+        """Raises NetlinkError, with the kernel's words where it has any."""
+        self._sequence += 1
+        message["header"] = {
+            "type": kind,
+            "flags": NLM_F_REQUEST | NLM_F_ACK | flags,
+            "sequence_number": self._sequence,
+        }
+        message.encode()
+        self._socket.send(message.data)
+        while True:  # until it is not the late answer to what was given up
+            answer = self._socket.recv(1 << 12)
+            _, _, _, sequence, _, error, *_ = ACKNOWLEDGEMENT.unpack_from(answer)
+            if sequence == self._sequence:
+                break
+        if error:
+            words = dict(attributes(answer, ACKNOWLEDGEMENT.size)).get(NLMSGERR_ATTR_MSG, b"").rstrip(b"\0").decode()
+            raise NetlinkError(-error, words or os.strerror(-error))
 
 
 class Links:
@@ -93,7 +156,7 @@ class Links:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "netlink")
-        self._route: Any = self._thread.submit(IPRoute, ext_ack=True).result()
+        self._kernel = self._thread.submit(_Kernel).result()
         self._dump = LinkDump()
         self._dumping = threading.Lock()
         self._stop = threading.Event()
@@ -103,11 +166,11 @@ class Links:
         self._stop.set()
         for monitor in self._monitors:
             monitor.join()
-        self._thread.submit(self._route.close).result()
         self._thread.shutdown()
+        self._kernel.close()
         self._dump.close()
 
-    def create(self, name: str, identity: Identity, interface: Interface, pod: int) -> Pair:
+    def create(self, name: str, identity: Identity, interface: Interface, pod: int) -> HostEnd:
         """A veth pair: `name` on the node, `interface` in the pod's network namespace (an open descriptor).
 
         The host end is up, but shut towards the node's own stack; the pod's end has its MAC and MTU, and is down
@@ -116,9 +179,9 @@ class Links:
         with _explained(f"create interface {interface.name!r} in the pod"):
             return self._thread.submit(self._create, name, identity, interface, pod).result()
 
-    def configure(self, pair: Pair, interface: Interface, pod: int, ports: PortRange | None = None) -> None:
+    def configure(self, interface: Interface, pod: int, ports: PortRange | None = None) -> None:
         """Brings the pod's end up, with addresses and routes. With `ports`, all the pod's sockets keep to them."""
-        _in_namespace(pod, lambda: _configure(pair.pod_ifindex, interface, ports))
+        _in_namespace(pod, lambda: _configure(interface, ports))
 
     def delete(self, name: str) -> None:
         """Both ends; succeeds when there is none."""
@@ -128,7 +191,7 @@ class Links:
     def verify(self, name: str, interface: Interface, pod: int, ports: PortRange | None = None) -> tuple[str, ...]:
         """What differs from what `configure` was given, one sentence each; empty when all is as asked for."""
         with _explained(f"read interface {interface.name!r} of the pod"):
-            if not self._thread.submit(self._find, name).result():
+            if not self._thread.submit(_exists, name).result():
                 return (f"host link {name!r} is missing",)
             return _in_namespace(pod, lambda: tuple(_differences(interface, ports)))
 
@@ -177,59 +240,91 @@ class Links:
 
     # What follows runs in the netlink thread.
 
-    def _create(self, name: str, identity: Identity, interface: Interface, pod: int) -> Pair:
+    def _create(self, name: str, identity: Identity, interface: Interface, pod: int) -> HostEnd:
         self._add_pair(name, interface, pod)
-        link = self._find(name)
+        ifindex = socket.if_nametoindex(name)
         _shut(name)
-        self._route.link("set", index=link["index"], ifalias=str(identity), arp=False, state="up")
-        return Pair(link["index"], link.get_attr("IFLA_ADDRESS"), pod_ifindex=link.get_attr("IFLA_LINK"))
+        flags = IFF_UP | IFF_NOARP
+        self._kernel.request(
+            RTM_NEWLINK, _link(("IFLA_IFALIAS", str(identity)), index=ifindex, flags=flags, change=flags)
+        )
+        return HostEnd(ifindex, _mac(name))
 
     def _add_pair(self, name: str, interface: Interface, pod: int) -> None:
-        mtu = {} if interface.mtu is None else {"mtu": interface.mtu}
-        peer = {"ifname": interface.name, "address": interface.mac, "net_ns_fd": pod, **mtu}
+        mtu = [] if interface.mtu is None else [("IFLA_MTU", interface.mtu)]
+        mac = [] if interface.mac is None else [("IFLA_ADDRESS", interface.mac)]
+        peer = {"attrs": [("IFLA_IFNAME", interface.name), ("IFLA_NET_NS_FD", pod), *mac, *mtu]}
+        kind = [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", {"attrs": [("VETH_INFO_PEER", peer)]})]
+
+        def add() -> None:
+            pair = _link(("IFLA_IFNAME", name), *mtu, ("IFLA_LINKINFO", {"attrs": kind}))
+            self._kernel.request(RTM_NEWLINK, pair, NEW)
+
         try:
-            self._route.link("add", kind="veth", ifname=name, peer=peer, **mtu)
+            add()
         except NetlinkError as error:
             if error.code != errno.EEXIST:
                 raise
             if not self._delete(name):
                 raise NameTakenError(f"the pod already has an interface {interface.name!r}") from error
-            self._route.link("add", kind="veth", ifname=name, peer=peer, **mtu)
-
-    def _find(self, name: str) -> Any:
-        try:
-            return self._route.link(GET, ifname=name)[0]
-        except NetlinkError as error:
-            if error.code != errno.ENODEV:
-                raise
-            return None
+            add()
 
     def _delete(self, name: str) -> bool:
         with _ignored(errno.ENODEV):
-            self._route.link("del", ifname=name)
+            self._kernel.request(RTM_DELLINK, _link(("IFLA_IFNAME", name)))
             return True
         return False
 
     def _attach(self, ifindex: int, slot: int, program: int, program_name: str) -> None:
+        clsact = {"index": ifindex, "handle": CLSACT_HANDLE, "parent": CLSACT_PARENT}
         with _ignored(errno.EEXIST):
-            self._route.tc("add", "clsact", ifindex)
-        self._route.tc(
-            "replace-filter",
-            "bpf",
-            ifindex,
-            handle=FILTER_HANDLE,
-            parent=INGRESS,
-            prio=FILTER_PRIORITY,
-            fd=program,
-            name=program_name,
-            classid=slot,
-            direct_action=True,
+            self._kernel.request(RTM_NEWQDISC, _message(tcmsg, ("TCA_KIND", "clsact"), **clsact), NEW)
+        options = {
+            "attrs": [
+                ("TCA_BPF_FD", program),
+                ("TCA_BPF_NAME", program_name),
+                ("TCA_BPF_CLASSID", slot),
+                ("TCA_BPF_FLAGS", TCA_BPF_FLAG_ACT_DIRECT),
+            ]
+        }
+        self._kernel.request(
+            RTM_NEWTFILTER,
+            _filter(ifindex, ("TCA_KIND", "bpf"), ("TCA_OPTIONS", options)),
+            NLM_F_CREATE | NLM_F_REPLACE,
         )
 
     def _detach(self, ifindex: int) -> None:
         # In this order: no such filter; no clsact, so no filter either; no such link.
         with _ignored(errno.ENOENT, errno.EINVAL, errno.ENODEV):
-            self._route.tc("del-filter", "bpf", ifindex, handle=FILTER_HANDLE, parent=INGRESS, prio=FILTER_PRIORITY)
+            self._kernel.request(RTM_DELTFILTER, _filter(ifindex, ("TCA_KIND", "bpf")))
+
+
+def _message(kind: Callable[[], Any], *attrs: tuple[str, object], **fields: int) -> Any:
+    message = kind()
+    for name, value in fields.items():
+        message[name] = value
+    message["attrs"] = list(attrs)
+    return message
+
+
+def _link(*attrs: tuple[str, object], **fields: int) -> Any:
+    return _message(ifinfmsg, *attrs, **fields)
+
+
+def _filter(ifindex: int, *attrs: tuple[str, object]) -> Any:
+    """Ours."""
+    info = FILTER_PRIORITY << 16 | ETH_P_ALL
+    return _message(tcmsg, *attrs, index=ifindex, handle=FILTER_HANDLE, parent=INGRESS, info=info)
+
+
+def _exists(name: str) -> bool:
+    return any(name == found for _, found in socket.if_nameindex())
+
+
+def _mac(name: str) -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        answer = fcntl.ioctl(any_socket, SIOCGIFHWADDR, name.encode().ljust(IFREQ_BYTES, b"\0"))
+    return answer[IFREQ_MAC].hex(":")
 
 
 def _shut(name: str) -> None:
@@ -262,22 +357,23 @@ def _in_namespace(namespace: int, job: Callable[[], T]) -> T:
         return thread.submit(run).result()
 
 
-def _configure(index: int, interface: Interface, ports: PortRange | None) -> None:
+def _configure(interface: Interface, ports: PortRange | None) -> None:
     """Inside the pod. Replicas share addresses on purpose, so duplicate address detection is off."""
     if ports:
         _keep_to(ports)
     _sysctl("ipv6", interface.name, accept_dad=0, dad_transmits=0)
     if any(_is_ipv6(address) for address in interface.addresses):
         _sysctl("ipv6", interface.name, disable_ipv6=0)
-    with IPRoute(ext_ack=True) as route:
+    with closing(_Kernel()) as kernel:
         with _explained(f"bring interface {interface.name!r} up"):
-            route.link("set", index=index, state="up")
+            index = socket.if_nametoindex(interface.name)
+            kernel.request(RTM_NEWLINK, _link(index=index, flags=IFF_UP, change=IFF_UP))
         for address in interface.addresses:
             with _explained(f"add address {address}"):
-                _add_address(route, index, address)
+                kernel.request(RTM_NEWADDR, _address(index, address), NEW)
         for wanted in interface.routes:
             with _explained(f"add route to {wanted.dst} via {wanted.gw or interface.name}"):
-                _add_route(route, index, wanted)
+                kernel.request(RTM_NEWROUTE, _route(index, wanted), PREPEND)
 
 
 def _keep_to(ports: PortRange) -> None:
@@ -291,23 +387,39 @@ def _keep_to(ports: PortRange) -> None:
         ) from error
 
 
-def _add_address(route: Any, index: int, address: str) -> None:
+def _address(index: int, address: str) -> Any:
     parsed = ipaddress.ip_interface(address)
-    flags = {"flags": IFA_F_NODAD} if parsed.version == 6 else {}
-    route.addr("add", index=index, address=str(parsed.ip), prefixlen=parsed.network.prefixlen, **flags)
+    fields = {"index": index, "prefixlen": parsed.network.prefixlen}
+    attr = ("IFA_ADDRESS", str(parsed.ip))
+    if parsed.version == 6:
+        return _message(ifaddrmsg, attr, family=socket.AF_INET6, flags=IFA_F_NODAD, **fields)
+    return _message(ifaddrmsg, attr, ("IFA_LOCAL", str(parsed.ip)), family=socket.AF_INET, **fields)
 
 
-def _add_route(route: Any, index: int, wanted: Route) -> None:
+def _route(index: int, wanted: Route) -> Any:
     """Goes before a route to the same destination that the pod's primary network brought, and leaves that in place.
 
     IPv4 has no metric better than the usual 0, but takes the route that was put in front. IPv6 would spread packets
     over routes of equal metric, so ours is better than the usual 1024.
     """
-    next_hop = {"gateway": wanted.gw} if wanted.gw else {"scope": SCOPE_LINK}
-    preferred = {"priority": 1} if _is_ipv6(wanted.dst) else {}
-    family = socket.AF_INET6 if _is_ipv6(wanted.dst) else socket.AF_INET
-    kind = {"type": "unicast", "proto": "static"}
-    route.route(PREPEND, family=family, dst=wanted.dst, oif=index, **kind, **next_hop, **preferred)
+    destination = ipaddress.ip_network(wanted.dst)
+    is_ipv6 = destination.version == 6
+    attrs: list[tuple[str, object]] = [("RTA_OIF", index)]
+    if destination.prefixlen:
+        attrs.append(("RTA_DST", str(destination.network_address)))
+    if wanted.gw:
+        attrs.append(("RTA_GATEWAY", wanted.gw))
+    if is_ipv6:
+        attrs.append(("RTA_PRIORITY", 1))
+    fields = {
+        "family": socket.AF_INET6 if is_ipv6 else socket.AF_INET,
+        "dst_len": destination.prefixlen,
+        "table": TABLE_MAIN,
+        "proto": PROTO_STATIC,
+        "scope": 0 if wanted.gw else SCOPE_LINK,
+        "type": TYPE_UNICAST,
+    }
+    return _message(rtmsg, *attrs, **fields)
 
 
 def _differences(interface: Interface, ports: PortRange | None) -> Iterator[str]:

@@ -101,11 +101,11 @@ class PodWiring:
             undo.callback(_release, request)
             undo.callback(self._links.delete, name)
             identity = Identity(request.pod.uid, request.interface.name, request.drain_id, slot)
-            pair = self._links.create(name, identity, request.interface, pod)
-            self._links.attach(pair.ifindex, slot, self._program(), self._program_name)
+            host = self._links.create(name, identity, request.interface, pod)
+            self._links.attach(host.ifindex, slot, self._program(), self._program_name)
             ipam = answer.result()
             interface = _with_ipam(request.interface, ipam)
-            self._links.configure(pair, interface, pod, request.source_ports)
+            self._links.configure(interface, pod, request.source_ports)
             undo.pop_all()
         self._on_change()
         log.info(
@@ -120,7 +120,7 @@ class PodWiring:
                 "milliseconds": round((time.monotonic() - start) * 1000, 1),
             },
         )
-        return cni.result(request, pair.mac, interface, ipam)
+        return cni.result(request, host.mac, interface, ipam)
 
     def delete(self, request: Request) -> None:
         with ThreadPoolExecutor(1, "ipam") as meanwhile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import pytest
 
 from controller import maglev
 from controller.datapath import Datapath
-from controller.links import FILTER_PRIORITY, Identity, LinkError, Links, Pair
+from controller.links import FILTER_PRIORITY, HostEnd, Identity, LinkError, Links
 from controller.model import PROGRAM, HostLink, LinkEntry, LinkState
 from sfc.chain import Interface, Side
 from tests.netns import node as lab
@@ -49,11 +50,11 @@ def pod() -> Iterator[str]:
         yield name
 
 
-def create(links: Links, pod: str, name: str = "sfc000000000001", slot: int = 7) -> Pair:
+def create(links: Links, pod: str, name: str = "sfc000000000001", slot: int = 7) -> HostEnd:
     with lab.opened(pod) as netns:
-        pair = links.create(name, Identity(lab.POD_UID, "net1", lab.DRAIN_ID, slot), INTERFACE, netns)
-        links.configure(pair, INTERFACE, netns)
-    return pair
+        host = links.create(name, Identity(lab.POD_UID, "net1", lab.DRAIN_ID, slot), INTERFACE, netns)
+        links.configure(INTERFACE, netns)
+    return host
 
 
 def filters(ifindex: int) -> set[tuple[int, str]]:
@@ -302,12 +303,11 @@ def test_close_ends_every_thread_and_descriptor(node: str) -> None:
 
 def test_no_answer_of_the_kernel_is_kept_unread(links: Links, pod: str) -> None:
     for _ in range(3):
-        pair = create(links, pod)
-        links.attach(pair.ifindex, 7, lab.program(), lab.PROGRAM_NAME)
+        host = create(links, pod)
+        links.attach(host.ifindex, 7, lab.program(), lab.PROGRAM_NAME)
         links.list()
-        links.detach(pair.ifindex)
+        links.detach(host.ifindex)
         links.delete("sfc000000000001")
 
-    unread = links._thread.submit(lambda: links._route.asyncore.msg_queue.root.qsize())  # noqa: PLW0108
-
-    assert unread.result() == 0
+    unread, _, _ = select.select([links._kernel._socket], [], [], 0)
+    assert not unread

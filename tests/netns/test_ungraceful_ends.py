@@ -51,9 +51,9 @@ class World:
             with lab.opened(namespace) as netns:
                 identity = Identity(f"uid-{name}", interface.name, f"drain-{name}", slot)
                 plain = Interface(interface.name, interface.mac)
-                pair = self.links.create(f"sfc{slot:012x}", identity, plain, netns)
-                self.links.attach(pair.ifindex, slot, self.datapath.program_fd, PROGRAM)
-                self.links.configure(pair, plain, netns)
+                host = self.links.create(f"sfc{slot:012x}", identity, plain, netns)
+                self.links.attach(host.ifindex, slot, self.datapath.program_fd, PROGRAM)
+                self.links.configure(plain, netns)
 
     @contextmanager
     def agent(self) -> Iterator[None]:

@@ -119,9 +119,9 @@ class Node:
             for interface in stage.interfaces:
                 slot = replica.slots[interface.name] = next(self._slots)
                 identity = Identity(replica.name, interface.name, replica.drain_id, slot)
-                pair = self.links.create(f"sfcx{slot}", identity, interface, namespace)
-                self.links.attach(pair.ifindex, slot, self.datapath.program_fd, PROGRAM)
-                self.links.configure(pair, interface, namespace)
+                host = self.links.create(f"sfcx{slot}", identity, interface, namespace)
+                self.links.attach(host.ifindex, slot, self.datapath.program_fd, PROGRAM)
+                self.links.configure(interface, namespace)
         self.reconcile()
 
     def become(self, replica: Replica, **fields: Any) -> None:
