@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -21,22 +22,34 @@ IMAGES = {
 }
 WORKLOADS = ("deployment/sfc-cluster-controller", "deployment/sfc-webhook", "daemonset/sfc-node")
 PATIENCE_SECONDS = 60.0
+PART_OF = {"app.kubernetes.io/part-of": "sfc-benchmarks"}
+"""Labels of the namespaces that benchmarks make."""
 
 
-def bring_up(manifest: Path, namespace: str, nodes: int = 1) -> None:
-    """The cluster, the project, and the chains in `manifest`, all in that namespace; until they are Ready."""
+@contextmanager
+def running(manifest: Path, namespace: str, nodes: int = 1) -> Iterator[None]:
+    """The cluster, the project, and the chains in `manifest`, all in that namespace and Ready.
+
+    KEEP_CLUSTER=1 in the environment keeps all of it, for a look and for the next benchmark.
+    """
+    try:
+        _bring_up(manifest, namespace, nodes)
+        yield
+    finally:
+        if "KEEP_CLUSTER" not in os.environ:
+            testbed("down")
+
+
+def _bring_up(manifest: Path, namespace: str, nodes: int) -> None:
     testbed("up", "--nodes", str(nodes))
     for image, (dockerfile, context) in IMAGES.items():
         build(image, dockerfile, context)
+    kubectl("delete", "namespace", "--timeout=180s", f"--selector={'='.join(*PART_OF.items())}")
     kubectl("apply", "--kustomize", "deploy")
     for workload in WORKLOADS:
         kubectl("--namespace=sfc-system", "rollout", "status", workload, "--timeout=180s")
     until(lambda: try_kubectl("apply", "--filename", str(manifest)), "the webhook answers")
     kubectl(f"--namespace={namespace}", "wait", "sfc", "--all", "--for=condition=Ready", "--timeout=180s")
-
-
-def take_down() -> None:
-    testbed("down")
 
 
 def build(image: str, dockerfile: str, context: str) -> None:

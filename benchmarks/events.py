@@ -79,13 +79,9 @@ class Play:
 
 
 def main() -> None:
-    try:
-        cluster.bring_up(MANIFEST, happenings.NAMESPACE)
+    with cluster.running(MANIFEST, happenings.NAMESPACE):
         happenings.build_next_image()
         result = measure(Chain())
-    finally:
-        if "KEEP_CLUSTER" not in os.environ:
-            cluster.take_down()
     totals = result["totals"]
     if totals["lost"] or totals["broken"] or not totals["sent"]:
         sys.exit("packets were lost or sessions broken, see above")

@@ -24,9 +24,9 @@ from benchmarks.report import BUILD, QUICK, Report, Rounds, Spread, Target, mach
 from controller.datapath import Datapath
 
 HERE = Path(__file__).resolve().parent
-ROUNDS = 3 if QUICK else 10
+ROUNDS = 3 if QUICK else 7
 TCP_BYTES = 300_000_000
-PASSES = 1 if QUICK else 6
+PASSES = 1 if QUICK else 4
 """Of each kind in a round: the machine changes its pace, and short ones meet the same pace."""
 FLOOD_SECONDS = 0.1
 PING_SECONDS = 0.05

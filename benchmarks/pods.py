@@ -82,11 +82,8 @@ Figures = dict[str, dict[str, list[float]]]
 
 
 def main() -> None:
-    try:
-        cluster.bring_up(_manifest(), NAMESPACE)
+    with cluster.running(_manifest(), NAMESPACE):
         measure()
-    finally:
-        cluster.take_down()
 
 
 def measure() -> None:
@@ -283,7 +280,7 @@ def _enter(pid: int) -> list[str]:
 
 
 def _manifest() -> Path:
-    labels = {"pod-security.kubernetes.io/enforce": "privileged"}
+    labels = {"pod-security.kubernetes.io/enforce": "privileged", **cluster.PART_OF}
     items: list[dict[str, Any]] = [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}},
         *(_service_chain(hops) for hops in HOPS),

@@ -43,11 +43,8 @@ Moments = dict[str, float]
 
 
 def main() -> None:
-    try:
-        cluster.bring_up(MANIFEST, "reaction")
+    with cluster.running(MANIFEST, "reaction"):
         measure()
-    finally:
-        cluster.take_down()
 
 
 def measure() -> None:

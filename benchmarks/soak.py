@@ -49,13 +49,9 @@ WEIGHTS = {
 
 def main() -> None:
     print(f"SOAK_SEED={SEED} SOAK_SECONDS={SECONDS:.0f}", flush=True)
-    try:
-        cluster.bring_up(events.MANIFEST, happenings.NAMESPACE)
+    with cluster.running(events.MANIFEST, happenings.NAMESPACE):
         happenings.build_next_image()
         violations = soak(Chain())
-    finally:
-        if "KEEP_CLUSTER" not in os.environ:
-            cluster.take_down()
     if violations:
         sys.exit(f"SOAK_SEED={SEED}: " + "\n  ".join(["what must hold did not:", *violations]))
 

@@ -373,6 +373,41 @@ def _loss(results: Results) -> Iterator[Part]:
         f"and {totals['broken']:,} connections broken.",
         [Table(("event", *columns), [(kind, *(f"{value:,}" for value in row)) for kind, row in sums.items()])],
     )
+    ends = content["unannounced"]["ends"]
+    counts = ("lost", "lost_of_others", "moved", "moved_of_others", "broken")
+    times = ("last_packet_ms", "out_ms", "reaction_ms")
+    others = sum(end["lost_of_others"] for end in ends)
+    yield Part(
+        "",
+        [],
+        "Ends that nobody announces lose what is on its way to the replica that ended, until the first signal is "
+        f"heard; of what went to others, {others:,} {'datagram was' if others == 1 else 'datagrams were'} lost. The "
+        "last packet and the end of its place in the targets are told from the end itself on, our reaction from the "
+        "first signal.",
+        [
+            Table(
+                (
+                    "end",
+                    "lost",
+                    "lost of others",
+                    "moved",
+                    "moved of others",
+                    "TCP broken",
+                    "last packet, ms",
+                    "out of the targets, ms",
+                    "our reaction, ms",
+                ),
+                [
+                    (
+                        end["kind"],
+                        *(f"{end[count]:,}" for count in counts),
+                        *("–" if end[each] is None else f"{end[each]:,.1f}" for each in times),
+                    )
+                    for end in ends
+                ],
+            )
+        ],
+    )
 
 
 def _admission(results: Results) -> Iterator[Part]:
