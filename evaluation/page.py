@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from evaluation import plots
-from evaluation.sections import SECTIONS, Part, Results, Table, verdicts
+from evaluation.sections import SECTIONS, Part, Results, Table
+from evaluation.verdicts import verdicts
 
 NAME = "evaluation"
 
@@ -59,15 +60,20 @@ def _lines(found: Results, pictures: Path) -> Iterator[str]:
 
 
 def _targets(found: Results) -> Iterator[str]:
-    """All of them at one glance."""
+    """All of them at one glance, and what stands in the way of those that are missed."""
+    judged = [(experiment, content, each) for experiment, content in found.items() for each in verdicts(content)]
     rows = [
         (experiment, each.figure, each.found, each.target, "met" if each.met else "**missed**", _load(content))
-        for experiment, content in found.items()
-        for each in verdicts(content)
+        for experiment, content, each in judged
     ]
     yield "## Targets\n"
     yield "The load is the machine's when the experiment began; far above 1, other work shared its CPUs.\n"
     yield from _table(Table(("experiment", "figure", "found", "target", "", "load"), rows))
+    missed = [(experiment, each) for experiment, _, each in judged if not each.met]
+    if missed:
+        yield "Why targets are missed:\n"
+        yield from (f"- {experiment}, {each.figure}: {each.why}" for experiment, each in missed)
+        yield ""
 
 
 def _load(content: Mapping[str, Any]) -> str:

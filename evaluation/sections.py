@@ -37,31 +37,6 @@ class Section:
     parts: Callable[[Results], Iterator[Part]]
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a target has come to."""
-
-    figure: str
-    found: str
-    target: str
-    met: bool
-
-
-def verdicts(content: Mapping[str, Any]) -> Iterator[Verdict]:
-    """Of any benchmark's result."""
-    for name, target in content.get("targets", {}).items():
-        yield Verdict(name, f"{content['ratios'][name]:.3f}", target, name not in content["missed"])
-    for name, found in content.get("p99_ms", {}).items():
-        target = f"≤ {content['target_ms']:g}"
-        yield Verdict(
-            f"{name}, our own part, ms at the 99th percentile", f"{found:.2f}", target, name not in content["missed"]
-        )
-    for name in ("lost", "broken"):
-        if name in content.get("totals", {}):
-            found = content["totals"][name]
-            yield Verdict(f"{name} in all events", f"{found:,}", "0", found == 0)
-
-
 def _spreads(content: Mapping[str, Any], unit: str) -> dict[str, Spread]:
     return {name: Spread.of(values) for name, values in content["rounds"][unit].items()}
 
@@ -380,10 +355,12 @@ def _loss(results: Results) -> Iterator[Part]:
     yield Part(
         "",
         [],
-        "Ends that nobody announces lose what is on its way to the replica that ended, until the first signal is "
-        f"heard; of what went to others, {others:,} {'datagram was' if others == 1 else 'datagrams were'} lost. The "
-        "last packet and the end of its place in the targets are told from the end itself on, our reaction from the "
-        "first signal.",
+        "Ends that nobody announces, and a drain whose deadline is exceeded on purpose. Lost is what was on its way to "
+        f"the replica until the first signal was heard; of what went to others, {others:,} "
+        f"{'datagram was' if others == 1 else 'datagrams were'} lost. TCP connections break that crossed it: the "
+        "function lets pass only what it saw begin. A replica whose sandbox was killed serves on, and drains, until "
+        "the kubelet ends it. The last packet and the end of the place in the targets count from the end itself, our "
+        "reaction from the first signal on.",
         [
             Table(
                 (

@@ -12,7 +12,7 @@ pytest.importorskip("bcc", reason="the benchmarks need it")
 
 from benchmarks import efficiency
 from evaluation import page
-from evaluation.sections import Verdict, verdicts
+from evaluation.verdicts import verdicts
 
 MACHINE = {
     "cpu": "a CPU",
@@ -76,14 +76,35 @@ def test_the_same_results_make_the_same_page_and_plots(tmp_path: Path) -> None:
     [
         (
             {"targets": {"a/b": "≤ 1.0"}, "ratios": {"a/b": 1.2}, "missed": ["a/b"]},
-            Verdict("a/b", "1.200", "≤ 1.0", met=False),
+            ("a/b", "1.200", "≤ 1.0", False),
         ),
         (
-            {"p99_ms": {"join": 3.0}, "target_ms": 5.0, "missed": []},
-            Verdict("join, our own part, ms at the 99th percentile", "3.00", "≤ 5", met=True),
+            {"p99_ms": {"join": 3.0}, "median_ms": {"join": 1.0}, "target_ms": 5.0, "missed": []},
+            ("join, our own part, ms at the 99th percentile", "3.00", "≤ 5", True),
         ),
-        ({"totals": {"lost": 2}}, Verdict("lost in all events", "2", "0", met=False)),
+        ({"totals": {"lost": 2}}, ("lost in all announced events", "2", "0", False)),
+        (
+            {"unannounced": {"ends": [{"kind": "killed", "reaction_ms": 50.1}]}},
+            ("killed: ms from the first signal to out of the targets", "50.1", "≤ 50", False),
+        ),
+        ({"unannounced": {"ends": [{"kind": "killed, no agent", "reaction_ms": 7000.0}]}}, None),
+        (
+            {"unannounced": {"ends": [{"kind": "killed", "reaction_ms": None}]}},
+            ("killed: ms from the first signal to out of the targets", "no word", "≤ 50", False),
+        ),
     ],
 )
-def test_a_target_is_told_of_whatever_kind_of_result(content: dict[str, Any], verdict: Verdict) -> None:
-    assert list(verdicts(content)) == [verdict]
+def test_a_target_is_told_of_whatever_kind_of_result(content: dict[str, Any], verdict: tuple[str, ...] | None) -> None:
+    told = [(each.figure, each.found, each.target, each.met) for each in verdicts(content)]
+
+    assert told == ([verdict] if verdict else [])
+
+
+def test_why_a_target_is_missed_is_told_of_the_missed_alone(tmp_path: Path) -> None:
+    reasons = {"targets": {"a/b": "≤ 1.0", "ours/floor": "≤ 1.15"}, "ratios": {"a/b": 1.2, "ours/floor": 1.2}}
+
+    none, one = (written(tmp_path, efficiency=scaled(200) | reasons | {"missed": m}) for m in ([], ["ours/floor"]))
+
+    assert "Why targets are missed" not in none
+    assert "- efficiency, ours/floor: where the kernel places a program's code" in one
+    assert "a/b:" not in one

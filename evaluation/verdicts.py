@@ -1,0 +1,97 @@
+"""What the targets have come to, and why those are missed that are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Content = Mapping[str, Any]
+"""Of an experiment's result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    figure: str
+    found: str
+    target: str
+    met: bool
+    why: str
+    """What stands in the way, or would."""
+
+
+def verdicts(content: Content) -> Iterator[Verdict]:
+    """Of any benchmark's result."""
+    yield from _ratios(content)
+    yield from _reactions(content)
+    yield from _losses(content)
+    yield from _ends(content)
+
+
+def _ratios(content: Content) -> Iterator[Verdict]:
+    for name, target in content.get("targets", {}).items():
+        why = REASONS.get(name, lambda _: "see the quartiles below, and the load beside.")
+        yield Verdict(name, f"{content['ratios'][name]:.3f}", target, name not in content["missed"], why(content))
+
+
+def _reactions(content: Content) -> Iterator[Verdict]:
+    for name, found in content.get("p99_ms", {}).items():
+        yield Verdict(
+            f"{name}, our own part, ms at the 99th percentile",
+            f"{found:.2f}",
+            f"≤ {content['target_ms']:g}",
+            name not in content["missed"],
+            f"the median is {content['median_ms'][name]:.2f} ms. What takes longer waits for a CPU: at that moment the "
+            "kubelet, the container runtime and the API server work on the same event, on the same CPUs.",
+        )
+
+
+def _losses(content: Content) -> Iterator[Verdict]:
+    for name in ("lost", "broken"):
+        if name in content.get("totals", {}):
+            found = content["totals"][name]
+            yield Verdict(f"{name} in all announced events", f"{found:,}", "0", found == 0, "see the events below.")
+
+
+def _ends(content: Content) -> Iterator[Verdict]:
+    """Of those that an agent was there to notice."""
+    for end in content.get("unannounced", {}).get("ends", ()):
+        if "no agent" in end["kind"] or "on purpose" in end["kind"]:
+            continue
+        took = end["reaction_ms"]
+        yield Verdict(
+            f"{end['kind']}: ms from the first signal to out of the targets",
+            "no word" if took is None else f"{took:.1f}",
+            "≤ 50",
+            took is not None and took <= 50,
+            "the agent waited for a CPU, which 20,000 datagrams a second cross at the same time.",
+        )
+
+
+def _tcp_of_bridge(content: Content) -> str:
+    spread = content["spread"]
+    bridge = spread["tcp.ours/veth"]["median"] / spread["tcp.ours/bridge"]["median"]
+    return (
+        f"over one hop, in segments of 64 KB, the bridge itself reaches {bridge:.2f} of a direct veth pair, so that "
+        f"there is little to win. Over three hops ours is at {spread['tcp3.ours/bridge']['median']:.2f} of it."
+    )
+
+
+def _packets_of_veth(content: Content) -> str:
+    bare = content["spread"]["pps.ours/redirect_peer"]["median"]
+    return (
+        "what is missing goes to the kernel's call of a classifier and the second pass through its receive path, which "
+        f"any program of this kind pays: ours is at {bare:.2f} of one of two instructions that only redirects."
+    )
+
+
+REASONS: Mapping[str, Callable[[Content], str]] = {
+    "tcp.ours/bridge": _tcp_of_bridge,
+    "pps.ours/veth": _packets_of_veth,
+    "ours/floor": lambda _: "where the kernel places a program's code moves the ratio by some hundredths.",
+    "cold, 1,000 × 16, s": lambda _: (
+        "nearly all of it is one CPU's Python, at whatever pace the machine has at the moment: 1,250 lookup tables of "
+        "8,128 entries, 1.8 to 3.5 ms each."
+    ),
+}
+"""By figure; what the experiments have shown of their causes."""
