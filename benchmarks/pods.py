@@ -25,7 +25,7 @@ from benchmarks.report import BUILD, QUICK, Report, Rounds, Spread, machine, rat
 
 HERE = Path(__file__).resolve().parent
 NAMESPACE = "pods"
-ROUNDS = 2 if QUICK else 8
+ROUNDS = 2 if QUICK else 11
 HOPS = (1, 2) if QUICK else (1, 2, 4, 8)
 REPLICAS = (1, 4) if QUICK else (1, 4, 16, 32)
 SCALED_HOPS = 2
@@ -39,11 +39,11 @@ UNITS = {
     "tcp": "TCP, Gbit/s",
     "tcp6": "TCP over IPv6, Gbit/s",
     "cpu": "CPU time, ms per Gbit of TCP",
-    "pps": "64-byte packets, thousands a second",
-    "connections": "TCP connections, one after the other, a second",
-    "p50": "round trip, µs, median",
-    "p90": "round trip, µs, 90th percentile",
-    "p99": "round trip, µs, 99th percentile",
+    "pps": "64-byte packets, thousands per second",
+    "connections": "TCP connections, one after the other, per second",
+    "p50": "round trip, median, µs",
+    "p90": "round trip, 90th percentile, µs",
+    "p99": "round trip, 99th percentile, µs",
 }
 NOTES = (
     "All ways cross the same pods. Both ends of an iperf3 connection share one CPU; CPU time is the whole machine's, "

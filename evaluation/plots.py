@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ class Plane:
     log_y: bool = False
     bound: tuple[float, str] | None = None
     """A target, and what it is called."""
+    top: float | None = None
+    """Of the y axis, where panels are to be compared."""
 
 
 def save(path: Path, draws: Sequence[Draw]) -> None:
@@ -66,7 +69,7 @@ def lines(plane: Plane, series: Mapping[str, Mapping[int, Spread]]) -> Draw:
     """Medians with quartiles, by place on the x axis."""
 
     def draw(axes: Any) -> None:
-        for index, (label, points) in enumerate(series.items()):
+        for (label, points), index in zip(series.items(), _looks(series), strict=True):
             medians = [point.median for point in points.values()]
             below = [point.median - point.low for point in points.values()]
             above = [point.high - point.median for point in points.values()]
@@ -94,10 +97,10 @@ def bars(plane: Plane, groups: Mapping[str, Mapping[str, Spread]]) -> Draw:
     def draw(axes: Any) -> None:
         names = list(dict.fromkeys(name for group in groups.values() for name in group))
         width = 0.8 / len(names)
-        for index, name in enumerate(names):
+        for column, (name, index) in enumerate(zip(names, _looks(names), strict=True)):
             present = {place: group[name] for place, group in enumerate(groups.values()) if name in group}
             axes.bar(
-                [place + (index - (len(names) - 1) / 2) * width for place in present],
+                [place + (column - (len(names) - 1) / 2) * width for place in present],
                 [point.median for point in present.values()],
                 width,
                 yerr=[
@@ -118,20 +121,33 @@ def bars(plane: Plane, groups: Mapping[str, Mapping[str, Spread]]) -> Draw:
     return draw
 
 
-def steps(plane: Plane, spreads: Mapping[str, Spread]) -> Draw:
-    """Medians with quartiles, one above the other: the first on top."""
+def _looks(names: Iterable[str]) -> Iterator[int]:
+    """Which colour and which marker or hatch a series has. Ours has the first of them in every plot."""
+    others = itertools.count(1)
+    return (0 if name.startswith(("ours", "sfc")) else next(others) for name in names)
+
+
+def steps(plane: Plane, spreads: Mapping[str, Spread], far: Mapping[str, float]) -> Draw:
+    """Medians with quartiles, one above the other, and how `far` the longest go: the first on top."""
 
     def draw(axes: Any) -> None:
         upwards = list(spreads.items())[::-1]
-        for place, (_, spread) in enumerate(upwards):
+        for place, (label, spread) in enumerate(upwards):
+            axes.plot([spread.high, far[label]], [place, place], color=COLOURS[0], linewidth=1.5, alpha=0.4)
+            axes.plot(far[label], place, marker="|", markersize=12, color=COLOURS[0])
             axes.plot([spread.low, spread.high], [place, place], color=COLOURS[0], linewidth=6, alpha=0.4)
             axes.plot(spread.median, place, marker="D", color=COLOURS[0])
             axes.annotate(
-                f"{spread.median:,.1f}", (spread.high, place), (6, -4), textcoords="offset points", fontsize=9
+                f"{spread.median:,.1f}",
+                (spread.median, place),
+                (0, 9),
+                textcoords="offset points",
+                fontsize=9,
+                ha="center",
             )
+        _prepare(axes, plane)
         axes.set_yticks(range(len(upwards)), [label.replace(" → ", " →\n") for label, _ in upwards], fontsize=9)
         axes.grid(axis="y", visible=False)
-        _prepare(axes, plane)
         axes.set_ylim(-0.6, len(spreads) - 0.4)
         axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
 
@@ -157,7 +173,9 @@ def _prepare(axes: Any, plane: Plane) -> None:
         axes.xaxis.set_minor_locator(ticker.NullLocator())
     if plane.log_y:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))
         axes.yaxis.set_minor_formatter(ticker.NullFormatter())
     else:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=0, top=plane.top)
+        axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,g}"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks import cni, efficiency, forwarding, full_node, pods, program, redirection, scale
@@ -52,12 +52,17 @@ def _redirection(results: Results) -> Iterator[Part]:
             for event in redirection.EVENTS
         }
         titles = {"out": "one replica more", "in": "one replica less"}
+        top = 1.05 * max(point.high for ways in series.values() for of in ways.values() for point in of.values())
         yield Part(
             f"redirection-{room.replace(' ', '-')}",
             [
                 plots.lines(
                     Plane(
-                        f"{titles[event]}, {room}", "replicas, the lesser number", "sessions that move, %", log_x=True
+                        f"{titles[event]}, {room}",
+                        "replicas, the lesser number",
+                        "sessions that move, %",
+                        log_x=True,
+                        top=top,
                     ),
                     ways,
                 )
@@ -180,7 +185,7 @@ class _Axis:
         draws, tables = [], []
         for kind, series in found.items():
             title, _, unit = pods.UNITS[kind].rpartition(", ")
-            draws.append(plots.lines(Plane(title, self.what, unit, log_x=True), series))
+            draws.append(plots.lines(Plane(title[0].upper() + title[1:], self.what, unit, log_x=True), series))
             rows = [(str(at), *(_shown(of[at]) for of in series.values())) for at in self.places]
             tables.append(Table((f"{pods.UNITS[kind]}: {self.what}", *series), rows))
         return Part(f"pods-{name}", draws, says, tables)
@@ -190,7 +195,8 @@ def _pods(results: Results) -> Iterator[Part]:
     content = results["pods"]
     hops = _Axis("hops", pods.name, _places(content, "hop"), pods.WAYS)
     for name, kinds in (("tcp", ("tcp", "tcp6", "cpu")), ("small", ("pps", "connections")), ("time", ("p50", "p99"))):
-        yield hops.part(content, name, kinds, _pods_say(content, kinds, hops.places))
+        part = hops.part(content, name, kinds, _pods_say(content, kinds, hops.places))
+        yield replace(part, tables=[*part.tables, _pods_ratios(content, kinds, hops.places)])
     replicas = _Axis("replicas of the function", pods.scaled_name, _places(content, "replica"), (pods.VETH, pods.OURS))
     most, kinds = replicas.places[-1], ("tcp", "pps", "connections")
     told = (f"{_ratio_said(content, f'{kind}, {most} replicas, ours/veth')} ({pods.UNITS[kind]})" for kind in kinds)
@@ -210,14 +216,29 @@ def _places(content: Mapping[str, Any], what: str) -> Sequence[int]:
 
 
 def _pods_say(content: Mapping[str, Any], kinds: Sequence[str], hops: Sequence[int]) -> str:
-    told = [
-        f"{pods.UNITS[kind]}, over {count} {'hop' if count == 1 else 'hops'}: "
-        f"{_ratio_said(content, f'{kind}, {count} hops, ours/veth')} of veth, "
-        f"{_ratio_said(content, f'{kind}, {count} hops, ours/bridge')} of the bridge"
+    ratios, most = content["ratios"], f"{hops[-1]} hops"
+    told = (
+        f"{ratios[f'{kind}, {most}, ours/veth']:.2f} of veth and {ratios[f'{kind}, {most}, ours/bridge']:.2f} of the "
+        f"bridge ({pods.UNITS[kind]})"
         for kind in kinds
-        for count in (hops[0], hops[-1])
+    )
+    return (
+        "One hop is the paper's client and server, two are its client, transparent firewall and server (V.B, Fig. 5). "
+        f"Over {most}, ours is at {'; '.join(told)}."
+    )
+
+
+def _pods_ratios(content: Mapping[str, Any], kinds: Sequence[str], hops: Sequence[int]) -> Table:
+    others = ("veth", "bridge")
+    rows = [
+        (
+            f"{pods.UNITS[kind]}, hops: {count}",
+            *(_ratio_said(content, f"{kind}, {count} hops, ours/{other}") for other in others),
+        )
+        for kind in kinds
+        for count in hops
     ]
-    return f"Between pods, ours is at: {'; '.join(told)}."
+    return Table(("ratios", *(f"ours / {other}" for other in others)), rows)
 
 
 def _ratio_said(content: Mapping[str, Any], name: str) -> str:
@@ -260,19 +281,27 @@ def _scale(results: Results) -> Iterator[Part]:
     found = {unit: _spreads(content, unit) for unit in full_node.UNITS}
     by_connections = {c: scale.size(c, r) for c, r in scale.SIZES if r == scale.FULL[1]}
     by_replicas = {r: scale.size(c, r) for c, r in sorted(scale.SIZES) if c == 1}
-    for name, x, sizes in (
-        ("connections", f"cross-connections, {scale.FULL[1]} replicas a side", by_connections),
-        ("replicas", "replicas a side, one cross-connection", by_replicas),
+    targets = {full_node.COLD: (5, "target: 5 s"), full_node.CHANGE: (10, "target: 10 ms")}
+    for name, x, sizes, bounds in (
+        ("connections", f"cross-connections, {scale.FULL[1]} replicas a side", by_connections, targets),
+        ("replicas", "replicas a side, one cross-connection", by_replicas, {}),
     ):
         last = list(sizes.values())[-1]
         yield Part(
             f"scale-{name}",
             [
                 plots.lines(
-                    Plane(unit.rpartition(", ")[0], x, unit.rpartition(", ")[2], log_x=True, log_y=True, bound=bound),
+                    Plane(
+                        unit.rpartition(", ")[0],
+                        x,
+                        unit.rpartition(", ")[2],
+                        log_x=True,
+                        log_y=True,
+                        bound=bounds.get(unit),
+                    ),
                     {"ours": {n: found[unit][size] for n, size in sizes.items()}},
                 )
-                for unit, bound in ((full_node.COLD, (5, "target: 5 s")), (full_node.CHANGE, (10, "target: 10 ms")))
+                for unit in targets
             ],
             f"At {last}, an agent that finds nothing has written all after {found[full_node.COLD][last].median:.2f} s; "
             f"one replica's change is written after {found[full_node.CHANGE][last].median:.1f} ms; the agent holds "
@@ -316,7 +345,14 @@ def _reaction(results: Results) -> Iterator[Part]:
         whole = list(phases)[-1]
         yield Part(
             f"reaction-{what}",
-            [plots.steps(Plane(f"{what}, {content['repetitions'][what]} times", "ms", "", log_x=True), spreads)],
+            [
+                plots.steps(
+                    Plane(f"{what}, {content['repetitions'][what]} times", "ms", "", log_x=True),
+                    spreads,
+                    {name: phase["p99_ms"] for name, phase in phases.items()},
+                )
+            ],
+            "Diamond: the median; band: the quartiles; stroke: the 99th percentile. "
             f"Of the {phases[whole]['median_ms']:.0f} ms from {whole.replace(' → ', ' to ')}, our own part is "
             f"{content['median_ms'][what]:.2f} ms at the median and {content['p99_ms'][what]:.2f} ms at the 99th "
             "percentile.",

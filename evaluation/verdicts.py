@@ -30,7 +30,7 @@ def verdicts(content: Content) -> Iterator[Verdict]:
 
 def _ratios(content: Content) -> Iterator[Verdict]:
     for name, target in content.get("targets", {}).items():
-        why = REASONS.get(name, lambda _: "see the quartiles below, and the load beside.")
+        why = REASONS.get(name, _spread)
         yield Verdict(name, f"{content['ratios'][name]:.3f}", target, name not in content["missed"], why(content))
 
 
@@ -66,6 +66,10 @@ def _ends(content: Content) -> Iterator[Verdict]:
             took is not None and took <= 50,
             "the agent waited for a CPU, which 20,000 datagrams a second cross at the same time.",
         )
+
+
+def _spread(_: Content) -> str:
+    return "see the quartiles below, and the load beside."
 
 
 def _tcp_of_bridge(content: Content) -> str:
