@@ -26,7 +26,7 @@ from controller.datapath import Datapath
 HERE = Path(__file__).resolve().parent
 ROUNDS = 3 if QUICK else 7
 TCP_BYTES = 150_000_000
-PASSES = 1 if QUICK else 6
+PASSES = 1 if QUICK else 5
 """Of each kind in a round: the machine changes its pace, and short ones meet the same pace."""
 FLOOD_SECONDS = 0.1
 PING_SECONDS = 0.05

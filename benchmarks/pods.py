@@ -25,7 +25,7 @@ from benchmarks.report import BUILD, QUICK, Report, Rounds, Spread, machine, rat
 
 HERE = Path(__file__).resolve().parent
 NAMESPACE = "pods"
-ROUNDS = 2 if QUICK else 11
+ROUNDS = 2 if QUICK else 9
 HOPS = (1, 2) if QUICK else (1, 2, 4, 8)
 REPLICAS = (1, 4) if QUICK else (1, 4, 16, 32)
 SCALED_HOPS = 2

@@ -24,11 +24,11 @@ LENGTH = 8128
 Owners: TypeAlias = "array[int]"
 """For each entry, the index of a replica."""
 Row: TypeAlias = "memoryview[int]"
-"""A replica's score for each entry."""
+"""16 random bits for each entry, of which the lower 15 are a replica's score for it."""
 _SCORE_BITS = 15
 _LANES = int.from_bytes(b"\1\0" * LENGTH, "little")
 """1 in each lane of an integer that holds 16 bits for every entry; times a number, that number in each lane."""
-_SCORES = ((1 << _SCORE_BITS) - 1) * _LANES
+_SCORE = (1 << _SCORE_BITS) - 1
 _ABOVE = _LANES << _SCORE_BITS
 """The highest bit of each lane is kept free: comparing two lanes borrows from it."""
 _NUMBER_BITS = 13
@@ -123,19 +123,19 @@ def _text(owners: Owners) -> str:
 
 def _scored(row: Row, entry: int) -> int:
     """A number that orders by score, and then by entry."""
-    return row[entry] << _NUMBER_BITS | entry
+    return (row[entry] & _SCORE) << _NUMBER_BITS | entry
 
 
 def _offers(row: Row, entries: Iterable[int]) -> list[int]:
     """What a replica with these scores holds, as a heap."""
-    offers = [row[entry] << _NUMBER_BITS | entry for entry in entries]
+    offers = [(row[entry] & _SCORE) << _NUMBER_BITS | entry for entry in entries]
     heapq.heapify(offers)
     return offers
 
 
 def _preferences(rows: Sequence[Row], entry: int) -> list[int]:
     """Score and index of each replica in one number."""
-    return [row[entry] << _NUMBER_BITS | index for index, row in enumerate(rows)]
+    return [(row[entry] & _SCORE) << _NUMBER_BITS | index for index, row in enumerate(rows)]
 
 
 def _trimmed(offers: list[int], most: int) -> list[int]:
@@ -155,5 +155,4 @@ def _capacity(replicas: int) -> int:
 @lru_cache(maxsize=256)
 def _row(identity: str) -> Row:
     """What follows from the identity."""
-    random = int.from_bytes(hashlib.shake_128(identity.encode()).digest(2 * LENGTH), "little")
-    return memoryview((random & _SCORES).to_bytes(2 * LENGTH, "little")).cast("H")
+    return memoryview(hashlib.shake_128(identity.encode()).digest(2 * LENGTH)).cast("H")

@@ -95,7 +95,7 @@ REASONS: Mapping[str, Callable[[Content], str]] = {
     "ours/floor": lambda _: "where the kernel places a program's code moves the ratio by some hundredths.",
     "cold, 1,000 × 16, s": lambda _: (
         "nearly all of it is one CPU's Python, at whatever pace the machine has at the moment: 1,250 lookup tables of "
-        "8,128 entries, 1.8 to 3.5 ms each."
+        "8,128 entries, 1.5 to 3 ms each."
     ),
 }
 """By figure; what the experiments have shown of their causes."""

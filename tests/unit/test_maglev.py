@@ -135,7 +135,7 @@ def test_all_entries_at_once_come_to_what_one_by_one_would(count: int) -> None:
     favourites = maglev._favourites(rows)
 
     assert list(favourites) == [
-        max(range(count), key=lambda index: (rows[index][entry], index)) for entry in range(maglev.LENGTH)
+        max(range(count), key=lambda index: (rows[index][entry] % (1 << 15), index)) for entry in range(maglev.LENGTH)
     ]
 
 
