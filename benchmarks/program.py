@@ -30,7 +30,7 @@ from tests.bpf.node import CONNECTION, IFINDEX, SLOT_FROM_MARK, TC_ACT_REDIRECT,
 HERE = Path(__file__).resolve().parent
 ROUNDS = 7 if QUICK else 101
 REPEAT = 20_000 if QUICK else 100_000
-COPIES = 6
+COPIES = 2 if QUICK else 6
 """Of each program, for the kernel puts each into memory wherever there is room, and where it lies is worth up to three
 nanoseconds. Rounds take turns among them."""
 NEW_SESSIONS = 2_500

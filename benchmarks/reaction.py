@@ -31,7 +31,7 @@ MOMENTS = "/run/sfc-reaction"
 PODS = "/api/v1/namespaces/reaction/pods"
 FUNCTIONS = {"labelSelector": "app=function"}
 REPLICAS = 4
-REPETITIONS = 10 if QUICK else 100
+REPETITIONS = 6 if QUICK else 100
 TARGET_MS = 5.0
 
 JOIN = ("container ready", "agent hears", "in the targets", "condition set", "Ready")
