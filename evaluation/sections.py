@@ -194,8 +194,10 @@ class _Axis:
 def _pods(results: Results) -> Iterator[Part]:
     content = results["pods"]
     hops = _Axis("hops", pods.name, _places(content, "hop"), pods.WAYS)
+    paper = "One hop is the paper's client and server, two its client, transparent firewall and server (V.B, Fig. 5). "
     for name, kinds in (("tcp", ("tcp", "tcp6", "cpu")), ("small", ("pps", "connections")), ("time", ("p50", "p99"))):
-        part = hops.part(content, name, kinds, _pods_say(content, kinds, hops.places))
+        says = (paper if name == "tcp" else "") + _pods_say(content, kinds, hops.places)
+        part = hops.part(content, name, kinds, says)
         yield replace(part, tables=[*part.tables, _pods_ratios(content, kinds, hops.places)])
     replicas = _Axis("replicas of the function", pods.scaled_name, _places(content, "replica"), (pods.VETH, pods.OURS))
     most, kinds = replicas.places[-1], ("tcp", "pps", "connections")
@@ -222,10 +224,7 @@ def _pods_say(content: Mapping[str, Any], kinds: Sequence[str], hops: Sequence[i
         f"bridge ({pods.UNITS[kind]})"
         for kind in kinds
     )
-    return (
-        "One hop is the paper's client and server, two are its client, transparent firewall and server (V.B, Fig. 5). "
-        f"Over {most}, ours is at {'; '.join(told)}."
-    )
+    return f"Over {most}, ours is at {'; '.join(told)}."
 
 
 def _pods_ratios(content: Mapping[str, Any], kinds: Sequence[str], hops: Sequence[int]) -> Table:
