@@ -72,6 +72,14 @@ def _spread(_: Content) -> str:
     return "see the quartiles below, and the load beside."
 
 
+def _tcp_of_veth(content: Content) -> str:
+    spread = content["spread"]["tcp.ours/veth"]
+    return (
+        f"the target lies within what the rounds spread ({spread['low']:.2f} … {spread['high']:.2f}): the median comes "
+        "out on either side of it from run to run."
+    )
+
+
 def _tcp_of_bridge(content: Content) -> str:
     spread = content["spread"]
     bridge = spread["tcp.ours/veth"]["median"] / spread["tcp.ours/bridge"]["median"]
@@ -90,12 +98,13 @@ def _packets_of_veth(content: Content) -> str:
 
 
 REASONS: Mapping[str, Callable[[Content], str]] = {
+    "tcp.ours/veth": _tcp_of_veth,
     "tcp.ours/bridge": _tcp_of_bridge,
     "pps.ours/veth": _packets_of_veth,
     "ours/floor": lambda _: "where the kernel places a program's code moves the ratio by some hundredths.",
     "cold, 1,000 × 16, s": lambda _: (
-        "nearly all of it is one CPU's Python, at whatever pace the machine has at the moment: 1,250 lookup tables of "
-        "8,128 entries, 1.5 to 3 ms each."
+        "it is the work of one CPU, at whatever pace the machine has at the moment, and more than half of it the "
+        "making of 1,250 lookup tables."
     ),
 }
 """By figure; what the experiments have shown of their causes."""
