@@ -117,7 +117,7 @@ def _installed(name: str) -> Path:
 
 def _serve(socket: Path) -> None:
     logging.disable()
-    sys.setswitchinterval(0.0005)  # controller.node.SWITCH_SECONDS
+    sys.setswitchinterval(0.0005)  # controller.node.agent.SWITCH_SECONDS
     with lab.agent(socket.parent, socket):
         threading.Event().wait()
 

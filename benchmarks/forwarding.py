@@ -21,7 +21,7 @@ from bcc import BPF
 from benchmarks.bpffs import private_bpffs
 from benchmarks.lab import JOINS, SENDER_ALONE, Lab, Programs, remove_leftovers
 from benchmarks.report import BUILD, QUICK, Report, Rounds, Spread, Target, machine, ratio
-from controller.datapath import Datapath
+from controller.node.kernel.datapath import Datapath
 
 HERE = Path(__file__).resolve().parent
 ROUNDS = 3 if QUICK else 7

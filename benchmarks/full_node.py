@@ -25,14 +25,14 @@ from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
 
-import controller.node  # noqa: F401 - for its size
+import controller.node.agent  # noqa: F401 - for its size
 from benchmarks.bpffs import private_bpffs
 from benchmarks.report import QUICK
-from controller.datapath import Datapath
-from controller.model import HostLink
-from controller.plan import Cluster
-from controller.reconciler import Reconciler
-from controller.replica import Replica
+from controller.node.kernel.datapath import Datapath
+from controller.node.plane.desired import Cluster
+from controller.node.plane.model import HostLink
+from controller.node.plane.replica import Replica
+from controller.node.reconcile.reconciler import Reconciler
 from sfc.chain import Chain, chain_of
 
 CHANGES = 4 if QUICK else 8

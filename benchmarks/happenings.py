@@ -33,9 +33,9 @@ MINUTES = 180.0
 NEXT_LAYOUT = (
     ("bpf/session.h", "\tu8 rst;\n\tu8 unused;\n};", "\tu8 rst;\n\tu8 unused;\n\tu64 more;\n};"),
     ("bpf/cross_connect.c", "\tu32 stamp; /* session.h */\n};", "\tu32 stamp; /* session.h */\n\tu32 more;\n};"),
-    ("controller/datapath.py", '"<IIBBBxI"', '"<IIBBBxI4x"'),
-    ("controller/datapath.py", '"<QQ8xQ4xBBBx"', '"<QQ8xQ4xBBBx8x"'),
-    ("controller/datapath.py", '"<QQ24x"', '"<QQ32x"'),
+    ("controller/node/kernel/datapath.py", '"<IIBBBxI"', '"<IIBBBxI4x"'),
+    ("controller/node/kernel/datapath.py", '"<QQ8xQ4xBBBx"', '"<QQ8xQ4xBBBx8x"'),
+    ("controller/node/kernel/datapath.py", '"<QQ24x"', '"<QQ32x"'),
 )
 """(file, text, what stands in its place in a version whose links and sessions are larger)"""
 

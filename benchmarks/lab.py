@@ -24,10 +24,10 @@ from pathlib import Path
 from bcc import BPF
 from pyroute2 import netns
 
-from controller import maglev
-from controller.datapath import Datapath
-from controller.links import Links
-from controller.model import PROGRAM, LinkEntry, LinkState
+from controller.node.kernel.datapath import Datapath
+from controller.node.kernel.links import Links
+from controller.node.plane import maglev
+from controller.node.plane.model import PROGRAM, LinkEntry, LinkState
 from sfc.chain import Side
 
 PREFIX = "sfcb-"

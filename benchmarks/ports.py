@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.bpffs import private_bpffs
 from benchmarks.report import BUILD, QUICK, machine
-from controller.datapath import Datapath
+from controller.node.kernel.datapath import Datapath
 from tests.netns.shared_address import CLIENTS, REPLICAS, shared_address
 
 SCALE = 10 if QUICK else 1

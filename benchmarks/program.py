@@ -20,9 +20,9 @@ from scapy.packet import Packet
 
 from benchmarks.bpffs import private_bpffs
 from benchmarks.report import QUICK, Report, Target, machine, ratio
-from controller import maglev
-from controller.datapath import CAPACITY, Datapath
-from controller.model import LinkEntry, LinkState
+from controller.node.kernel.datapath import CAPACITY, Datapath
+from controller.node.plane import maglev
+from controller.node.plane.model import LinkEntry, LinkState
 from sfc.chain import Side
 from tests.bpf.frames import ADDRESS, ADDRESS6, BROADCAST, MAC, ether, ip, last_fragment, tcp
 from tests.bpf.node import CONNECTION, IFINDEX, SLOT_FROM_MARK, TC_ACT_REDIRECT, test_run

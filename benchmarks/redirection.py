@@ -21,9 +21,9 @@ from uuid import UUID
 
 from benchmarks.bpffs import private_bpffs
 from benchmarks.report import QUICK, Report, Spread, Target, machine
-from controller import maglev
-from controller.datapath import Datapath
-from controller.model import SLOTS, LinkEntry, LinkState
+from controller.node.kernel.datapath import Datapath
+from controller.node.plane import maglev
+from controller.node.plane.model import SLOTS, LinkEntry, LinkState
 from sfc.chain import Side
 from tests.bpf.frames import tcp
 from tests.bpf.node import CONNECTION, IFINDEX, SLOT_FROM_MARK, TC_ACT_REDIRECT, test_run

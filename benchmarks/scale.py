@@ -16,9 +16,9 @@ from pathlib import Path
 from benchmarks import full_node
 from benchmarks.bpffs import private_bpffs
 from benchmarks.report import QUICK, Report, Spread, Target, machine
-from controller import maglev
-from controller.datapath import Datapath
-from controller.model import LinkEntry, LinkState
+from controller.node.kernel.datapath import Datapath
+from controller.node.plane import maglev
+from controller.node.plane.model import LinkEntry, LinkState
 from sfc.chain import Side
 from tests.bpf.frames import tcp
 from tests.bpf.node import CONNECTION, IFINDEX, TC_ACT_REDIRECT, test_run

@@ -64,7 +64,7 @@ struct session {
 #define SEEN_GRANULARITY 12
 
 /* Since its last frame a session is still its sender's, and a drain waits for it unless it is TCP
- * (controller/sessions.py). A port that is used again after that begins a session of its own.
+ * (controller/node/plane/sessions.py). A port that is used again after that begins a session of its own.
  */
 #define SILENT_FOR 5000000000ULL
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * The CNI plugin `sfc`: hands a CNI call to the node agent and prints the agent's answer. It understands nothing of
- * either; the agent (controller/cni.py) does the work.
+ * either; the agent (controller/node/cni/call.py) does the work.
  *
  * One connection to SFC_SOCKET carries one call. Numbers are 32 bits, big-endian.
  *

@@ -8,7 +8,11 @@ import sys
 
 from sfc import log
 
-COMMANDS = {"node": "controller.node", "hooks": "controller.hook_relay", "cluster": "controller.cluster.main"}
+COMMANDS = {
+    "node": "controller.node.agent",
+    "hooks": "controller.node.hooks.relay",
+    "cluster": "controller.cluster.main",
+}
 
 
 def main(argv: list[str]) -> int:

@@ -15,8 +15,8 @@ from typing import Any
 
 from sfc import names, strict_json
 from sfc.chain import Chain, Interface, Stage
-from sfc.problem import shown
 from sfc.source_ports import PortRange
+from sfc.validation.problem import shown
 
 Element = dict[str, Any]
 

@@ -3,8 +3,8 @@
 Cross-connections, MACs, segments and neighbours are derived, never stored: webhook, cluster controller and node
 agent each derive the same answer from the same object.
 
-`chain_of` expects an object that `sfc.validation.problems` finds nothing wrong with; admission guarantees it, and
-readers call `sfc.validation.parse`, which checks first.
+`chain_of` expects an object that `sfc.validation.checks` finds nothing wrong with; admission guarantees it, and readers
+call `sfc.validation.checks.parse`, which checks first.
 """
 
 from __future__ import annotations

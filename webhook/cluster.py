@@ -9,7 +9,7 @@ from kube.api import ApiServer
 from kube.watch import Key, Watch
 from sfc import names
 from sfc.chain import Chain, Hook
-from sfc.validation import InvalidChain, parse
+from sfc.validation.checks import InvalidChain, parse
 from webhook.replica import hook_for
 
 CHAINS = f"/apis/{names.API_VERSION}/{names.CHAIN_PLURAL}"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from sfc import annotation, drain_id, names
 from sfc.chain import Chain, Hook
-from sfc.problem import shown
-from sfc.validation import InvalidChain
+from sfc.validation.checks import InvalidChain
+from sfc.validation.problem import shown
 from webhook.model import Decision, Json, Request, at, elements, label, submapping, text
 from webhook.replica import Position, mutate_pod, stripped, unfit
 

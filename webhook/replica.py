@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from sfc import annotation, names
 from sfc.chain import Chain, Hook, Side, Stage
-from sfc.problem import shown
+from sfc.validation.problem import shown
 from webhook import source_ports
 from webhook.model import Json, Malformed, at, elements, submapping
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from sfc import names
 from sfc.chain import Stage
-from sfc.problem import shown
+from sfc.validation.problem import shown
 from webhook.model import Json, elements, submapping
 
 SYSCTL = "net.ipv4.ip_local_port_range"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from sfc import doubts, update, validation
 from sfc.names import CHAIN_KIND
-from sfc.problem import listing
+from sfc.validation import checks as validation
+from sfc.validation import update
+from sfc.validation import warnings as doubts
+from sfc.validation.problem import listing
 from webhook.model import Decision, Request, submapping
 
 UNPROCESSABLE = 422

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from controller.cluster.objects import Object
+from kube.objects import Object
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from controller.cluster import objects, status
-from controller.cluster.objects import Object
+from controller.cluster import status
+from kube import objects
+from kube.objects import Object
 
 REPORTER = "sfc-cluster-controller"
 MESSAGE_LIMIT = 1024

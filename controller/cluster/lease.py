@@ -9,8 +9,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from controller.cluster.objects import LEASES, Object
 from kube.api import ApiError, ApiServer
+from kube.objects import LEASES, Object
 from sfc import names
 
 NAME = "sfc-cluster-controller"

@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from controller.cluster import objects, source_ports, trust
+from controller.cluster import source_ports, trust
 from controller.cluster.changes import Apply, Assign, Change, Delete, Patch, Record
-from controller.cluster.objects import CHAINS, CONNECTIONS, EVENTS, NETWORKS, PODS, Object
 from controller.cluster.plan import MANAGER, Cluster, plan
+from kube import objects
 from kube.api import MERGE_PATCH, STRATEGIC_MERGE_PATCH, ApiError, ApiServer
+from kube.objects import CHAINS, CONNECTIONS, EVENTS, NETWORKS, PODS, Object
 from kube.watch import Watch
 from sfc import names
 

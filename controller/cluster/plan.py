@@ -13,12 +13,13 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any
 
-from controller.cluster import events, objects, source_ports, status
+from controller.cluster import events, source_ports, status
 from controller.cluster.changes import Apply, Change, Delete, Record
-from controller.cluster.objects import CHAINS, CONNECTIONS, NETWORKS, Object
+from kube import objects
+from kube.objects import CHAINS, CONNECTIONS, NETWORKS, Object
 from sfc import names
 from sfc.chain import Chain, CrossConnection, InterfaceRef, Side
-from sfc.validation import InvalidChain, parse
+from sfc.validation.checks import InvalidChain, parse
 
 MANAGER = "sfc-cluster-controller"
 """Field manager of everything we apply, and the mark of the networks that are ours."""

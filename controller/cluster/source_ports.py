@@ -14,10 +14,11 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from controller.cluster import events, objects
+from controller.cluster import events
 from controller.cluster.changes import Assign, Change, Patch, Record
-from controller.cluster.objects import PODS, Object
-from controller.report import Condition
+from controller.node.report.conditions import Condition
+from kube import objects
+from kube.objects import PODS, Object
 from sfc import annotation, names
 from sfc.chain import Chain, Stage
 from sfc.source_ports import PortRange, every

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from controller.cluster import objects
-from controller.cluster.objects import Object
+from kube import objects
+from kube.objects import Object
 from sfc import names
 from sfc.chain import Chain, InterfaceRef, Side
 

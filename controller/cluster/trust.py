@@ -14,8 +14,8 @@ from typing import Any
 
 from certs import secrets
 from certs.secrets import Secret
-from controller.cluster.objects import MUTATING, SECRETS, VALIDATING, Object
 from kube.api import JSON_PATCH, ApiError, ApiServer
+from kube.objects import MUTATING, SECRETS, VALIDATING, Object
 from sfc import names
 
 log = logging.getLogger(__name__)

@@ -22,9 +22,9 @@ from pathlib import Path
 from bcc import BPF
 from scapy.packet import Packet
 
-from controller import maglev
-from controller.datapath import Datapath, verdicts
-from controller.model import LinkEntry, LinkState
+from controller.node.kernel.datapath import Datapath, verdicts
+from controller.node.plane import maglev
+from controller.node.plane.model import LinkEntry, LinkState
 from sfc.chain import Side
 
 TC_ACT_UNSPEC = -1

@@ -25,7 +25,7 @@ from scapy.layers.l2 import ARP, Dot1Q, Dot3, Ether
 from scapy.layers.sctp import SCTP
 from scapy.packet import Packet
 
-from controller.model import LinkState
+from controller.node.plane.model import LinkState
 from sfc.chain import Side
 from tests.bpf.frames import ADDRESS, ADDRESS6, MAC
 from tests.bpf.kinds import Fate, Kind

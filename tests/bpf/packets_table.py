@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.bpffs import private_bpffs
-from controller.model import LinkState
+from controller.node.plane.model import LinkState
 from sfc.chain import Side
 from tests.bpf.frames import udp
 from tests.bpf.kinds import FAMILIES, KINDS, Fate, Kind

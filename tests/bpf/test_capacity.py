@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from scapy.packet import Packet
 
-from controller.sessions import Timeouts
+from controller.node.plane.sessions import Timeouts
 from sfc.chain import Side
 from tests.bpf.frames import Conversation, ip, ip6, udp, udp6
 from tests.bpf.node import TC_ACT_REDIRECT, Node, test_run

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from controller import maglev
-from controller.datapath import SOURCE, Datapath, DatapathError, verdicts
-from controller.model import Contest, DataPlane, LinkEntry, LinkState
+from controller.node.kernel.datapath import SOURCE, Datapath, DatapathError, verdicts
+from controller.node.plane import maglev
+from controller.node.plane.model import Contest, DataPlane, LinkEntry, LinkState
 from sfc.chain import Side
 from tests.bpf.frames import arp, ping, tcp, udp
 from tests.bpf.kinds import CONVERSATIONS

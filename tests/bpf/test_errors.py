@@ -7,7 +7,7 @@ from scapy.layers.inet import ICMP, IP
 from scapy.layers.inet6 import ICMPv6DestUnreach, ICMPv6PacketTooBig, ICMPv6ParamProblem, ICMPv6TimeExceeded, IPv6
 from scapy.packet import Packet
 
-from controller.model import LinkState
+from controller.node.plane.model import LinkState
 from sfc.chain import Side
 from tests.bpf.frames import (
     Conversation,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from scapy.packet import Packet
 
-from controller.model import LinkState
+from controller.node.plane.model import LinkState
 from sfc.chain import Side
 from tests.bpf.frames import Conversation, fragments, fragments6, udp, udp6
 from tests.bpf.node import CONNECTION, Node

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from controller.datapath import verdicts
-from controller.model import LinkState
+from controller.node.kernel.datapath import verdicts
+from controller.node.plane.model import LinkState
 from sfc.chain import Side
 from tests.bpf.frames import tcp, udp
 from tests.bpf.kinds import KINDS, Fate

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from controller.model import LinkState
+from controller.node.plane.model import LinkState
 from sfc.chain import Side
 from tests.bpf.frames import Conversation, tcp, udp6
 from tests.bpf.node import CONNECTION, Node, test_run

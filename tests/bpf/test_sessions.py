@@ -8,9 +8,9 @@ from collections.abc import Iterable
 
 import pytest
 
-from controller import maglev
-from controller.datapath import Traffic
-from controller.model import LinkState
+from controller.node.kernel.datapath import Traffic
+from controller.node.plane import maglev
+from controller.node.plane.model import LinkState
 from sfc.chain import Side
 from tests.bpf.frames import Conversation, ping, tcp, udp
 from tests.bpf.kinds import CONVERSATIONS, KINDS

@@ -16,8 +16,9 @@ import yaml
 
 from certs import secrets
 from controller.cluster import lease, plan, trust
-from sfc import fault, names
+from sfc import names
 from sfc.chain import Hook
+from sfc.validation import fault
 from testbed import build
 from tests.cluster import schemas
 from tests.cluster.conftest import KUBECTL, Kubectl, eventually

@@ -12,9 +12,13 @@ from typing import Any
 
 import jsonpatch
 
-from controller import cni, cni_server
-from sfc import annotation, doubts, update, validation
+from controller.node.cni import call as cni
+from controller.node.cni import server as cni_server
+from sfc import annotation
 from sfc.chain import Hook, InterfaceRef
+from sfc.validation import checks as validation
+from sfc.validation import update
+from sfc.validation import warnings as doubts
 from tests.unit import objects, test_cni_request
 from tests.unit.test_webhook_golden import KEY, MANIFESTS, Case, assert_kept, find, without_ours
 from webhook import app, mutate, validate

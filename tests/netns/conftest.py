@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.datapath import Datapath
+from controller.node.kernel.datapath import Datapath
 
 
 @pytest.fixture(scope="session")

@@ -16,9 +16,9 @@ from typing import Any
 from bcc import BPF
 from pyroute2 import netns
 
-from controller.cni_server import Server
-from controller.links import Links
-from controller.wiring import PodWiring
+from controller.node.cni.server import Server
+from controller.node.cni.wiring import PodWiring
+from controller.node.kernel.links import Links
 
 ROOT = Path(__file__).parents[2]
 PROGRAM_NAME = "sfc_test"

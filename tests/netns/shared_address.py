@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from controller.datapath import Datapath
+from controller.node.kernel.datapath import Datapath
 from sfc.source_ports import nth
 from tests.netns.topology import Node, Replica
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from controller import cni
-from controller.cni_server import Server
+from controller.node.cni import call as cni
+from controller.node.cni.server import Server
 from tests.netns import node as lab
 from tests.netns.node import MAC, Node, configuration, show
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from controller.datapath import Datapath
+from controller.node.kernel.datapath import Datapath
 from tests.netns.topology import Echo
 from tests.netns.world import World, family_of, world_of
 

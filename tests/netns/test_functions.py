@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.datapath import Datapath
+from controller.node.kernel.datapath import Datapath
 from tests.netns.topology import SO_RCVBUFFORCE, Echo, Replica
 from tests.netns.transfers import outcomes, serve, transfer
 from tests.netns.world import TRANSPARENT, World, family_of, world_of

@@ -30,8 +30,8 @@ from scapy.layers.l2 import ARP, GRE, Dot1Q, Ether
 from scapy.layers.sctp import SCTP
 from scapy.packet import Packet, Raw
 
-from controller.datapath import Datapath
-from controller.model import LinkState
+from controller.node.kernel.datapath import Datapath
+from controller.node.plane.model import LinkState
 from tests.netns.topology import SO_RCVBUFFORCE, Echo, Replica
 from tests.netns.world import World, world_of
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from controller import maglev
-from controller.datapath import Datapath
-from controller.links import FILTER_PRIORITY, HostEnd, Identity, LinkError, Links
-from controller.model import PROGRAM, HostLink, LinkEntry, LinkState
+from controller.node.kernel.datapath import Datapath
+from controller.node.kernel.links import FILTER_PRIORITY, HostEnd, Identity, LinkError, Links
+from controller.node.plane import maglev
+from controller.node.plane.model import PROGRAM, HostLink, LinkEntry, LinkState
 from sfc.chain import Interface, Side
 from tests.netns import node as lab
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from controller.datapath import Datapath
+from controller.node.kernel.datapath import Datapath
 from tests.netns.topology import Echo
 from tests.netns.transfers import outcomes, serve, transfer
 from tests.netns.world import World, world_of

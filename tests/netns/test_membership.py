@@ -25,7 +25,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from controller.datapath import Datapath
+from controller.node.kernel.datapath import Datapath
 from tests.netns.node import settles
 from tests.netns.topology import Echo, Replica
 from tests.netns.world import STATELESS, World, world_of
@@ -137,7 +137,7 @@ class Tally(logging.Handler):
 
 @contextmanager
 def tally() -> Iterator[Counter[str]]:
-    log, handler = logging.getLogger("controller.reconciler"), Tally()
+    log, handler = logging.getLogger("controller.node.reconcile.reconciler"), Tally()
     before = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)

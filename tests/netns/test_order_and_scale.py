@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from controller import maglev
-from controller.datapath import Datapath
-from controller.model import LinkState
-from controller.reconciler import Reconciler
+from controller.node.kernel.datapath import Datapath
+from controller.node.plane import maglev
+from controller.node.plane.model import LinkState
+from controller.node.reconcile.reconciler import Reconciler
 from sfc.chain import chain_of
 from tests.netns import world as lab
 from tests.netns.topology import Echo, Replica

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from controller import maglev
-from controller.datapath import Datapath
+from controller.node.kernel.datapath import Datapath
+from controller.node.plane import maglev
 from tests.netns.topology import Echo, Replica
 from tests.netns.world import World, world_of
 

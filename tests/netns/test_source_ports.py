@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from controller.contests import clashes
-from controller.datapath import Datapath
+from controller.node.kernel.datapath import Datapath
+from controller.node.report.contests import clashes
 from sfc.source_ports import nth
 from tests.netns.shared_address import CLIENTS, SERVER, shared_address
 

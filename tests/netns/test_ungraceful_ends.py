@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from controller.datapath import Datapath
-from controller.leftovers import PATIENCE_SECONDS, Leftovers
-from controller.links import Identity, Links
-from controller.model import PROGRAM, HostLink, LinkState
-from controller.plan import Cluster
-from controller.reconciler import Reconciler
+from controller.node.kernel.datapath import Datapath
+from controller.node.kernel.links import Identity, Links
+from controller.node.plane.desired import Cluster
+from controller.node.plane.model import PROGRAM, HostLink, LinkState
+from controller.node.reconcile.orphans import PATIENCE_SECONDS, Leftovers
+from controller.node.reconcile.reconciler import Reconciler
 from sfc.chain import Interface
 from tests.netns import node as lab
 from tests.unit.objects import pod

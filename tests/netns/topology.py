@@ -23,12 +23,12 @@ from typing import Any
 
 from pyroute2 import netns
 
-from controller import replica as pod
-from controller.datapath import Datapath
-from controller.links import Identity, Links
-from controller.model import PROGRAM
-from controller.plan import Cluster
-from controller.reconciler import Reconciler
+from controller.node.kernel.datapath import Datapath
+from controller.node.kernel.links import Identity, Links
+from controller.node.plane import replica as pod
+from controller.node.plane.desired import Cluster
+from controller.node.plane.model import PROGRAM
+from controller.node.reconcile.reconciler import Reconciler
 from sfc.chain import Chain, chain_of
 
 PREFIX = "sfcx-"

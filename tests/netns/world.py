@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
-from controller.datapath import Datapath
+from controller.node.kernel.datapath import Datapath
 from sfc.chain import InterfaceRef
 from tests.netns.topology import Echo, Node, Replica
 

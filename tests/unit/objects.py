@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from controller.model import HostLink
+from controller.node.plane.model import HostLink
 
 CHAIN = """
 apiVersion: sfc.dev/v1alpha1

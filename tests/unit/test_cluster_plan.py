@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from controller.cluster.objects import Object
 from controller.cluster.plan import Apply, Change, Cluster, Delete, Record, plan
+from kube.objects import Object
 
 NOW = datetime(2027, 1, 1, 12, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=5)

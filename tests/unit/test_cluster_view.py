@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from controller.cluster_view import seen
+from controller.node.reconcile.cluster_view import seen
 from tests.unit.objects import chain, pod
 
 KEY, FIRST, SECOND = ("telco", "edge"), ("telco", "nat-1"), ("telco", "nat-2")

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller import cni
-from controller.cni import Call, CniError, Code, Request
-from controller.cni_server import perform
+from controller.node.cni import call as cni
+from controller.node.cni.call import Call, CniError, Code, Request
+from controller.node.cni.server import perform
 from sfc.chain import Interface, Route
 from sfc.source_ports import PortRange
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from controller.cni import CniError, Code
-from controller.model import SLOTS
-from controller.wiring import Slots
+from controller.node.cni.call import CniError, Code
+from controller.node.cni.wiring import Slots
+from controller.node.plane.model import SLOTS
 
 EVERY_SLOT = set(range(1, SLOTS))
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from controller.contests import TELL_SECONDS, Contests, clashes
-from controller.model import Contest
-from controller.plan import Cluster, Plan, State, by_pod
+from controller.node.plane.desired import Cluster, Plan, State, by_pod
+from controller.node.plane.model import Contest
+from controller.node.report.contests import TELL_SECONDS, Contests, clashes
 from kube.api import ApiError
 from sfc.chain import Side, chain_of
 from tests.unit import objects

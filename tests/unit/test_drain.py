@@ -1,5 +1,5 @@
-from controller.drain import Drain, advance, undone
-from controller.replica import Replica
+from controller.node.plane.drain import Drain, advance, undone
+from controller.node.plane.replica import Replica
 
 
 def drain(**changes: object) -> Drain:

@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from controller.drain import Drain, RetiredError
-from controller.hook import HookServer
+from controller.node.hooks.server import HookServer
+from controller.node.plane.drain import Drain, RetiredError
 from sfc import drain_id, names
 
 KEY = b"k" * 32

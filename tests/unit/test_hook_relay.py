@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.hook_relay import Relay
+from controller.node.hooks.relay import Relay
 
 CALL = b"GET /drain/abc HTTP/1.1\r\nX-Sfc-Signature: s\r\n\r\n"
 HOST = "127.0.0.1"

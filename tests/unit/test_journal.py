@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 from prometheus_client import REGISTRY
 
-from controller.drain import Drain
-from controller.journal import Journal
-from controller.plan import State
-from controller.turns import Turn
+from controller.node.plane.desired import State
+from controller.node.plane.drain import Drain
+from controller.node.plane.transitions import Turn
+from controller.node.report.transition_log import Journal
 from tests.unit.test_plan import TWO_FIREWALLS
 from tests.unit.test_report import state
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from controller.drain import Drain
-from controller.leadership import Leadership
+from controller.node.leadership import Leadership
+from controller.node.plane.drain import Drain
 
 NODE = Path(__file__).parents[2] / "deploy" / "node.yaml"
 DRAIN = Drain("uid-1", "c1", asked_at=10.0, deadline=40.0, out_of_targets_at=10.002, active_sessions=3)

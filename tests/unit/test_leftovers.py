@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from controller.leftovers import Leftovers
-from controller.model import HostLink
-from controller.plan import Plan, State, by_pod
+from controller.node.plane.desired import Plan, State, by_pod
+from controller.node.plane.model import HostLink
+from controller.node.reconcile.orphans import Leftovers
 from kube.api import ApiError
 from tests.unit.objects import link
 from tests.unit.test_plan import ALL, LEFT2, RIGHT2, TWO_FIREWALLS

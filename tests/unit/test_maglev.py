@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller import maglev
+from controller.node.plane import maglev
 
 identities = st.uuids().map(str)
 

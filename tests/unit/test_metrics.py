@@ -4,8 +4,8 @@ from collections.abc import Collection
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from controller.metrics import DatapathCollector
-from controller.model import Traffic
+from controller.node.plane.model import Traffic
+from controller.node.report.metrics import DatapathCollector
 from tests.unit.objects import link
 from tests.unit.test_plan import ALL, CLIENT_FIREWALL, TWO_FIREWALLS
 from tests.unit.test_report import state

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from controller import maglev, plan
-from controller.drain import Drain
-from controller.model import DataPlane, HostLink, LinkState
-from controller.plan import (
+from controller.node.plane import desired as plan
+from controller.node.plane import maglev
+from controller.node.plane.desired import (
     MOST_FORESEEN,
     AttachFilter,
     ClearLink,
@@ -27,7 +26,9 @@ from controller.plan import (
     changes,
     likely_targets,
 )
-from controller.replica import replica_of
+from controller.node.plane.drain import Drain
+from controller.node.plane.model import DataPlane, HostLink, LinkState
+from controller.node.plane.replica import replica_of
 from sfc.chain import Side, chain_of
 from tests.unit.objects import chain, link, pod
 

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller import maglev, plan
-from controller.drain import Drain
-from controller.model import DataPlane, HostLink, LinkState
-from controller.plan import (
+from controller.node.plane import desired as plan
+from controller.node.plane import maglev
+from controller.node.plane.desired import (
     AttachFilter,
     Change,
     ClearLink,
@@ -30,8 +29,10 @@ from controller.plan import (
     by_pod,
     changes,
 )
-from controller.replica import Replica
-from controller.turns import turns
+from controller.node.plane.drain import Drain
+from controller.node.plane.model import DataPlane, HostLink, LinkState
+from controller.node.plane.replica import Replica
+from controller.node.plane.transitions import turns
 from sfc.chain import Chain, chain_of
 from tests.unit.objects import chain, link, pod
 from tests.unit.test_plan import ALL, CLIENT, EDGE, LEFT, RIGHT2, TWO_FIREWALLS, cluster

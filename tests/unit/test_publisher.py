@@ -3,9 +3,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from controller.plan import State
-from controller.publisher import Publisher
-from controller.turns import Turn
+from controller.node.plane.desired import State
+from controller.node.plane.transitions import Turn
+from controller.node.report.status_writer import Publisher
 from kube.api import ApiError
 from tests.unit.objects import pod
 from tests.unit.test_plan import ALL, TWO_FIREWALLS, cluster

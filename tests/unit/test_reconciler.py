@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from controller.journal import Journal
-from controller.model import DataPlane, HostLink, LinkEntry, LinkState
-from controller.plan import Cluster, Plan
-from controller.reconciler import Reconciler
-from controller.sessions import Timeouts
+from controller.node.plane.desired import Cluster, Plan
+from controller.node.plane.model import DataPlane, HostLink, LinkEntry, LinkState
+from controller.node.plane.sessions import Timeouts
+from controller.node.reconcile.reconciler import Reconciler
+from controller.node.report.transition_log import Journal
 from sfc.chain import Side
 from tests.unit.objects import link, pod
 from tests.unit.test_plan import CLIENT_FIREWALL, cluster

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from controller.replica import replica_of
+from controller.node.plane.replica import replica_of
 from tests.unit.objects import pod
 
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from controller.drain import Drain
-from controller.model import HostLink
-from controller.plan import Cluster, State
-from controller.report import Condition, conditions, node_status
+from controller.node.plane.desired import Cluster, State
+from controller.node.plane.drain import Drain
+from controller.node.plane.model import HostLink
+from controller.node.report.conditions import Condition, conditions, node_status
 from tests.unit.objects import link, pod
 from tests.unit.test_plan import ALL, LEFT, TWO_FIREWALLS, cluster, planned
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from controller.sessions import Session, active
+from controller.node.plane.sessions import Session, active
 
 MILLISECOND = 1_000_000
 SEEN = 1_000_000 * MILLISECOND

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfc.chain import Chain
-from sfc.doubts import warnings
-from sfc.update import deletion_warnings, update_problems, update_warnings
-from sfc.validation import InvalidChain, parse, problems
+from sfc.validation.checks import InvalidChain, parse, problems
+from sfc.validation.update import deletion_warnings, update_problems, update_warnings
+from sfc.validation.warnings import warnings
 from tests.unit import objects
 
 Spec = dict[str, Any]

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfc.fault import MAX_SLICES
 from sfc.source_ports import FIRST, LAST, PortRange, every, nth
+from sfc.validation.fault import MAX_SLICES
 
 
 def test_sixteen_slices_have_4032_ports_each() -> None:

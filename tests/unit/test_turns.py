@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from controller.drain import Drain
-from controller.plan import State
-from controller.turns import turns
+from controller.node.plane.desired import State
+from controller.node.plane.drain import Drain
+from controller.node.plane.transitions import turns
 from tests.unit.objects import pod
 from tests.unit.test_plan import ALL, LEFT2, RIGHT2, TWO_FIREWALLS, cluster
 from tests.unit.test_report import state

@@ -21,7 +21,7 @@ import yaml
 
 from sfc import annotation, names
 from sfc.chain import Chain
-from sfc.validation import parse
+from sfc.validation.checks import parse
 from webhook import mutate
 from webhook.model import Decision, Request
 from webhook.replica import GATE, hook_for

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sfc import names
 from sfc.chain import Chain, Hook
-from sfc.validation import InvalidChain, parse, problems
+from sfc.validation.checks import InvalidChain, parse, problems
 from tests.unit import objects
 from webhook import mutate, validate
 from webhook.app import MAX_BODY_BYTES

@@ -1,0 +1,163 @@
+"""The node agent: puts the pieces together and runs them until it is told to stop.
+
+CNI calls ─→ links ─┐
+netlink events ─────┤
+chains, pods ───────┼→ wake → Reconciler → data path
+PreStop hooks ──────┘              └→ Journal, Publisher → log, conditions, events, CrossConnection status
+
+What sees the cluster and what loads the program lives as long as the process; what changes the data path lives for a
+term, while this agent leads its node (controller/node/leadership.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import os
+import platform
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from prometheus_client import REGISTRY
+
+from controller.node.kernel.datapath import Datapath, DatapathError
+from controller.node.kernel.links import Links
+from controller.node.leadership import Leadership
+from controller.node.plane.desired import State
+from controller.node.plane.drain import Drain
+from controller.node.plane.sessions import Timeouts
+from controller.node.reconcile.cluster_view import ClusterView
+from controller.node.report.contests import Contests
+from controller.node.report.metrics import DatapathCollector
+from controller.node.report.status_writer import Publisher
+from controller.node.term import Setting, Term
+from kube.api import ApiError, ApiServer
+from sfc import names
+
+log = logging.getLogger(__name__)
+
+SWITCH_SECONDS = 0.0005
+"""How long a thread may keep others from running Python: the loop that takes a replica out of the targets must not wait
+five milliseconds, which is the default, for each that is writing a status or wiring a pod."""
+POLL_SECONDS = 0.1
+
+
+def run(argv: list[str]) -> int:
+    sys.setswitchinterval(SWITCH_SECONDS)
+    options = _options(argv)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        agent = Agent(options)
+        gc.freeze()  # what is there by now stays: a full collection must not walk it while a replica waits to leave
+        agent.run(stop)
+    except (ApiError, DatapathError, OSError) as error:
+        log.error("node agent cannot go on", extra={"node": options.node, "error": str(error)})
+        return 1
+    log.info("node agent stopped; the data path stays as it is", extra={"node": options.node})
+    return 0
+
+
+def _options(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="controller node", description=__doc__.partition("\n")[0])
+    parser.add_argument("--node", default=os.environ.get("NODE_NAME"), help="this node's name (default: $NODE_NAME)")
+    parser.add_argument("--address", default=os.environ.get("NODE_IP", ""), help="where metrics and health are served")
+    parser.add_argument("--drain-key", type=Path, default=Path("/etc/sfc/drain-key/key"), help="file with the HMAC key")
+    parser.add_argument(
+        "--name", default=os.environ.get("POD_NAME") or platform.node(), help="of this agent, for people"
+    )
+    parser.add_argument("--run", type=Path, default=Path(names.CNI_SOCKET).parent, help="folder that agents share")
+    parser.add_argument("--pins", type=Path, default=Path("/sys/fs/bpf/sfc/v1"), help="where maps are pinned")
+    parser.add_argument("--sessions", type=int, default=262_144, help="capacity of the session table")
+    idle = "seconds of silence after which a drain does not wait for a %s session"
+    parser.add_argument("--tcp-idle", type=float, default=300, help=idle % "TCP")
+    parser.add_argument("--other-idle", type=float, default=5, help=idle % "UDP, ICMP or other")
+    options = parser.parse_args(argv)
+    if not options.node:
+        parser.error("give --node or set NODE_NAME to this node's name in the cluster")
+    return options
+
+
+class Agent:
+    def __init__(self, options: argparse.Namespace) -> None:
+        api = ApiServer.from_environment()
+        self._cluster = ClusterView(api, options.node, self._wake, self._wake_publisher)
+        self._publisher = Publisher(api, options.node, self._state, self._cluster.connections)
+        self._links = Links()
+        self._datapath = Datapath.open(options.pins, capacity=options.sessions)
+        self._leadership = Leadership(options.run, options.name)
+        self._setting = Setting(
+            cluster=self._cluster,
+            links=self._links,
+            datapath=self._datapath,
+            publisher=self._publisher,
+            drain_key=options.drain_key.read_bytes(),
+            timeouts=Timeouts.of_seconds(tcp_idle=options.tcp_idle, other_idle=options.other_idle),
+            run=options.run,
+            address=options.address,
+        )
+        self._terms: list[Term] = []
+        self._contests = Contests(api, options.node, self._state, self._datapath.contests)
+        REGISTRY.register(DatapathCollector(self._datapath, self._state))
+
+    def run(self, stop: threading.Event) -> None:
+        """Leads whenever it is this agent's turn, until `stop`; then until each hook that it holds is answered."""
+        self._cluster.start()
+        self._links.monitor(self._links_changed)
+        for teller in (self._publisher, self._contests):
+            threading.Thread(target=teller.run, args=(stop,), name=type(teller).__name__, daemon=True).start()
+        drains = self._leadership.acquire(stop, self._knows_cluster)
+        while drains is not None:
+            newcomer = self._lead(drains, stop)
+            drains = self._terms[-1].retire()
+            if newcomer is None:
+                self._leadership.resign()
+                break
+            if self._leadership.hand_over(newcomer, drains):
+                log.info("another agent leads; this one stands by")
+                self._close()
+                drains = self._leadership.acquire(stop, lambda: False)
+        self._close()
+        while any(term.held for term in self._terms):
+            time.sleep(POLL_SECONDS)
+
+    def _lead(self, drains: Iterable[Drain], stop: threading.Event) -> socket.socket | None:
+        """Until a newcomer asks to, or after `stop` until somebody else can, or nobody needs to."""
+        term = Term(self._setting, drains)
+        term.start()
+        self._close()  # of an earlier term, which the newcomer that ended it did not survive
+        self._terms = [*(earlier for earlier in self._terms if earlier.held), term]
+        self._leadership.begin()
+        log.info("node agent leads")
+        while not (newcomer := self._leadership.asked(POLL_SECONDS)):
+            if stop.is_set() and (self._leadership.somebody_stands_by() or not term.held):
+                break
+        return newcomer
+
+    def _close(self) -> None:
+        for term in self._terms:
+            term.close()
+
+    def _knows_cluster(self) -> bool:
+        return self._cluster.get() is not None
+
+    def _state(self) -> State:
+        return self._terms[-1].state if self._terms else State()
+
+    def _wake(self) -> None:
+        if self._terms:
+            self._terms[-1].reconciler.wake()
+
+    def _links_changed(self) -> None:
+        if self._terms:
+            self._terms[-1].reconciler.links_changed()
+
+    def _wake_publisher(self) -> None:
+        self._publisher.wake()

@@ -1,0 +1,1 @@
+"""PreStop hooks: the relay holds the kubelet's calls, the server answers them when a replica has drained."""

@@ -1,0 +1,121 @@
+"""The PreStop endpoint: GET /drain/<drain id>, answered when the drain has ended.
+
+The kubelet calls it on the node's 127.0.0.1, where the relay holds the call and asks here, over a unix
+socket, until it gets an answer. The kubelet ignores the status and waits for the answer, whatever its value, so every
+refusal is immediate: a hook that cannot be honoured must not hold the pod. 403 for a bad signature, 404 for an id that
+no link of this node bears. No answer at all means: ask again, whoever leads then.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingMixIn, UnixStreamServer
+from typing import Any
+
+from prometheus_client import Counter
+
+from controller.listener import take_over
+from controller.node.plane.drain import Drain, RetiredError
+from sfc import drain_id, names
+
+log = logging.getLogger(__name__)
+
+HOOKS = Counter("sfc_drain_hooks_total", "PreStop hook calls by outcome", ["outcome"])
+
+
+class HookServer(ThreadingMixIn, UnixStreamServer):
+    """One thread a call, for a call is held for as long as the drain lasts."""
+
+    daemon_threads = True
+
+    def __init__(self, path: Path, key: bytes, drain: Callable[[str, float], Drain | None]) -> None:
+        """`drain` blocks until the replica of that drain id has drained; None when it is not known here. It is told
+        when the hook was called, in seconds on the monotonic clock. Raises RetiredError when another agent leads."""
+        super().__init__(str(path), _Request, bind_and_activate=False)
+        self.socket.close()
+        self.socket = take_over(path)
+        self.key = key
+        self.drain = drain
+        self.held = 0
+        """Calls that are not answered yet."""
+        self._counting = threading.Lock()
+
+    def close(self) -> None:
+        """Not to be called from the thread that serves. What listens at the path by then stays."""
+        self.shutdown()
+        self.server_close()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._count(1)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        super().shutdown_request(request)
+        self._count(-1)
+
+    def _count(self, calls: int) -> None:
+        with self._counting:
+            self.held += calls
+
+
+class _Request(BaseHTTPRequestHandler):
+    server: HookServer
+    timeout = 10
+    """Seconds for the request to arrive; the answer may take longer."""
+
+    def do_GET(self) -> None:
+        wanted = self.path.removeprefix(names.HOOK_PATH) if self.path.startswith(names.HOOK_PATH) else ""
+        if not drain_id.verify(self.server.key, wanted, self.headers.get(names.SIGNATURE_HEADER, "")):
+            self._answer(403, "refused", {"error": "signature does not fit the drain id; nothing is drained"})
+            return
+        try:
+            drain = self.server.drain(wanted, self._asked_at())
+        except RetiredError:
+            self.close_connection = True
+            return
+        if drain is None:
+            self._answer(404, "unknown", {"error": "no link of this node has this drain id; nothing to drain"})
+        elif not drain.ended:
+            self._answer(504, "unfinished", _times(drain))
+        else:
+            self._answer(200, "drained", _times(drain))
+
+    def _asked_at(self) -> float:
+        """When the relay got the call; it tells that last, whatever a caller may have told."""
+        now = time.monotonic()
+        try:
+            return min(now, float((self.headers.get_all(names.ASKED_AT_HEADER) or [""])[-1]))
+        except ValueError:
+            return now
+
+    def _answer(self, status: int, outcome: str, body: dict[str, Any]) -> None:
+        HOOKS.labels(outcome).inc()
+        log.info("hook answered", extra={"status": status, "outcome": outcome} | body)
+        payload = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(payload)))
+        self.end_headers()
+        self.wfile.write(payload)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Silence: the answer is logged above, with its fields."""
+
+
+def _times(drain: Drain) -> dict[str, Any]:
+    return {
+        "pod_uid": drain.pod_uid,
+        "out_of_targets_seconds": _since(drain.asked_at, drain.out_of_targets_at),
+        "drained_seconds": _since(drain.asked_at, drain.ended_at),
+        "sessions_left": drain.active_sessions,
+    }
+
+
+def _since(start: float, end: float | None) -> float | None:
+    return None if end is None else round(end - start, 4)

@@ -1,0 +1,163 @@
+"""Which of a node's agents leads: one at a time changes the data path and answers CNI calls and hooks.
+
+Who leads holds a lock that ends with its process. In a rollout the newcomer, once it knows the cluster, asks for it:
+
+    newcomer → leader    a connection to the leader's socket
+    leader → newcomer    its drains in progress, after its last pass, with the lock free
+    newcomer → leader    a byte, once it leads; from now on calls find the newcomer
+    leader               answers no hook any more, so that they are asked of the newcomer, and stands by until it is
+                         told to stop
+
+An agent that stands by takes the lock when its holder dies, so a newcomer that crashes costs nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from controller.listener import take_over
+from controller.node.plane.drain import Drain
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.02
+ANSWER_SECONDS = 10.0
+"""For a leader to end its last pass, and for a newcomer to begin its first."""
+LEADING = b"\n"
+LIMIT = 1 << 20
+
+
+class Leadership:
+    """`folder` is shared by all agents of the node; `name` tells who leads to people who read the file `leader`."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder = folder
+        self._name = name
+        self._lock = os.open(folder / "leader", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._predecessor: socket.socket | None = None
+        self._asked: socket.socket | None = None
+
+    def acquire(self, stop: threading.Event, may_ask: Callable[[], bool]) -> Sequence[Drain] | None:
+        """Waits until this agent leads, which the leader is asked for as soon as `may_ask`; the drains that the leader
+        had in progress. None when `stop` came first."""
+        with self._standing_by():
+            while not stop.is_set():
+                if self._locked():
+                    return ()
+                if may_ask() and (drains := self._ask()) is not None:
+                    return drains
+                stop.wait(POLL_SECONDS)
+        return None
+
+    def begin(self) -> None:
+        """To be called once all that a leader serves is served."""
+        os.truncate(self._lock, 0)
+        os.pwrite(self._lock, self._name.encode(), 0)
+        self._asked = take_over(self._folder / "agent.sock")
+        if self._predecessor:
+            with self._predecessor, suppress(OSError):
+                self._predecessor.sendall(LEADING)
+            self._predecessor = None
+
+    def asked(self, seconds: float) -> socket.socket | None:
+        """The newcomer that wants to lead, if one asks within this time."""
+        if self._asked:
+            self._asked.settimeout(seconds)
+            with suppress(TimeoutError):
+                return self._asked.accept()[0]
+        return None
+
+    def somebody_stands_by(self) -> bool:
+        with _opened(self._folder / "standby") as probe:
+            return not _lock(probe, fcntl.LOCK_EX)
+
+    def hand_over(self, newcomer: socket.socket, drains: Sequence[Drain]) -> bool:
+        """Whether the newcomer leads now; if not, this agent does still."""
+        with newcomer:
+            newcomer.settimeout(ANSWER_SECONDS)
+            self._release()
+            with suppress(OSError):
+                newcomer.sendall(json.dumps([asdict(drain) for drain in drains]).encode() + b"\n")
+                if newcomer.recv(len(LEADING)):
+                    return True
+        log.warning("a newcomer asked to lead and then did not")
+        return not self._locked()
+
+    def resign(self) -> None:
+        """Gives the lock to whoever stands by, and waits until they have it."""
+        awaited = self.somebody_stands_by()
+        self._release()
+        until = time.monotonic() + ANSWER_SECONDS
+        while awaited and time.monotonic() < until:
+            if not self._locked():
+                return
+            self._release()
+            time.sleep(POLL_SECONDS)
+
+    def _release(self) -> None:
+        if self._asked:
+            self._asked.close()
+            self._asked = None
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def _locked(self) -> bool:
+        return _lock(self._lock, fcntl.LOCK_EX)
+
+    @contextmanager
+    def _standing_by(self) -> Iterator[None]:
+        with _opened(self._folder / "standby") as standby:
+            _lock(standby, fcntl.LOCK_SH)
+            yield
+
+    def _ask(self) -> Sequence[Drain] | None:
+        """None when nobody answers: the leader has ended meanwhile, or does not hear."""
+        leader = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        leader.settimeout(ANSWER_SECONDS)
+        try:
+            leader.connect(str(self._folder / "agent.sock"))
+            answer = _line(leader)
+        except OSError:
+            answer = b""
+        if not answer or not self._locked():
+            leader.close()
+            return None
+        self._predecessor = leader
+        return tuple(Drain(**drain) for drain in json.loads(answer))
+
+
+def _line(connection: socket.socket) -> bytes:
+    received = b""
+    while not received.endswith(b"\n") and len(received) < LIMIT:
+        part = connection.recv(1 << 16)
+        if not part:
+            return b""
+        received += part
+    return received
+
+
+def _lock(descriptor: int, kind: int) -> bool:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""What the node agent reports: pod conditions, events, CrossConnection status, metrics."""

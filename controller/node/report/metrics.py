@@ -1,0 +1,97 @@
+"""The data path's counters for Prometheus, read from the maps at each scrape. No label per session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Protocol
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from controller.node.plane.desired import State
+from controller.node.plane.model import LinkState, Traffic
+
+LINK_LABELS = ("namespace", "chain", "stage", "pod", "interface")
+
+
+class Datapath(Protocol):
+    def traffic(self, slots: Collection[int]) -> Mapping[int, Traffic]:
+        """By slot."""
+
+    def drops(self) -> Mapping[tuple[int, str], int]:
+        """(connection number, verdict) → frames."""
+
+    def remarks(self) -> Mapping[tuple[int, str], int]:
+        """The same, of frames that were carried."""
+
+    def remembered(self) -> int:
+        """Sessions in the tables."""
+
+    def evicted(self) -> int:
+        """Sessions that had to give way."""
+
+
+class DatapathCollector(Collector):
+    def __init__(self, datapath: Datapath, state: Callable[[], State]) -> None:
+        self._datapath = datapath
+        self._state = state
+
+    def describe(self) -> list[Metric]:
+        """Nothing: registration must not read maps."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        state = self._state()
+        yield from _links(state, self._datapath.traffic([slot for slot, _ in _labelled(state)]))
+        yield _by_verdict(state, "sfc_dropped_packets", "Frames dropped", self._datapath.drops())
+        yield _by_verdict(state, "sfc_remarkable_packets", "Frames carried, but remarkable", self._datapath.remarks())
+        yield _states(state)
+        yield GaugeMetricFamily("sfc_sessions", "Sessions remembered, active or not", self._datapath.remembered())
+        yield CounterMetricFamily(
+            "sfc_evicted_sessions", "Sessions that gave way because the table was full", self._datapath.evicted()
+        )
+
+
+def _links(state: State, traffic: Mapping[int, Traffic]) -> Iterator[Metric]:
+    packets = CounterMetricFamily("sfc_link_packets", "Frames carried", labels=(*LINK_LABELS, "direction"))
+    octets = CounterMetricFamily("sfc_link_bytes", "Bytes carried", labels=(*LINK_LABELS, "direction"))
+    sessions = CounterMetricFamily(
+        "sfc_link_sessions",
+        "Sessions the link took part in: opened by its replica, or its replica chosen",
+        labels=LINK_LABELS,
+    )
+    for slot, labels in _labelled(state):
+        counted = traffic[slot]
+        packets.add_metric((*labels, "received"), counted.received_packets)
+        packets.add_metric((*labels, "sent"), counted.sent_packets)
+        octets.add_metric((*labels, "received"), counted.received_bytes)
+        octets.add_metric((*labels, "sent"), counted.sent_bytes)
+        sessions.add_metric(labels, counted.sessions_opened + counted.sessions_chosen)
+    yield from (packets, octets, sessions)
+
+
+def _by_verdict(state: State, name: str, about: str, counts: Mapping[tuple[int, str], int]) -> Metric:
+    metric = CounterMetricFamily(name, f"{about}, by verdict", labels=("namespace", "cross_connection", "verdict"))
+    chains = state.cluster.chains.values() if state.cluster else ()
+    named = {c.number: (chain.namespace, c.name) for chain in chains for c in chain.cross_connections}
+    named[0] = ("", "")  # from links that are not wired, so in no cross-connection
+    for (number, verdict), frames in counts.items():
+        if number in named:
+            metric.add_metric((*named[number], verdict), frames)
+    return metric
+
+
+def _states(state: State) -> Metric:
+    links = GaugeMetricFamily("sfc_links", "Links of this node by state", labels=("state",))
+    for one in LinkState:
+        count = sum(entry.state == one for entry in state.plane.links.values())
+        links.add_metric((one.name.lower(),), count)
+    return links
+
+
+def _labelled(state: State) -> Iterator[tuple[int, tuple[str, ...]]]:
+    replicas = state.cluster.replicas if state.cluster else {}
+    for uid, links in state.links.items():
+        if replica := replicas.get(uid):
+            for link in links:
+                yield link.slot, (replica.namespace, replica.chain, replica.stage, replica.name, link.interface)

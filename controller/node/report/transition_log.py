@@ -1,0 +1,67 @@
+"""Tells of each turn in a replica's life: a line in the log, a figure for Prometheus, an event of the pod."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+
+from prometheus_client import Counter, Histogram
+
+from controller.node.plane.desired import State
+from controller.node.plane.drain import Drain
+from controller.node.plane.transitions import DRAINED, DRAINING, JOINED, STEERED_AWAY, Turn, turns
+
+log = logging.getLogger(__name__)
+
+REACTION = Histogram(
+    "sfc_reaction_seconds",
+    "From the news (a watch event, a hook, a message of the kernel) to the targets being written",
+    ["turn"],
+    buckets=(0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5),
+)
+DRAIN = Histogram(
+    "sfc_drain_seconds",
+    "How long drains took, by what ended them",
+    ["ended_by"],
+    buckets=(0.01, 0.1, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600),
+)
+MOVED = Counter("sfc_drain_sessions_moved_total", "Sessions that a drain's deadline moved to other replicas")
+
+WORDS = {
+    JOINED: "replica in all its targets",
+    DRAINING: "replica out of all targets",
+    DRAINED: "drain ended",
+    STEERED_AWAY: "replica steered away from",
+}
+
+
+class Journal:
+    """`tell` is called with each turn, to make it an event; it must be cheap."""
+
+    def __init__(self, tell: Callable[[Turn], None], drains: Iterable[Drain] = ()) -> None:
+        """`drains`: in progress since before, and told of by then."""
+        self._tell = tell
+        self._before = State(drains={drain.pod_uid: drain for drain in drains})
+
+    def note(self, state: State) -> None:
+        """What the pass before left behind is compared with `state`."""
+        before, self._before = self._before, state
+        if before.cluster is None and not before.links:  # the agent's first look: nothing has turned, it is only seen
+            before = State(state.cluster, state.plan, before.drains)
+        for turn in turns(before, state):
+            _write(turn)
+            self._tell(turn)
+
+
+def _write(turn: Turn) -> None:
+    since = datetime.fromtimestamp(time.time() - time.monotonic() + turn.since, UTC).isoformat(timespec="microseconds")
+    took = {"since": since, "after_ms": round(turn.seconds * 1000, 3)}
+    log.info(WORDS[turn.reason], extra={"pod": turn.pod, "cause": turn.message} | took | dict(turn.fields))
+    if turn.reason == DRAINED:
+        left = turn.fields["sessions_left"]
+        DRAIN.labels("idle" if left == 0 else "deadline").observe(turn.seconds)
+        MOVED.inc(float(str(left or 0)))
+    else:
+        REACTION.labels(turn.reason).observe(turn.seconds)

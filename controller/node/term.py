@@ -1,0 +1,128 @@
+"""What runs while this agent leads its node: the loop over the data path, the hooks, the CNI calls, health and metrics.
+
+A term ends in two steps. `retire` ends the loop: from then on another agent may change the data path. `close` stops
+listening, once that other agent listens: no call finds a closed port, and hooks that were held are asked of the other.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from controller import health
+from controller.node.cni.server import Server as CniServer
+from controller.node.cni.wiring import PodWiring
+from controller.node.hooks.server import HookServer
+from controller.node.kernel.datapath import Datapath
+from controller.node.kernel.links import Links
+from controller.node.plane.desired import State
+from controller.node.plane.drain import Drain
+from controller.node.plane.model import PROGRAM
+from controller.node.plane.sessions import Timeouts
+from controller.node.reconcile.cluster_view import ClusterView
+from controller.node.reconcile.orphans import Leftovers
+from controller.node.reconcile.reconciler import Reconciler
+from controller.node.report.status_writer import Publisher
+from controller.node.report.transition_log import Journal
+from sfc import names
+from sfc.validation.fault import MAX_DEADLINE_SECONDS
+
+HANGING_SECONDS = 60.0
+"""A pass over the data path that takes longer will not end."""
+HOOK_GRACE_SECONDS = 60.0
+"""Beyond the longest drain deadline (MAX_DEADLINE_SECONDS), after which a hook answers in any case."""
+LAST_PASS_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a term works with, and what outlives it."""
+
+    cluster: ClusterView
+    links: Links
+    datapath: Datapath
+    publisher: Publisher
+    drain_key: bytes
+    timeouts: Timeouts
+    run: Path
+    """The folder of the sockets that the node's agents share."""
+    address: str
+    """Where metrics and health are served."""
+
+
+class Term:
+    def __init__(self, setting: Setting, drains: Iterable[Drain]) -> None:
+        """`drains`: in progress from the term before."""
+        self._setting = setting
+        self._stop = threading.Event()
+        self._open = False
+        inherited = tuple(drains)
+        self.reconciler = Reconciler(setting.links, setting.datapath, setting.cluster.get, drains=inherited)
+        self.reconciler.observe_with(Journal(setting.publisher.tell, inherited).note)
+        self.reconciler.observe_with(lambda _: setting.publisher.wake())
+        leftovers = Leftovers(setting.links, lambda: self.reconciler.state, setting.cluster.pod_uids)
+        loops = {
+            "reconciler": self.reconciler.run,
+            "sessions": lambda stop: self.reconciler.count_sessions(stop, setting.timeouts),
+            "leftovers": leftovers.run,
+        }
+        self._loops = [
+            threading.Thread(target=loop, args=(self._stop,), name=name, daemon=True) for name, loop in loops.items()
+        ]
+
+    def start(self) -> None:
+        """The loop first, so that the first call finds it."""
+        setting, reconciler = self._setting, self.reconciler
+        setting.datapath.take_over()
+        for loop in self._loops:
+            loop.start()
+        reconciler.wake()
+        timeout = MAX_DEADLINE_SECONDS + HOOK_GRACE_SECONDS
+        self._hooks = HookServer(
+            setting.run / Path(names.HOOK_SOCKET).name,
+            setting.drain_key,
+            lambda drain_id, asked_at: reconciler.drain(drain_id, asked_at, timeout),
+        )
+        threading.Thread(target=self._hooks.serve_forever, name="hooks", daemon=True).start()
+        wiring = PodWiring(setting.links, lambda: setting.datapath.program_fd, PROGRAM, reconciler.links_changed)
+        self._cni = CniServer(setting.run / Path(names.CNI_SOCKET).name, wiring)
+        self._cni.start()
+        self._health = health.serve(
+            names.METRICS_PORT, healthy=self._unhealthy, ready=self._unready, address=setting.address
+        )
+        self._open = True
+
+    @property
+    def state(self) -> State:
+        """Nothing to tell of once the term has ended."""
+        return State() if self._stop.is_set() else self.reconciler.state
+
+    @property
+    def held(self) -> int:
+        """Hooks that are not answered yet."""
+        return self._hooks.held
+
+    def retire(self) -> tuple[Drain, ...]:
+        """Ends the loop; the drains in progress."""
+        self._stop.set()
+        self.reconciler.wake()
+        self._loops[0].join(LAST_PASS_SECONDS)  # the others change nothing that the next term would meet
+        return self.reconciler.retire()
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self._hooks.close()
+            self._health.close()
+            self._cni.stop()
+
+    def _unhealthy(self) -> str | None:
+        if ended := [loop.name for loop in self._loops if not loop.is_alive()]:
+            return f"{', '.join(ended)} ended"
+        age = self.reconciler.age_seconds()
+        return f"no pass over the data path ended for {age:.0f} s" if age > HANGING_SECONDS else None
+
+    def _unready(self) -> str | None:
+        return None if self._setting.cluster.get() else "the API server has not been heard yet"

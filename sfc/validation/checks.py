@@ -1,0 +1,239 @@
+"""What is wrong with a ServiceFunctionChain object: everything at once, each with field, value and remedy.
+
+The CRD's schema and CEL rules refuse the simplest mistakes earlier; this is the whole truth, for admission and for
+every reader of a chain.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+from itertools import groupby, pairwise
+from typing import Any
+
+from sfc.chain import Chain, InterfaceRef, chain_of
+from sfc.validation import fault
+from sfc.validation.problem import MISSING, Checks, Json, Node, Problem, bare, listing, named, optional, shown, sound
+from sfc.validation.segment import segment_problems
+
+
+class InvalidChain(Exception):  # noqa: N818
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__(listing(problems))
+        self.problems = problems
+
+
+def problems(obj: object) -> tuple[Problem, ...]:
+    """Everything that is wrong with a ServiceFunctionChain object; empty when `chain_of` can read it."""
+    return tuple(_chain(Node("", obj)))
+
+
+def parse(obj: Mapping[str, Any]) -> Chain:
+    """Raises InvalidChain with all problems."""
+    if found := problems(obj):
+        raise InvalidChain(found)
+    return chain_of(obj)
+
+
+# --- the object, top down ---------------------------------------------------------------------------------------------
+
+
+def _chain(root: Node) -> Iterator[Problem]:
+    top = yield from root.mapping()
+    metadata = yield from top["metadata"].mapping()
+    spec = yield from top["spec"].mapping()
+    for key in ("namespace", "name"):
+        yield from sound([metadata[key]], fault.label)
+    yield from _drain(spec)
+    elements = yield from spec["stages"].elements(2, fault.MAX_STAGES, "the stages that traffic visits, in order")
+    stages = yield from named(elements, _stage, "stage")
+    links = yield from _links(spec, elements, stages)
+    chain = chain_of({"metadata": {"namespace": "", "name": ""}, "spec": {"stages": stages, "links": links}})
+    paths = {ref: path for stage in stages for ref, path in stage["paths"].items()}
+    yield from segment_problems(chain, paths)
+
+
+def _stage(node: Node) -> Checks[Json | None]:
+    node = yield from node.mapping()
+    yield from sound([node["name"]], fault.label)
+    yield from _drain(node)
+    elements = yield from node["interfaces"].elements(1, fault.MAX_INTERFACES, "the stage's data interfaces")
+    interfaces = yield from named(elements, _interface, "interface of a stage")
+    yield from _routes_twice(elements)
+    yield from _slices_twice(elements)
+    name = node["name"].value
+    if not isinstance(name, str) or not interfaces:
+        return None
+    paths = {InterfaceRef(name, i["name"]): i["path"] for i in interfaces}
+    return {"name": name, "interfaces": interfaces, "paths": paths}
+
+
+def _interface(node: Node) -> Checks[Json | None]:
+    node = yield from node.mapping()
+    yield from sound([node["name"]], fault.interface_name)
+    addresses: list[str] = []
+    if "addresses" in node:
+        elements = yield from node["addresses"].elements(
+            0, fault.MAX_ADDRESSES, "addresses with prefix, as 10.1.0.1/24"
+        )
+        addresses = yield from sound(elements, fault.address)
+    mac = yield from optional(node, "mac", fault.mac)
+    ipv6 = any(":" in address for address in addresses)
+    mtu = yield from optional(node, "mtu", lambda value: fault.mtu(value, ipv6))
+    if "routes" in node:
+        elements = yield from node["routes"].elements(0, fault.MAX_ROUTES, "routes, as {dst: 0.0.0.0/0, gw: 10.1.0.1}")
+        for element in elements:
+            yield from _route(element, [ipaddress.ip_interface(address) for address in addresses])
+    if "sourcePorts" in node:
+        source_ports = yield from node["sourcePorts"].mapping()
+        yield from sound([source_ports["slices"]], fault.slices)
+    name = node["name"].value
+    if not isinstance(name, str):
+        return None
+    return {"name": name, "addresses": addresses, **mac, **mtu, "path": node.path}
+
+
+def _drain(node: Node) -> Iterator[Problem]:
+    if "drain" in node:
+        drain = yield from node["drain"].mapping()
+        yield from optional(drain, "deadlineSeconds", fault.deadline)
+        yield from optional(drain, "hook", fault.hook)
+
+
+def _route(node: Node, addresses: list[fault.IpInterface]) -> Iterator[Problem]:
+    node = yield from node.mapping()
+    dst = yield from sound([node["dst"]], fault.destination)
+    if "gw" in node:
+        gateway = yield from sound([node["gw"]], fault.gateway)
+        if dst and gateway:
+            message = fault.gateway_mismatch(ipaddress.ip_network(dst[0]), ipaddress.ip_address(gateway[0]), addresses)
+            if message:
+                yield node["gw"].problem(message)
+
+
+def _routes_twice(interfaces: list[Node]) -> Iterator[Problem]:
+    """The kernel has one route per destination; a second one would fail when the pod starts."""
+    seen: dict[str, str] = {}
+    for interface in interfaces:
+        routes = interface.value.get("routes") if isinstance(interface.value, dict) else None
+        for i, route in enumerate(routes if isinstance(routes, list) else ()):
+            dst = route.get("dst") if isinstance(route, dict) else None
+            path = f"{interface.path}.routes[{i}]"
+            if isinstance(dst, str) and seen.setdefault(dst, path) != path:
+                yield Problem(f"{path}.dst", dst, f"is the destination of {seen[dst]} already; remove one of them")
+
+
+def _slices_twice(interfaces: list[Node]) -> Iterator[Problem]:
+    """The ports of a pod's sockets are one setting of its network namespace (net.ipv4.ip_local_port_range)."""
+    first: Node | None = None
+    for interface in interfaces:
+        source_ports = interface.value.get("sourcePorts") if isinstance(interface.value, dict) else None
+        if not isinstance(source_ports, dict) or fault.slices(source_ports.get("slices", MISSING)):
+            continue
+        node = interface["sourcePorts"]["slices"]
+        first = first or node
+        if node.value != first.value:
+            yield node.problem(
+                f"differs from {first.path}, which is {first.value}: a replica has one range of ports for all its "
+                "interfaces; give both the same number"
+            )
+
+
+# --- links ------------------------------------------------------------------------------------------------------------
+
+
+def _links(spec: Node, elements: list[Node], stages: list[Json]) -> Checks[list[list[str]]]:
+    """Pairs of `stage.interface` that may be used, whether written or implied by the order."""
+    if "links" not in spec:
+        yield from _used_on_both_sides(elements)
+        return [
+            [f"{up['name']}.{up['interfaces'][-1]['name']}", f"{down['name']}.{down['interfaces'][0]['name']}"]
+            for up, down in pairwise(stages)
+        ]
+    nodes = yield from spec["links"].elements(
+        0, fault.MAX_LINKS, 'pairs of interfaces, as ["nat.outside", "server.wan"]'
+    )
+    used: dict[str, str] = {}
+    group = {stage["name"]: stage["name"] for stage in stages}
+    kept = []
+    for node in nodes:
+        pair = yield from _link(node, stages, used)
+        if pair is None:
+            continue
+        up, down = (_root(group, end.partition(".")[0]) for end in pair)
+        if up == down:
+            yield node.problem(
+                f"{pair[0]} and {pair[1]} are joined already by other links, this one closes a loop; remove one"
+            )
+            continue
+        group[up] = down
+        kept.append(pair)
+    if len(kept) == len(nodes):
+        yield from _unconnected(spec["links"], group)
+    return kept
+
+
+def _used_on_both_sides(elements: list[Node]) -> Iterator[Problem]:
+    for node in elements[1:-1]:
+        interfaces = node.value.get("interfaces") if isinstance(node.value, dict) else None
+        if isinstance(interfaces, list) and len(interfaces) == 1:
+            yield node["interfaces"].problem(
+                "the stage lies between two others but has one interface, which cannot be in two links; "
+                "give it a second interface, or say in spec.links what is joined"
+            )
+
+
+def _link(node: Node, stages: list[Json], used: dict[str, str]) -> Checks[list[str] | None]:
+    pair = node.value
+    if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(end, str) for end in pair):
+        yield node.problem('must be two interfaces, as ["nat.outside", "server.wan"]')
+        return None
+    faulty = False
+    for i, end in enumerate(pair):
+        message = _end_fault(end, stages) or _taken(used.setdefault(end, node.path), node.path, end)
+        if message:
+            faulty = True
+            yield Problem(f"{node.path}[{i}]", end, message)
+    if faulty:
+        return None
+    if pair[0].partition(".")[0] == pair[1].partition(".")[0]:
+        yield node.problem(f"{pair[0]} and {pair[1]} belong to the same stage; join two different stages")
+        return None
+    return pair
+
+
+def _end_fault(end: str, stages: list[Json]) -> str | None:
+    stage, dot, interface = end.partition(".")
+    if not dot:
+        return "must be stage.interface, as nat.outside"
+    known = {s["name"]: [i["name"] for i in s["interfaces"]] for s in stages}
+    if stage not in known:
+        return f"there is no stage {shown(stage)}; the stages are {', '.join(map(bare, known))}"
+    if interface not in known[stage]:
+        return f"stage {shown(stage)} has no interface {shown(interface)}; it has {', '.join(map(bare, known[stage]))}"
+    return None
+
+
+def _taken(first: str, here: str, end: str) -> str | None:
+    return (
+        None
+        if first == here
+        else f"is in {first} already; an interface can be in one link only, add an interface to the stage"
+    )
+
+
+def _unconnected(links: Node, group: dict[str, str]) -> Iterator[Problem]:
+    parts = [
+        list(names) for _, names in groupby(sorted(group, key=lambda n: _root(group, n)), lambda n: _root(group, n))
+    ]
+    if len(parts) > 1:
+        apart = "; ".join(", ".join(map(bare, part)) for part in parts)
+        yield links.problem(
+            f"leave the chain in {len(parts)} parts ({apart}); add the links that join them, or leave links out"
+        )
+
+
+def _root(group: dict[str, str], name: str) -> str:
+    while group[name] != name:
+        name = group[name]
+    return name

@@ -1,0 +1,164 @@
+"""What is wrong with a single value of a chain, or None; and every limit in one place."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from sfc.chain import Hook
+from sfc.validation.problem import MISSING
+
+MAX_STAGES = 32
+MAX_INTERFACES = 8
+"""Of one stage."""
+MAX_LINKS = 64
+MAX_ADDRESSES = 8
+"""Of one interface."""
+MAX_ROUTES = 32
+"""Of one interface."""
+MAX_INTERFACE_NAME = 15
+"""Characters; the kernel's IFNAMSIZ includes a terminating zero."""
+MAX_DNS_LABEL = 63
+MIN_MTU = 68
+"""Bytes, RFC 791."""
+MIN_MTU_IPV6 = 1280
+"""Bytes, RFC 8200."""
+MAX_MTU = 65535
+MAX_DEADLINE_SECONDS = 3600
+MAX_SLICES = 256
+"""Of source ports; leaves each replica 252."""
+RESERVED_INTERFACES = {"lo": "the loopback interface", "eth0": "the cluster's own interface"}
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+_NAME_RULE = "use lower-case letters, digits and '-', with a letter or digit first and last"
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
+_PREFIX = re.compile(r"0|[1-9][0-9]{0,2}")
+_BROADCAST = ipaddress.ip_address("255.255.255.255")
+_DEFAULT_PREFIX = {4: 24, 6: 64}
+
+IpInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+
+
+def label(value: object) -> str | None:
+    if value is MISSING:
+        return "is required"
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        return f"is not a name; {_NAME_RULE}"
+    if len(value) > MAX_DNS_LABEL:
+        return f"has {len(value)} characters, {MAX_DNS_LABEL} are allowed (it is used as a label's value); shorten it"
+    return None
+
+
+def interface_name(value: object) -> str | None:
+    if value is MISSING:
+        return "is required"
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        return f"is not an interface name; {_NAME_RULE}"
+    if len(value) > MAX_INTERFACE_NAME:
+        return f"has {len(value)} characters, the kernel allows {MAX_INTERFACE_NAME}; shorten it"
+    if value in RESERVED_INTERFACES:
+        return f"is {RESERVED_INTERFACES[value]} in every pod; choose another name"
+    return None
+
+
+def address(value: object) -> str | None:
+    if not isinstance(value, str):
+        return "must be a string, as 10.1.0.1/24"
+    address, slash, prefix = value.partition("/")
+    try:
+        ip = ipaddress.ip_address(address)
+        if not slash:
+            return f"has no prefix length; write {value}/{_DEFAULT_PREFIX[ip.version]}, or whatever its network has"
+        if "%" in address or not _PREFIX.fullmatch(prefix):
+            raise ValueError
+        ipaddress.ip_interface(value)
+    except ValueError:
+        return "is not an address with prefix length; write it as 10.1.0.1/24 or 2001:db8::1/64"
+    if ip.is_unspecified or ip.is_loopback or ip.is_multicast:
+        return "cannot be the address of an interface; give a unicast address"
+    if ip == _BROADCAST or (ip.version == 6 and ip.ipv4_mapped):
+        return "is not an address of its family that an interface can have; give a unicast address"
+    return None
+
+
+def mac(value: object) -> str | None:
+    if not isinstance(value, str) or not _MAC.fullmatch(value):
+        return "is not a MAC; write six bytes as 02:00:5e:10:00:01, or leave mac out to have one derived"
+    if not int(value.replace(":", ""), 16):
+        return "is the zero MAC; give another one, or leave mac out to have one derived"
+    if int(value[:2], 16) & 1:
+        return "is a multicast MAC (first byte is odd); give a unicast one, or leave mac out to have one derived"
+    return None
+
+
+def mtu(value: object, ipv6: bool) -> str | None:
+    if not _is_integer(value, MIN_MTU, MAX_MTU):
+        return f"is not an MTU; give bytes from {MIN_MTU} to {MAX_MTU}"
+    if ipv6 and not _is_integer(value, MIN_MTU_IPV6, MAX_MTU):
+        return f"is too small for IPv6, which needs {MIN_MTU_IPV6} (RFC 8200); raise it, or remove the IPv6 addresses"
+    return None
+
+
+def deadline(value: object) -> str | None:
+    if _is_integer(value, 0, MAX_DEADLINE_SECONDS):
+        return None
+    return f"is not a deadline; give whole seconds from 0 to {MAX_DEADLINE_SECONDS}"
+
+
+def slices(value: object) -> str | None:
+    if value is MISSING:
+        return "is required: into how many slices the source ports are divided, one for each replica, as 16"
+    if _is_integer(value, 1, MAX_SLICES):
+        return None
+    return f"is not a number of slices; give 1 to {MAX_SLICES}, at least as many as the stage may have replicas"
+
+
+def hook(value: object) -> str | None:
+    kinds = [kind.value for kind in Hook]
+    return None if value in kinds else f"is not a drain hook; give one of {', '.join(kinds)}"
+
+
+def destination(value: object) -> str | None:
+    if value is MISSING:
+        return "is required: the destination, as 0.0.0.0/0"
+    address, slash, prefix = value.partition("/") if isinstance(value, str) else ("", "", "")
+    try:
+        if not slash or "%" in address or not _PREFIX.fullmatch(prefix):
+            raise ValueError
+        network = ipaddress.ip_network(value, strict=False)  # type: ignore[arg-type]
+    except ValueError:
+        return "is not a destination; write it with prefix length, as 0.0.0.0/0 or 10.2.0.0/16"
+    if ipaddress.ip_address(address) != network.network_address:
+        return f"has bits set beyond its prefix; write {network}"
+    return None
+
+
+def gateway(value: object) -> str | None:
+    try:
+        if isinstance(value, str) and "%" not in value:
+            ipaddress.ip_address(value)
+            return None
+    except ValueError:
+        pass
+    return "is not a gateway; write an address without prefix, as 10.1.0.1"
+
+
+def gateway_mismatch(
+    destination: ipaddress.IPv4Network | ipaddress.IPv6Network,
+    gateway: ipaddress.IPv4Address | ipaddress.IPv6Address,
+    addresses: list[IpInterface],
+) -> str | None:
+    if gateway.version != destination.version:
+        return f"is IPv{gateway.version}, its destination {destination} is not; give both the same family"
+    if any(gateway == address.ip for address in addresses):
+        return "is the interface's own address; give the address of the next hop"
+    if gateway.version == 6 and gateway.is_link_local:
+        return None
+    if not any(gateway in address.network for address in addresses if address.version == gateway.version):
+        networks = ", ".join(str(address.network) for address in addresses) or "no address at all"
+        return f"is not reachable: the interface has {networks}; give a gateway or an address of the same network"
+    return None
+
+
+def _is_integer(value: object, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
