@@ -38,7 +38,7 @@ API_SERVER_AWAY_SECONDS = 120.0 / TENTH
 CONTROL_SECONDS = 20.0 if QUICK else 60.0
 DRAIN_SECONDS = 120.0
 LAST_SECONDS = 3.0
-TURN_SECONDS = 20.0
+TRANSITION_SECONDS = 20.0
 EXCEEDED_SECONDS = 2
 SEED = 1
 
@@ -305,30 +305,32 @@ def ended(chain: Chain, kind: str, which: float = 0.0) -> dict[str, Any]:
     victim = functions[int(which * len(functions))]
     pod = f"{happenings.NAMESPACE}/{happenings.name(victim)}"
     at = ENDS[kind](chain, victim)
-    turns: list[dict[str, Any]] = []
+    transitions: list[dict[str, Any]] = []
 
     def turned() -> bool:
         known = {"replica steered away from", "replica out of all targets"}
-        turns[:] = [line for line in chain.said(pod=pod) if line["message"] in known and happenings.moment(line) > at]
-        return bool(turns)
+        transitions[:] = [
+            line for line in chain.said(pod=pod) if line["message"] in known and happenings.moment(line) > at
+        ]
+        return bool(transitions)
 
     with suppress(RuntimeError):  # the account says that no word came
-        cluster.until(turned, f"the agent tells of {pod}", TURN_SECONDS)
+        cluster.until(turned, f"the agent tells of {pod}", TRANSITION_SECONDS)
     time.sleep(LAST_SECONDS)
     chain.settle()
     cluster.until(lambda: happenings.has(chain.agent(), "Ready"), "the agent is Ready")
     if happenings.name(victim) in map(happenings.name, chain.functions()):
         chain.delete(victim, by_force=False)
         chain.settle()
-    turn = turns[0] if turns else {}
+    transition = transitions[0] if transitions else {}
     return {
         "kind": kind,
         "pod": pod,
         "stamp": happenings.stamp(victim),
         "at": at,
-        "cause": turn.get("cause", f"no word within {TURN_SECONDS:.0f} s"),
-        "reaction_ms": turn.get("after_ms"),
-        "out_ms": round((happenings.moment(turn) - at) * 1000, 1) if turn else None,
+        "cause": transition.get("cause", f"no word within {TRANSITION_SECONDS:.0f} s"),
+        "reaction_ms": transition.get("after_ms"),
+        "out_ms": round((happenings.moment(transition) - at) * 1000, 1) if transition else None,
     }
 
 

@@ -278,5 +278,5 @@ def kill(container: str, number: signal.Signals = signal.SIGKILL) -> float:
 
 
 def moment(line: Mapping[str, Any]) -> float:
-    """Of a turn in the agent's log: when the data path was written."""
+    """Of a transition in the agent's log: when the data path was written."""
     return datetime.fromisoformat(line["since"]).timestamp() + float(line["after_ms"]) / 1000

@@ -3,7 +3,7 @@
 CNI calls ─→ links ─┐
 netlink events ─────┤
 chains, pods ───────┼→ wake → Reconciler → data path
-PreStop hooks ──────┘              └→ Journal, Publisher → log, conditions, events, CrossConnection status
+PreStop hooks ──────┘              └→ TransitionLog, StatusWriter → log, conditions, events, CrossConnection status
 
 What sees the cluster and what loads the program lives as long as the process; what changes the data path lives for a
 term, while this agent leads its node (controller/node/leadership.py).
@@ -35,7 +35,7 @@ from controller.node.plane.sessions import Timeouts
 from controller.node.reconcile.cluster_view import ClusterView
 from controller.node.report.contests import Contests
 from controller.node.report.metrics import DatapathCollector
-from controller.node.report.status_writer import Publisher
+from controller.node.report.status_writer import StatusWriter
 from controller.node.term import Setting, Term
 from kube.api import ApiError, ApiServer
 from sfc import names
@@ -88,8 +88,8 @@ def _options(argv: list[str]) -> argparse.Namespace:
 class Agent:
     def __init__(self, options: argparse.Namespace) -> None:
         api = ApiServer.from_environment()
-        self._cluster = ClusterView(api, options.node, self._wake, self._wake_publisher)
-        self._publisher = Publisher(api, options.node, self._state, self._cluster.connections)
+        self._cluster = ClusterView(api, options.node, self._wake, self._wake_status_writer)
+        self._status_writer = StatusWriter(api, options.node, self._state, self._cluster.connections)
         self._links = Links()
         self._datapath = Datapath.open(options.pins, capacity=options.sessions)
         self._leadership = Leadership(options.run, options.name)
@@ -97,7 +97,7 @@ class Agent:
             cluster=self._cluster,
             links=self._links,
             datapath=self._datapath,
-            publisher=self._publisher,
+            status_writer=self._status_writer,
             drain_key=options.drain_key.read_bytes(),
             timeouts=Timeouts.of_seconds(tcp_idle=options.tcp_idle, other_idle=options.other_idle),
             run=options.run,
@@ -111,7 +111,7 @@ class Agent:
         """Leads whenever it is this agent's turn, until `stop`; then until each hook that it holds is answered."""
         self._cluster.start()
         self._links.monitor(self._links_changed)
-        for teller in (self._publisher, self._contests):
+        for teller in (self._status_writer, self._contests):
             threading.Thread(target=teller.run, args=(stop,), name=type(teller).__name__, daemon=True).start()
         drains = self._leadership.acquire(stop, self._knows_cluster)
         while drains is not None:
@@ -159,5 +159,5 @@ class Agent:
         if self._terms:
             self._terms[-1].reconciler.links_changed()
 
-    def _wake_publisher(self) -> None:
-        self._publisher.wake()
+    def _wake_status_writer(self) -> None:
+        self._status_writer.wake()

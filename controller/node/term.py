@@ -22,10 +22,10 @@ from controller.node.plane.drain import Drain
 from controller.node.plane.model import PROGRAM
 from controller.node.plane.sessions import Timeouts
 from controller.node.reconcile.cluster_view import ClusterView
-from controller.node.reconcile.orphans import Leftovers
+from controller.node.reconcile.orphans import Orphans
 from controller.node.reconcile.reconciler import Reconciler
-from controller.node.report.status_writer import Publisher
-from controller.node.report.transition_log import Journal
+from controller.node.report.status_writer import StatusWriter
+from controller.node.report.transition_log import TransitionLog
 from sfc import names
 from sfc.validation.fault import MAX_DEADLINE_SECONDS
 
@@ -43,7 +43,7 @@ class Setting:
     cluster: ClusterView
     links: Links
     datapath: Datapath
-    publisher: Publisher
+    status_writer: StatusWriter
     drain_key: bytes
     timeouts: Timeouts
     run: Path
@@ -60,13 +60,13 @@ class Term:
         self._open = False
         inherited = tuple(drains)
         self.reconciler = Reconciler(setting.links, setting.datapath, setting.cluster.get, drains=inherited)
-        self.reconciler.observe_with(Journal(setting.publisher.tell, inherited).note)
-        self.reconciler.observe_with(lambda _: setting.publisher.wake())
-        leftovers = Leftovers(setting.links, lambda: self.reconciler.state, setting.cluster.pod_uids)
+        self.reconciler.observe_with(TransitionLog(setting.status_writer.tell, inherited).note)
+        self.reconciler.observe_with(lambda _: setting.status_writer.wake())
+        orphans = Orphans(setting.links, lambda: self.reconciler.state, setting.cluster.pod_uids)
         loops = {
             "reconciler": self.reconciler.run,
             "sessions": lambda stop: self.reconciler.count_sessions(stop, setting.timeouts),
-            "leftovers": leftovers.run,
+            "orphans": orphans.run,
         }
         self._loops = [
             threading.Thread(target=loop, args=(self._stop,), name=name, daemon=True) for name, loop in loops.items()

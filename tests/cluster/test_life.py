@@ -98,11 +98,11 @@ def test_a_process_that_is_killed_is_steered_away_from_and_comes_back(two_nats: 
     victim = name_of(two_nats, "nat")
 
     kill(container_of(two_nats, victim))
-    turn = steered_away(victim)
+    transition = steered_away(victim)
     scale(two_nats, "nat", 2)
 
-    assert turn["cause"].startswith("a container stopped")
-    assert turn["after_ms"] < STEERED_MS
+    assert transition["cause"].startswith("a container stopped")
+    assert transition["after_ms"] < STEERED_MS
     ping(two_nats, "-c", "5")
 
 
@@ -127,10 +127,10 @@ def test_a_sandbox_that_is_killed_is_steered_away_from_and_its_pod_joins_with_ne
     victim = name_of(two_nats, "nat")
 
     kill(sandbox_of(victim))
-    turn = steered_away(victim)
+    transition = steered_away(victim)
     eventually(lambda: said("replica in all its targets", pod=f"telco/{victim}")[1:], seconds=90)
 
-    assert turn["after_ms"] < STEERED_MS
+    assert transition["after_ms"] < STEERED_MS
     ping(two_nats, "-c", "5")
 
 
@@ -138,14 +138,14 @@ def test_an_interface_shut_inside_a_pod_takes_it_out_until_it_is_up_again(two_na
     victim = name_of(two_nats, "nat")
 
     two_nats("exec", victim, "--", "ip", "link", "set", "outside", "down")
-    turn = steered_away(victim)
+    transition = steered_away(victim)
     reason = eventually(lambda: _wired(two_nats, victim) == "InterfaceDown", seconds=20)
     two_nats("exec", victim, "--", "ip", "link", "set", "outside", "up")
     eventually(lambda: _wired(two_nats, victim) == "Serving", seconds=20)
     events = two_nats("get", "events", f"--field-selector=involvedObject.name={victim}", "-o", "name")
 
-    assert turn["cause"].startswith("an interface is down")
-    assert turn["after_ms"] < STEERED_MS
+    assert transition["cause"].startswith("an interface is down")
+    assert transition["after_ms"] < STEERED_MS
     assert reason
     assert events
 

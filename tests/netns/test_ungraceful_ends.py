@@ -14,12 +14,12 @@ from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.links import Identity, Links
 from controller.node.plane.desired import Cluster
 from controller.node.plane.model import PROGRAM, HostLink, LinkState
-from controller.node.reconcile.orphans import PATIENCE_SECONDS, Leftovers
+from controller.node.reconcile.orphans import PATIENCE_SECONDS, Orphans
 from controller.node.reconcile.reconciler import Reconciler
 from sfc.chain import Interface
 from tests.netns import node as lab
 from tests.unit.objects import pod
-from tests.unit.test_plan import EDGE, cluster
+from tests.unit.test_desired import EDGE, cluster
 
 STEERED_SECONDS = 1.0
 """At once, and not when the loop next looks by itself; how fast it is, the benchmark `events` tells."""
@@ -169,10 +169,10 @@ def test_links_whose_pod_does_not_exist_any_more_are_removed_and_no_others(world
     world.cluster = cluster(*(pod(name, name.partition("-")[0]) for name in ("client-1", "firewall-1")))
     world.reconciler.reconcile()
     now = [0.0]
-    leftovers = Leftovers(world.links, lambda: world.reconciler.state, lambda: {"uid-client-1"}, lambda: now[0])
-    leftovers.remove()
+    orphans = Orphans(world.links, lambda: world.reconciler.state, lambda: {"uid-client-1"}, lambda: now[0])
+    orphans.remove()
     now[0] = PATIENCE_SECONDS
-    leftovers.remove()
+    orphans.remove()
 
     left = {(link.pod_uid, link.interface) for link in world.links.list()}
 

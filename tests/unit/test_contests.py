@@ -11,7 +11,7 @@ from kube.api import ApiError
 from sfc.chain import Side, chain_of
 from tests.unit import objects
 from tests.unit.objects import link, pod
-from tests.unit.test_plan import cluster
+from tests.unit.test_desired import cluster
 
 OUTSIDE = 7
 CONTEST = Contest(OUTSIDE, Side.UPSTREAM, former=1, latter=2)

@@ -7,8 +7,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from controller.node.plane.model import Traffic
 from controller.node.report.metrics import DatapathCollector
 from tests.unit.objects import link
-from tests.unit.test_plan import ALL, CLIENT_FIREWALL, TWO_FIREWALLS
-from tests.unit.test_report import state
+from tests.unit.test_conditions import state
+from tests.unit.test_desired import ALL, CLIENT_FIREWALL, TWO_FIREWALLS
 
 
 class Counted:

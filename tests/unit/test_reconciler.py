@@ -15,10 +15,10 @@ from controller.node.plane.desired import Cluster, Plan
 from controller.node.plane.model import DataPlane, HostLink, LinkEntry, LinkState
 from controller.node.plane.sessions import Timeouts
 from controller.node.reconcile.reconciler import Reconciler
-from controller.node.report.transition_log import Journal
+from controller.node.report.transition_log import TransitionLog
 from sfc.chain import Side
 from tests.unit.objects import link, pod
-from tests.unit.test_plan import CLIENT_FIREWALL, cluster
+from tests.unit.test_desired import CLIENT_FIREWALL, cluster
 
 
 class Node:
@@ -320,7 +320,7 @@ def test_a_pass_for_the_news_of_one_pod_does_not_put_the_whole_plan_together(
 ) -> None:
     pods = firewalls()
     reconciler = Reconciler(node, node, lambda: pods)
-    reconciler.observe_with(Journal(lambda _: None).note)
+    reconciler.observe_with(TransitionLog(lambda _: None).note)
     reconciler.reconcile()
     reconciler.reconcile()
     monkeypatch.setattr(Plan, "plane", property(refuse))

@@ -1,4 +1,4 @@
-"""The turns in a replica's life in the data path, found by comparing the states that two passes left behind. Pure.
+"""The transitions of a replica in the data path, found by comparing what two passes left behind. Pure.
 
 Joined → (Draining → Drained | SteeredAway); a drain for a mere restart ends with Joined again.
 """
@@ -17,7 +17,7 @@ JOINED, DRAINING, DRAINED, STEERED_AWAY = "Joined", "Draining", "Drained", "Stee
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Transition:
     pod_uid: str
     replica: Replica | None
     """None when the API server has not told of it."""
@@ -37,7 +37,7 @@ class Turn:
         return self.replica.path if self.replica else self.pod_uid
 
 
-def turns(before: State, after: State) -> Iterator[Turn]:
+def transitions(before: State, after: State) -> Iterator[Transition]:
     left, made = differing(before.plan, after.plan)
     then, anew = together(left), together(made)
     for uid in sorted(_served(left) | _served(made)):
@@ -45,28 +45,30 @@ def turns(before: State, after: State) -> Iterator[Turn]:
         was, now = _serving(_states(then, before.links, uid)), _serving(states)
         since, took = after.woken_at, after.written_at - after.woken_at
         if now and not was:
-            yield Turn(uid, _replica(before, after, uid), JOINED, "in all its targets; receives sessions", since, took)
+            yield Transition(
+                uid, _replica(before, after, uid), JOINED, "in all its targets; receives sessions", since, took
+            )
         elif was and not now and uid not in after.drains:
             kept = "keeps its sessions" if LinkState.WIRED in states else "its sessions choose again"
             message = f"{_cause(after, uid)}; out of all targets, {kept}"
-            yield Turn(uid, _replica(before, after, uid), STEERED_AWAY, message, since, took)
+            yield Transition(uid, _replica(before, after, uid), STEERED_AWAY, message, since, took)
     for uid, drain in after.drains.items():
         yield from _progress(_replica(before, after, uid), before.drains.get(uid), drain)
 
 
-def _progress(replica: Replica | None, before: Drain | None, drain: Drain) -> Iterator[Turn]:
+def _progress(replica: Replica | None, before: Drain | None, drain: Drain) -> Iterator[Transition]:
     if drain.out_of_targets_at and not (before and before.out_of_targets_at):
         message, took = (
             "out of all targets; keeps its sessions until they end",
             drain.out_of_targets_at - drain.asked_at,
         )
-        yield Turn(drain.pod_uid, replica, DRAINING, message, drain.asked_at, took)
+        yield Transition(drain.pod_uid, replica, DRAINING, message, drain.asked_at, took)
     if drain.ended_at and not (before and before.ended_at):
         left = drain.active_sessions
         passed = "the deadline has passed; its sessions choose again"
         message = "no session is left; may terminate" if left == 0 else passed
         took = drain.ended_at - drain.asked_at
-        yield Turn(drain.pod_uid, replica, DRAINED, message, drain.asked_at, took, {"sessions_left": left})
+        yield Transition(drain.pod_uid, replica, DRAINED, message, drain.asked_at, took, {"sessions_left": left})
 
 
 def _served(parts: Iterable[Part]) -> set[str]:

@@ -28,7 +28,7 @@ class Links(Protocol):
     def delete(self, name: str) -> None: ...
 
 
-class Leftovers:
+class Orphans:
     """`pod_uids` asks the API server for the pods of this node; raises ApiError."""
 
     def __init__(
@@ -49,9 +49,9 @@ class Leftovers:
             try:
                 self.remove()
             except ApiError as error:
-                log.warning("leftover links stay for now", extra={"error": str(error)})
+                log.warning("orphaned links stay for now", extra={"error": str(error)})
             except Exception:
-                log.exception("leftover links could not be removed")
+                log.exception("orphaned links could not be removed")
 
     def remove(self) -> None:
         now = self._clock()

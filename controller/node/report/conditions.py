@@ -11,7 +11,7 @@ from typing import Any
 from controller.node.plane.desired import State
 from controller.node.plane.model import LinkEntry, LinkState
 from controller.node.plane.replica import Replica
-from controller.node.plane.transitions import STEERED_AWAY, Turn
+from controller.node.plane.transitions import STEERED_AWAY, Transition
 from sfc import names
 from sfc.chain import Chain, Side
 
@@ -59,10 +59,15 @@ def conditions(state: State) -> Iterator[tuple[Replica, Condition]]:
         yield replica, _condition(state, replica, state.cluster.chain_of(replica))
 
 
-def event(turn: Turn, replica: Replica, node: str, at: datetime) -> dict[str, Any]:
-    """The turn as an Event of the pod."""
-    warning = turn.reason == STEERED_AWAY or turn.fields.get("sessions_left")
-    content = {"type": "Warning" if warning else "Normal", "reason": turn.reason, "message": turn.message, "count": 1}
+def event(transition: Transition, replica: Replica, node: str, at: datetime) -> dict[str, Any]:
+    """The transition as an Event of the pod."""
+    warning = transition.reason == STEERED_AWAY or transition.fields.get("sessions_left")
+    content = {
+        "type": "Warning" if warning else "Normal",
+        "reason": transition.reason,
+        "message": transition.message,
+        "count": 1,
+    }
     return pod_event(replica, node, f"{replica.name}.{int(at.timestamp() * 1e6):x}", at, content)
 
 

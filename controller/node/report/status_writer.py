@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from controller.node.plane.desired import State
 from controller.node.plane.replica import Replica
-from controller.node.plane.transitions import Turn
+from controller.node.plane.transitions import Transition
 from controller.node.report import conditions as report
 from kube.api import STRATEGIC_MERGE_PATCH, ApiError
 from sfc import names
@@ -27,7 +27,7 @@ ECHO_SECONDS = 5.0
 """How long the watch may take to show what was written, before it is written again."""
 IDLE_SECONDS = 10.0
 RETRY_SECONDS = 1.0
-TURNS = 256
+TRANSITIONS = 256
 """Kept for events while the API server is away; older ones are in the log only."""
 
 
@@ -37,7 +37,7 @@ class Api(Protocol):
     def create(self, path: str, obj: Mapping[str, Any]) -> dict[str, Any]: ...
 
 
-class Publisher:
+class StatusWriter:
     """`connections` gives the CrossConnections that exist, by (namespace, name)."""
 
     def __init__(
@@ -55,14 +55,14 @@ class Publisher:
         self._clock = clock
         self._woken = threading.Event()
         self._written: dict[str, tuple[Any, float]] = {}
-        self._turns: deque[tuple[Turn, datetime]] = deque(maxlen=TURNS)
+        self._transitions: deque[tuple[Transition, datetime]] = deque(maxlen=TRANSITIONS)
 
     def wake(self) -> None:
         self._woken.set()
 
-    def tell(self, turn: Turn) -> None:
+    def tell(self, transition: Transition) -> None:
         """To be made an event of the pod."""
-        self._turns.append((turn, datetime.now(UTC)))
+        self._transitions.append((transition, datetime.now(UTC)))
 
     def run(self, stop: threading.Event) -> None:
         pause = IDLE_SECONDS
@@ -84,18 +84,18 @@ class Publisher:
         return all(done)
 
     def _write_events(self) -> bool:
-        """Those of turns that could not be written are kept for the next time."""
-        while self._turns:
-            turn, at = self._turns[0]
-            if turn.replica:
-                obj = report.event(turn, turn.replica, self._node, at)
+        """Those of transitions that could not be written are kept for the next time."""
+        while self._transitions:
+            transition, at = self._transitions[0]
+            if transition.replica:
+                obj = report.event(transition, transition.replica, self._node, at)
                 try:
-                    self._api.create(f"/api/v1/namespaces/{turn.replica.namespace}/events", obj)
+                    self._api.create(f"/api/v1/namespaces/{transition.replica.namespace}/events", obj)
                 except ApiError as error:
                     if error.status in (0, 429) or error.status >= 500:
                         return False
-                    log.warning("event refused", extra={"pod": turn.pod, "error": str(error)})
-            self._turns.popleft()
+                    log.warning("event refused", extra={"pod": transition.pod, "error": str(error)})
+            self._transitions.popleft()
         return True
 
     def _write_condition(self, replica: Replica, condition: report.Condition) -> bool:

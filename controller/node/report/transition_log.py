@@ -1,4 +1,4 @@
-"""Tells of each turn in a replica's life: a line in the log, a figure for Prometheus, an event of the pod."""
+"""Tells of each transition in a replica's life: a line in the log, a figure for Prometheus, an event of the pod."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from prometheus_client import Counter, Histogram
 
 from controller.node.plane.desired import State
 from controller.node.plane.drain import Drain
-from controller.node.plane.transitions import DRAINED, DRAINING, JOINED, STEERED_AWAY, Turn, turns
+from controller.node.plane.transitions import DRAINED, DRAINING, JOINED, STEERED_AWAY, Transition, transitions
 
 log = logging.getLogger(__name__)
 
 REACTION = Histogram(
     "sfc_reaction_seconds",
     "From the news (a watch event, a hook, a message of the kernel) to the targets being written",
-    ["turn"],
+    ["transition"],
     buckets=(0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5),
 )
 DRAIN = Histogram(
@@ -37,10 +37,10 @@ WORDS = {
 }
 
 
-class Journal:
-    """`tell` is called with each turn, to make it an event; it must be cheap."""
+class TransitionLog:
+    """`tell` is called with each transition, to make it an event; it must be cheap."""
 
-    def __init__(self, tell: Callable[[Turn], None], drains: Iterable[Drain] = ()) -> None:
+    def __init__(self, tell: Callable[[Transition], None], drains: Iterable[Drain] = ()) -> None:
         """`drains`: in progress since before, and told of by then."""
         self._tell = tell
         self._before = State(drains={drain.pod_uid: drain for drain in drains})
@@ -50,18 +50,23 @@ class Journal:
         before, self._before = self._before, state
         if before.cluster is None and not before.links:  # the agent's first look: nothing has turned, it is only seen
             before = State(state.cluster, state.plan, before.drains)
-        for turn in turns(before, state):
-            _write(turn)
-            self._tell(turn)
+        for transition in transitions(before, state):
+            _write(transition)
+            self._tell(transition)
 
 
-def _write(turn: Turn) -> None:
-    since = datetime.fromtimestamp(time.time() - time.monotonic() + turn.since, UTC).isoformat(timespec="microseconds")
-    took = {"since": since, "after_ms": round(turn.seconds * 1000, 3)}
-    log.info(WORDS[turn.reason], extra={"pod": turn.pod, "cause": turn.message} | took | dict(turn.fields))
-    if turn.reason == DRAINED:
-        left = turn.fields["sessions_left"]
-        DRAIN.labels("idle" if left == 0 else "deadline").observe(turn.seconds)
+def _write(transition: Transition) -> None:
+    since = datetime.fromtimestamp(time.time() - time.monotonic() + transition.since, UTC).isoformat(
+        timespec="microseconds"
+    )
+    took = {"since": since, "after_ms": round(transition.seconds * 1000, 3)}
+    log.info(
+        WORDS[transition.reason],
+        extra={"pod": transition.pod, "cause": transition.message} | took | dict(transition.fields),
+    )
+    if transition.reason == DRAINED:
+        left = transition.fields["sessions_left"]
+        DRAIN.labels("idle" if left == 0 else "deadline").observe(transition.seconds)
         MOVED.inc(float(str(left or 0)))
     else:
-        REACTION.labels(turn.reason).observe(turn.seconds)
+        REACTION.labels(transition.reason).observe(transition.seconds)

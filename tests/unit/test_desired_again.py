@@ -32,10 +32,10 @@ from controller.node.plane.desired import (
 from controller.node.plane.drain import Drain
 from controller.node.plane.model import DataPlane, HostLink, LinkState
 from controller.node.plane.replica import Replica
-from controller.node.plane.transitions import turns
+from controller.node.plane.transitions import transitions
 from sfc.chain import Chain, chain_of
 from tests.unit.objects import chain, link, pod
-from tests.unit.test_plan import ALL, CLIENT, EDGE, LEFT, RIGHT2, TWO_FIREWALLS, cluster
+from tests.unit.test_desired import ALL, CLIENT, EDGE, LEFT, RIGHT2, TWO_FIREWALLS, cluster
 
 INTERFACES = {"client": ("lan",), "firewall": ("left", "right"), "nat": ("inside", "outside"), "server": ("wan",)}
 PODS = [f"{name}-{stage}-{number}" for name in ("edge", "core") for stage in INTERFACES for number in (1, 2)]
@@ -213,7 +213,7 @@ def test_whatever_changed_the_same_turns_are_told(history: list[tuple[str, str, 
         after = State(world.cluster, plan.desired(*asked, before.plan, before.plan), dict(world.drains))
         anew = replace(after, plan=plan.desired(*asked, before.plan, Plan()))
 
-        assert list(turns(before, after)) == list(turns(before, anew))
+        assert list(transitions(before, after)) == list(transitions(before, anew))
         before = after
 
 

@@ -4,11 +4,11 @@ import pytest
 
 from controller.node.plane.desired import Plan, State, by_pod
 from controller.node.plane.model import HostLink
-from controller.node.reconcile.orphans import Leftovers
+from controller.node.reconcile.orphans import Orphans
 from kube.api import ApiError
 from tests.unit.objects import link
-from tests.unit.test_plan import ALL, LEFT2, RIGHT2, TWO_FIREWALLS
-from tests.unit.test_report import state
+from tests.unit.test_conditions import state
+from tests.unit.test_desired import ALL, LEFT2, RIGHT2, TWO_FIREWALLS
 
 STRAY = link(9, "nobody-1", "lan")
 
@@ -21,7 +21,7 @@ class World:
     def __init__(self, *links: HostLink) -> None:
         self.state = state(TWO_FIREWALLS, links=links)
         self.deleted: list[str] = []
-        self.leftovers = Leftovers(self, lambda: self.state, self.pod_uids, lambda: self.now)
+        self.orphans = Orphans(self, lambda: self.state, self.pod_uids, lambda: self.now)
 
     def pod_uids(self) -> set[str]:
         self.asked += 1
@@ -33,7 +33,7 @@ class World:
     def remove_after(self, *seconds: float) -> None:
         for at in seconds:
             self.now = at
-            self.leftovers.remove()
+            self.orphans.remove()
 
 
 def test_a_link_whose_pod_does_not_exist_is_removed_after_a_while() -> None:
@@ -72,9 +72,9 @@ def test_nothing_is_removed_while_the_api_server_does_not_answer_or_was_never_he
     def away() -> set[str]:
         raise ApiError(0, "NoAnswer", "nobody there")
 
-    unheard = Leftovers(world, lambda: State(None, Plan(by_pod((LEFT2, RIGHT2)))), world.pod_uids, lambda: world.now)
+    unheard = Orphans(world, lambda: State(None, Plan(by_pod((LEFT2, RIGHT2)))), world.pod_uids, lambda: world.now)
     unheard.remove()
-    refused = Leftovers(world, lambda: world.state, away, lambda: world.now)
+    refused = Orphans(world, lambda: world.state, away, lambda: world.now)
     refused.remove()
     world.now = 31
     with pytest.raises(ApiError):

@@ -9,26 +9,26 @@ import pytest
 
 from controller.node.plane.desired import State
 from controller.node.plane.drain import Drain
-from controller.node.plane.transitions import turns
+from controller.node.plane.transitions import transitions
 from tests.unit.objects import pod
-from tests.unit.test_plan import ALL, LEFT2, RIGHT2, TWO_FIREWALLS, cluster
-from tests.unit.test_report import state
+from tests.unit.test_conditions import state
+from tests.unit.test_desired import ALL, LEFT2, RIGHT2, TWO_FIREWALLS, cluster
 
 OTHERS = (pod("client-1", "client"), pod("firewall-1", "firewall"))
 SERVING = state(TWO_FIREWALLS)
 
 
 def told(before: State, after: State) -> list[tuple[str, str]]:
-    return [(turn.pod, turn.reason) for turn in turns(before, after)]
+    return [(transition.pod, transition.reason) for transition in transitions(before, after)]
 
 
 def test_a_replica_joins_once_all_its_links_serve() -> None:
     starting = state(cluster(*OTHERS, pod("firewall-2", "firewall", ready=False)))
     joined = replace(SERVING, woken_at=10.0, written_at=10.002)
 
-    found = list(turns(starting, joined))
+    found = list(transitions(starting, joined))
 
-    assert [(turn.pod, turn.reason) for turn in found] == [("telco/firewall-2", "Joined")]
+    assert [(transition.pod, transition.reason) for transition in found] == [("telco/firewall-2", "Joined")]
     assert found[0].seconds == pytest.approx(0.002)
     assert told(SERVING, SERVING) == []
 
@@ -38,9 +38,9 @@ def test_leaving_has_two_turns_and_the_second_tells_what_was_left() -> None:
     ended = replace(asked, ended_at=40.0)
     draining, drained = (state(TWO_FIREWALLS, drains={"uid-firewall-2": drain}) for drain in (asked, ended))
 
-    first, second = list(turns(SERVING, draining)), list(turns(draining, drained))
+    first, second = list(transitions(SERVING, draining)), list(transitions(draining, drained))
 
-    assert [(turn.reason, round(turn.seconds, 3)) for turn in (*first, *second)] == [
+    assert [(transition.reason, round(transition.seconds, 3)) for transition in (*first, *second)] == [
         ("Draining", 0.003),
         ("Drained", 30.0),
     ]
@@ -65,10 +65,10 @@ SHUT = (*ALL[:3], LEFT2, replace(RIGHT2, up=False))
     ],
 )
 def test_a_replica_that_ends_without_a_drain_is_steered_away_from_and_the_cause_is_told(after: Any, cause: str) -> None:
-    [turn] = turns(SERVING, after)
+    [transition] = transitions(SERVING, after)
 
-    assert (turn.pod, turn.reason) == ("telco/firewall-2", "SteeredAway")
-    assert turn.message.startswith(cause)
+    assert (transition.pod, transition.reason) == ("telco/firewall-2", "SteeredAway")
+    assert transition.message.startswith(cause)
 
 
 def test_a_drain_for_a_restart_ends_with_joining_again() -> None:

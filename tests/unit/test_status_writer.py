@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from controller.node.plane.desired import State
-from controller.node.plane.transitions import Turn
-from controller.node.report.status_writer import Publisher
+from controller.node.plane.transitions import Transition
+from controller.node.report.status_writer import StatusWriter
 from kube.api import ApiError
 from tests.unit.objects import pod
-from tests.unit.test_plan import ALL, TWO_FIREWALLS, cluster
-from tests.unit.test_report import state
+from tests.unit.test_conditions import state
+from tests.unit.test_desired import ALL, TWO_FIREWALLS, cluster
 
 Key = tuple[str, str]
 
@@ -45,14 +45,16 @@ class Clock:
 ONE = cluster(pod("client-1", "client"))
 
 
-def publisher(api: Api, shown: State, connections: Mapping[Key, Any] | None = None, clock: Clock | None = None) -> Any:
-    return Publisher(api, "node1", lambda: shown, lambda: connections or {}, clock or Clock())
+def status_writer(
+    api: Api, shown: State, connections: Mapping[Key, Any] | None = None, clock: Clock | None = None
+) -> Any:
+    return StatusWriter(api, "node1", lambda: shown, lambda: connections or {}, clock or Clock())
 
 
 def test_the_condition_is_written_with_the_uid_it_is_meant_for() -> None:
     api = Api()
 
-    publisher(api, state(ONE, ALL[:1])).publish()
+    status_writer(api, state(ONE, ALL[:1])).publish()
 
     ((path, body),) = api.written
     assert path == "/api/v1/namespaces/telco/pods/client-1/status"
@@ -63,7 +65,7 @@ def test_the_condition_is_written_with_the_uid_it_is_meant_for() -> None:
 
 def test_what_was_just_written_is_not_written_again_until_the_watch_had_its_time() -> None:
     api, clock = Api(), Clock()
-    one = publisher(api, state(ONE, ALL[:1]), clock=clock)
+    one = status_writer(api, state(ONE, ALL[:1]), clock=clock)
 
     one.publish()
     one.publish()
@@ -78,7 +80,7 @@ def test_what_was_just_written_is_not_written_again_until_the_watch_had_its_time
 def test_a_refusal_is_tried_again() -> None:
     api = Api()
     api.error = ApiError(500, "InternalError", "etcd is elsewhere")
-    one = publisher(api, state(ONE, ALL[:1]))
+    one = status_writer(api, state(ONE, ALL[:1]))
 
     refused = one.publish()
     api.error = None
@@ -91,7 +93,7 @@ def test_a_pod_deleted_meanwhile_is_no_failure() -> None:
     api = Api()
     api.error = ApiError(404, "NotFound", 'pods "client-1" not found')
 
-    assert publisher(api, state(ONE, ALL[:1])).publish()
+    assert status_writer(api, state(ONE, ALL[:1])).publish()
 
 
 def test_only_cross_connections_that_exist_are_written_and_only_what_differs() -> None:
@@ -99,10 +101,10 @@ def test_only_cross_connections_that_exist_are_written_and_only_what_differs() -
     key = ("telco", "edge.client.lan.firewall.left")
     shown = state(TWO_FIREWALLS)
 
-    publisher(api, shown, {key: {}}).publish()
+    status_writer(api, shown, {key: {}}).publish()
     written = next(body for path, body in api.written if "crossconnections" in path)
     api.written.clear()
-    publisher(api, shown, {key: {"status": written["status"]}}).publish()
+    status_writer(api, shown, {key: {"status": written["status"]}}).publish()
 
     assert [replica["pod"] for replica in written["status"]["nodes"][0]["downstream"]] == ["firewall-1", "firewall-2"]
     assert not any("crossconnections" in path for path, _ in api.written)
@@ -113,19 +115,19 @@ def test_a_node_that_has_no_replica_any_more_takes_its_entry_back() -> None:
     key = ("telco", "edge.client.lan.firewall.left")
     stale = {"status": {"nodes": [{"name": "node1", "upstream": [], "downstream": []}]}}
 
-    publisher(api, state(cluster(), ()), {key: stale}).publish()
+    status_writer(api, state(cluster(), ()), {key: stale}).publish()
 
     assert api.written[0][1]["status"] == {"nodes": []}
 
 
-TURN = Turn("uid-client-1", next(iter(ONE.replicas.values())), "Draining", "out of all targets", 1.0, 0.003)
+TRANSITION = Transition("uid-client-1", next(iter(ONE.replicas.values())), "Draining", "out of all targets", 1.0, 0.003)
 
 
 def test_a_turn_becomes_an_event_of_the_pod_once() -> None:
     api = Api()
-    one = publisher(api, State())
+    one = status_writer(api, State())
 
-    one.tell(TURN)
+    one.tell(TRANSITION)
     one.publish()
     one.publish()
 
@@ -136,8 +138,8 @@ def test_a_turn_becomes_an_event_of_the_pod_once() -> None:
 
 def test_events_wait_while_the_api_server_is_away_and_are_dropped_when_it_refuses_them() -> None:
     api = Api()
-    one = publisher(api, State())
-    one.tell(TURN)
+    one = status_writer(api, State())
+    one.tell(TRANSITION)
 
     api.error = ApiError(0, "NoAnswer", "nobody there")
     away = one.publish()

@@ -8,7 +8,7 @@ from controller.node.plane.drain import Drain
 from controller.node.plane.model import HostLink
 from controller.node.report.conditions import Condition, conditions, node_status
 from tests.unit.objects import link, pod
-from tests.unit.test_plan import ALL, LEFT, TWO_FIREWALLS, cluster, planned
+from tests.unit.test_desired import ALL, LEFT, TWO_FIREWALLS, cluster, planned
 
 
 def state(of: Cluster, links: tuple[HostLink, ...] = ALL, drains: dict[str, Drain] | None = None) -> State:

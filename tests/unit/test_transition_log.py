@@ -7,10 +7,10 @@ from prometheus_client import REGISTRY
 
 from controller.node.plane.desired import State
 from controller.node.plane.drain import Drain
-from controller.node.plane.transitions import Turn
-from controller.node.report.transition_log import Journal
-from tests.unit.test_plan import TWO_FIREWALLS
-from tests.unit.test_report import state
+from controller.node.plane.transitions import Transition
+from controller.node.report.transition_log import TransitionLog
+from tests.unit.test_conditions import state
+from tests.unit.test_desired import TWO_FIREWALLS
 
 SERVING = state(TWO_FIREWALLS)
 DRAIN = Drain("uid-firewall-2", "", asked_at=10.0, deadline=40.0, out_of_targets_at=10.003)
@@ -19,11 +19,11 @@ DRAINED = state(TWO_FIREWALLS, drains={DRAIN.pod_uid: replace(DRAIN, ended_at=40
 
 
 def told(*states: State, drains: tuple[Drain, ...] = ()) -> list[str]:
-    turns: list[Turn] = []
-    journal = Journal(turns.append, drains)
+    transitions: list[Transition] = []
+    transition_log = TransitionLog(transitions.append, drains)
     for one in states:
-        journal.note(one)
-    return [turn.reason for turn in turns]
+        transition_log.note(one)
+    return [transition.reason for transition in transitions]
 
 
 def test_what_an_agent_finds_when_it_starts_is_no_news() -> None:
@@ -49,4 +49,4 @@ def test_drains_and_the_sessions_they_moved_are_counted() -> None:
     after = count("sfc_drain_seconds_count", by_deadline), count("sfc_drain_sessions_moved_total")
 
     assert (after[0] - before[0], after[1] - before[1]) == (1, 2)
-    assert count("sfc_reaction_seconds_sum", {"turn": "Draining"}) == pytest.approx(0.003, abs=1)
+    assert count("sfc_reaction_seconds_sum", {"transition": "Draining"}) == pytest.approx(0.003, abs=1)
