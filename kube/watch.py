@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from kube.api import ApiError, ApiServer, Params
+from kube.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +27,9 @@ Key = tuple[str, str]
 READ_TIMEOUT_SECONDS = (70.0, 75.0)
 """Bookmarks come about once a minute, and the server is asked to end the watch five seconds before this: longer silence
 means that nobody is there."""
-BACKOFF_FIRST_SECONDS = 0.5
-REFUSED_CAP_SECONDS = 30.0
+REFUSED = Backoff(first=0.5, longest=30.0)
 """After an answer with an error: the server may have too much to do."""
-AWAY_CAP_SECONDS = 5.0
+AWAY = Backoff(first=0.5, longest=5.0)
 """After no answer at all: once the server is back, a replica that joins or ends must not wait for half a minute, and
 to go on watching from where one was is cheap."""
 SETTLED_SECONDS = 5.0
@@ -92,8 +92,7 @@ class Watch:
                     self._version = None
                 answered = bool(error.status)
             failures = 0 if time.monotonic() - started >= SETTLED_SECONDS else failures + 1
-            cap = REFUSED_CAP_SECONDS if answered else AWAY_CAP_SECONDS
-            self._stopped.wait(backoff_seconds(failures, random.random(), cap))  # noqa: S311
+            self._stopped.wait((REFUSED if answered else AWAY).seconds(failures))
 
     def _follow(self) -> None:
         """List if there is nothing to go on from, then watch until the request ends."""
@@ -142,13 +141,6 @@ class Watch:
         self._snapshot = MappingProxyType(objects)
         self._last_word = time.monotonic()
         self._on_change()
-
-
-def backoff_seconds(failures: int, chance: float, cap: float) -> float:
-    """Wait before the next request after so many failures in a row; `chance` in [0, 1) spreads clients apart."""
-    if not failures:
-        return 0.0
-    return min(cap, BACKOFF_FIRST_SECONDS * 2.0 ** min(failures - 1, 10)) * (0.5 + chance / 2)
 
 
 def _key(obj: Mapping[str, Any]) -> Key:

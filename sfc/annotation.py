@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sfc import names, strict_json
+from sfc import mac, names, strict_json
 from sfc.chain import Chain, Interface, Stage
 from sfc.source_ports import PortRange
 from sfc.validation.problem import shown
@@ -45,7 +45,6 @@ FIELDS: dict[str, tuple[type, str]] = {
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _INTERFACE = re.compile(r"[^\s/]{1,15}")
-_MAC = re.compile(r"([0-9a-f]{2}[:-]){5,19}[0-9a-f]{2}|([0-9a-f]{4}\.){2,9}[0-9a-f]{4}", re.IGNORECASE)
 
 
 class AnnotationError(Exception):
@@ -158,8 +157,8 @@ def _fault(element: object) -> str | None:
     for ip in element.get("ips") or ():
         if not _is_address(ip):
             return f": ips has {shown(ip)}, which is no address; write it as 10.1.0.2/24"
-    if (mac := element.get("mac")) and not _MAC.fullmatch(mac):
-        return f": mac is {shown(mac)}; write it as 02:00:5e:10:00:01"
+    if (written := element.get("mac")) and not mac.go_reads(written):
+        return f": mac is {shown(written)}; write it as 02:00:5e:10:00:01"
     return None
 
 

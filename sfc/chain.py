@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any
 
-from sfc import names
+from sfc import mac, names
 
 
 class Side(IntEnum):
@@ -212,7 +212,7 @@ def derived_mac(namespace: str, chain: str, stage: str, interface: str) -> str:
     """Locally administered unicast MAC of an interface whose chain gives none."""
     path = "/".join((namespace, chain, stage, interface))
     digest = hashlib.sha256(path.encode(errors="surrogatepass")).digest()
-    return ":".join(f"{byte:02x}" for byte in (0x02, *digest[:5]))
+    return mac.text(bytes((0x02, *digest[:5])))
 
 
 def _stage(namespace: str, chain: str, stage: Mapping[str, Any], chain_drain: Mapping[str, Any]) -> Stage:

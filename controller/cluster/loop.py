@@ -15,6 +15,7 @@ from controller.cluster.changes import Apply, Assign, Change, Delete, Patch, Rec
 from controller.cluster.plan import MANAGER, Cluster, plan
 from kube import objects
 from kube.api import MERGE_PATCH, STRATEGIC_MERGE_PATCH, ApiError, ApiServer
+from kube.backoff import Backoff
 from kube.objects import CHAINS, CONNECTIONS, EVENTS, NETWORKS, PODS, Object
 from kube.watch import Watch
 from sfc import names
@@ -25,8 +26,8 @@ GATHER_SECONDS = 0.1
 """Events that come this close together are one reason to look."""
 TRUST_SECONDS = 5.0
 """Between two looks at certificates and caBundles, which nothing announces."""
-RETRY_SECONDS = (0.5, 30.0)
-"""First and longest wait after a failure; it doubles with each failure in a row."""
+RETRY = Backoff(first=0.5, longest=30.0)
+"""After a pass in which something failed."""
 
 OUTDATED = (404, 409)
 """Answers for an object that is gone, or another one by now."""
@@ -96,8 +97,7 @@ class Loop:
 
     def _rest(self, failures: int) -> None:
         if failures:
-            first, longest = RETRY_SECONDS
-            self._stopped.wait(min(longest, first * 2.0 ** min(failures - 1, 10)))
+            self._stopped.wait(RETRY.seconds(failures))
         else:
             self._wake.wait(max(0.0, self._trust_due - time.monotonic()))
             self._stopped.wait(GATHER_SECONDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 
+from sfc import mac as mac_address
 from sfc.chain import Hook
 from sfc.validation.problem import MISSING
 
@@ -31,7 +32,6 @@ RESERVED_INTERFACES = {"lo": "the loopback interface", "eth0": "the cluster's ow
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 _NAME_RULE = "use lower-case letters, digits and '-', with a letter or digit first and last"
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
 _PREFIX = re.compile(r"0|[1-9][0-9]{0,2}")
 _BROADCAST = ipaddress.ip_address("255.255.255.255")
 _DEFAULT_PREFIX = {4: 24, 6: 64}
@@ -82,11 +82,12 @@ def address(value: object) -> str | None:
 
 
 def mac(value: object) -> str | None:
-    if not isinstance(value, str) or not _MAC.fullmatch(value):
+    octets = mac_address.octets(value)
+    if octets is None:
         return "is not a MAC; write six bytes as 02:00:5e:10:00:01, or leave mac out to have one derived"
-    if not int(value.replace(":", ""), 16):
+    if not any(octets):
         return "is the zero MAC; give another one, or leave mac out to have one derived"
-    if int(value[:2], 16) & 1:
+    if not mac_address.is_unicast(octets):
         return "is a multicast MAC (first byte is odd); give a unicast one, or leave mac out to have one derived"
     return None
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from kube import watch as module
-from kube.watch import Watch, backoff_seconds
+from kube.backoff import Backoff
+from kube.watch import Watch
 from tests.unit.fake_api import HANG, FakeApi, event, pod, status
 
 PATH = "/api/v1/pods"
@@ -177,7 +178,7 @@ def test_a_server_that_does_not_answer_is_asked_again_sooner_than_one_that_answe
     fake: FakeApi, started: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BACKOFF_FIRST_SECONDS", 60.0)
-    monkeypatch.setattr(module, "AWAY_CAP_SECONDS", 0.1)
+    monkeypatch.setattr(module, "AWAY", Backoff(0.5, 0.1))
     fake.lists[0] = [pod("a", 3)]
     fake.watches.extend([[HANG], [event("ADDED", pod("b", 4)), HANG], 500, [event("ADDED", pod("c", 5)), HANG]])
 
@@ -192,18 +193,10 @@ def test_the_first_error_after_a_long_silence_does_not_wait_as_if_it_were_the_la
     fake: FakeApi, started: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BACKOFF_FIRST_SECONDS", 0.05)
-    monkeypatch.setattr(module, "AWAY_CAP_SECONDS", 0.05)
+    monkeypatch.setattr(module, "AWAY", Backoff(0.5, 0.05))
     fake.lists = type(fake.lists)([[pod("a", 3)], [pod("b", 9)]])
     fake.watches.extend([*([HANG] for _ in range(10)), 410])
 
     watch = started(read_timeout=(0.05, 0.06))
 
     eventually(lambda: names(watch) == {"b"})
-
-
-def test_back_off_doubles_spreads_and_is_capped() -> None:
-    assert backoff_seconds(0, 0.9, cap=30) == 0
-    assert backoff_seconds(1, 0.0, cap=30) == 0.25
-    assert backoff_seconds(2, 0.0, cap=30) == 0.5
-    assert backoff_seconds(1000, 1.0, cap=30) == 30
-    assert backoff_seconds(1000, 0.0, cap=5) == 2.5

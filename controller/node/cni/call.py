@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, TypeVar
 
-from sfc import annotation, names, strict_json
+from sfc import annotation, mac, names, strict_json
 from sfc.chain import Interface, Route
 from sfc.source_ports import PortRange
 
@@ -41,7 +41,6 @@ DEFAULT_VERSION = "1.0.0"
 CONTAINER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 INTERFACE_NAME = re.compile(r"(?!\.{1,2}$)[!-.0-9;-~]{1,15}")
 """Printable ASCII but '/' and ':', which the kernel refuses."""
-UNICAST_MAC = re.compile(r"[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
 POD_UID = re.compile(r"[0-9A-Za-z-]{0,64}")
 DRAIN_ID = re.compile(r"[0-9a-f]{32}")
 PLUGIN_NAME = re.compile(r"[^/\0]+")
@@ -248,16 +247,17 @@ def _interface(name: str, configuration: Mapping[str, Any]) -> Interface:
 
 
 def _mac(configuration: Mapping[str, Any]) -> str:
-    mac = _field(configuration, "runtimeConfig.mac", str, "").lower()
-    if not mac:
+    written = _field(configuration, "runtimeConfig.mac", str, "").lower()
+    if not written:
         raise CniError(
             Code.INVALID_CONFIGURATION,
             "runtimeConfig.mac is missing: give the NetworkAttachmentDefinition "
             '"capabilities": {"ips": true, "mac": true}, and the pod\'s network annotation a mac',
         )
-    if not UNICAST_MAC.fullmatch(mac):
-        raise _invalid("runtimeConfig.mac", mac, "give a unicast MAC such as 02:00:00:00:00:01")
-    return mac
+    octets = mac.octets(written)
+    if octets is None or not mac.is_unicast(octets):
+        raise _invalid("runtimeConfig.mac", written, "give a unicast MAC such as 02:00:00:00:00:01")
+    return written
 
 
 def _mtu(configuration: Mapping[str, Any], least: int) -> int | None:

@@ -32,6 +32,7 @@ from bcc.libbcc import lib
 from controller.node.plane import maglev
 from controller.node.plane.model import PROGRAM, SLOTS, Contest, DataPlane, LinkEntry, LinkState, Traffic
 from controller.node.plane.sessions import DEFAULT_TIMEOUTS, Session, Timeouts, active
+from sfc import mac
 from sfc.chain import Side
 
 log = logging.getLogger(__name__)
@@ -203,8 +204,8 @@ class Datapath:
             links=dict(self._observed_links()),
             targets={side: known[side] if known.get(side) == table else table for side, table in tables},
             neighbours={
-                (connection, Side(side), _address_text(address)): _mac_text(mac)
-                for (connection, side, address), (mac,) in self._neighbours.items()
+                (connection, Side(side), _address_text(address)): mac.text(octets)
+                for (connection, side, address), (octets,) in self._neighbours.items()
             },
         )
 
@@ -254,12 +255,12 @@ class Datapath:
     def clear_targets(self, connection: int, side: Side) -> None:
         self._targets.delete((connection, side))
 
-    def set_neighbour(self, connection: int, side: Side, address: str, mac: str) -> None:
+    def set_neighbour(self, connection: int, side: Side, address: str, mac_address: str) -> None:
         """Answers ARP requests or neighbour solicitations for `address` that come from `side`.
 
         The chain has changed, so what its links said of neighbours before is forgotten.
         """
-        self._neighbours.put((connection, side, _address(address)), (_mac(mac),))
+        self._neighbours.put((connection, side, _address(address)), (mac.octets(mac_address),))
         self._learned.delete_of(connection)
 
     def clear_neighbour(self, connection: int, side: Side, address: str) -> None:
@@ -591,11 +592,3 @@ def _address(text: str) -> bytes:
 def _address_text(packed: bytes) -> str:
     address = ipaddress.IPv6Address(packed)
     return str(address.ipv4_mapped or address)
-
-
-def _mac(text: str) -> bytes:
-    return bytes.fromhex(text.replace(":", ""))
-
-
-def _mac_text(packed: bytes) -> str:
-    return packed.hex(":")

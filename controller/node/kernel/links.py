@@ -42,6 +42,7 @@ from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
 from controller.node.kernel.netlink import ETH_P_ALL, INGRESS, LinkDump, attributes
 from controller.node.plane.model import HostLink
+from sfc import mac
 from sfc.chain import Interface, Route
 from sfc.source_ports import PortRange
 
@@ -324,7 +325,7 @@ def _exists(name: str) -> bool:
 def _mac(name: str) -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         answer = fcntl.ioctl(any_socket, SIOCGIFHWADDR, name.encode().ljust(IFREQ_BYTES, b"\0"))
-    return answer[IFREQ_MAC].hex(":")
+    return mac.text(answer[IFREQ_MAC])
 
 
 def _shut(name: str) -> None:

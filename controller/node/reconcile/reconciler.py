@@ -12,7 +12,6 @@ Sessions of draining replicas are counted in a thread of their own, for a full t
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -27,6 +26,7 @@ from controller.node.plane.desired import Cluster, Plan, State
 from controller.node.plane.drain import Drain, RetiredError
 from controller.node.plane.model import PROGRAM, DataPlane, HostLink, LinkEntry
 from controller.node.plane.sessions import DEFAULT_TIMEOUTS, Timeouts
+from kube.backoff import Backoff
 from sfc import names
 from sfc.chain import Side
 
@@ -38,8 +38,8 @@ DRAINING_SECONDS = 0.2
 """Between two looks at the sessions of draining replicas."""
 STOP_SECONDS = 1.0
 """Until a thread that has nothing to do notices that it should end."""
-RETRY_SECONDS = (0.1, 5.0)
-"""First and longest pause after a pass that failed."""
+RETRY = Backoff(first=0.1, longest=5.0)
+"""After a pass that failed."""
 
 
 class Links(Protocol):
@@ -134,7 +134,7 @@ class Reconciler:
         self.wake()
 
     def run(self, stop: threading.Event) -> None:
-        pause = 0.0
+        failures = 0
         self._running = True
         while not stop.is_set():
             woken = self._woken.wait(DRAINING_SECONDS if self._unfinished() else VERIFY_SECONDS)
@@ -146,11 +146,12 @@ class Reconciler:
                     if self._clock() - self._last_verification >= VERIFY_SECONDS:
                         self.reconcile()
                 self._prepare()
-                pause = 0.0
+                failures = 0
             except Exception:
-                pause = min(max(RETRY_SECONDS[0], pause * 2), RETRY_SECONDS[1])
+                failures += 1
+                pause = RETRY.seconds(failures)
                 log.exception("reconcile pass failed", extra={"retry_seconds": round(pause, 2)})
-                stop.wait(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+                stop.wait(pause)
                 self._woken_at = self._clock()
                 self._woken.set()
             self._last_pass = self._clock()
