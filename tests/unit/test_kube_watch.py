@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ PATH = "/api/v1/pods"
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
-    monkeypatch.setattr(module, "BACKOFF_FIRST_SECONDS", 0.01)
+    for name in ("REFUSED", "AWAY"):
+        monkeypatch.setattr(module, name, replace(getattr(module, name), first=0.01))
     server = FakeApi()
     yield server
     server.close()
@@ -177,8 +179,8 @@ def test_a_first_list_that_fails_is_tried_again(fake: FakeApi, started: Callable
 def test_a_server_that_does_not_answer_is_asked_again_sooner_than_one_that_answers_with_errors(
     fake: FakeApi, started: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BACKOFF_FIRST_SECONDS", 60.0)
-    monkeypatch.setattr(module, "AWAY", Backoff(0.5, 0.1))
+    monkeypatch.setattr(module, "REFUSED", Backoff(60.0, 30.0))
+    monkeypatch.setattr(module, "AWAY", Backoff(60.0, 0.1))
     fake.lists[0] = [pod("a", 3)]
     fake.watches.extend([[HANG], [event("ADDED", pod("b", 4)), HANG], 500, [event("ADDED", pod("c", 5)), HANG]])
 
@@ -192,8 +194,8 @@ def test_a_server_that_does_not_answer_is_asked_again_sooner_than_one_that_answe
 def test_the_first_error_after_a_long_silence_does_not_wait_as_if_it_were_the_last_of_many(
     fake: FakeApi, started: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BACKOFF_FIRST_SECONDS", 0.05)
-    monkeypatch.setattr(module, "AWAY", Backoff(0.5, 0.05))
+    monkeypatch.setattr(module, "REFUSED", Backoff(0.05, 30.0))
+    monkeypatch.setattr(module, "AWAY", Backoff(0.05, 0.05))
     fake.lists = type(fake.lists)([[pod("a", 3)], [pod("b", 9)]])
     fake.watches.extend([*([HANG] for _ in range(10)), 410])
 
