@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from controller import health
-from controller.node.cni.server import Server as CniServer
+from controller.node.cni.server import CniServer
 from controller.node.cni.wiring import PodWiring
 from controller.node.hooks.server import HookServer
 from controller.node.kernel.datapath import Datapath

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from controller.node.cni import call as cni
-from controller.node.cni.server import Server
+from controller.node.cni.server import CniServer
 from tests.netns import node as lab
 from tests.netns.node import MAC, Node, configuration, show
 
@@ -581,9 +581,9 @@ def test_a_call_that_trickles_in_is_put_together_and_its_answer_comes_in_pieces(
 
 
 def test_a_new_agent_takes_over_the_socket_and_the_old_one_does_not_take_it_away(node: Node, pod: str) -> None:
-    old = Server(node.socket, node.wiring)
+    old = CniServer(node.socket, node.wiring)
     old.start()
-    new = Server(node.socket, node.wiring)
+    new = CniServer(node.socket, node.wiring)
     new.start()
 
     old.stop()

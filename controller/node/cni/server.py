@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
+from controller.listener import take_over
 from controller.node.cni import call as cni
 from controller.node.cni.call import Call, CniError, Code, Request
 
@@ -41,14 +42,14 @@ class Wiring(Protocol):
     def check(self, request: Request) -> None: ...
 
 
-class Server:
+class CniServer:
     """Serves `wiring` at `path`. A newer server at the same path takes over from an older one without a gap."""
 
     def __init__(self, path: Path, wiring: Wiring) -> None:
         self._path = path
         self._wiring = wiring
         self._workers = ThreadPoolExecutor(WORKERS, "cni")
-        self._socket = _listen(path)
+        self._socket = take_over(path)
         self._inode = path.stat().st_ino
         self._thread = threading.Thread(target=self._accept, name="cni-accept", daemon=True)
 
@@ -79,18 +80,6 @@ class Server:
                 _answer(connection, self._wiring)
             except Exception:
                 log.exception("CNI call failed")
-
-
-def _listen(path: Path) -> socket.socket:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    fresh.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(str(fresh))
-    fresh.chmod(0o600)
-    listener.listen(socket.SOMAXCONN)
-    fresh.rename(path)
-    return listener
 
 
 def _answer(connection: socket.socket, wiring: Wiring) -> None:

@@ -4,72 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
-import secrets
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from controller.node.cni import call as cni
 from controller.node.cni.call import CniError, Code, Request
+from controller.node.cni.slots import Slots
 from controller.node.kernel.links import Identity, LinkError, Links, NameTakenError
-from controller.node.plane.model import SLOTS
 from sfc.chain import Interface
 
 log = logging.getLogger(__name__)
 
 IPAM_SECONDS = 30.0
 """Less than the CNI plugin waits for us, so that the caller hears what was slow."""
-
-
-class Slots:
-    """Hands out slots in turn, so that a slot rests as long as possible before the next link gets it.
-
-    What is in use is read from the links once per lap around all the slots, and starts at a random slot: an agent
-    that was just restarted does not know which ones rested.
-    """
-
-    def __init__(self, in_use: Callable[[], Iterable[int]]) -> None:
-        self._in_use = in_use
-        self._lock = threading.Lock()
-        self._pending: set[int] = set()
-        self._last = secrets.randbelow(SLOTS)
-        self._lap: Iterator[int] = iter(())
-
-    @contextmanager
-    def take(self) -> Iterator[int]:
-        """A free slot, kept from others until the block ends; by then a link carries it, or it is free again."""
-        with self._lock:
-            slot = self._last = self._next()
-            self._pending.add(slot)
-        try:
-            yield slot
-        finally:
-            with self._lock:
-                self._pending.discard(slot)
-
-    def _next(self) -> int:
-        slot = next(self._lap, None)
-        if slot is None:
-            self._lap = self._free()
-            slot = next(self._lap, None)
-        if slot is None:
-            raise CniError(
-                Code.NO_SLOT_LEFT,
-                f"all {SLOTS - 1} data links of this node are in use: spread the chain's pods over more nodes",
-            )
-        return slot
-
-    def _free(self) -> Iterator[int]:
-        used = self._pending | set(self._in_use())
-        lap = chain(range(self._last + 1, SLOTS), range(1, self._last + 1))
-        return iter([slot for slot in lap if slot not in used])
 
 
 class PodWiring:
