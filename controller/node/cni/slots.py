@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 
-from controller.node.cni.call import CniError, Code
+from controller.node.cni.answer import CniError, Code
 from controller.node.plane.model import SLOTS
 
 
