@@ -102,8 +102,8 @@ class PodWiring:
         if problems:
             raise CniError(
                 Code.CHECK_FAILED,
-                f"interface {attachment.interface_name!r} of pod {attachment.pod} is not as it was made: "
-                f"{'; '.join(problems)}: delete the pod, to have it made anew",
+                f"interface {attachment.interface_name!r} of pod {attachment.pod} is not as ADD made it: "
+                f"{'; '.join(problems)}: delete the pod, so that a new one replaces it",
             )
         delegate(attachment.ipam)
 
