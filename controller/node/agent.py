@@ -126,7 +126,7 @@ class Agent:
             if self._leadership.hand_over(newcomer, drains):
                 log.info("another agent leads; this one stands by")
                 self._close()
-                drains = self._leadership.acquire(stop, lambda: False)
+                drains = self._leadership.acquire(stop, lambda: False)  # leads again when the leader ends
         self._close()
         while any(term.held for term in self._terms):
             time.sleep(POLL_SECONDS)

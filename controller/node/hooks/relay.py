@@ -21,7 +21,7 @@ from sfc import names
 
 log = logging.getLogger(__name__)
 
-REQUEST_SECONDS = 10.0
+CALL_SECONDS = 10.0
 """For the whole call to arrive."""
 RETRY_SECONDS = 0.05
 LAST_CALLS_SECONDS = 0.2
@@ -43,7 +43,7 @@ async def _until_stopped(relay: Relay) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await relay.listen(names.HOOK_HOST, names.HOOK_PORT)
-    log.info("hooks are held")
+    log.info("relay listens for hooks")
     await stop.wait()
     await relay.close()
 
@@ -77,7 +77,7 @@ class Relay:
         self._held.add(task)
         try:
             with suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
-                head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), REQUEST_SECONDS)
+                head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), CALL_SECONDS)
                 asked = f"{names.ASKED_AT_HEADER}: {asked_at:.6f}\r\n\r\n".encode()
                 writer.write(await self._answer(head.removesuffix(b"\r\n") + asked, reader))
                 await writer.drain()
