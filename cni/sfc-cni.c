@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The CNI plugin `sfc`: hands a CNI call to the node agent and prints the agent's answer. It understands nothing of
- * either; the agent (controller/node/cni/call.py) does the work.
+ * The CNI plugin `sfc`: hands a CNI call to the node agent and prints the agent's answer. It interprets neither; the
+ * agent does the work (controller/node/cni; call.py has the other end of the connection).
  *
  * One connection to SFC_SOCKET carries one call. Numbers are 32 bits, big-endian.
  *
  *   call    "SFC1" | length of environment | length of configuration | environment | configuration
  *           environment: each CNI_* variable as NAME=VALUE, ended by NUL; configuration: standard input as it came.
- *           The file descriptor of the network namespace CNI_NETNS travels with the first byte (SCM_RIGHTS);
- *           there is none when CNI_NETNS is unset or cannot be opened any more.
+ *           The descriptor of the network namespace CNI_NETNS travels with the first byte (SCM_RIGHTS);
+ *           there is none when CNI_NETNS is unset or cannot be opened.
  *   answer  exit status | length of output | output
  *
  * Environment and configuration together, and the output, are at most LIMIT bytes each.
  *
  * When no agent listens, DEL succeeds (docs/decisions/0003-del-without-agent.md); every other command, and a DEL
- * whose agent stops answering half-way, fails with CNI code 11, "try again later".
+ * whose agent does not answer, fails with CNI code 11, "try again later".
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -33,7 +33,7 @@
 #define SFC_SOCKET "/run/sfc/cni.sock"
 #endif
 #ifndef SFC_TIMEOUT_SECONDS
-#define SFC_TIMEOUT_SECONDS 60 /* below the runtime's own limit, above anything the agent waits for */
+#define SFC_TIMEOUT_SECONDS 60 /* less than the runtime waits for us, more than the agent waits for anything */
 #endif
 #define LIMIT (1U << 20)
 

@@ -1,1 +1,1 @@
-"""The controllers: `node`, one agent a node, keeps the data path; `cluster`, one a cluster, keeps the objects."""
+"""Two programs: `node`, an agent on every node, keeps the data path; `cluster`, one a cluster, keeps the objects."""

@@ -16,10 +16,12 @@ COMMANDS = {
 
 
 def main(argv: list[str]) -> int:
-    """A command's module is imported when it runs: the cluster controller needs neither BPF nor netlink.
+    """Runs the command `argv[0]`; returns the exit status of the process.
 
-    The first process of a container hears no signal that it does not handle: one that came during the imports, which
-    take seconds on a busy machine, would be lost, and the kubelet would wait for the end of the grace period.
+    A command's module is imported when it runs: the cluster controller needs neither BPF nor netlink.
+
+    Signals are handled before the import, which takes seconds on a busy machine. The kernel drops a signal that the
+    first process of a container does not handle, and the kubelet would wait until the grace period ends.
     """
     if not argv or argv[0] not in COMMANDS:
         print(f"usage: python -m controller {{{','.join(COMMANDS)}}}", file=sys.stderr)

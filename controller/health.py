@@ -11,16 +11,20 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from controller.listener import SharedPort
 
 Check = Callable[[], str | None]
-"""None when all is well, else what is not."""
+"""Returns None when all is well, otherwise what is wrong."""
 
 REQUEST_TIMEOUT_SECONDS = 10
 
 
 def serve(port: int, *, healthy: Check, ready: Check, address: str = "") -> SharedPort:
-    """Answers in threads of its own, until the result is closed."""
+    """Answers in threads of its own, until the returned server is closed.
+
+    `healthy` decides /healthz and `ready` decides /readyz: 200, or 503 with what is wrong. `address` is the local
+    address to listen on; an empty one stands for all.
+    """
     checks = {"/healthz": healthy, "/readyz": ready}
 
-    class Request(BaseHTTPRequestHandler):
+    class Probe(BaseHTTPRequestHandler):
         timeout = REQUEST_TIMEOUT_SECONDS
 
         def do_GET(self) -> None:
@@ -40,8 +44,8 @@ def serve(port: int, *, healthy: Check, ready: Check, address: str = "") -> Shar
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Probes come every two seconds; they are no news."""
+            """Silence: probes come every two seconds."""
 
-    server = SharedPort((address, port), Request)
+    server = SharedPort((address, port), Probe)
     threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
     return server

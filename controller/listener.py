@@ -1,4 +1,4 @@
-"""Listening beside or in place of another process, so that nobody finds a closed port when one takes over."""
+"""Listening beside another process or in its place, so that no caller finds a closed port when one takes over."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from pathlib import Path
 
 SO_ATTACH_REUSEPORT_CBPF = 51
 RETURN_SECOND = struct.pack("=HBBI", 0x06, 0, 0, 1)
-"""BPF_RET | BPF_K, 1: the second of the sockets in the order in which they began to listen."""
+"""BPF_RET | BPF_K, 1: the index of the second socket, in the order in which the sockets began to listen."""
 
 
 def newest_first(listener: socket.socket) -> None:
     """Of two listeners on one port, the newer one gets every connection from now on.
 
-    SO_REUSEPORT alone would spread connections over both. An index that is not there, as when the older one has closed
-    or there never was one, makes the kernel choose among those that are.
+    SO_REUSEPORT alone would spread connections over both. If only one socket listens, the kernel falls back to it.
     """
     program = ctypes.create_string_buffer(RETURN_SECOND, len(RETURN_SECOND))
     filters = struct.pack("@HP", 1, ctypes.addressof(program))
@@ -26,7 +25,10 @@ def newest_first(listener: socket.socket) -> None:
 
 
 def take_over(path: Path) -> socket.socket:
-    """A unix socket, for root alone, that listens at `path` in place of what is there."""
+    """Listens on a unix socket at `path`, for root alone, in place of whatever listens there.
+
+    The new socket listens before it gets the path, and rename(2) is atomic: a caller always finds a listener.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = path.with_name(f"{path.name}.{os.getpid()}")
     fresh.unlink(missing_ok=True)
@@ -39,16 +41,17 @@ def take_over(path: Path) -> socket.socket:
 
 
 class SharedPort(ThreadingHTTPServer):
-    """May listen beside an older listener, and gets every connection from then on."""
+    """An HTTP server that may listen on the port of an older one, and gets every connection from then on."""
 
     allow_reuse_port = True
     daemon_threads = True
 
     def server_activate(self) -> None:
+        """socketserver calls this to begin to listen."""
         super().server_activate()
         newest_first(self.socket)
 
     def close(self) -> None:
-        """Not to be called from the thread that serves."""
+        """Stops serving and listening. Must not be called from the thread that serves."""
         self.shutdown()
         self.server_close()

@@ -1,11 +1,11 @@
-"""The node agent: puts the pieces together and runs them until it is told to stop.
+"""The node agent: puts the pieces together and runs them until it is stopped.
 
 CNI calls ─→ links ─┐
 netlink events ─────┤
 chains, pods ───────┼→ wake → Reconciler → data path
 PreStop hooks ──────┘              └→ TransitionLog, StatusWriter → log, conditions, events, CrossConnection status
 
-What sees the cluster and what loads the program lives as long as the process; what changes the data path lives for a
+The view of the cluster and the loaded program live as long as the process. Whatever changes the data path lives for a
 term, while this agent leads its node (controller/node/leadership.py).
 """
 
@@ -43,12 +43,13 @@ from sfc import names
 log = logging.getLogger(__name__)
 
 SWITCH_SECONDS = 0.0005
-"""How long a thread may keep others from running Python: the loop that takes a replica out of the targets must not wait
-five milliseconds, which is the default, for each that is writing a status or wiring a pod."""
+"""How long a thread may keep others from running Python. With the default, five milliseconds, the loop that takes a
+replica out of the targets would wait that long for each thread that writes a status or wires a pod."""
 POLL_SECONDS = 0.1
 
 
 def run(argv: list[str]) -> int:
+    """Runs the agent until SIGTERM or SIGINT; returns the process's exit status."""
     sys.setswitchinterval(SWITCH_SECONDS)
     options = _options(argv)
     stop = threading.Event()
@@ -56,7 +57,7 @@ def run(argv: list[str]) -> int:
         signal.signal(number, lambda *_: stop.set())
     try:
         agent = Agent(options)
-        gc.freeze()  # what is there by now stays: a full collection must not walk it while a replica waits to leave
+        gc.freeze()  # lasting objects: a full collection that walks them would delay a replica that leaves
         agent.run(stop)
     except (ApiError, DatapathError, OSError) as error:
         log.error("node agent cannot go on", extra={"node": options.node, "error": str(error)})
@@ -68,15 +69,15 @@ def run(argv: list[str]) -> int:
 def _options(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="controller node", description=__doc__.partition("\n")[0])
     parser.add_argument("--node", default=os.environ.get("NODE_NAME"), help="this node's name (default: $NODE_NAME)")
-    parser.add_argument("--address", default=os.environ.get("NODE_IP", ""), help="where metrics and health are served")
+    parser.add_argument("--address", default=os.environ.get("NODE_IP", ""), help="local address of metrics and health")
     parser.add_argument("--drain-key", type=Path, default=Path("/etc/sfc/drain-key/key"), help="file with the HMAC key")
     parser.add_argument(
-        "--name", default=os.environ.get("POD_NAME") or platform.node(), help="of this agent, for people"
+        "--name", default=os.environ.get("POD_NAME") or platform.node(), help="this agent's name in the file `leader`"
     )
     parser.add_argument("--run", type=Path, default=Path(names.CNI_SOCKET).parent, help="folder that agents share")
-    parser.add_argument("--pins", type=Path, default=Path("/sys/fs/bpf/sfc/v1"), help="where maps are pinned")
+    parser.add_argument("--pins", type=Path, default=Path("/sys/fs/bpf/sfc/v1"), help="folder of the pinned maps")
     parser.add_argument("--sessions", type=int, default=262_144, help="capacity of the session table")
-    idle = "seconds of silence after which a drain does not wait for a %s session"
+    idle = "seconds without a packet after which a drain does not wait for a %s session"
     parser.add_argument("--tcp-idle", type=float, default=300, help=idle % "TCP")
     parser.add_argument("--other-idle", type=float, default=5, help=idle % "UDP, ICMP or other")
     options = parser.parse_args(argv)
@@ -86,6 +87,8 @@ def _options(argv: list[str]) -> argparse.Namespace:
 
 
 class Agent:
+    """The agent of one node: what lives as long as the process, and the terms in which it leads."""
+
     def __init__(self, options: argparse.Namespace) -> None:
         api = ApiServer.from_environment()
         self._cluster = ClusterView(api, options.node, self._wake, self._wake_status_writer)
@@ -108,11 +111,11 @@ class Agent:
         REGISTRY.register(DatapathCollector(self._datapath, self._state))
 
     def run(self, stop: threading.Event) -> None:
-        """Leads whenever it is this agent's turn, until `stop`; then until each hook that it holds is answered."""
+        """Leads whenever it is this agent's turn, until `stop`, and then until each hook that it holds is answered."""
         self._cluster.start()
         self._links.monitor(self._links_changed)
-        for teller in (self._status_writer, self._contests):
-            threading.Thread(target=teller.run, args=(stop,), name=type(teller).__name__, daemon=True).start()
+        for reporter in (self._status_writer, self._contests):
+            threading.Thread(target=reporter.run, args=(stop,), name=type(reporter).__name__, daemon=True).start()
         drains = self._leadership.acquire(stop, self._knows_cluster)
         while drains is not None:
             newcomer = self._lead(drains, stop)
@@ -123,16 +126,19 @@ class Agent:
             if self._leadership.hand_over(newcomer, drains):
                 log.info("another agent leads; this one stands by")
                 self._close()
-                drains = self._leadership.acquire(stop, lambda: False)
+                drains = self._leadership.acquire(stop, lambda: False)  # leads again when the leader ends
         self._close()
         while any(term.held for term in self._terms):
             time.sleep(POLL_SECONDS)
 
     def _lead(self, drains: Iterable[Drain], stop: threading.Event) -> socket.socket | None:
-        """Until a newcomer asks to, or after `stop` until somebody else can, or nobody needs to."""
+        """Leads for a term. Returns the newcomer that asked to lead next.
+
+        None after `stop`, as soon as another agent stands by or no hook is held.
+        """
         term = Term(self._setting, drains)
         term.start()
-        self._close()  # of an earlier term, which the newcomer that ended it did not survive
+        self._close()  # an earlier term still listens when the newcomer that ended it failed
         self._terms = [*(earlier for earlier in self._terms if earlier.held), term]
         self._leadership.begin()
         log.info("node agent leads")

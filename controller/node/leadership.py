@@ -1,12 +1,12 @@
 """Which of a node's agents leads: one at a time changes the data path and answers CNI calls and hooks.
 
-Who leads holds a lock that ends with its process. In a rollout the newcomer, once it knows the cluster, asks for it:
+The leader holds a lock that ends with its process. In a rollout the newcomer asks for it, once it knows the cluster:
 
     newcomer → leader    a connection to the leader's socket
-    leader → newcomer    its drains in progress, after its last pass, with the lock free
-    newcomer → leader    a byte, once it leads; from now on calls find the newcomer
-    leader               answers no hook any more, so that they are asked of the newcomer, and stands by until it is
-                         told to stop
+    leader → newcomer    its drains in progress, after its last pass; the lock is free
+    newcomer → leader    a byte, once it leads; from now on calls reach the newcomer
+    leader               closes held hooks without an answer, so that the relay asks the newcomer, and stands by until
+                         it is stopped
 
 An agent that stands by takes the lock when its holder dies, so a newcomer that crashes costs nothing.
 """
@@ -32,13 +32,17 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.02
 ANSWER_SECONDS = 10.0
-"""For a leader to end its last pass, and for a newcomer to begin its first."""
+"""For a leader to end its last pass, and for a newcomer to begin to lead."""
 LEADING = b"\n"
 LIMIT = 1 << 20
 
 
 class Leadership:
-    """`folder` is shared by all agents of the node; `name` tells who leads to people who read the file `leader`."""
+    """One agent's part in it.
+
+    All agents of the node share `folder`. Its file `leader` holds the `name` of the agent that leads, for people and
+    for the startup probe.
+    """
 
     def __init__(self, folder: Path, name: str) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -46,11 +50,13 @@ class Leadership:
         self._name = name
         self._lock = os.open(folder / "leader", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._predecessor: socket.socket | None = None
-        self._asked: socket.socket | None = None
+        self._listener: socket.socket | None = None
 
     def acquire(self, stop: threading.Event, may_ask: Callable[[], bool]) -> Sequence[Drain] | None:
-        """Waits until this agent leads, which the leader is asked for as soon as `may_ask`; the drains that the leader
-        had in progress. None when `stop` came first."""
+        """Waits until this agent leads; returns the drains that the former leader had in progress.
+
+        Asks the leader to hand over as soon as `may_ask()` is true. None when `stop` came first.
+        """
         with self._standing_by():
             while not stop.is_set():
                 if self._locked():
@@ -61,29 +67,33 @@ class Leadership:
         return None
 
     def begin(self) -> None:
-        """To be called once all that a leader serves is served."""
+        """Announces that this agent leads. To be called once it serves all that a leader serves."""
         os.truncate(self._lock, 0)
         os.pwrite(self._lock, self._name.encode(), 0)
-        self._asked = take_over(self._folder / "agent.sock")
+        self._listener = take_over(self._folder / "agent.sock")
         if self._predecessor:
             with self._predecessor, suppress(OSError):
                 self._predecessor.sendall(LEADING)
             self._predecessor = None
 
     def asked(self, seconds: float) -> socket.socket | None:
-        """The newcomer that wants to lead, if one asks within this time."""
-        if self._asked:
-            self._asked.settimeout(seconds)
+        """Waits up to `seconds` for a newcomer that asks to lead; returns the connection to it, or None."""
+        if self._listener:
+            self._listener.settimeout(seconds)
             with suppress(TimeoutError):
-                return self._asked.accept()[0]
+                return self._listener.accept()[0]
         return None
 
     def somebody_stands_by(self) -> bool:
+        """Whether another agent of the node waits to lead."""
         with _opened(self._folder / "standby") as probe:
             return not _lock(probe, fcntl.LOCK_EX)
 
     def hand_over(self, newcomer: socket.socket, drains: Sequence[Drain]) -> bool:
-        """Whether the newcomer leads now; if not, this agent does still."""
+        """Gives up the lock, and gives `newcomer` the drains in progress. Closes the connection.
+
+        True when another agent leads now, False when this agent still does: the newcomer failed.
+        """
         with newcomer:
             newcomer.settimeout(ANSWER_SECONDS)
             self._release()
@@ -95,7 +105,7 @@ class Leadership:
         return not self._locked()
 
     def resign(self) -> None:
-        """Gives the lock to whoever stands by, and waits until they have it."""
+        """Gives up the lock. If another agent stands by, waits until it has the lock, ANSWER_SECONDS at most."""
         awaited = self.somebody_stands_by()
         self._release()
         until = time.monotonic() + ANSWER_SECONDS
@@ -106,9 +116,9 @@ class Leadership:
             time.sleep(POLL_SECONDS)
 
     def _release(self) -> None:
-        if self._asked:
-            self._asked.close()
-            self._asked = None
+        if self._listener:
+            self._listener.close()
+            self._listener = None
         fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def _locked(self) -> bool:
@@ -121,7 +131,7 @@ class Leadership:
             yield
 
     def _ask(self) -> Sequence[Drain] | None:
-        """None when nobody answers: the leader has ended meanwhile, or does not hear."""
+        """Asks the leader to hand over; returns its drains. None when it does not answer, or has ended."""
         leader = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         leader.settimeout(ANSWER_SECONDS)
         try:

@@ -1,7 +1,8 @@
 """What runs while this agent leads its node: the loop over the data path, the hooks, the CNI calls, health and metrics.
 
-A term ends in two steps. `retire` ends the loop: from then on another agent may change the data path. `close` stops
-listening, once that other agent listens: no call finds a closed port, and hooks that were held are asked of the other.
+A term ends in two steps. `retire` ends the loop: from then on another agent may change the data path, and hooks that
+are held get no answer here, so that the relay asks the other agent. `close` stops listening. It is called once the
+other agent listens, so that no call finds a closed port.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from controller import health
-from controller.node.cni.server import Server as CniServer
+from controller.node.cni.server import CniServer
 from controller.node.cni.wiring import PodWiring
 from controller.node.hooks.server import HookServer
 from controller.node.kernel.datapath import Datapath
@@ -30,15 +31,16 @@ from sfc import names
 from sfc.validation.fault import MAX_DEADLINE_SECONDS
 
 HANGING_SECONDS = 60.0
-"""A pass over the data path that takes longer will not end."""
+"""A pass over the data path that takes longer is taken to hang."""
 HOOK_GRACE_SECONDS = 60.0
-"""Beyond the longest drain deadline (MAX_DEADLINE_SECONDS), after which a hook answers in any case."""
+"""A hook is answered in any case this long after the longest drain deadline (MAX_DEADLINE_SECONDS)."""
 LAST_PASS_SECONDS = 5.0
+"""For a pass in progress to end when the term does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a term works with, and what outlives it."""
+    """What every term of the process works with."""
 
     cluster: ClusterView
     links: Links
@@ -53,8 +55,10 @@ class Setting:
 
 
 class Term:
+    """One term of this agent: `start`, `retire`, `close`, in this order."""
+
     def __init__(self, setting: Setting, drains: Iterable[Drain]) -> None:
-        """`drains`: in progress from the term before."""
+        """`drains` were in progress when the former leader's term ended."""
         self._setting = setting
         self._stop = threading.Event()
         self._open = False
@@ -73,7 +77,7 @@ class Term:
         ]
 
     def start(self) -> None:
-        """The loop first, so that the first call finds it."""
+        """Begins to lead. The loop runs first, so that the first call finds it."""
         setting, reconciler = self._setting, self.reconciler
         setting.datapath.take_over()
         for loop in self._loops:
@@ -96,22 +100,23 @@ class Term:
 
     @property
     def state(self) -> State:
-        """Nothing to tell of once the term has ended."""
+        """After the last pass; empty once the term is retired."""
         return State() if self._stop.is_set() else self.reconciler.state
 
     @property
     def held(self) -> int:
-        """Hooks that are not answered yet."""
+        """Number of hooks that are not answered yet."""
         return self._hooks.held
 
     def retire(self) -> tuple[Drain, ...]:
-        """Ends the loop; the drains in progress."""
+        """Ends the loop; returns the drains in progress."""
         self._stop.set()
         self.reconciler.wake()
-        self._loops[0].join(LAST_PASS_SECONDS)  # the others change nothing that the next term would meet
+        self._loops[0].join(LAST_PASS_SECONDS)  # the other loops change nothing that the next term sees
         return self.reconciler.retire()
 
     def close(self) -> None:
+        """Stops listening; does nothing when called again."""
         if self._open:
             self._open = False
             self._hooks.close()
@@ -125,4 +130,4 @@ class Term:
         return f"no pass over the data path ended for {age:.0f} s" if age > HANGING_SECONDS else None
 
     def _unready(self) -> str | None:
-        return None if self._setting.cluster.get() else "the API server has not been heard yet"
+        return None if self._setting.cluster.get() else "chains and pods have not been read from the API server yet"

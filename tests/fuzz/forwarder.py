@@ -19,7 +19,8 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from controller.node.cni import call as cni
+from controller.node.cni.answer import Code
+from controller.node.cni.call import ANSWER, HEADER, LIMIT, MAGIC
 
 SOURCE = Path(__file__).parents[2] / "cni" / "sfc-cni.c"
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1", "-std=gnu11"]
@@ -31,8 +32,8 @@ environments = st.dictionaries(
     texts | st.sampled_from(["ADD", "DEL", "/proc/self/ns/net", "/nowhere", "a" * 100_000]),
     max_size=6,
 )
-blobs = st.binary(max_size=2000) | st.sampled_from([b"a" * cni.LIMIT, b"a" * (cni.LIMIT - 40), b"a" * 70_000])
-lengths = st.sampled_from([None, 0, 1, cni.LIMIT, cni.LIMIT + 1, 2**31, 2**32 - 1])
+blobs = st.binary(max_size=2000) | st.sampled_from([b"a" * LIMIT, b"a" * (LIMIT - 40), b"a" * 70_000])
+lengths = st.sampled_from([None, 0, 1, LIMIT, LIMIT + 1, 2**31, 2**32 - 1])
 statuses = st.integers(0, 2**32 - 1)
 
 
@@ -56,10 +57,10 @@ class Agent:
 
 def _call(connection: socket.socket) -> bytes:
     data = bytearray()
-    while len(data) < cni.HEADER.size:
-        data += connection.recv(cni.HEADER.size)
-    _, *lengths = cni.HEADER.unpack(data[: cni.HEADER.size])
-    while len(data) < cni.HEADER.size + sum(lengths):
+    while len(data) < HEADER.size:
+        data += connection.recv(HEADER.size)
+    _, *lengths = HEADER.unpack(data[: HEADER.size])
+    while len(data) < HEADER.size + sum(lengths):
         data += connection.recv(1 << 16)
     return bytes(data)
 
@@ -88,7 +89,7 @@ def fuzz(inputs: int) -> None:
             environment: dict[str, str], configuration: bytes, status: int, length: int | None, output: bytes
         ) -> None:
             length = len(output) if length is None else length
-            running.answer = cni.ANSWER.pack(status, length) + output
+            running.answer = ANSWER.pack(status, length) + output
             running.calls.clear()
 
             result = subprocess.run(
@@ -98,11 +99,11 @@ def fuzz(inputs: int) -> None:
             assert REPORT not in result.stderr, result.stderr.decode(errors="replace")
             if running.calls:
                 assert running.calls == [packed(environment, configuration)]
-            if running.calls and length <= min(cni.LIMIT, len(output)):
+            if running.calls and length <= min(LIMIT, len(output)):
                 assert (result.returncode, result.stdout) == (status & 0xFF, output[:length])
             else:
                 assert result.returncode == 1
-                assert json.loads(result.stdout)["code"] in (cni.Code.INVALID_ENVIRONMENT, cni.Code.IO_FAILURE, 11)
+                assert json.loads(result.stdout)["code"] in (Code.INVALID_ENVIRONMENT, Code.IO_FAILURE, 11)
 
         passes_on()
 
@@ -113,4 +114,4 @@ def packed(environment: dict[str, str], configuration: bytes) -> bytes:
         for name, value in environment.items()
         if name.startswith("CNI_")
     )
-    return cni.HEADER.pack(cni.MAGIC, len(variables), len(configuration)) + variables + configuration
+    return HEADER.pack(MAGIC, len(variables), len(configuration)) + variables + configuration

@@ -12,14 +12,16 @@ from typing import Any
 
 import jsonpatch
 
-from controller.node.cni import call as cni
-from controller.node.cni import server as cni_server
+from controller.node.cni.answer import add_result
+from controller.node.cni.attachment import Addition, Attachment
+from controller.node.cni.call import HEADER, LIMIT, MAGIC, Call, receive
+from controller.node.cni.server import perform
 from sfc import annotation
 from sfc.chain import Hook, InterfaceRef
 from sfc.validation import checks as validation
 from sfc.validation import update
 from sfc.validation import warnings as doubts
-from tests.unit import objects, test_cni_request
+from tests.unit import objects, test_cni_reading
 from tests.unit.test_webhook_golden import KEY, MANIFESTS, Case, assert_kept, find, without_ours
 from webhook import app, mutate, validate
 from webhook.model import Decision, Malformed, Request
@@ -207,18 +209,18 @@ def _chain_is_usable(obj: Json) -> None:
 
 
 class Wired:
-    """Takes every request, and reads what a real one would."""
+    """Takes every call, and reads what the real wiring would."""
 
-    def add(self, request: cni.Request) -> Json:
-        assert request.netns == 0
-        assert len(request.host_name) == 15
-        return cni.result(request, "02:00:00:00:00:01", request.interface, {})
+    def add(self, addition: Addition) -> Json:
+        assert addition.netns == 0
+        assert len(addition.attachment.host_name) == 15
+        return add_result(addition, "02:00:00:00:00:01", addition.interface, {})
 
-    def delete(self, request: cni.Request) -> None:
-        assert request.host_name
+    def delete(self, attachment: Attachment) -> None:
+        assert attachment.host_name
 
-    def check(self, request: cni.Request) -> None:
-        assert request.host_name
+    def check(self, addition: Addition) -> None:
+        assert addition.attachment.host_name
 
 
 def cni_calls(data: bytes) -> None:
@@ -226,27 +228,27 @@ def cni_calls(data: bytes) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.settimeout(5)
-        theirs.sendall(data[: cni.HEADER.size + cni.LIMIT])
+        theirs.sendall(data[: HEADER.size + LIMIT])
         theirs.shutdown(socket.SHUT_WR)
         try:
-            call = cni_server._receive(ours)
+            call = receive(ours)
         except ConnectionError:
             return
-    status, output = cni_server.perform(replace(call, netns=0), Wired())
+    status, output = perform(replace(call, netns=0), Wired())
     assert status in (0, 1)
     json.dumps(output)
 
 
 def _packed(environment: dict[str, str], configuration: bytes) -> bytes:
     variables = b"".join(f"{name}={value}\0".encode() for name, value in environment.items())
-    return cni.HEADER.pack(cni.MAGIC, len(variables), len(configuration)) + variables + configuration
+    return HEADER.pack(MAGIC, len(variables), len(configuration)) + variables + configuration
 
 
 def cni_configurations(data: bytes) -> None:
     """A configuration alone, which a tree can be; the environment is a good one."""
     for command in ("ADD", "DEL", "CHECK", "VERSION", "GC"):
-        environment = {**test_cni_request.ENVIRONMENT, "CNI_COMMAND": command}
-        status, output = cni_server.perform(cni.Call(environment, data, netns=0), Wired())
+        environment = {**test_cni_reading.ENVIRONMENT, "CNI_COMMAND": command}
+        status, output = perform(Call(environment, data, netns=0), Wired())
         assert status in (0, 1)
         json.dumps(output)
         assert command != "DEL" or status == 0, "a DEL that fails keeps its pod in Terminating"
@@ -272,7 +274,7 @@ def _chain_pairs() -> Iterator[bytes]:
     yield json.dumps([{**full, "status": {"stages": counts}}, full]).encode()
 
 
-CONFIGURATION = json.dumps(test_cni_request.configuration()).encode()
+CONFIGURATION = json.dumps(test_cni_reading.configuration()).encode()
 NETWORKS = (
     b"", b"a", b"ns/storage@fast0, other", b'{"name":"a"}', b'[{"name":"a","ips":["10.0.0.1/8"]},{"name":"sfc"}]',
     json.dumps(MINE).encode(),
@@ -286,7 +288,7 @@ TARGETS = {
         Target("workloads", 0.1, workloads, [case.envelope() for case in CASES if not case.is_pod], trees=True),
         Target("networks", 0.35, networks, list(NETWORKS), trees=False),
         Target("chains", 0.05, chains, list(_chain_pairs()), trees=True),
-        Target("cni-calls", 0.15, cni_calls, [_packed(test_cni_request.ENVIRONMENT, CONFIGURATION)], trees=False),
+        Target("cni-calls", 0.15, cni_calls, [_packed(test_cni_reading.ENVIRONMENT, CONFIGURATION)], trees=False),
         Target("cni-configurations", 0.05, cni_configurations, [CONFIGURATION], trees=True),
     )
 }

@@ -16,7 +16,7 @@ from typing import Any
 from bcc import BPF
 from pyroute2 import netns
 
-from controller.node.cni.server import Server
+from controller.node.cni.server import CniServer
 from controller.node.cni.wiring import PodWiring
 from controller.node.kernel.links import Links
 
@@ -174,7 +174,7 @@ def agent(plugin: Path, socket: Path) -> Iterator[Node]:
     links = Links()
     changes: list[None] = []
     wiring = PodWiring(links, program, PROGRAM_NAME, lambda: changes.append(None))
-    server = Server(socket, wiring)
+    server = CniServer(socket, wiring)
     server.start()
     try:
         yield Node(plugin, socket, links, wiring, changes)

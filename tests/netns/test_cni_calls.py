@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from controller.node.cni import call as cni
-from controller.node.cni.server import Server
+from controller.node.cni.call import Call
+from controller.node.cni.reading import addition_of, attachment_of
+from controller.node.cni.server import CniServer
 from tests.netns import node as lab
 from tests.netns.node import MAC, Node, configuration, show
 
@@ -581,9 +582,9 @@ def test_a_call_that_trickles_in_is_put_together_and_its_answer_comes_in_pieces(
 
 
 def test_a_new_agent_takes_over_the_socket_and_the_old_one_does_not_take_it_away(node: Node, pod: str) -> None:
-    old = Server(node.socket, node.wiring)
+    old = CniServer(node.socket, node.wiring)
     old.start()
-    new = Server(node.socket, node.wiring)
+    new = CniServer(node.socket, node.wiring)
     new.start()
 
     old.stop()
@@ -596,12 +597,12 @@ def test_a_new_agent_takes_over_the_socket_and_the_old_one_does_not_take_it_away
 def test_five_hundred_adds_and_dels_leak_neither_descriptors_nor_threads(node: Node, pod: str) -> None:
     with lab.opened(pod) as netns:
         environment = {"CNI_CONTAINERID": "c0ffee", "CNI_IFNAME": "net1", "CNI_NETNS": "x", "CNI_PATH": lab.CNI_PATH}
-        call = cni.Call(environment, json.dumps(configuration()).encode(), netns)
+        call = Call(environment, json.dumps(configuration()).encode(), netns)
 
         def life() -> None:
             with ThreadPoolExecutor(1) as fresh_thread:
-                fresh_thread.submit(node.wiring.add, cni.request_of(call)).result()
-                fresh_thread.submit(node.wiring.delete, cni.deletion_of(call)).result()
+                fresh_thread.submit(node.wiring.add, addition_of(call)).result()
+                fresh_thread.submit(node.wiring.delete, attachment_of(call)).result()
 
         life()
         before = lab.descriptors(), threading.active_count()

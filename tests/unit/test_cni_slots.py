@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from controller.node.cni.call import CniError, Code
-from controller.node.cni.wiring import Slots
+from controller.node.cni.answer import CniError, Code
+from controller.node.cni.slots import Slots
 from controller.node.plane.model import SLOTS
 
 EVERY_SLOT = set(range(1, SLOTS))

@@ -18,7 +18,7 @@ CALL = b"GET /drain/abc HTTP/1.1\r\nX-Sfc-Signature: s\r\n\r\n"
 HOST = "127.0.0.1"
 
 Agent = Callable[[bytes], Awaitable[bytes]]
-"""From a request to an answer; none at all when it is empty."""
+"""Returns the answer to a call; an empty one closes the connection without an answer."""
 
 
 @pytest.fixture

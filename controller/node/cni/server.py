@@ -1,12 +1,7 @@
-"""The agent's end of the CNI plugin: a unix socket, one call per connection, each answered in a thread of its own.
-
-The format on the wire is described in cni/sfc-cni.c.
-"""
+"""The agent's end of the CNI plugin: a unix socket, one call per connection, each answered in a thread of its own."""
 
 from __future__ import annotations
 
-import fcntl
-import json
 import logging
 import os
 import socket
@@ -17,46 +12,52 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
-from controller.node.cni import call as cni
-from controller.node.cni.call import Call, CniError, Code, Request
+from controller.listener import take_over
+from controller.node.cni.answer import CniError, Code, version_result
+from controller.node.cni.attachment import Addition, Attachment
+from controller.node.cni.call import Call, receive, reply
+from controller.node.cni.reading import addition_of, asked_version, attachment_of
 
 log = logging.getLogger(__name__)
 
 WORKERS = 32
 RECEIVE_SECONDS = 10.0
-"""How long a plugin may take to hand over its call; it has all of it ready before it connects."""
+"""For a plugin to hand over its call, all of which it has ready before it connects."""
 
-MAX_DESCRIPTORS = 4
-NS_GET_NSTYPE = 0xB703
-CLONE_NEWNET = 0x40000000
 PEER_CREDENTIALS = struct.Struct("iII")
+"""struct ucred: process, user, group."""
 
 
 class Wiring(Protocol):
-    def add(self, request: Request) -> dict[str, Any]:
-        """Returns the CNI result."""
+    """Carries calls out. Each method raises CniError for a call that it refuses."""
 
-    def delete(self, request: Request) -> None: ...
+    def add(self, addition: Addition) -> dict[str, Any]:
+        """Makes the link; returns the CNI result."""
 
-    def check(self, request: Request) -> None: ...
+    def delete(self, attachment: Attachment) -> None:
+        """Removes the link and releases its addresses; succeeds when neither exists."""
+
+    def check(self, addition: Addition) -> None:
+        """Succeeds when all is as `add` made it."""
 
 
-class Server:
+class CniServer:
     """Serves `wiring` at `path`. A newer server at the same path takes over from an older one without a gap."""
 
     def __init__(self, path: Path, wiring: Wiring) -> None:
         self._path = path
         self._wiring = wiring
         self._workers = ThreadPoolExecutor(WORKERS, "cni")
-        self._socket = _listen(path)
+        self._socket = take_over(path)
         self._inode = path.stat().st_ino
         self._thread = threading.Thread(target=self._accept, name="cni-accept", daemon=True)
 
     def start(self) -> None:
+        """Answers calls, in threads, until `stop`."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Lets calls in progress finish. Leaves the path alone when a newer server has taken it over."""
+        """Stops listening, then waits for the calls in progress. Removes the path unless a newer server has it."""
         if self._path.exists() and self._path.stat().st_ino == self._inode:
             self._path.unlink()
         self._socket.shutdown(socket.SHUT_RDWR)
@@ -73,7 +74,7 @@ class Server:
             self._workers.submit(self._serve, connection)
 
     def _serve(self, connection: socket.socket) -> None:
-        """Without an answer, the plugin reports "try again later"."""
+        """After a failure there is no answer, so that the plugin reports "try again later"."""
         with connection:
             try:
                 _answer(connection, self._wiring)
@@ -81,34 +82,21 @@ class Server:
                 log.exception("CNI call failed")
 
 
-def _listen(path: Path) -> socket.socket:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    fresh.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(str(fresh))
-    fresh.chmod(0o600)
-    listener.listen(socket.SOMAXCONN)
-    fresh.rename(path)
-    return listener
-
-
 def _answer(connection: socket.socket, wiring: Wiring) -> None:
     connection.settimeout(RECEIVE_SECONDS)
     if _peer_uid(connection) != 0:
         raise PermissionError("a process that is not root connected to the CNI socket")
-    call = _receive(connection)
+    call = receive(connection)
     try:
         status, output = perform(call, wiring)
     finally:
         if call.netns is not None:
             os.close(call.netns)
-    body = json.dumps(output).encode() if output else b""
-    connection.sendall(cni.ANSWER.pack(status, len(body)) + body)
+    reply(connection, status, output)
 
 
 def perform(call: Call, wiring: Wiring) -> tuple[int, Mapping[str, Any]]:
-    """Exit status and output."""
+    """Carries the call out; returns the plugin's exit status and output. A refusal is an answer, too."""
     try:
         return 0, _command(call)(call, wiring)
     except CniError as error:
@@ -129,25 +117,25 @@ def _command(call: Call) -> Callable[[Call, Wiring], Mapping[str, Any]]:
 
 
 def _add(call: Call, wiring: Wiring) -> Mapping[str, Any]:
-    return wiring.add(cni.request_of(call))
+    return wiring.add(addition_of(call))
 
 
 def _delete(call: Call, wiring: Wiring) -> Mapping[str, Any]:
-    wiring.delete(cni.deletion_of(call))
+    wiring.delete(attachment_of(call))
     return {}
 
 
 def _check(call: Call, wiring: Wiring) -> Mapping[str, Any]:
-    wiring.check(cni.request_of(call))
+    wiring.check(addition_of(call))
     return {}
 
 
 def _version(call: Call, _: Wiring) -> Mapping[str, Any]:
-    return cni.versions_output(call)
+    return version_result(asked_version(call))
 
 
 def _nothing(_: Call, __: Wiring) -> Mapping[str, Any]:
-    """STATUS: answering is the answer. GC: a link dies with its namespace, so there is nothing to collect."""
+    """STATUS: any answer means that the agent is ready. GC: nothing to do, as a link dies with its namespace."""
     return {}
 
 
@@ -159,52 +147,6 @@ COMMANDS: Mapping[str, Callable[[Call, Wiring], Mapping[str, Any]]] = {
     "STATUS": _nothing,
     "GC": _nothing,
 }
-
-
-def _receive(connection: socket.socket) -> Call:
-    start, descriptors, _, _ = socket.recv_fds(connection, cni.HEADER.size, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
-    netns = _only_namespace(descriptors)
-    try:
-        magic, *lengths = cni.HEADER.unpack(start + _exactly(connection, cni.HEADER.size - len(start)))
-        if magic != cni.MAGIC or sum(lengths) > cni.LIMIT:
-            raise ConnectionError(f"not a call of this version of the CNI plugin: {magic!r}, {lengths} bytes")
-        environment, configuration = (_exactly(connection, length) for length in lengths)
-    except BaseException:
-        if netns is not None:
-            os.close(netns)
-        raise
-    return Call(_environment(environment), configuration, netns)
-
-
-def _only_namespace(descriptors: list[int]) -> int | None:
-    """The network namespace among what was received; everything else is closed."""
-    namespaces = [fd for fd in descriptors if _is_network_namespace(fd)]
-    for fd in descriptors:
-        if fd not in namespaces[:1]:
-            os.close(fd)
-    return namespaces[0] if namespaces else None
-
-
-def _is_network_namespace(fd: int) -> bool:
-    try:
-        return fcntl.ioctl(fd, NS_GET_NSTYPE) == CLONE_NEWNET
-    except OSError:
-        return False
-
-
-def _exactly(connection: socket.socket, size: int) -> bytes:
-    received = bytearray()
-    while len(received) < size:
-        part = connection.recv(size - len(received))
-        if not part:
-            raise ConnectionError(f"the CNI plugin hung up after {len(received)} of {size} bytes")
-        received += part
-    return bytes(received)
-
-
-def _environment(data: bytes) -> dict[str, str]:
-    variables = (variable.partition("=") for variable in data.decode(errors="replace").split("\0") if variable)
-    return {name: value for name, _, value in variables}
 
 
 def _peer_uid(connection: socket.socket) -> int:

@@ -2,80 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import secrets
-import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
-from itertools import chain
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from controller.node.cni import call as cni
-from controller.node.cni.call import CniError, Code, Request
+from controller.node.cni.answer import CniError, Code, add_result
+from controller.node.cni.attachment import Addition, Attachment
+from controller.node.cni.ipam import delegate, release, with_result
+from controller.node.cni.slots import Slots
 from controller.node.kernel.links import Identity, LinkError, Links, NameTakenError
-from controller.node.plane.model import SLOTS
-from sfc.chain import Interface
 
 log = logging.getLogger(__name__)
 
-IPAM_SECONDS = 30.0
-"""Less than the CNI plugin waits for us, so that the caller hears what was slow."""
-
-
-class Slots:
-    """Hands out slots in turn, so that a slot rests as long as possible before the next link gets it.
-
-    What is in use is read from the links once per lap around all the slots, and starts at a random slot: an agent
-    that was just restarted does not know which ones rested.
-    """
-
-    def __init__(self, in_use: Callable[[], Iterable[int]]) -> None:
-        self._in_use = in_use
-        self._lock = threading.Lock()
-        self._pending: set[int] = set()
-        self._last = secrets.randbelow(SLOTS)
-        self._lap: Iterator[int] = iter(())
-
-    @contextmanager
-    def take(self) -> Iterator[int]:
-        """A free slot, kept from others until the block ends; by then a link carries it, or it is free again."""
-        with self._lock:
-            slot = self._last = self._next()
-            self._pending.add(slot)
-        try:
-            yield slot
-        finally:
-            with self._lock:
-                self._pending.discard(slot)
-
-    def _next(self) -> int:
-        slot = next(self._lap, None)
-        if slot is None:
-            self._lap = self._free()
-            slot = next(self._lap, None)
-        if slot is None:
-            raise CniError(
-                Code.NO_SLOT_LEFT,
-                f"all {SLOTS - 1} data links of this node are in use: spread the chain's pods over more nodes",
-            )
-        return slot
-
-    def _free(self) -> Iterator[int]:
-        used = self._pending | set(self._in_use())
-        lap = chain(range(self._last + 1, SLOTS), range(1, self._last + 1))
-        return iter([slot for slot in lap if slot not in used])
-
 
 class PodWiring:
-    """Carries out CNI requests on the node's links.
+    """Carries out CNI calls on the node's links.
 
-    program: descriptor of the loaded tc program, asked for at every ADD; program_name as `tc filter show` prints it.
+    program: returns the descriptor of the loaded tc program; called at every ADD.
+    program_name: as `tc filter show` prints it.
     on_change: called after links have come or gone; must be cheap.
     """
 
@@ -88,141 +35,96 @@ class PodWiring:
         self._on_change = on_change
         self._slots = Slots(lambda: (link.slot for link in links.list()))
 
-    def add(self, request: Request) -> dict[str, Any]:
+    def add(self, addition: Addition) -> dict[str, Any]:
+        """Makes the link, and returns the CNI result. Replaces what an earlier ADD of the attachment left behind.
+
+        Raises CniError. Then nothing is left: no link, no slot taken, no address held.
+        """
         start = time.monotonic()
-        pod, name = request.netns, request.host_name
+        attachment, netns = addition.attachment, addition.netns
+        pod, name, ipam = attachment.pod, attachment.host_name, attachment.ipam
         with (
-            _refusals_as_cni_errors(request),
+            _refusals_as_cni_errors(attachment),
+            _taken_name_as_cni_error(addition),
             self._slots.take() as slot,
             ExitStack() as undo,
             ThreadPoolExecutor(1, "ipam") as meanwhile,  # starting a program takes as long as making the link
         ):
-            answer = meanwhile.submit(_delegate, request)
-            undo.callback(_release, request)
+            delegated = meanwhile.submit(delegate, ipam)
+            undo.callback(release, ipam)
             undo.callback(self._links.delete, name)
-            identity = Identity(request.pod.uid, request.interface.name, request.drain_id, slot)
-            host = self._links.create(name, identity, request.interface, pod)
+            identity = Identity(pod.uid, attachment.interface_name, addition.drain_id, slot)
+            host = self._links.create(name, identity, addition.interface, netns)
             self._links.attach(host.ifindex, slot, self._program(), self._program_name)
-            ipam = answer.result()
-            interface = _with_ipam(request.interface, ipam)
-            self._links.configure(interface, pod, request.source_ports)
+            given = delegated.result()
+            interface = with_result(addition.interface, given)
+            self._links.configure(interface, netns, addition.source_ports)
             undo.pop_all()
         self._on_change()
         log.info(
             "interface wired",
             extra={
-                "pod": str(request.pod),
-                "chain": request.chain,
-                "stage": request.stage,
+                "pod": str(pod),
+                "chain": addition.chain,
+                "stage": addition.stage,
                 "interface": interface.name,
                 "link": name,
                 "slot": slot,
                 "milliseconds": round((time.monotonic() - start) * 1000, 1),
             },
         )
-        return cni.result(request, host.mac, interface, ipam)
+        return add_result(addition, host.mac, interface, given)
 
-    def delete(self, request: Request) -> None:
+    def delete(self, attachment: Attachment) -> None:
+        """Removes the link and releases its addresses; succeeds when neither exists. Raises CniError."""
         with ThreadPoolExecutor(1, "ipam") as meanwhile:
-            released = meanwhile.submit(_delegate, request)
-            with _refusals_as_cni_errors(request):
-                self._links.delete(request.host_name)
+            released = meanwhile.submit(delegate, attachment.ipam)
+            with _refusals_as_cni_errors(attachment):
+                self._links.delete(attachment.host_name)
             released.result()
         self._on_change()
         log.info(
             "interface removed",
-            extra={"pod": str(request.pod), "interface": request.interface.name, "link": request.host_name},
+            extra={
+                "pod": str(attachment.pod),
+                "interface": attachment.interface_name,
+                "link": attachment.host_name,
+            },
         )
 
-    def check(self, request: Request) -> None:
-        with _refusals_as_cni_errors(request):
-            problems = self._links.verify(request.host_name, request.interface, request.netns, request.source_ports)
+    def check(self, addition: Addition) -> None:
+        """Raises CniError: CHECK_FAILED with all that is not as `add` made it, or the IPAM plugin's own refusal."""
+        attachment = addition.attachment
+        with _refusals_as_cni_errors(attachment):
+            problems = self._links.verify(
+                attachment.host_name, addition.interface, addition.netns, addition.source_ports
+            )
         if problems:
             raise CniError(
                 Code.CHECK_FAILED,
-                f"interface {request.interface.name!r} of pod {request.pod} is not as it was made: "
-                f"{'; '.join(problems)}: delete the pod, to have it made anew",
+                f"interface {attachment.interface_name!r} of pod {attachment.pod} is not as ADD made it: "
+                f"{'; '.join(problems)}: delete the pod, so that a new one replaces it",
             )
-        _delegate(request)
-
-
-def _with_ipam(interface: Interface, ipam: Mapping[str, Any]) -> Interface:
-    """Addresses are the IPAM plugin's; its routes come before the chain's."""
-    routes = tuple(cni.route_of(f"IPAM result: routes[{i}]", r) for i, r in enumerate(ipam.get("routes") or ()))
-    addresses = cni.addresses_of("IPAM result: ips", (ip.get("address") for ip in ipam.get("ips") or ()))
-    return replace(interface, addresses=addresses, routes=routes + interface.routes)
-
-
-def _release(request: Request) -> None:
-    """Rolls an IPAM ADD back. If that fails too, the first failure is the one to report; the caller's DEL follows."""
-    call = request.call
-    deletion = replace(call, environment={**call.environment, "CNI_COMMAND": "DEL"})
-    with suppress(CniError):
-        _delegate(replace(request, call=deletion))
-
-
-def _delegate(request: Request) -> dict[str, Any]:
-    """Runs the IPAM plugin, if the request has one, with the call as it came; returns its result."""
-    environment = request.call.environment
-    if request.ipam is None:
-        return {}
-    program = _program(request.ipam, environment.get("CNI_PATH", ""))
-    if program is None:
-        if request.call.command == "DEL":  # what is not installed holds nothing, and must not hold the pod
-            return {}
-        raise CniError(
-            Code.IPAM_FAILED,
-            f"IPAM plugin {request.ipam!r} is not in CNI_PATH {environment.get('CNI_PATH', '')!r}: install it there",
-        )
-    try:
-        done = subprocess.run(
-            [program],
-            input=request.call.configuration,
-            env={**environment},
-            capture_output=True,
-            timeout=IPAM_SECONDS,
-            check=False,
-        )
-    except OSError as error:
-        raise CniError(Code.IPAM_FAILED, f"IPAM plugin {str(program)!r} cannot be run: {error.strerror}") from error
-    except subprocess.TimeoutExpired as error:
-        raise CniError(
-            Code.TRY_AGAIN, f"IPAM plugin {request.ipam!r} took longer than {IPAM_SECONDS:.0f} s: see what it waits for"
-        ) from error
-    return _ipam_result(request, done)
-
-
-def _program(name: str, path: str) -> Path | None:
-    candidates = (Path(folder) / name for folder in path.split(":") if folder)
-    return next((program for program in candidates if program.is_file()), None)
-
-
-def _ipam_result(request: Request, done: subprocess.CompletedProcess[bytes]) -> dict[str, Any]:
-    try:
-        output = json.loads(done.stdout or b"{}")
-        if done.returncode == 0:
-            return dict(output)
-        code, message, details = int(output["code"]), output["msg"], output.get("details", "")
-    except (ValueError, KeyError, TypeError) as error:
-        raise CniError(
-            Code.IPAM_FAILED,
-            f"IPAM plugin {request.ipam!r} ended with status {done.returncode} and no CNI answer",
-            (done.stderr or done.stdout).decode(errors="replace")[-1024:],
-        ) from error
-    raise CniError(code, f"IPAM plugin {request.ipam!r}: {message}", details)
+        delegate(attachment.ipam)
 
 
 @contextmanager
-def _refusals_as_cni_errors(request: Request) -> Iterator[None]:
+def _refusals_as_cni_errors(attachment: Attachment) -> Iterator[None]:
+    try:
+        yield
+    except LinkError as error:
+        raise CniError(
+            Code.KERNEL_REFUSED, f"interface {attachment.interface_name!r} of pod {attachment.pod}: {error}"
+        ) from error
+
+
+@contextmanager
+def _taken_name_as_cni_error(addition: Addition) -> Iterator[None]:
     try:
         yield
     except NameTakenError as error:
         raise CniError(
             Code.INTERFACE_TAKEN,
-            f"pod {request.pod} already has an interface {request.interface.name!r}: "
-            f"give the interface of stage {request.stage!r} in chain {request.chain!r} another name",
-        ) from error
-    except LinkError as error:
-        raise CniError(
-            Code.KERNEL_REFUSED, f"interface {request.interface.name!r} of pod {request.pod}: {error}"
+            f"pod {addition.attachment.pod} already has an interface {addition.interface.name!r}: "
+            f"give the interface of stage {addition.stage!r} in chain {addition.chain!r} another name",
         ) from error

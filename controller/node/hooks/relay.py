@@ -1,8 +1,8 @@
 """Holds the kubelet's PreStop calls while node agents come and go: `python -m controller hooks`.
 
-The kubelet asks once, and takes a broken connection for an answer: the pod is told to stop at once. So the connection
-is held by a process that does nothing else, beside the agent and apart from it, and that asks the leading agent, over
-a unix socket, until an answer comes: again after the agent was killed, or gave its place to another.
+The kubelet calls a hook once, and takes a broken connection for an answer: it stops the pod at once. So a process that
+does nothing else holds the connection. It asks the leading agent over a unix socket, and asks again until an answer
+comes, even if the agent is killed or another agent takes its place.
 """
 
 from __future__ import annotations
@@ -21,39 +21,42 @@ from sfc import names
 
 log = logging.getLogger(__name__)
 
-REQUEST_SECONDS = 10.0
-"""For a call to arrive whole."""
+CALL_SECONDS = 10.0
+"""For the whole call to arrive."""
 RETRY_SECONDS = 0.05
 LAST_CALLS_SECONDS = 0.2
-"""Between SIGTERM and closing the port: what was on its way to this listener has arrived by then. In a rollout later
-calls go to a newer one."""
+"""Between SIGTERM and closing the port, so that calls on their way to this listener arrive. In a rollout, later calls
+go to the newer listener."""
 
 
 def run(argv: list[str]) -> int:
+    """Holds hooks until SIGTERM or SIGINT, and then until every call is answered; returns the process's exit status."""
     parser = argparse.ArgumentParser(prog="controller hooks", description=__doc__.partition("\n")[0])
     parser.add_argument("--socket", type=Path, default=Path(names.HOOK_SOCKET), help="where the leading agent listens")
     options = parser.parse_args(argv)
-    asyncio.run(_until_told(Relay(options.socket)))
+    asyncio.run(_until_stopped(Relay(options.socket)))
     return 0
 
 
-async def _until_told(relay: Relay) -> None:
-    told = asyncio.Event()
+async def _until_stopped(relay: Relay) -> None:
+    stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, told.set)
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await relay.listen(names.HOOK_HOST, names.HOOK_PORT)
-    log.info("hooks are held")
-    await told.wait()
+    log.info("relay listens for hooks")
+    await stop.wait()
     await relay.close()
 
 
 class Relay:
+    """Holds calls, each of which it passes on to the agent that listens on the unix socket `agent`."""
+
     def __init__(self, agent: Path) -> None:
         self._agent = agent
         self._held: set[asyncio.Task[None]] = set()
 
     async def listen(self, host: str, port: int) -> int:
-        """The port."""
+        """Begins to hold calls; returns the port. `port` 0 stands for any that is free."""
         listener = socket.create_server((host, port), backlog=256, reuse_port=True)
         self._server = await asyncio.start_server(self._hold, sock=listener)
         newest_first(listener)
@@ -61,7 +64,7 @@ class Relay:
         return bound
 
     async def close(self) -> None:
-        """Returns once every call is answered."""
+        """Stops listening; returns once every call is answered."""
         await asyncio.sleep(LAST_CALLS_SECONDS)
         self._server.close()
         while self._held:
@@ -74,7 +77,7 @@ class Relay:
         self._held.add(task)
         try:
             with suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
-                head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), REQUEST_SECONDS)
+                head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), CALL_SECONDS)
                 asked = f"{names.ASKED_AT_HEADER}: {asked_at:.6f}\r\n\r\n".encode()
                 writer.write(await self._answer(head.removesuffix(b"\r\n") + asked, reader))
                 await writer.drain()
@@ -82,13 +85,13 @@ class Relay:
             writer.close()
             self._held.discard(task)
 
-    async def _answer(self, request: bytes, caller: asyncio.StreamReader) -> bytes:
-        """Nothing when the caller has hung up meanwhile."""
+    async def _answer(self, call: bytes, caller: asyncio.StreamReader) -> bytes:
+        """Asks until an agent answers. Empty when the caller hangs up first."""
         while not caller.at_eof():
             with suppress(OSError):
                 reader, writer = await asyncio.open_unix_connection(self._agent)
                 try:
-                    writer.write(request)
+                    writer.write(call)
                     if answer := await reader.read():
                         return answer
                 finally:

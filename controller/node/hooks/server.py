@@ -1,9 +1,10 @@
 """The PreStop endpoint: GET /drain/<drain id>, answered when the drain has ended.
 
-The kubelet calls it on the node's 127.0.0.1, where the relay holds the call and asks here, over a unix
-socket, until it gets an answer. The kubelet ignores the status and waits for the answer, whatever its value, so every
-refusal is immediate: a hook that cannot be honoured must not hold the pod. 403 for a bad signature, 404 for an id that
-no link of this node bears. No answer at all means: ask again, whoever leads then.
+The kubelet calls it on the node's 127.0.0.1. The relay holds that call, and asks here over a unix socket until it gets
+an answer. The kubelet waits for the answer but ignores its status, so every refusal is immediate: a hook that cannot be
+honoured must not hold the pod. The answer is 200 for a drain that ended, 504 for one that did not end in time, 403 for
+a bad signature, 404 for an id that no link of this node has. An agent that does not lead any more closes the connection
+without an answer; the relay then asks the agent that leads.
 """
 
 from __future__ import annotations
@@ -30,32 +31,38 @@ HOOKS = Counter("sfc_drain_hooks_total", "PreStop hook calls by outcome", ["outc
 
 
 class HookServer(ThreadingMixIn, UnixStreamServer):
-    """One thread a call, for a call is held for as long as the drain lasts."""
+    """Answers each call in a thread of its own, because a call is held for as long as its drain lasts."""
 
     daemon_threads = True
 
     def __init__(self, path: Path, key: bytes, drain: Callable[[str, float], Drain | None]) -> None:
-        """`drain` blocks until the replica of that drain id has drained; None when it is not known here. It is told
-        when the hook was called, in seconds on the monotonic clock. Raises RetiredError when another agent leads."""
-        super().__init__(str(path), _Request, bind_and_activate=False)
+        """`key` signs drain ids. `drain` gets a drain id and the time of the hook's call, in seconds on the monotonic
+        clock. It blocks until that replica has drained, returns None when no link of this node has the drain id, and
+        raises RetiredError when another agent leads."""
+        super().__init__(str(path), _HookCall, bind_and_activate=False)
         self.socket.close()
         self.socket = take_over(path)
         self.key = key
         self.drain = drain
         self.held = 0
-        """Calls that are not answered yet."""
+        """Number of calls that are not answered yet."""
         self._counting = threading.Lock()
 
     def close(self) -> None:
-        """Not to be called from the thread that serves. What listens at the path by then stays."""
+        """Stops listening; calls that are held go on. Must not be called from the thread that serves.
+
+        Leaves the path alone: a newer server may have taken it over.
+        """
         self.shutdown()
         self.server_close()
 
     def process_request(self, request: Any, client_address: Any) -> None:
+        """socketserver calls this for each connection."""
         self._count(1)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
+        """socketserver calls this when a connection ends."""
         super().shutdown_request(request)
         self._count(-1)
 
@@ -64,10 +71,10 @@ class HookServer(ThreadingMixIn, UnixStreamServer):
             self.held += calls
 
 
-class _Request(BaseHTTPRequestHandler):
+class _HookCall(BaseHTTPRequestHandler):
     server: HookServer
     timeout = 10
-    """Seconds for the request to arrive; the answer may take longer."""
+    """Seconds for the call to arrive; the answer may take longer."""
 
     def do_GET(self) -> None:
         wanted = self.path.removeprefix(names.HOOK_PATH) if self.path.startswith(names.HOOK_PATH) else ""
@@ -87,7 +94,7 @@ class _Request(BaseHTTPRequestHandler):
             self._answer(200, "drained", _times(drain))
 
     def _asked_at(self) -> float:
-        """When the relay got the call; it tells that last, whatever a caller may have told."""
+        """When the relay got the call. The relay's header is the last one; others come from the caller."""
         now = time.monotonic()
         try:
             return min(now, float((self.headers.get_all(names.ASKED_AT_HEADER) or [""])[-1]))

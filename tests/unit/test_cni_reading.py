@@ -1,4 +1,4 @@
-"""What a CNI call asks for, and how a bad one is refused."""
+"""How attachments and additions are read from CNI calls, and how a bad call is refused."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.node.cni import call as cni
-from controller.node.cni.call import Call, CniError, Code, Request
+from controller.node.cni.answer import CniError, Code, add_result
+from controller.node.cni.attachment import Addition, IpamPlugin
+from controller.node.cni.call import Call
+from controller.node.cni.reading import addition_of, attachment_of
 from controller.node.cni.server import perform
 from sfc.chain import Interface, Route
 from sfc.source_ports import PortRange
@@ -59,12 +61,12 @@ def call(config: Any, environment: dict[str, str] | None = None) -> Call:
     return Call(ENVIRONMENT | (environment or {}), data, netns=5)
 
 
-def request(config: Any, environment: dict[str, str] | None = None) -> Request:
-    return cni.request_of(call(config, environment))
+def addition(config: Any, environment: dict[str, str] | None = None) -> Addition:
+    return addition_of(call(config, environment))
 
 
-def test_a_request_says_what_multus_passed_on() -> None:
-    asked = request(configuration())
+def test_an_addition_says_what_multus_passed_on() -> None:
+    asked = addition(configuration())
 
     assert asked.interface == Interface(
         name="outside",
@@ -73,39 +75,42 @@ def test_a_request_says_what_multus_passed_on() -> None:
         mtu=1400,
         routes=(Route("10.2.0.0/16", "10.1.0.1"), Route("::/0")),
     )
-    assert (asked.pod.namespace, asked.pod.name, asked.pod.uid) == ("telco", "nat-0", "u-1")
+    pod = asked.attachment.pod
+    assert (pod.namespace, pod.name, pod.uid) == ("telco", "nat-0", "u-1")
     assert (asked.chain, asked.stage, asked.drain_id) == ("edge", "nat", DRAIN_ID)
-    assert (asked.version, asked.container_id, asked.netns, asked.ipam) == ("1.0.0", "c0ffee", 5, "static")
+    assert (asked.version, asked.netns, asked.sandbox) == ("1.0.0", 5, "/run/netns/pod")
+    assert (asked.attachment.container_id, asked.attachment.interface_name) == ("c0ffee", "outside")
+    assert asked.attachment.ipam == IpamPlugin("static", call(configuration()))
 
 
 def test_without_addresses_no_ipam_plugin_is_asked() -> None:
-    asked = request(configuration(runtimeConfig__ips=[]))
+    asked = addition(configuration(runtimeConfig__ips=[]))
 
-    assert asked.ipam is None
+    assert asked.attachment.ipam is None
     assert asked.interface.addresses == ()
 
 
 def test_a_runtime_that_does_not_pass_the_uid_leaves_it_empty() -> None:
-    asked = request(configuration(), {"CNI_ARGS": "K8S_POD_NAMESPACE=telco;K8S_POD_NAME=nat-0"})
+    asked = addition(configuration(), {"CNI_ARGS": "K8S_POD_NAMESPACE=telco;K8S_POD_NAME=nat-0"})
 
-    assert asked.pod.uid == ""
+    assert asked.attachment.pod.uid == ""
 
 
 def test_mtu_routes_and_source_ports_may_be_left_out() -> None:
-    asked = request(configuration(args__cni__mtu=None, args__cni__routes=None))
+    asked = addition(configuration(args__cni__mtu=None, args__cni__routes=None))
 
     assert (asked.interface.mtu, asked.interface.routes, asked.source_ports) == (None, (), None)
 
 
-def test_a_request_says_which_source_ports_the_pod_was_given() -> None:
-    asked = request(configuration(args__cni__sourcePorts="1024-5055"))
+def test_an_addition_says_which_source_ports_the_pod_was_given() -> None:
+    asked = addition(configuration(args__cni__sourcePorts="1024-5055"))
 
     assert asked.source_ports == PortRange(1024, 5055)
 
 
 def test_the_host_end_is_named_alike_for_the_same_attachment_and_differently_for_another() -> None:
     names = [
-        request(configuration(), changed).host_name
+        addition(configuration(), changed).attachment.host_name
         for changed in ({}, {}, {"CNI_IFNAME": "inside"}, {"CNI_CONTAINERID": "other"})
     ]
 
@@ -116,18 +121,18 @@ def test_the_host_end_is_named_alike_for_the_same_attachment_and_differently_for
 
 @pytest.mark.parametrize("version", ["0.3.1", "0.4.0", "1.0.0", "1.1.0"])
 def test_the_result_has_the_version_of_the_configuration(version: str) -> None:
-    asked = request(configuration(cniVersion=version))
+    asked = addition(configuration(cniVersion=version))
 
-    result = cni.result(asked, "06:00:00:00:00:01", asked.interface, {})
+    result = add_result(asked, "06:00:00:00:00:01", asked.interface, {})
 
     assert result["cniVersion"] == version
 
 
 def test_the_result_keeps_what_the_ipam_plugin_said_of_an_address() -> None:
-    asked = request(configuration())
+    asked = addition(configuration())
     ipam = {"ips": [{"version": "4", "address": "10.1.0.2/24", "gateway": "10.1.0.1"}], "dns": {"domain": "d"}}
 
-    result = cni.result(asked, "06:00:00:00:00:01", asked.interface, ipam)
+    result = add_result(asked, "06:00:00:00:00:01", asked.interface, ipam)
 
     assert result["ips"] == [{"version": "4", "address": "10.1.0.2/24", "gateway": "10.1.0.1", "interface": 1}]
     assert result["routes"] == [{"dst": "10.2.0.0/16", "gw": "10.1.0.1"}, {"dst": "::/0"}]
@@ -167,7 +172,7 @@ def test_the_result_keeps_what_the_ipam_plugin_said_of_an_address() -> None:
 )
 def test_a_bad_field_is_refused_by_name_value_and_remedy(change: dict[str, Any], message: str) -> None:
     with pytest.raises(CniError) as refused:
-        request(configuration(**change))
+        addition(configuration(**change))
 
     assert refused.value.code == Code.INVALID_CONFIGURATION
     assert message in refused.value.message
@@ -186,22 +191,24 @@ def test_a_bad_field_is_refused_by_name_value_and_remedy(change: dict[str, Any],
 )
 def test_a_bad_variable_is_refused_by_name_value_and_remedy(change: dict[str, str], message: str) -> None:
     with pytest.raises(CniError) as refused:
-        request(configuration(), change)
+        addition(configuration(), change)
 
     assert refused.value.code == Code.INVALID_ENVIRONMENT
     assert message in refused.value.message
 
 
 def test_a_deletion_needs_nothing_but_the_attachments_name() -> None:
-    deletion = cni.deletion_of(call(b"not JSON", {"CNI_NETNS": ""}))
+    deletion = attachment_of(call(b"not JSON", {"CNI_NETNS": ""}))
 
-    assert deletion.host_name == request(configuration()).host_name
+    assert deletion.host_name == addition(configuration()).attachment.host_name
     assert deletion.ipam is None
 
 
 def test_a_deletion_releases_addresses_where_there_were_some() -> None:
-    assert cni.deletion_of(call(configuration())).ipam == "static"
-    assert cni.deletion_of(call(configuration(runtimeConfig__ips=None))).ipam is None
+    asked = call(configuration())
+
+    assert attachment_of(asked).ipam == IpamPlugin("static", asked)
+    assert attachment_of(call(configuration(runtimeConfig__ips=None))).ipam is None
 
 
 @pytest.mark.parametrize("command", ["", "add", "EXEC", "DEL\n"])
@@ -228,16 +235,16 @@ PATHS = ["cniVersion", "ipam", "ipam__type", "runtimeConfig", "runtimeConfig__ip
 
 
 @given(path=st.sampled_from(PATHS), value=json_values, name=st.text(max_size=20))
-def test_whatever_a_field_holds_the_answer_is_a_request_or_a_refusal(path: str, value: Any, name: str) -> None:
+def test_whatever_a_field_holds_the_answer_is_a_value_or_a_refusal(path: str, value: Any, name: str) -> None:
     asked = call(configuration(**{path: value}), {"CNI_IFNAME": name})
 
     with suppress(CniError):
-        cni.request_of(asked)
+        addition_of(asked)
     with suppress(CniError):
-        cni.deletion_of(asked)
+        attachment_of(asked)
 
 
 @given(data=st.binary(max_size=200))
-def test_whatever_bytes_come_the_answer_is_a_request_or_a_refusal(data: bytes) -> None:
+def test_whatever_bytes_come_the_answer_is_a_value_or_a_refusal(data: bytes) -> None:
     with pytest.raises(CniError):
-        request(data)
+        addition(data)
