@@ -24,9 +24,9 @@ class Resource:
 
     def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
         """The URL path of one object, or of the collection when no name is given."""
-        root = "/apis/" if "/" in self.api_version else "/api/"
-        place = ("namespaces", namespace) if namespace else ()
-        return root + "/".join(part for part in (self.api_version, *place, self.plural, name, subresource) if part)
+        root = "/apis" if "/" in self.api_version else "/api"
+        place = f"namespaces/{namespace}" if namespace else ""
+        return "/".join(filter(None, (root, self.api_version, place, self.plural, name, subresource)))
 
     def object(self, metadata: Object, **content: Any) -> dict[str, Any]:
         """An object of this kind. `content`: its top-level fields, `spec` for example."""

@@ -32,8 +32,11 @@ class ParsedObjects(Generic[V]):
         latest, values = self._latest
         if latest is not snapshot:
             before = self._known
-            known = {key: self._entry(obj, before.get(key)) for key, obj in snapshot.items()}
-            values = {key: value for key, (_, value) in known.items()}
+            known = {
+                key: entry if (entry := before.get(key)) and entry[0] is obj else self._entry(obj, entry)
+                for key, obj in snapshot.items()
+            }
+            values = {key: entry[1] for key, entry in known.items()}
             self._known, self._latest = known, (snapshot, values)
         return values
 
@@ -43,10 +46,10 @@ class ParsedObjects(Generic[V]):
         if obj is None:
             self._known.pop(key, None)
             return None
-        entry = self._known[key] = self._entry(obj, self._known.get(key))
+        entry = self._known.get(key)
+        if entry is None or entry[0] is not obj:
+            entry = self._known[key] = self._entry(obj, entry)
         return entry[1]
 
     def _entry(self, obj: Object, before: tuple[Object, V] | None) -> tuple[Object, V]:
-        if before and before[0] is obj:
-            return before
         return obj, self._read(obj, before[1] if before else None)

@@ -126,9 +126,9 @@ class StatusWriter:
         if condition.stands_in(replica.condition):
             return True
         path = PODS.path(replica.namespace, replica.name, "status")
-        patch = condition.patch(replica.uid, replica.condition, datetime.now(UTC))
 
         def write() -> None:
+            patch = condition.patch(replica.uid, replica.condition, datetime.now(UTC))
             self._api.patch(path, patch, STRATEGIC_MERGE_PATCH)
             fields = {"status": str(condition.status), "reason": condition.reason}
             log.info("condition set", extra={"pod": replica.path, **fields})
