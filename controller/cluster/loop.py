@@ -73,7 +73,7 @@ class Loop:
 
     @property
     def watches(self) -> dict[str, Watch]:
-        """By the plural of the kind, as in a path of the API."""
+        """By the names that /readyz shows."""
         return {
             "chains": self._chains,
             "crossconnections": self._connections,

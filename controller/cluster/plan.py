@@ -141,8 +141,9 @@ def _conflict(found: Object | None) -> str | None:
     if found is None or objects.label(found, MANAGED_BY) == MANAGER:
         return None
     return (
-        f"NetworkAttachmentDefinition {names.NETWORK_NAME} of namespace {objects.namespace(found)} is not ours, and "
-        f"the chain's pods need one of this name: delete it, or give it up by the label {MANAGED_BY}={MANAGER}"
+        f"NetworkAttachmentDefinition {names.NETWORK_NAME} of namespace {objects.namespace(found)} is not from the "
+        f"cluster controller, and the chain's pods need one of this name: delete it, or hand it over by the label "
+        f"{MANAGED_BY}={MANAGER}"
     )
 
 

@@ -91,7 +91,7 @@ def _emptiness(chain: Chain, empty: Sequence[StageCount]) -> Iterator[str]:
     if without := [count.name for count in empty if not count.replicas]:
         yield f"no pod for {', '.join(without)}: label a workload {labels}={'|'.join(without)}"
     if idle := [count.name for count in empty if count.replicas]:
-        yield f"no replica serves of {', '.join(idle)}: see kubectl describe pods -l '{labels} in ({','.join(idle)})'"
+        yield f"no serving replica of {', '.join(idle)}: see kubectl describe pods -l '{labels} in ({','.join(idle)})'"
 
 
 def ports_assigned(chain: Chain, shortage: str | None) -> Condition | None:

@@ -245,7 +245,7 @@ def test_empty_stages_are_named_with_the_remedy() -> None:
 
     assert ready(cluster.chains[0])["reason"] == "StageEmpty"
     assert ready(cluster.chains[0])["message"] == (
-        "no pod for server: label a workload sfc.dev/chain=edge,sfc.dev/stage=server; no replica serves of firewall: "
+        "no pod for server: label a workload sfc.dev/chain=edge,sfc.dev/stage=server; no serving replica of firewall: "
         "see kubectl describe pods -l 'sfc.dev/chain=edge,sfc.dev/stage in (firewall)'"
     )
 

@@ -92,8 +92,8 @@ def test_where_slices_are_given_already_the_function_is_to_keep_to_them() -> Non
     clash, _ = clashes(replace(shown, cluster=sliced), {CONTEST: 3})
 
     assert clash.message.endswith(
-        "nat.outside has sourcePorts: let the function choose no ports but those in the annotation "
-        "sfc.dev/source-ports of its pod, and roll out anew pods that have none"
+        "nat.outside has sourcePorts: let the function use only the ports in the annotation sfc.dev/source-ports of "
+        "its pod, and recreate pods that have none"
     )
 
 

@@ -33,8 +33,8 @@ class Clash:
         where = f"{self.replica.stage}.{self.interface}"
         chain = f"{names.CHAIN_KIND} {self.replica.namespace}/{self.replica.chain}"
         remedy = (
-            f"{where} has sourcePorts: let the function choose no ports but those in the annotation "
-            f"{names.SOURCE_PORTS} of its pod, and roll out anew pods that have none"
+            f"{where} has sourcePorts: let the function use only the ports in the annotation {names.SOURCE_PORTS} of "
+            "its pod, and recreate pods that have none"
             if self.sliced
             else f"give each replica source ports of its own: sourcePorts: {{slices: N}} on interface {self.interface} "
             f"of stage {self.replica.stage}"
