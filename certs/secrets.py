@@ -48,9 +48,9 @@ def authorities(found: Secret | None, now: Instant) -> list[KeyPair]:
 def bundle(authority_found: Secret | None, serving_found: Secret | None, now: Instant) -> bytes:
     """The authorities that API servers should trust (PEM).
 
-    They are ours, and those that may have signed the webhook's present certificate. The latter are read from the serving
-    Secret, so that deleting the authority's Secret breaks nothing. They are left out once every webhook must have loaded
-    a certificate of ours: an authority whose key leaked can be deleted.
+    They are ours, and those that may have signed the webhook's present certificate. The latter are read from the
+    serving Secret, so that deleting the authority's Secret breaks nothing. They are left out once every webhook must
+    have loaded a certificate of ours: an authority whose key leaked can be deleted.
     """
     ours = [_field(authority_found, certificate) for certificate, _ in (_PRESENT, _PREVIOUS)]
     settled = authority.settled(_field(serving_found, "tls.crt"), authorities(authority_found, now), now)
