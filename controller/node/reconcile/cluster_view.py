@@ -9,12 +9,12 @@ from typing import Any
 from controller.node.plane.desired import Cluster
 from controller.node.plane.replica import Replica, replica_of
 from kube.api import ApiServer
-from kube.objects import Key, Object
+from kube.objects import CHAINS, CONNECTIONS, PODS, Key, Object
 from kube.parsed import ParsedObjects
 from kube.watch import Watch
 from sfc import names
 from sfc.chain import Chain
-from sfc.validation import checks as validation
+from sfc.validation.checks import InvalidChain, parse
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +23,8 @@ def chain(obj: Object, before: Chain | None) -> Chain | None:
     """A chain that passed admission but is not valid stays as it was `before`: a bad edit must not cut traffic that
     flows. None if it was never valid."""
     try:
-        return validation.parse(obj)
-    except validation.InvalidChain as error:
+        return parse(obj)
+    except InvalidChain as error:
         metadata = obj["metadata"]
         path = f"{metadata['namespace']}/{metadata['name']}"
         log.warning("invalid chain not followed", extra={"chain": path, "error": str(error)})
@@ -59,12 +59,11 @@ class ClusterView:
         """`on_change` is called when chains or replicas changed, `on_status` when CrossConnections did."""
         self._api = api
         self._node = node
-        group = f"/apis/{names.API_VERSION}"
-        self._chains = Watch(api, f"{group}/{names.CHAIN_PLURAL}", on_change=on_change)
-        self._connections = Watch(api, f"{group}/{names.CROSS_CONNECTION_PLURAL}", on_change=on_status)
+        self._chains = Watch(api, CHAINS.path(), on_change=on_change)
+        self._connections = Watch(api, CONNECTIONS.path(), on_change=on_status)
         self._pods = Watch(
             api,
-            "/api/v1/pods",
+            PODS.path(),
             params={"fieldSelector": f"spec.nodeName={node}", "labelSelector": names.CHAIN_LABEL},
             on_change=on_change,
         )
@@ -88,7 +87,7 @@ class ClusterView:
 
     def pod_uids(self) -> set[str]:
         """Of all pods of this node, by a request to the API server. Raises ApiError."""
-        listed = self._api.get("/api/v1/pods", {"fieldSelector": f"spec.nodeName={self._node}"})
+        listed = self._api.get(PODS.path(), {"fieldSelector": f"spec.nodeName={self._node}"})
         return {pod["metadata"]["uid"] for pod in listed["items"]}
 
     def connections(self) -> Mapping[Key, Mapping[str, Any]]:
