@@ -1,8 +1,8 @@
 """A list-watch cache: the objects of one kind, as the API server last sent them.
 
 The official client's informer asks for no bookmarks, sets no read time-out and does not back off, so it can follow a
-dead connection for ever. Here one rule covers every failure: keep the last snapshot, wait (`kube.backoff`), then watch
-on from the last resource version. After an answer with an error status (410 Gone, a resource version from before a
+dead connection for ever. Here one rule covers every failure: keep the last snapshot, wait (`kube.backoff`), then
+continue from the last resource version. After an answer with an error status (410 Gone, a resource version from before a
 restored backup, …) list anew instead.
 """
 
@@ -74,8 +74,10 @@ class Watch:
         self._stopped.set()
 
     def snapshot(self) -> Mapping[Key, dict[str, Any]]:
-        """Read-only and never changed later. The same mapping until something changes; an object that did not change
-        stays the same Python object."""
+        """Read-only and never changed later. The same mapping until something changes.
+
+        An object that did not change stays the same Python object, unless the objects were listed anew.
+        """
         return self._snapshot
 
     @property
