@@ -2,8 +2,8 @@
 
 The official client's informer asks for no bookmarks, sets no read time-out and does not back off, so it can follow a
 dead connection for ever. Here one rule covers every failure: keep the last snapshot, wait (`kube.backoff`), then
-continue from the last resource version. After an answer with an error status (410 Gone, a resource version from before a
-restored backup, …) list anew instead.
+continue from the last resource version. After an answer with an error status (410 Gone, a resource version from before
+a restored backup, …) list anew instead.
 """
 
 from __future__ import annotations
