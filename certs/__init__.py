@@ -1,1 +1,4 @@
-"""The webhook's certificates: an authority of our own, in the cluster, renewed without anybody noticing."""
+"""The webhook's certificates: an authority of our own, in the cluster, renewed without interruption.
+
+`authority` makes and checks certificates, `secrets` decides what the Secrets should hold.
+"""

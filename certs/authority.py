@@ -1,7 +1,7 @@
-"""Certificates: making them, and judging those that are there. Time is an argument; nothing here is stored or sent.
+"""Certificates (X.509, PEM): made, and checked. Time is an argument; nothing here is stored or sent.
 
-A certificate is renewed at two thirds of its life. An authority that is renewed and the one before it stay trusted
-together, and the new one signs nothing until it was given time to become known to every API server.
+A certificate is renewed at two thirds of its life. A renewed authority and the one before it are trusted together, and
+the new one signs nothing until every API server had time to learn of it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 AUTHORITY_LIFETIME = timedelta(days=365)
 SERVING_LIFETIME = timedelta(days=7)
 BACKDATED = timedelta(minutes=10)
-"""Certificates begin this long before they are made: other machines' clocks may be slow."""
+"""A certificate is valid from this long before it is made: the clocks of other machines may be slow."""
 SETTLING = timedelta(hours=1)
 """A new authority is published for this long before it signs."""
 
@@ -29,7 +29,7 @@ Instant = datetime
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """A certificate and its private key, both PEM. Kept out of `repr`, hence out of logs."""
+    """A certificate and its private key, both PEM. Neither is in `repr`, and so in no log."""
 
     certificate: bytes
     key: bytes
@@ -39,13 +39,15 @@ class KeyPair:
 
     @property
     def parsed(self) -> x509.Certificate:
+        """The certificate. Raises ValueError when it cannot be read."""
         return x509.load_pem_x509_certificate(self.certificate)
 
 
 def new_authority(now: Instant) -> KeyPair:
+    """A self-signed authority that may sign servers' certificates only, valid for AUTHORITY_LIFETIME."""
     key = ec.generate_private_key(ec.SECP256R1())
     serial = x509.random_serial_number()
-    # The serial number in the name keeps two authorities apart where trust is looked up by name.
+    # Verifiers look authorities up by name: the serial number makes each name unique.
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"sfc-webhook-ca-{serial:040x}"[:64])])
     usage = x509.KeyUsage(
         digital_signature=False,
@@ -69,13 +71,16 @@ def new_authority(now: Instant) -> KeyPair:
 
 
 def new_serving(signer: KeyPair, names: Iterable[str], now: Instant) -> KeyPair:
-    """A server's certificate for these DNS names; it never outlives its signer."""
+    """A server's certificate for these DNS names, valid for SERVING_LIFETIME but never longer than its signer.
+
+    `signer`: must be `usable`.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     authority = signer.parsed
     authority_key = serialization.load_pem_private_key(signer.key, None)
-    assert isinstance(authority_key, ec.EllipticCurvePrivateKey)  # noqa: S101  # usable() saw to it
+    assert isinstance(authority_key, ec.EllipticCurvePrivateKey)  # noqa: S101  # usable() checked it
     dns_names = [x509.DNSName(name) for name in names]
-    # The common name is for people; verifiers look at the alternative names (RFC 9525).
+    # The common name is for people; verifiers read the alternative names (RFC 9525).
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "sfc-webhook")])
     end = min(now + SERVING_LIFETIME, authority.not_valid_after_utc)
     certificate = (
@@ -94,7 +99,7 @@ def new_serving(signer: KeyPair, names: Iterable[str], now: Instant) -> KeyPair:
 
 
 def usable(pair: KeyPair, now: Instant) -> bool:
-    """Whether certificate and key can be read, belong together, and are in force."""
+    """Whether certificate and key can be read and belong together, and the certificate is valid `now`."""
     try:
         certificate = pair.parsed
         key = serialization.load_pem_private_key(pair.key, None)
@@ -114,7 +119,7 @@ def due(certificate: x509.Certificate, now: Instant) -> bool:
 
 
 def signer(authorities: Iterable[KeyPair], now: Instant) -> KeyPair:
-    """The newest authority that had time to become known, or the oldest there is. Raises ValueError without any."""
+    """The newest authority that was published for SETTLING, else the oldest one. Raises ValueError without any."""
     by_age = sorted(authorities, key=lambda pair: pair.parsed.not_valid_before_utc, reverse=True)
     if not by_age:
         raise ValueError("no authority to sign with")
@@ -123,7 +128,7 @@ def signer(authorities: Iterable[KeyPair], now: Instant) -> KeyPair:
 
 
 def reason_to_renew(serving: KeyPair, authorities: Iterable[KeyPair], names: Iterable[str], now: Instant) -> str | None:
-    """Why the serving certificate must be made anew; None while it is good."""
+    """Why the serving certificate must be replaced; None when it need not be."""
     if not usable(serving, now):
         return "it is missing, unreadable or not in force"
     certificate = serving.parsed
@@ -137,7 +142,7 @@ def reason_to_renew(serving: KeyPair, authorities: Iterable[KeyPair], names: Ite
 
 
 def settled(serving: bytes, authorities: Iterable[KeyPair], now: Instant) -> bool:
-    """Whether the serving certificate is from one of these, and every replica had time to take it over."""
+    """Whether one of these signed the serving certificate (PEM), and every webhook had time (SETTLING) to load it."""
     certificates = _certificates(serving)
     if not certificates or now < certificates[0].not_valid_before_utc + BACKDATED + SETTLING:
         return False
@@ -147,7 +152,7 @@ def settled(serving: bytes, authorities: Iterable[KeyPair], now: Instant) -> boo
 def trusted(bundles: Iterable[bytes], now: Instant) -> bytes:
     """One PEM bundle of every certificate in `bundles` that has not expired, each once, the newest first.
 
-    What cannot be read is left out.
+    Bundles that cannot be read are left out.
     """
     certificates = {c for bundle in bundles for c in _certificates(bundle) if now < c.not_valid_after_utc}
     newest_first = sorted(certificates, key=lambda c: (c.not_valid_before_utc, c.serial_number), reverse=True)
@@ -155,6 +160,7 @@ def trusted(bundles: Iterable[bytes], now: Instant) -> bytes:
 
 
 def expiry(certificate: bytes) -> Instant:
+    """The end of a certificate's validity. `certificate`: PEM. Raises ValueError when it cannot be read."""
     return x509.load_pem_x509_certificate(certificate).not_valid_after_utc
 
 

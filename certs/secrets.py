@@ -1,7 +1,7 @@
-"""What the Secrets should hold, from what they hold and the time: pure, but for fresh keys.
+"""The Secrets as they should be, from the Secrets as they are and the time. Pure, except that keys are random.
 
-Each function takes an object as the API server returned it, or None, and returns the object as it should be:
-the very same when nothing is to do.
+Each `…_secret` function takes an object as the API server returned it, or None, and returns the object as it should be:
+the same Python object when nothing has to change.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ SERVING_SECRET = "sfc-webhook-tls"  # noqa: S105  # the name of one
 SERVICE_NAMES = tuple(f"sfc-webhook.{names.SYSTEM_NAMESPACE}{suffix}" for suffix in ("", ".svc", ".svc.cluster.local"))
 DRAIN_KEY_BYTES = 32
 EXPIRES = "sfc.dev/expires"
-"""Annotation of a Secret: when its certificate expires. It is the certificate's status: kubectl shows it, and who reads
-it needs no right to read the key."""
+"""Annotation of a Secret: when its certificate expires (ISO 8601). It is for people: `kubectl describe` shows it, and
+hides the key."""
 
 Secret = Mapping[str, Any]
 
@@ -32,7 +32,7 @@ _PREVIOUS = ("previous.crt", "previous.key")
 
 
 def authority_secret(found: Secret | None, now: Instant) -> Secret:
-    """With an authority in the first two thirds of its life, and the one before it while that is in force."""
+    """With an authority in the first two thirds of its life, and the one before it while that is valid."""
     pairs = authorities(found, now)
     if not pairs or authority.due(pairs[0].parsed, now):
         pairs = [authority.new_authority(now), *pairs[:1]]
@@ -40,16 +40,17 @@ def authority_secret(found: Secret | None, now: Instant) -> Secret:
 
 
 def authorities(found: Secret | None, now: Instant) -> list[KeyPair]:
-    """The authorities of the Secret that are in force, the present one first."""
+    """The authorities of the Secret that are usable, the present one first."""
     pairs = [_pair(found, *fields) for fields in (_PRESENT, _PREVIOUS)]
     return [pair for pair in pairs if authority.usable(pair, now)]
 
 
 def bundle(authority_found: Secret | None, serving_found: Secret | None, now: Instant) -> bytes:
-    """What API servers should trust, PEM: our authorities, and those that the webhook's certificate may still be from.
+    """The authorities that API servers should trust (PEM).
 
-    The latter are read from the serving Secret, so that losing the authority's Secret breaks nothing either. They go
-    once every replica must have taken over a certificate of ours: an authority whose key leaked can be deleted.
+    They are ours, and those that may have signed the webhook's present certificate. The latter are read from the
+    serving Secret, so that deleting the authority's Secret breaks nothing. They are left out once every webhook must
+    have loaded a certificate of ours: an authority whose key leaked can be deleted.
     """
     ours = [_field(authority_found, certificate) for certificate, _ in (_PRESENT, _PREVIOUS)]
     settled = authority.settled(_field(serving_found, "tls.crt"), authorities(authority_found, now), now)
@@ -68,7 +69,7 @@ def serving_secret(found: Secret | None, authority_found: Secret, now: Instant) 
 
 
 def drain_key_secret(found: Secret | None) -> Secret:
-    """With a key; one that is there is never changed, for running pods carry signatures made with it."""
+    """With a key. An existing one is never changed, because running pods carry signatures made with it."""
     if _field(found, names.DRAIN_KEY_FIELD):
         assert found is not None  # noqa: S101
         return found
@@ -77,6 +78,7 @@ def drain_key_secret(found: Secret | None) -> Secret:
 
 
 def expiries(authority_found: Secret, serving_found: Secret) -> dict[str, Instant]:
+    """When the certificates of `authority` and `serving` expire. Raises ValueError when one cannot be read."""
     return {
         "authority": authority.expiry(_field(authority_found, _PRESENT[0])),
         "serving": authority.expiry(_field(serving_found, "tls.crt")),
@@ -91,7 +93,7 @@ def _stored(pairs: list[KeyPair]) -> dict[str, bytes]:
 
 
 def _with(found: Secret | None, name: str, kind: str, data: Mapping[str, bytes], certificate: str = "") -> Secret:
-    """`found` with this content (itself when it has it), or a new Secret. `certificate`: field whose expiry shows."""
+    """`found` with this content (itself when it has it), or a new Secret. `certificate`: the field for EXPIRES."""
     secret = found or _empty(name, kind)
     annotations = secret["metadata"].get("annotations") or {}
     wanted = annotations | ({EXPIRES: authority.expiry(data[certificate]).isoformat()} if certificate else {})

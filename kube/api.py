@@ -1,8 +1,8 @@
 """The Kubernetes API server, in raw JSON.
 
-The official client does what it is good at (kubeconfig, in-cluster tokens and their renewal, TLS, connection pool);
-its typed models, which cost 12–30 times plain JSON and refuse fields they do not know, and its retries are left out.
-Every failure is an `ApiError`; nothing here tries twice, for only the caller knows whether it should.
+The official client does what it is good at: kubeconfig, in-cluster tokens and their renewal, TLS, connection pool. Its
+typed models are left out, because they cost 12–30 times plain JSON and refuse fields that they do not know. So are its
+retries: only the caller knows whether a request should be sent again. Every failure is an `ApiError`.
 """
 
 from __future__ import annotations
@@ -33,24 +33,29 @@ STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
 
 
 class ApiError(Exception):
-    """A request that the API server refused, or that got no usable answer."""
+    """A request that the API server refused, or that got no answer that can be used."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(f"{status} {reason}: {message}" if status else f"{reason}: {message}")
         self.status = status
-        """HTTP status; 0 when there was no answer at all, or none that could be read."""
+        """HTTP status; 0 when there was no answer, or none that could be read."""
         self.reason = reason
         """One word, as in the Status object: NotFound, Conflict, Expired …; NoAnswer or Unreadable with status 0."""
         self.message = message
 
 
 class ApiServer:
+    """One API server. Paths are those of `kube.objects.Resource.path`. Every request raises ApiError when it fails.
+
+    May be used from any thread.
+    """
+
     def __init__(self, client: ApiClient) -> None:
         self._client = client
 
     @classmethod
     def from_environment(cls, kubeconfig: str | None = None) -> ApiServer:
-        """By `kubeconfig`, else by $KUBECONFIG, else as a pod of the cluster. Raises ApiError when none is usable."""
+        """By `kubeconfig`, else by $KUBECONFIG, else as a pod of the cluster. Raises ApiError if none of them works."""
         configuration = Configuration()
         path = kubeconfig or os.environ.get("KUBECONFIG")
         try:
@@ -64,6 +69,7 @@ class ApiServer:
 
     @classmethod
     def to(cls, configuration: Configuration) -> ApiServer:
+        """By a configuration of the official client, which this changes."""
         configuration.retries = False
         configuration.keep_alive = True
         client = ApiClient(configuration)
@@ -71,29 +77,34 @@ class ApiServer:
         return cls(client)
 
     def get(self, path: str, params: Params | None = None) -> dict[str, Any]:
+        """One object, or a collection (kind List)."""
         return self._object("GET", path, params)
 
     def create(self, path: str, obj: Mapping[str, Any]) -> dict[str, Any]:
+        """`path`: of the collection. ApiError has status 409 when the object exists."""
         return self._object("POST", path, body=(JSON, obj))
 
     def replace(self, path: str, obj: Mapping[str, Any]) -> dict[str, Any]:
+        """ApiError has status 409 when the object is not at `metadata.resourceVersion` of `obj` any more."""
         return self._object("PUT", path, body=(JSON, obj))
 
     def delete(self, path: str, params: Params | None = None) -> dict[str, Any]:
+        """Returns the deleted object, or a Status."""
         return self._object("DELETE", path, params)
 
     def patch(self, path: str, body: Any, content_type: str) -> dict[str, Any]:
+        """`content_type`: MERGE_PATCH, JSON_PATCH or STRATEGIC_MERGE_PATCH. Returns the object after the patch."""
         return self._object("PATCH", path, body=(content_type, body))
 
     def apply(self, path: str, obj: Mapping[str, Any], manager: str) -> dict[str, Any]:
-        """Server-side apply; takes over fields that another manager holds."""
+        """Server-side apply by the field manager `manager`; takes over fields that another one holds."""
         return self._object("PATCH", path, {"fieldManager": manager, "force": True}, (APPLY_PATCH, obj))
 
     def watch(self, path: str, params: Params, read_timeout: float) -> Iterator[dict[str, Any]]:
-        """The events of one watch request, until the server ends it.
+        """The events ({"type", "object"}) of one watch request, until the server ends it.
 
-        `read_timeout` (seconds) bounds the silence between two pieces of data. Raises ApiError for an ERROR event,
-        a line that is no event, and a connection that breaks or falls silent.
+        `read_timeout`: seconds that may pass between two pieces of data. Raises ApiError for an ERROR event, for a line
+        that is not an event, and for a connection that breaks or falls silent.
         """
         response = self._send("GET", path, {**params, "watch": True}, read_timeout=read_timeout)
         try:

@@ -1,4 +1,4 @@
-"""How long to wait after a failure: twice as long after each one in a row, up to a limit, spread by chance."""
+"""How long to wait after a failure: twice as long after each failure in a row, up to a limit, with jitter."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ class Backoff:
     first: float
     """After the first failure."""
     longest: float
+    """Never longer than this."""
 
     def seconds(self, failures: int, chance: float | None = None) -> float:
-        """The wait after so many failures in a row; 0 after none.
+        """The wait after this many failures in a row; 0 after none.
 
-        `chance` in [0, 1) chooses a value between half of the wait and the whole; by default it is random, so that
-        clients that failed together do not come back together.
+        `chance` in [0, 1) chooses between half of the wait and the whole. By default it is random, so that clients
+        that failed together do not retry together.
         """
         if not failures:
             return 0.0

@@ -1,9 +1,9 @@
-"""A list-watch cache: the objects of one kind, as the API server last told.
+"""A list-watch cache: the objects of one kind, as the API server last sent them.
 
 The official client's informer asks for no bookmarks, sets no read time-out and does not back off, so it can follow a
-dead connection for ever. Here one rule covers all trouble: keep serving the last snapshot, wait a jittered moment that
-doubles with each failure in a row, then go on from the last resource version; after an answer with an error status
-(410 Gone, a resource version from before a restored backup, …) list anew instead.
+dead connection for ever. Here one rule covers every failure: keep the last snapshot, wait (`kube.backoff`), then
+continue from the last resource version. After an answer with an error status (410 Gone, a resource version from before
+a restored backup, …) list anew instead.
 """
 
 from __future__ import annotations
@@ -18,26 +18,27 @@ from typing import Any
 
 from kube.api import ApiError, ApiServer, Params
 from kube.backoff import Backoff
+from kube.objects import Key, key
 
 log = logging.getLogger(__name__)
 
-Key = tuple[str, str]
-"""(namespace, name); the namespace is empty for cluster-wide kinds."""
-
 READ_TIMEOUT_SECONDS = (70.0, 75.0)
-"""Bookmarks come about once a minute, and the server is asked to end the watch five seconds before this: longer silence
-means that nobody is there."""
+"""Bookmarks come about once a minute, and the server is asked to end the watch five seconds before this. A longer
+silence means that the connection is dead."""
 REFUSED = Backoff(first=0.5, longest=30.0)
-"""After an answer with an error: the server may have too much to do."""
+"""After an answer with an error: the server may be overloaded."""
 AWAY = Backoff(first=0.5, longest=5.0)
-"""After no answer at all: once the server is back, a replica that joins or ends must not wait for half a minute, and
-to go on watching from where one was is cheap."""
+"""After no answer at all. Once the server is back, a replica that joins or ends must not wait for half a minute, and
+it is cheap for the server to continue a watch."""
 SETTLED_SECONDS = 5.0
-"""A request that lasted this long was no failure in a row, however it ended."""
+"""A request that lasted this long ends a row of failures, even if it failed."""
 
 
 class Watch:
-    """Objects under `path`, kept current by a thread of its own. Take one snapshot, then decide by it."""
+    """The objects under `path`, kept current by a thread of its own.
+
+    Every method may be called from any thread. Take one snapshot, then decide by it.
+    """
 
     def __init__(
         self,
@@ -48,7 +49,11 @@ class Watch:
         on_change: Callable[[], None] | None = None,
         read_timeout: tuple[float, float] = READ_TIMEOUT_SECONDS,
     ) -> None:
-        """`on_change` is called in the watch's thread after every change; it must be cheap and must not raise."""
+        """`path`: of a collection. `params`: of the list and of the watch, selectors for example.
+
+        `on_change` is called in the watch's thread after every change; it must be cheap and must not raise.
+        `read_timeout`: seconds, (least, most); each request chooses at random between them.
+        """
         self._api = api
         self._path = path
         self._params = dict(params or {})
@@ -61,22 +66,27 @@ class Watch:
         self._last_word: float | None = None
 
     def start(self) -> None:
+        """Starts the thread; to be called once."""
         threading.Thread(target=self._run, name=f"watch {self._path}", daemon=True).start()
 
     def stop(self) -> None:
-        """Returns at once; the thread, a daemon, ends with its current request at the latest."""
+        """Returns at once. The thread, a daemon, ends with its current request at the latest."""
         self._stopped.set()
 
     def snapshot(self) -> Mapping[Key, dict[str, Any]]:
+        """Read-only and never changed later. The same mapping until something changes.
+
+        An object that did not change stays the same Python object, unless the objects were listed anew.
+        """
         return self._snapshot
 
     @property
     def synced(self) -> bool:
-        """Whether the objects were listed at least once; stays true when the API server is lost later."""
+        """Whether the objects were listed at least once. Stays true when the API server is lost later."""
         return self._last_word is not None
 
     def age_seconds(self) -> float:
-        """Seconds since the API server's last word: an event, a bookmark, a list. Infinite before the first."""
+        """Seconds since the API server last sent an event, a bookmark or a list. Infinite before the first."""
         return float("inf") if self._last_word is None else time.monotonic() - self._last_word
 
     def _run(self) -> None:
@@ -116,7 +126,7 @@ class Watch:
             version: str = answer["metadata"]["resourceVersion"]
             # Items of a list do not repeat what the list says; events do. A snapshot's objects look alike.
             kind = {"apiVersion": answer["apiVersion"], "kind": answer["kind"].removesuffix("List")}
-            listed = {_key(item): {**kind, **item} for item in answer["items"]}
+            listed = {key(item): {**kind, **item} for item in answer["items"]}
         except (KeyError, TypeError, AttributeError) as error:
             raise ApiError(0, "Unreadable", f"list of {self._path} lacks {error}") from error
         self._publish(listed)
@@ -126,23 +136,18 @@ class Watch:
         """Apply one event; returns its resource version."""
         try:
             version: str = obj["metadata"]["resourceVersion"]
-            key = _key(obj) if kind != "BOOKMARK" else None
+            changed = key(obj) if kind != "BOOKMARK" else None
         except (KeyError, TypeError) as error:
             raise ApiError(0, "Unreadable", f"event of {self._path} lacks {error}") from error
-        if key is None:
+        if changed is None:
             self._last_word = time.monotonic()
         elif kind == "DELETED":
-            self._publish({k: v for k, v in self._snapshot.items() if k != key})
+            self._publish({k: v for k, v in self._snapshot.items() if k != changed})
         else:
-            self._publish({**self._snapshot, key: obj})
+            self._publish({**self._snapshot, changed: obj})
         return version
 
     def _publish(self, objects: dict[Key, dict[str, Any]]) -> None:
         self._snapshot = MappingProxyType(objects)
         self._last_word = time.monotonic()
         self._on_change()
-
-
-def _key(obj: Mapping[str, Any]) -> Key:
-    metadata = obj["metadata"]
-    return metadata.get("namespace", ""), metadata["name"]

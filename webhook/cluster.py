@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from kube.api import ApiServer
-from kube.watch import Key, Watch
+from kube.parsed import ParsedObjects
+from kube.watch import Watch
 from sfc import names
 from sfc.chain import Chain, Hook
 from sfc.validation.checks import InvalidChain, parse
@@ -20,8 +21,7 @@ class Cluster:
     def __init__(self, api: ApiServer) -> None:
         self._chains = Watch(api, CHAINS)
         self._namespaces = Watch(api, NAMESPACES)
-        self._parsed: dict[Key, tuple[object, Chain | InvalidChain]] = {}
-        """By the object it was parsed from; a new version is a new object."""
+        self._parsed = ParsedObjects(_parsed)
 
     def start(self) -> None:
         self._chains.start()
@@ -40,14 +40,7 @@ class Cluster:
         return self._chains.age_seconds()
 
     def chain(self, namespace: str, name: str) -> Chain | InvalidChain | None:
-        key = namespace, name
-        obj = self._chains.snapshot().get(key)
-        if obj is None:
-            self._parsed.pop(key, None)
-            return None
-        if key not in self._parsed or self._parsed[key][0] is not obj:
-            self._parsed[key] = obj, _parsed(obj)
-        return self._parsed[key][1]
+        return self._parsed.one(self._chains.snapshot(), (namespace, name))
 
     def auto_hook(self, namespace: str) -> Hook:
         """A namespace not heard of yet counts as unrestricted: a hook refused there is tried again by the workload's
@@ -56,7 +49,7 @@ class Cluster:
         return hook_for(known.get("metadata", {}).get("labels") or {})
 
 
-def _parsed(obj: Mapping[str, Any]) -> Chain | InvalidChain:
+def _parsed(obj: Mapping[str, Any], _: object) -> Chain | InvalidChain:
     try:
         return parse(obj)
     except InvalidChain as error:

@@ -1,39 +1,40 @@
-"""Events: what `kubectl describe` of a chain tells of its past. They follow from the change of its status."""
+"""Events of chains, which follow from the change of a chain's status, and how all our events are named."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from controller.cluster import status
+from controller.cluster.writes import Record
 from kube import objects
+from kube.events import Event, Reporter, repeatable_name
 from kube.objects import Object
 
-REPORTER = "sfc-cluster-controller"
-MESSAGE_LIMIT = 1024
-"""Characters; the limit of events.k8s.io/v1."""
+REPORTER = Reporter("sfc-cluster-controller")
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    reason: str
-    message: str
-    warning: bool = False
+def record(event: Event, about: Object, now: datetime) -> Record:
+    """The same event about the same object has the same name: its repetition is counted.
+
+    `about`: a `kube.objects.Resource.reference`.
+    """
+    name = repeatable_name(about["name"], about["uid"], event.reason, event.message)
+    return Record(REPORTER.event(event, about, name, now))
 
 
 def of_change(before: Object | None, after: Object) -> Iterator[Event]:
-    """From one status of a chain to the next; `before` is None for a chain that had none."""
-    yield from _of_readiness(_ready(before), _ready(after))
+    """From one status of a chain to the next. `before`: None for a chain that had no status."""
+    yield from _of_readiness(_condition(before, status.READY), _condition(after, status.READY))
     yield from _of_ports(
-        *(objects.condition({"status": s or {}}, status.SOURCE_PORTS_ASSIGNED) for s in (before, after))
+        _condition(before, status.SOURCE_PORTS_ASSIGNED), _condition(after, status.SOURCE_PORTS_ASSIGNED)
     )
     yield from _of_stages((before or {}).get("stages") or (), after.get("stages") or ())
 
 
 def of_creation(connections: Iterable[str]) -> Iterator[Event]:
+    """One event for all CrossConnections that a chain gets, by their names; none when it gets none."""
     if made := ", ".join(connections):
         yield Event("CrossConnectionsCreated", made)
 
@@ -54,10 +55,9 @@ def _of_readiness(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterat
         yield Event("ChainNotReady", message, warning=was == status.ALL_STAGES_SERVE)
 
 
-def _of_ports(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> Iterator[Event]:
-    was, reason = ((found or {}).get("reason") for found in (before, after))
-    if after and was != reason == status.NO_FREE_SOURCE_PORTS:
-        yield Event(reason, after["message"], warning=True)
+def _of_ports(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Event]:
+    if before.get("reason") != after.get("reason") == status.NO_FREE_SOURCE_PORTS:
+        yield Event(status.NO_FREE_SOURCE_PORTS, after["message"], warning=True)
 
 
 def _of_stages(before: Iterable[Object], after: Iterable[Object]) -> Iterator[Event]:
@@ -70,31 +70,5 @@ def _of_stages(before: Iterable[Object], after: Iterable[Object]) -> Iterator[Ev
             yield Event("StageEmpty", f"no replica of stage {name} serves any more", warning=True)
 
 
-def _ready(found: Object | None) -> Mapping[str, Any]:
-    return objects.condition({"status": found or {}}, status.READY) or {}
-
-
-def to_object(event: Event, about: Object, now: datetime) -> dict[str, Any]:
-    """The same event about the same object has the same name: its repetition is counted, not stored anew."""
-    metadata = about["metadata"]
-    content = f"{metadata['uid']}/{event.reason}/{event.message}"
-    digest = hashlib.sha256(content.encode()).hexdigest()[:16]
-    moment = objects.timestamp(now)
-    return objects.EVENTS.object(
-        {"name": f"{metadata['name']}.{digest}", "namespace": metadata["namespace"]},
-        involvedObject={
-            "apiVersion": about["apiVersion"],
-            "kind": about["kind"],
-            "namespace": metadata["namespace"],
-            "name": metadata["name"],
-            "uid": metadata["uid"],
-        },
-        type="Warning" if event.warning else "Normal",
-        reason=event.reason,
-        message=event.message[:MESSAGE_LIMIT],
-        count=1,
-        firstTimestamp=moment,
-        lastTimestamp=moment,
-        source={"component": REPORTER},
-        reportingComponent=REPORTER,
-    )
+def _condition(found: Object | None, kind: str) -> Mapping[str, Any]:
+    return objects.condition({"status": found or {}}, kind) or {}

@@ -1,7 +1,7 @@
 """Leader election by a Lease, the protocol of client-go's leaderelection: one cluster controller acts at a time.
 
 Clocks of different machines are never compared: a lease has expired when this process has seen it unchanged for its
-whole duration. The leader gives up well before that, RENEW_DEADLINE after its last renewal, whatever its clock says.
+whole duration. The leader gives up well before that, RENEW_DEADLINE_SECONDS after its last renewal.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from kube import objects
 from kube.api import ApiError, ApiServer
 from kube.objects import LEASES, Object
 from sfc import names
@@ -22,23 +23,29 @@ _PATH = LEASES.path(names.SYSTEM_NAMESPACE, NAME)
 
 
 class Election:
+    """One candidate's part in it. To be used by one thread at a time."""
+
     def __init__(self, api: ApiServer, identity: str) -> None:
+        """`identity`: differs from that of every other process."""
         self._api = api
         self._identity = identity
         self._seen = ""
         self._seen_at = 0.0
 
     def attempt(self, monotonic: float, now: datetime) -> bool:
-        """Take or renew the lease if possible; whether we hold it now. Raises ApiError when that is unknown."""
+        """Take or renew the lease if possible. Returns whether we hold it now; raises ApiError when that is unknown.
+
+        `monotonic`: seconds, from any start.
+        """
         try:
             return self._attempt(monotonic, now)
         except ApiError as error:
-            if error.status == 409:  # somebody was quicker
+            if error.status == 409:  # another candidate was quicker
                 return False
             raise
 
     def release(self, now: datetime) -> None:
-        """Let the next one lead at once; nothing happens when the lease is not ours."""
+        """Let another candidate lead at once. Does nothing when the lease is not ours. Raises ApiError."""
         lease = self._api.get(_PATH)
         if lease["spec"].get("holderIdentity") == self._identity:
             self._api.replace(_PATH, _with(lease, "", 1, now))
@@ -73,7 +80,7 @@ class Election:
 
 def _with(lease: Object, holder: str, duration: int, now: datetime) -> dict[str, Any]:
     spec = lease.get("spec") or {}
-    moment = now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    moment = objects.micro_timestamp(now)
     changed = {"holderIdentity": holder, "leaseDurationSeconds": duration, "renewTime": moment}
     if spec.get("holderIdentity") != holder:
         changed |= {"acquireTime": moment, "leaseTransitions": spec.get("leaseTransitions", 0) + 1}

@@ -1,4 +1,5 @@
-"""Observe, plan, apply, again: the leader's work. Events only wake it; what failed is tried again, ever more slowly."""
+"""The leader's loop: observe, plan, apply. Events of the watches only wake it. A pass in which a write failed is
+repeated after a back-off."""
 
 from __future__ import annotations
 
@@ -11,35 +12,37 @@ from datetime import UTC, datetime
 from prometheus_client import Counter, Gauge, Histogram
 
 from controller.cluster import source_ports, trust
-from controller.cluster.changes import Apply, Assign, Change, Delete, Patch, Record
-from controller.cluster.plan import MANAGER, Cluster, plan
-from kube import objects
+from controller.cluster.plan import MANAGER, plan
+from controller.cluster.snapshot import ChainObject, Pod, Snapshot, chain_object, pod_of
+from controller.cluster.writes import Apply, Assign, Delete, Patch, Record, Write
+from kube import events
 from kube.api import MERGE_PATCH, STRATEGIC_MERGE_PATCH, ApiError, ApiServer
 from kube.backoff import Backoff
-from kube.objects import CHAINS, CONNECTIONS, EVENTS, NETWORKS, PODS, Object
+from kube.objects import CHAINS, CONNECTIONS, NETWORKS, PODS
+from kube.parsed import ParsedObjects
 from kube.watch import Watch
 from sfc import names
 
 log = logging.getLogger(__name__)
 
 GATHER_SECONDS = 0.1
-"""Events that come this close together are one reason to look."""
+"""Wait this long after the first event, so that one pass covers those that follow it at once."""
 TRUST_SECONDS = 5.0
-"""Between two looks at certificates and caBundles, which nothing announces."""
+"""Certificates and caBundles are not watched; this is the time between two looks at them."""
 RETRY = Backoff(first=0.5, longest=30.0)
 """After a pass in which something failed."""
 
 OUTDATED = (404, 409)
-"""Answers for an object that is gone, or another one by now."""
+"""Statuses of the answer for an object that was deleted, or has changed meanwhile."""
 
 PASSES = Histogram("sfc_cluster_pass_seconds", "Time to observe, plan and apply once")
-CHANGES = Counter("sfc_cluster_changes", "Changes made to the cluster's objects", ["change"])
-FAILURES = Counter("sfc_cluster_failures", "Changes and looks that failed")
+WRITES = Counter("sfc_cluster_writes", "Writes of the cluster's objects that succeeded", ["write"])
+FAILURES = Counter("sfc_cluster_failures", "Writes, and passes over the certificates, that failed")
 EXPIRY = Gauge("sfc_certificate_expiry_timestamp_seconds", "When a certificate of the webhook expires", ["certificate"])
 
 
 class Loop:
-    """`certificates` False: somebody else keeps the webhook's certificates and the caBundles, cert-manager say."""
+    """The loop, and the watches that wake it. `run` is for one thread; the other methods are for any."""
 
     def __init__(
         self,
@@ -48,6 +51,7 @@ class Loop:
         *,
         certificates: bool = True,
     ) -> None:
+        """`certificates`: False when another program (cert-manager) keeps the webhook's certificates and caBundles."""
         self._api = api
         self._clock = clock
         self._certificates = certificates
@@ -64,9 +68,12 @@ class Loop:
         self._connections = watch(CONNECTIONS.path())
         self._networks = watch(NETWORKS.path())
         self._pods = watch(PODS.path(), names.CHAIN_LABEL)
+        self._chains_read = ParsedObjects[ChainObject](lambda obj, _: chain_object(obj))
+        self._pods_read = ParsedObjects[Pod](lambda obj, _: pod_of(obj))
 
     @property
     def watches(self) -> dict[str, Watch]:
+        """By the names that /readyz shows."""
         return {
             "chains": self._chains,
             "crossconnections": self._connections,
@@ -84,15 +91,16 @@ class Loop:
             self._rest(failures)
 
     def stop(self) -> None:
+        """Returns at once; the pass under way is the last."""
         self._stopped.set()
         self._wake.set()
 
     def age_seconds(self) -> float:
-        """Since the last pass ended: a loop that hangs shows here."""
+        """Seconds since the last pass ended; they show a loop that hangs."""
         return time.monotonic() - self._last_pass
 
     def unsynced(self) -> list[str]:
-        """What was never listed so far. Nothing is planned on half a picture."""
+        """The kinds that were not listed yet. Nothing is planned before all are."""
         return [name for name, watch in self.watches.items() if not watch.synced]
 
     def _rest(self, failures: int) -> None:
@@ -107,19 +115,19 @@ class Loop:
         self._wake.clear()
         with PASSES.time():
             trusted = time.monotonic() < self._trust_due or self._trust()
-            done = [self._apply(change) for change in self._plan()]
+            done = [self._apply(write) for write in self._plan()]
         self._last_pass = time.monotonic()
         return trusted and all(done)
 
-    def _plan(self) -> list[Change]:
+    def _plan(self) -> list[Write]:
         return [] if self.unsynced() else plan(self._observe(), self._clock())
 
-    def _observe(self) -> Cluster:
-        return Cluster(
-            chains=tuple(self._chains.snapshot().values()),
-            connections=tuple(self._connections.snapshot().values()),
-            networks=tuple(self._networks.snapshot().values()),
-            pods=tuple(self._pods.snapshot().values()),
+    def _observe(self) -> Snapshot:
+        return Snapshot(
+            chains=self._chains_read.all(self._chains.snapshot()),
+            connections=self._connections.snapshot(),
+            networks=self._networks.snapshot(),
+            pods=self._pods_read.all(self._pods.snapshot()),
         )
 
     def _trust(self) -> bool:
@@ -135,22 +143,26 @@ class Loop:
         self._trust_due = time.monotonic() + TRUST_SECONDS
         return True
 
-    def _apply(self, change: Change) -> bool:
-        """One change that fails does not keep the others from being made."""
-        kind = type(change).__name__.lower()
+    def _apply(self, write: Write) -> bool:
+        """Whether it succeeded. A write that fails does not keep the others from being done."""
+        fields = {"write": type(write).__name__.lower(), "object": _target(write)}
         try:
-            apply(self._api, change)
+            apply(self._api, write)
         except ApiError as error:
             FAILURES.inc()
-            log.error("change failed", extra={"change": kind, "object": _target(change), "error": str(error)})
+            log.error("write failed", extra={**fields, "error": str(error)})
             return False
-        CHANGES.labels(kind).inc()
-        log.info("change made", extra={"change": kind, "object": _target(change)})
+        WRITES.labels(fields["write"]).inc()
+        log.info("written", extra=fields)
         return True
 
 
-def apply(api: ApiServer, change: Change) -> None:
-    match change:
+def apply(api: ApiServer, write: Write) -> None:
+    """Does one write. Success when the object was deleted meanwhile, or has changed and the next pass looks again.
+
+    Raises ApiError.
+    """
+    match write:
         case Apply(path, obj):
             _unless((404,) if path.endswith("/status") else (), lambda: api.apply(path, obj, MANAGER))
         case Delete(path):
@@ -160,11 +172,11 @@ def apply(api: ApiServer, change: Change) -> None:
         case Assign(namespace, chain, stage, slices):
             _assign(api, PODS.path(namespace), f"{names.CHAIN_LABEL}={chain},{names.STAGE_LABEL}={stage}", slices)
         case Record(obj):
-            _record(api, obj)
+            events.record(api, obj)
 
 
 def _unless(statuses: Sequence[int], request: Callable[[], object]) -> bool:
-    """Whether it was done: an object that is gone meanwhile needs no status, and no deletion."""
+    """Sends the request; False when the answer has one of these statuses."""
     try:
         request()
     except ApiError as error:
@@ -175,32 +187,17 @@ def _unless(statuses: Sequence[int], request: Callable[[], object]) -> bool:
 
 
 def _assign(api: ApiServer, path: str, selector: str, slices: int | None) -> None:
-    """Decided by a list of its own, which shows everything that was ever written: what this process gave away a moment
-    ago, and what the leader before it did. A pod that changes meanwhile is left to the next pass, which that change
-    has woken."""
-    for pod, ports in source_ports.given(api.get(path, {"labelSelector": selector})["items"], slices):
+    """Decided by a fresh list, which shows every earlier write: those of this process a moment ago, and those of the
+    leader before it. A pod that changes meanwhile is left to the next pass, which that change has woken."""
+    pods = [pod_of(obj) for obj in api.get(path, {"labelSelector": selector})["items"]]
+    for pod, ports in source_ports.given(pods, slices):
         patch = source_ports.patch(pod, ports)
-        name = objects.name(pod)
-        if _unless(OUTDATED, lambda: api.patch(f"{path}/{name}", patch, MERGE_PATCH)):  # noqa: B023
-            log.info(
-                "source ports given", extra={"pod": f"{objects.namespace(pod)}/{name}", "source_ports": str(ports)}
-            )
+        if _unless(OUTDATED, lambda: api.patch(f"{path}/{pod.name}", patch, MERGE_PATCH)):  # noqa: B023
+            log.info("source ports given", extra={"pod": f"{pod.namespace}/{pod.name}", "source_ports": str(ports)})
 
 
-def _record(api: ApiServer, event: Object) -> None:
-    namespace, name = event["metadata"]["namespace"], event["metadata"]["name"]
-    try:
-        api.create(EVENTS.path(namespace), event)
-    except ApiError as error:
-        if error.status != 409:
-            raise
-        path = EVENTS.path(namespace, name)
-        count = api.get(path).get("count", 1) + 1
-        api.patch(path, {"count": count, "lastTimestamp": event["lastTimestamp"]}, MERGE_PATCH)
-
-
-def _target(change: Change) -> str:
-    match change:
+def _target(write: Write) -> str:
+    match write:
         case Apply(path) | Delete(path) | Patch(path):
             return path
         case Assign(namespace, chain, stage):

@@ -1,7 +1,7 @@
-"""`python -m controller cluster`: waits to be the leader, then runs the loop until told to stop.
+"""`python -m controller cluster`: waits to be the leader, then runs the loop until a signal stops it.
 
-A leader that cannot renew its lease ends its process, whatever its threads are waiting for: that is the only way to be
-sure that it changes nothing more. All threads are daemons for that reason.
+A leader that cannot renew its lease ends its process, whatever its threads are waiting for. Only that makes sure that
+it writes nothing more. For that reason all threads are daemons.
 """
 
 from __future__ import annotations
@@ -26,20 +26,21 @@ log = logging.getLogger(__name__)
 
 PORT = 8080
 HANGING_SECONDS = 180.0
-"""A pass that takes longer will not end."""
+"""A pass that takes longer is taken for stuck."""
 STOP_SECONDS = 5.0
-"""For the pass under way when the process is told to stop."""
+"""How long the pass under way may take to end when the process stops."""
 
-LEADING = Gauge("sfc_cluster_leading", "Whether this replica leads")
+LEADING = Gauge("sfc_cluster_leading", "Whether this process leads")
 
 
 def run(argv: list[str]) -> int:
+    """Returns the exit status, once SIGTERM or SIGINT came or the process must not lead any longer."""
     parser = argparse.ArgumentParser(prog="controller cluster", description=__doc__)
     parser.add_argument("--port", type=int, default=PORT, help="of health and metrics (default %(default)s)")
     parser.add_argument(
         "--no-certificates",
         action="store_true",
-        help="somebody else keeps the webhook's certificates and the caBundles",
+        help="leave the webhook's certificates and the caBundles to another program",
     )
     arguments = parser.parse_args(argv)
     stop = threading.Event()
@@ -50,11 +51,11 @@ def run(argv: list[str]) -> int:
     except ApiError as error:
         log.error("no API server", extra={"error": str(error)})
         return 1
-    return Replica(api, Loop(api, certificates=not arguments.no_certificates)).run(arguments.port, stop)
+    return Candidate(api, Loop(api, certificates=not arguments.no_certificates)).run(arguments.port, stop)
 
 
-class Replica:
-    """One of the Deployment's pods: waits, or leads."""
+class Candidate:
+    """One of the Deployment's pods: it waits to lead, or leads."""
 
     def __init__(self, api: ApiServer, loop: Loop) -> None:
         self._election = Election(api, f"{platform.node()}_{uuid.uuid4()}")
@@ -63,6 +64,10 @@ class Replica:
         self._renewed = float("-inf")
 
     def run(self, port: int, stop: threading.Event) -> int:
+        """Returns 0 once `stop` is set, 1 when this process must not lead any longer.
+
+        `port`: of health and metrics.
+        """
         health.serve(port, healthy=self._unhealthy, ready=self._unready)
         threading.Thread(target=self._elect, args=(stop,), name="election", daemon=True).start()
         while not stop.wait(0.5):
@@ -94,11 +99,11 @@ class Replica:
         try:
             return self._election.attempt(monotonic, datetime.now(UTC))
         except ApiError as error:
-            log.warning("lease not asked for", extra={"error": str(error)})
+            log.warning("could not ask for the lease", extra={"error": str(error)})
             return False
 
     def _leave(self) -> None:
-        """Let the other replica take over at once, but only when nothing more is under way here."""
+        """Let another candidate take over at once, but only when no write is under way here."""
         if not self._leading:
             return
         self._loop.stop()
@@ -114,6 +119,6 @@ class Replica:
         return f"no pass ended for {self._loop.age_seconds():.0f} s" if hanging else None
 
     def _unready(self) -> str | None:
-        """A replica that waits is ready to lead."""
+        """A candidate that waits is ready."""
         unsynced = self._loop.unsynced() if self._leading else []
         return f"not listed yet: {', '.join(unsynced)}" if unsynced else None

@@ -1,87 +1,88 @@
-"""Who gets which slice of source ports: from the pods as they are, pure.
+"""Which pod gets which slice of source ports, decided from the pods as they are. Pure.
 
 A pod of a stage with slices is created behind a scheduling gate. One patch opens the gate and writes the pod's ports,
-so that nothing of the pod ever runs without them. What a pod has been given stands in its annotation and nowhere else;
-it is free again when the pod is gone, or over. A slice is free when it overlaps no living replica's ports, so that a
+so that no container of the pod ever runs without them. A pod's ports are stored in its annotation and nowhere else;
+they are free again when the pod is deleted, or over. A slice is free when it overlaps no living replica's ports: so a
 stage may change its number of slices while replicas with slices of the old size still run.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 from controller.cluster import events
-from controller.cluster.changes import Assign, Change, Patch, Record
-from controller.node.report.conditions import Condition
-from kube import objects
-from kube.objects import PODS, Object
-from sfc import annotation, names
+from controller.cluster.snapshot import Pod, by_stage
+from controller.cluster.writes import Assign, Patch, Write
+from kube.conditions import Condition
+from kube.events import Event
+from kube.objects import PODS
+from sfc import annotation, missing, names
 from sfc.chain import Chain, Stage
 from sfc.source_ports import PortRange, every
 
 NO_FREE_SLICE = "NoFreeSourcePorts"
-NO_CHAIN = "NoChain"
-NO_STAGE = "NoStage"
 SCHEDULED_NEXT = "NotScheduled"
 
 
-def changes(namespace: str, name: str, chain: Chain | None, pods: Sequence[Object], now: datetime) -> Iterator[Change]:
-    """`pods`: those of the chain of this name. `chain`: None when it does not exist or is invalid."""
-    for stage_name, members in _by_stage(pods).items():
+def writes(namespace: str, name: str, chain: Chain | None, pods: Sequence[Pod], now: datetime) -> Iterator[Write]:
+    """`pods`: those of the chain of this name. `chain`: None when it does not exist or is not valid."""
+    for stage_name, members in by_stage(pods).items():
         stage = chain.stage(stage_name) if chain else None
         if stage and any(given(members, stage.slices)):
             yield Assign(namespace, name, stage_name, stage.slices)
         for pod in left_over(members, stage):
-            yield from _tell(pod, _why(f"{namespace}/{name}", chain, stage, stage_name), now)
+            yield from _report(pod, _why(pod, chain, stage), now)
         for pod in filter(_goes_on, members):
-            yield from _tell(pod, Condition(False, SCHEDULED_NEXT, "has its source ports; waits for a node"), now)
+            yield from _report(pod, _wired(SCHEDULED_NEXT, "has its source ports; waits for a node"), now)
 
 
-def given(pods: Sequence[Object], slices: int | None) -> Iterator[tuple[Object, PortRange | None]]:
+def given(pods: Sequence[Pod], slices: int | None) -> Iterator[tuple[Pod, PortRange | None]]:
     """The waiting pods of a stage that can go on, the oldest first, each with its ports.
 
-    Without slices (any more) they go on without. Which free slice a pod gets depends on its UID, so that one that was
-    just freed, and whose connections others may still remember, mostly rests.
+    `slices`: None for a stage that has no slices (any more); its pods go on without ports. The UID of a pod decides
+    which of the free slices it gets: a slice that was just freed, and whose connections peers may still remember, is
+    then seldom the next to be given.
     """
     left = _free(pods, slices) if slices else []
     for pod in _waiting(pods):
         if slices is None:
             yield pod, None
         elif left:
-            digest = hashlib.sha256(pod["metadata"]["uid"].encode()).digest()
+            digest = hashlib.sha256(pod.uid.encode()).digest()
             yield pod, left.pop(int.from_bytes(digest[:4], "big") % len(left))
 
 
-def left_over(pods: Sequence[Object], stage: Stage | None) -> list[Object]:
-    """The waiting pods of a stage for which there is nothing."""
+def left_over(pods: Sequence[Pod], stage: Stage | None) -> list[Pod]:
+    """The waiting pods of a stage for which no slice is free; all of them without a stage."""
     waiting = _waiting(pods)
     return waiting[len(list(given(pods, stage.slices))) :] if stage else waiting
 
 
-def patch(pod: Object, ports: PortRange | None) -> dict[str, Any]:
-    """A merge patch that gives a pod its ports and opens the gate; refused when the pod has changed meanwhile."""
-    metadata = pod["metadata"]
+def patch(pod: Pod, ports: PortRange | None) -> dict[str, Any]:
+    """A merge patch that gives a pod its ports and opens the gate.
+
+    The API server refuses it (409) when the pod has changed meanwhile.
+    """
     annotations: dict[str, str | None] = {names.SOURCE_PORTS: str(ports) if ports else None}
-    networks = (metadata.get("annotations") or {}).get(names.NETWORKS_ANNOTATION)
-    with suppress(annotation.AnnotationError):  # Multus cannot read it either, and says so in the pod's events
-        annotations[names.NETWORKS_ANNOTATION] = annotation.with_source_ports(networks, metadata["namespace"], ports)
+    with suppress(annotation.AnnotationError):  # Multus cannot read it either, and reports that in the pod's events
+        annotations[names.NETWORKS_ANNOTATION] = annotation.with_source_ports(pod.networks, pod.namespace, ports)
     return {
         "metadata": {
-            "uid": metadata["uid"],
-            "resourceVersion": metadata["resourceVersion"],
+            "uid": pod.uid,
+            "resourceVersion": pod.resource_version,
             "annotations": annotations,
         },
-        "spec": {"schedulingGates": [gate for gate in _gates(pod) if gate["name"] != names.SOURCE_PORTS]},
+        "spec": {"schedulingGates": [gate for gate in pod.gates if gate["name"] != names.SOURCE_PORTS]},
     }
 
 
-def shortage(chain: Chain, pods: Sequence[Object]) -> str | None:
-    """What the chain's stages lack; None when every replica has its ports."""
-    members = _by_stage(pods)
+def shortage(chain: Chain, pods: Sequence[Pod]) -> str | None:
+    """Which stages lack source ports, and the remedy; None when every replica has its ports."""
+    members = by_stage(pods)
     sentences = (_shortage(stage, len(left_over(members.get(stage.name, ()), stage))) for stage in chain.stages)
     return "; ".join(filter(None, sentences)) or None
 
@@ -100,65 +101,37 @@ def _remedy(stage: Stage) -> str:
     )
 
 
-def _why(path: str, chain: Chain | None, stage: Stage | None, stage_name: str) -> Condition:
+def _why(pod: Pod, chain: Chain | None, stage: Stage | None) -> Condition:
     if chain is None:
-        return Condition(False, NO_CHAIN, f"{names.CHAIN_KIND} {path} does not exist or is invalid")
+        return _wired(missing.NO_CHAIN, missing.chain(pod.namespace, pod.chain))
     if stage is None:
-        return Condition(False, NO_STAGE, f"{names.CHAIN_KIND} {path} has no stage {stage_name}")
-    message = f"{names.CHAIN_KIND} {path}, stage {stage.name}: no source ports for this pod, {_remedy(stage)}"
-    return Condition(False, NO_FREE_SLICE, message)
+        return _wired(missing.NO_STAGE, missing.stage(chain, pod.stage))
+    where = f"{names.CHAIN_KIND} {pod.namespace}/{pod.chain}, stage {stage.name}"
+    return _wired(NO_FREE_SLICE, f"{where}: no source ports for this pod, {_remedy(stage)}")
 
 
-def _tell(pod: Object, condition: Condition, now: datetime) -> Iterator[Change]:
-    current = objects.condition(pod, names.WIRED_CONDITION)
-    if condition.stands_in(current):
+def _wired(reason: str, message: str) -> Condition:
+    return Condition(names.WIRED_CONDITION, False, reason, message)
+
+
+def _report(pod: Pod, condition: Condition, now: datetime) -> Iterator[Write]:
+    if condition.stands_in(pod.condition):
         return
-    path = PODS.path(objects.namespace(pod), objects.name(pod), "status")
-    yield Patch(path, condition.patch(pod["metadata"]["uid"], current, now))
+    yield Patch(PODS.path(pod.namespace, pod.name, "status"), condition.patch(pod.uid, pod.condition, now))
     if condition.reason != SCHEDULED_NEXT:
-        event = events.Event(condition.reason, condition.message, warning=True)
-        yield Record(events.to_object(event, pod, now))
+        yield events.record(Event(condition.reason, condition.message, warning=True), pod.reference, now)
 
 
-def _goes_on(pod: Object) -> bool:
-    """It was told that it must wait, and does not any more; once it has a node, the node's agent reports."""
-    current = objects.condition(pod, names.WIRED_CONDITION) or {}
-    ours = (NO_FREE_SLICE, NO_CHAIN, NO_STAGE)
-    return not _is_gated(pod) and not (pod.get("spec") or {}).get("nodeName") and current.get("reason") in ours
+def _goes_on(pod: Pod) -> bool:
+    """It does not wait any more, but its condition still says so. Once it has a node, the node's agent reports."""
+    ours = (NO_FREE_SLICE, missing.NO_CHAIN, missing.NO_STAGE)
+    return not pod.gated and not pod.has_node and pod.condition is not None and pod.condition.get("reason") in ours
 
 
-def _free(pods: Iterable[Object], slices: int) -> list[PortRange]:
-    held = [ports for pod in pods if (ports := _held(pod))]
+def _free(pods: Iterable[Pod], slices: int) -> list[PortRange]:
+    held = [pod.ports for pod in pods if pod.ports]
     return [one for one in every(slices) if not any(one.overlaps(ports) for ports in held)]
 
 
-def _held(pod: Object) -> PortRange | None:
-    """A pod behind the gate holds nothing, whatever somebody wrote into its annotation."""
-    if _is_gated(pod) or _is_over(pod):
-        return None
-    return PortRange.parse((pod["metadata"].get("annotations") or {}).get(names.SOURCE_PORTS))
-
-
-def _waiting(pods: Iterable[Object]) -> list[Object]:
-    found = [pod for pod in pods if _is_gated(pod) and not _is_over(pod) and not objects.leaving(pod)]
-    return sorted(found, key=lambda pod: (pod["metadata"].get("creationTimestamp", ""), pod["metadata"]["uid"]))
-
-
-def _is_over(pod: Object) -> bool:
-    return (pod.get("status") or {}).get("phase") in objects.OVER
-
-
-def _is_gated(pod: Object) -> bool:
-    return any(gate.get("name") == names.SOURCE_PORTS for gate in _gates(pod))
-
-
-def _gates(pod: Object) -> list[Mapping[str, Any]]:
-    return (pod.get("spec") or {}).get("schedulingGates") or []
-
-
-def _by_stage(pods: Iterable[Object]) -> dict[str, list[Object]]:
-    found: dict[str, list[Object]] = {}
-    for pod in pods:
-        if stage := objects.label(pod, names.STAGE_LABEL):
-            found.setdefault(stage, []).append(pod)
-    return found
+def _waiting(pods: Iterable[Pod]) -> list[Pod]:
+    return sorted((pod for pod in pods if pod.waiting), key=lambda pod: (pod.created, pod.uid))

@@ -1,4 +1,4 @@
-"""What the statuses of chains and cross-connections say, from the pods and from what the node agents report."""
+"""The statuses of chains and cross-connections, from the pods and from the node agents' reports. Pure."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from kube import objects
+from controller.cluster.snapshot import Pod, by_stage
+from kube.conditions import Condition
 from kube.objects import Object
 from sfc import names
 from sfc.chain import Chain, InterfaceRef, Side
 
 READY = "Ready"
 SOURCE_PORTS_ASSIGNED = "SourcePortsAssigned"
-"""Of a chain with slices: whether every pod has its source ports. A condition of its own, as a chain serves without
-the pods that wait."""
+"""Of a chain with slices: whether every pod has its source ports. It is a condition of its own because a chain serves
+without the pods that wait."""
 
 ALL_STAGES_SERVE = "AllStagesServe"
 STAGE_EMPTY = "StageEmpty"
@@ -29,26 +30,20 @@ NO_FREE_SOURCE_PORTS = "NoFreeSourcePorts"
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """A condition's content."""
-
-    ready: bool
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
 class StageCount:
+    """The pods of one stage that are not over."""
+
     name: str
     replicas: int
-    """Pods that are not on their way out."""
+    """Those that are not being deleted."""
     serving: int
-    """Of these, those that receive new sessions."""
+    """Of the replicas, those that receive new sessions."""
     draining: int
-    """Pods on their way out."""
+    """Those that are being deleted."""
 
     @property
     def json(self) -> dict[str, Any]:
+        """An element of `status.stages`."""
         return {
             "name": self.name,
             "replicas": self.replicas,
@@ -57,38 +52,38 @@ class StageCount:
         }
 
 
-def stage_counts(chain: Chain, pods: Sequence[Object]) -> tuple[StageCount, ...]:
-    """`pods`: those of the chain."""
-    of_stage = {s.name: [p for p in pods if objects.label(p, names.STAGE_LABEL) == s.name] for s in chain.stages}
-    return tuple(_count(name, members) for name, members in of_stage.items())
+def stage_counts(chain: Chain, pods: Iterable[Pod]) -> tuple[StageCount, ...]:
+    """In the order of the chain's stages. `pods`: those of the chain."""
+    members = by_stage(pods)
+    return tuple(_count(stage.name, members.get(stage.name, ())) for stage in chain.stages)
 
 
-def _count(stage: str, pods: Iterable[Object]) -> StageCount:
-    running = [pod for pod in pods if (pod.get("status") or {}).get("phase") not in objects.OVER]
-    staying = [pod for pod in running if not objects.leaving(pod)]
+def _count(stage: str, pods: Iterable[Pod]) -> StageCount:
+    running = [pod for pod in pods if not pod.over]
+    staying = [pod for pod in running if not pod.leaving]
     return StageCount(
         name=stage,
         replicas=len(staying),
-        serving=sum(map(_wired, staying)),
+        serving=sum(pod.serving for pod in staying),
         draining=len(running) - len(staying),
     )
 
 
-def _wired(pod: Object) -> bool:
-    found = objects.condition(pod, names.WIRED_CONDITION)
-    return found is not None and found.get("status") == "True"
+def invalid(problems: str) -> Condition:
+    """Ready, of a chain that is not valid."""
+    return Condition(READY, False, INVALID, problems)
 
 
-def chain_verdict(chain: Chain, counts: Iterable[StageCount], missing: Sequence[str], conflict: str | None) -> Verdict:
-    """`missing`: cross-connections that do not exist yet. `conflict`: what is wrong with the network, if so."""
+def chain_ready(chain: Chain, counts: Iterable[StageCount], missing: Sequence[str], conflict: str | None) -> Condition:
+    """`missing`: names of cross-connections that do not exist yet. `conflict`: what is wrong with the network."""
     if conflict:
-        return Verdict(False, NETWORK_CONFLICT, conflict)
+        return Condition(READY, False, NETWORK_CONFLICT, conflict)
     if missing:
-        return Verdict(False, CROSS_CONNECTIONS_MISSING, f"not made yet: {', '.join(missing)}")
+        return Condition(READY, False, CROSS_CONNECTIONS_MISSING, f"not made yet: {', '.join(missing)}")
     empty = [count for count in counts if not count.serving]
     if empty:
-        return Verdict(False, STAGE_EMPTY, "; ".join(_emptiness(chain, empty)))
-    return Verdict(True, ALL_STAGES_SERVE, "every stage has a replica that serves")
+        return Condition(READY, False, STAGE_EMPTY, "; ".join(_emptiness(chain, empty)))
+    return Condition(READY, True, ALL_STAGES_SERVE, "every stage has a replica that serves")
 
 
 def _emptiness(chain: Chain, empty: Sequence[StageCount]) -> Iterator[str]:
@@ -96,49 +91,50 @@ def _emptiness(chain: Chain, empty: Sequence[StageCount]) -> Iterator[str]:
     if without := [count.name for count in empty if not count.replicas]:
         yield f"no pod for {', '.join(without)}: label a workload {labels}={'|'.join(without)}"
     if idle := [count.name for count in empty if count.replicas]:
-        yield f"no replica serves of {', '.join(idle)}: see kubectl describe pods -l '{labels} in ({','.join(idle)})'"
+        yield f"no serving replica of {', '.join(idle)}: see kubectl describe pods -l '{labels} in ({','.join(idle)})'"
 
 
-def ports_verdict(chain: Chain, shortage: str | None) -> Verdict | None:
-    """None for a chain whose stages have no slices."""
+def ports_assigned(chain: Chain, shortage: str | None) -> Condition | None:
+    """None for a chain whose stages have no slices. `shortage`: which stages lack source ports, if any do."""
     if shortage:
-        return Verdict(False, NO_FREE_SOURCE_PORTS, shortage)
+        return Condition(SOURCE_PORTS_ASSIGNED, False, NO_FREE_SOURCE_PORTS, shortage)
     if any(stage.slices for stage in chain.stages):
-        return Verdict(True, SLICES_SUFFICE, "no pod waits for source ports")
+        return Condition(SOURCE_PORTS_ASSIGNED, True, SLICES_SUFFICE, "no pod waits for source ports")
     return None
 
 
 def chain_status(
-    obj: Object, verdict: Verdict, counts: Sequence[StageCount], now: datetime, ports: Verdict | None = None
+    obj: Object, conditions: Iterable[Condition], counts: Sequence[StageCount], now: datetime
 ) -> dict[str, Any]:
+    """The whole status of the chain that `obj` is."""
     return {
         "observedGeneration": obj["metadata"].get("generation", 0),
         "summary": ", ".join(f"{count.name} {count.serving}/{count.replicas}" for count in counts),
         "stages": [count.json for count in counts],
-        "conditions": [
-            _condition(obj, READY, verdict, now),
-            *([_condition(obj, SOURCE_PORTS_ASSIGNED, ports, now)] if ports else ()),
-        ],
+        "conditions": [condition.of(obj, now) for condition in conditions],
     }
 
 
 def connection_status(
-    obj: Object, ends: Mapping[Side, InterfaceRef], pods: Iterable[Object], now: datetime
+    obj: Object, ends: Mapping[Side, InterfaceRef], pods: Iterable[Pod], now: datetime
 ) -> dict[str, Any]:
-    """`pods`: those of the chain. What a node agent said of a pod that is gone since counts no more."""
-    present = {objects.name(pod) for pod in pods}
+    """The status of the CrossConnection that `obj` is, without `nodes`, which belong to the node agents.
+
+    `pods`: those of the chain. Reports about pods that do not exist any more are left out.
+    """
+    present = {pod.name for pod in pods}
     nodes = (obj.get("status") or {}).get("nodes") or ()
     sides = {side: _side_status(nodes, side, ends[side], present) for side in Side}
     empty = [str(ends[side]) for side in Side if not sides[side]["serving"]]
-    verdict = (
-        Verdict(False, SIDE_EMPTY, f"no replica of {' and none of '.join(empty)} serves")
+    ready = (
+        Condition(READY, False, SIDE_EMPTY, f"no replica of {' and none of '.join(empty)} serves")
         if empty
-        else Verdict(True, BOTH_SIDES_SERVE, "both sides have a replica that serves")
+        else Condition(READY, True, BOTH_SIDES_SERVE, "both sides have a replica that serves")
     )
     return {
         "observedGeneration": obj["metadata"].get("generation", 0),
         **{_field(side): sides[side] for side in Side},
-        "conditions": [_condition(obj, READY, verdict, now)],
+        "conditions": [ready.of(obj, now)],
     }
 
 
@@ -151,17 +147,3 @@ def _side_status(nodes: Iterable[Object], side: Side, end: InterfaceRef, present
 
 def _field(side: Side) -> str:
     return side.name.lower()
-
-
-def _condition(obj: Object, kind: str, verdict: Verdict, now: datetime) -> dict[str, Any]:
-    status = "True" if verdict.ready else "False"
-    before = objects.condition(obj, kind)
-    since = before["lastTransitionTime"] if before and before["status"] == status else objects.timestamp(now)
-    return {
-        "type": kind,
-        "status": status,
-        "observedGeneration": obj["metadata"].get("generation", 0),
-        "lastTransitionTime": since,
-        "reason": verdict.reason,
-        "message": verdict.message,
-    }

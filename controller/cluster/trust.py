@@ -1,7 +1,7 @@
-"""The webhook's certificates and the drain key in their Secrets, and the API server's trust in them.
+"""Keeps the drain key, the webhook's certificates in their Secrets, and the API server's trust in them.
 
-In an order that never leaves the API server without trust in what the webhook shows: the authority is stored first,
-then published in every caBundle, and only then a certificate of it served.
+The order ensures that the API server always trusts the certificate that the webhook serves: the authority is stored
+first, then published in every caBundle, and only then is a certificate of it stored for the webhook.
 """
 
 from __future__ import annotations
@@ -25,13 +25,16 @@ CONFIGURATION = "sfc"
 
 
 def keep_drain_key(api: ApiServer) -> None:
-    """Raises ApiError."""
+    """Make the key if there is none; an existing one is never changed. Raises ApiError."""
     key = _found(api, names.DRAIN_KEY_SECRET)
     _store(api, key, secrets.drain_key_secret(key))
 
 
 def keep_certificates(api: ApiServer, now: datetime) -> dict[str, datetime]:
-    """Returns when the certificates expire. Raises ApiError; done so far stays done, and the next call goes on."""
+    """Renew what is due, and publish the authorities. Returns when each certificate expires (`secrets.expiries`).
+
+    Raises ApiError. The steps before it stay done, and the next call continues.
+    """
     authority, serving = (_found(api, name) for name in (secrets.AUTHORITY_SECRET, secrets.SERVING_SECRET))
     authority = _store(api, authority, secrets.authority_secret(authority, now))
     _publish(api, secrets.bundle(authority, serving, now))
@@ -40,13 +43,13 @@ def keep_certificates(api: ApiServer, now: datetime) -> dict[str, datetime]:
 
 
 def patch(configuration: Object, bundle: str) -> list[dict[str, Any]]:
-    """The JSON patch that gives each webhook of a configuration this caBundle; empty when all have it."""
+    """The JSON patch that gives each webhook of a configuration this caBundle (base64); empty when all have it."""
     changes = [
         {"op": "add", "path": f"/webhooks/{i}/clientConfig/caBundle", "value": bundle}
         for i, webhook in enumerate(configuration.get("webhooks") or ())
         if webhook["clientConfig"].get("caBundle") != bundle
     ]
-    # Paths count positions: they hold for this version only.
+    # The paths have positions in a list, so they are right for this version only.
     version = configuration["metadata"]["resourceVersion"]
     return [{"op": "test", "path": "/metadata/resourceVersion", "value": version}, *changes] if changes else []
 
@@ -59,7 +62,7 @@ def _publish(api: ApiServer, bundle: bytes) -> None:
 
 
 def _configurations(api: ApiServer) -> Iterator[tuple[str, Object]]:
-    """Those that exist: one that was removed is nobody's to trust."""
+    """Those that exist: an administrator may have removed one."""
     for resource in (MUTATING, VALIDATING):
         path = resource.path(name=CONFIGURATION)
         if (found := _get(api, path)) is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from controller.node.kernel.datapath import Datapath
-from controller.node.report.contests import clashes
+from controller.node.report.clashes import clashes
 from sfc.source_ports import nth
 from tests.netns.shared_address import CLIENTS, SERVER, shared_address
 

@@ -190,8 +190,9 @@ def test_certificates_that_somebody_else_keeps_are_left_alone(server: Server) ->
     assert [path.rpartition("/")[2] for path in server.objects if "/secrets/" in path] == ["sfc-drain-key"]
 
 
-def test_cluster_controller_needs_neither_bpf_nor_netlink() -> None:
-    program = "import controller.cluster.main, sys; print(sorted({'bcc', 'pyroute2', 'fastapi'} & set(sys.modules)))"
+def test_cluster_controller_needs_neither_bpf_nor_netlink_nor_anything_of_the_node_agent() -> None:
+    foreign = {"bcc", "pyroute2", "fastapi", "controller.node"}
+    program = f"import controller.cluster.main, sys; print(sorted({foreign} & set(sys.modules)))"
 
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 

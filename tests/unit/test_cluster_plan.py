@@ -1,17 +1,20 @@
-"""From objects, written in YAML, to the changes the cluster controller makes."""
+"""From objects, written in YAML, to the writes of the cluster controller."""
 
 from __future__ import annotations
 
 import copy
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import yaml
 
-from controller.cluster.plan import Apply, Change, Cluster, Delete, Record, plan
+from controller.cluster.plan import plan
+from controller.cluster.snapshot import Snapshot, chain_object, pod_of
+from controller.cluster.writes import Apply, Delete, Record, Write
 from kube.objects import Object
 
 NOW = datetime(2027, 1, 1, 12, tzinfo=UTC)
@@ -45,6 +48,8 @@ def pod(name: str, stage: str, *, wired: bool = True, leaving: bool = False, pha
       metadata:
         name: {name}
         namespace: telco
+        uid: uid-{name}
+        resourceVersion: "7"
         labels: {{sfc.dev/chain: edge, sfc.dev/stage: {stage}}}
       status:
         phase: {phase}
@@ -59,11 +64,31 @@ def serving() -> list[Json]:
     return [pod("c1", "client"), pod("f1", "firewall"), pod("s1", "server")]
 
 
-def settle(cluster: Cluster, now: datetime = NOW) -> tuple[Cluster, list[Change]]:
+@dataclass(frozen=True)
+class Objects:
+    """The cluster's objects, as raw JSON."""
+
+    chains: Sequence[Object] = ()
+    connections: Sequence[Object] = ()
+    networks: Sequence[Object] = ()
+    pods: Sequence[Object] = ()
+
+
+def planned(cluster: Objects, now: datetime) -> list[Write]:
+    snapshot = Snapshot(
+        chains={key(obj): chain_object(obj) for obj in cluster.chains},
+        connections={key(obj): obj for obj in cluster.connections},
+        networks={key(obj): obj for obj in cluster.networks},
+        pods={key(obj): pod_of(obj) for obj in cluster.pods},
+    )
+    return plan(snapshot, now)
+
+
+def settle(cluster: Objects, now: datetime = NOW) -> tuple[Objects, list[Write]]:
     """Plan and apply until nothing is left to do, as the API server would."""
-    made: list[Change] = []
+    made: list[Write] = []
     for _ in range(5):
-        changes = plan(cluster, now)
+        changes = planned(cluster, now)
         if not changes:
             return cluster, made
         made += changes
@@ -71,7 +96,7 @@ def settle(cluster: Cluster, now: datetime = NOW) -> tuple[Cluster, list[Change]
     raise AssertionError(f"plan never comes to rest: {changes}")
 
 
-def applied(cluster: Cluster, changes: list[Change]) -> Cluster:
+def applied(cluster: Objects, changes: list[Write]) -> Objects:
     """The cluster after these changes; only what the plan itself makes use of is imitated."""
     kinds = {
         "servicefunctionchains": by_key(cluster.chains),
@@ -91,7 +116,7 @@ def applied(cluster: Cluster, changes: list[Change]) -> Cluster:
         else:
             found[where] = copy.deepcopy(dict(change.obj))
     chains, connections, networks = (tuple(objs.values()) for objs in kinds.values())
-    return Cluster(chains, connections, networks, cluster.pods)
+    return Objects(chains, connections, networks, cluster.pods)
 
 
 def by_key(objs: Sequence[Object]) -> dict[tuple[str, str], Json]:
@@ -102,7 +127,7 @@ def key(obj: Any) -> tuple[str, str]:
     return obj["metadata"]["namespace"], obj["metadata"]["name"]
 
 
-def status(cluster: Cluster) -> Json:
+def status(cluster: Objects) -> Json:
     (obj,) = cluster.chains
     result: Json = obj["status"]
     return result
@@ -114,12 +139,12 @@ def ready(obj: Any) -> Json:
     return result
 
 
-def reasons(changes: list[Change]) -> list[str]:
+def reasons(changes: list[Write]) -> list[str]:
     return [change.obj["reason"] for change in changes if isinstance(change, Record)]
 
 
 def test_chain_gets_a_cross_connection_per_link_owned_by_it() -> None:
-    cluster, _ = settle(Cluster(chains=[chain()]))
+    cluster, _ = settle(Objects(chains=[chain()]))
 
     first, second = cluster.connections
     assert key(first) == ("telco", "edge.client.lan.firewall.left")
@@ -144,7 +169,7 @@ def test_chain_gets_a_cross_connection_per_link_owned_by_it() -> None:
 def test_namespace_with_chains_gets_one_network_owned_by_all_of_them() -> None:
     chains = [chain(), chain(name="other", uid="chain-2")]
 
-    cluster, _ = settle(Cluster(chains=chains))
+    cluster, _ = settle(Objects(chains=chains))
 
     (network,) = cluster.networks
     assert key(network) == ("telco", "sfc")
@@ -160,8 +185,8 @@ def test_namespace_with_chains_gets_one_network_owned_by_all_of_them() -> None:
 
 
 def test_network_loses_the_owner_that_is_gone() -> None:
-    cluster, _ = settle(Cluster(chains=[chain(), chain(name="other", uid="chain-2")]))
-    left = Cluster(cluster.chains[:1], cluster.connections[:2], cluster.networks)
+    cluster, _ = settle(Objects(chains=[chain(), chain(name="other", uid="chain-2")]))
+    left = Objects(cluster.chains[:1], cluster.connections[:2], cluster.networks)
 
     after, _ = settle(left)
 
@@ -169,13 +194,13 @@ def test_network_loses_the_owner_that_is_gone() -> None:
 
 
 def test_nothing_is_left_to_do_afterwards_not_even_later() -> None:
-    cluster, _ = settle(Cluster(chains=[chain()], pods=serving()))
+    cluster, _ = settle(Objects(chains=[chain()], pods=serving()))
 
-    assert plan(cluster, LATER) == []
+    assert planned(cluster, LATER) == []
 
 
 def test_chain_is_ready_when_every_stage_has_a_serving_replica() -> None:
-    cluster, _ = settle(Cluster(chains=[chain()], pods=serving()))
+    cluster, _ = settle(Objects(chains=[chain()], pods=serving()))
 
     assert ready(cluster.chains[0]) == {
         "type": "Ready",
@@ -198,7 +223,7 @@ def test_stages_count_replicas_by_what_they_do() -> None:
         pod("x1", "unknown"),
     ]
 
-    cluster, _ = settle(Cluster(chains=[chain()], pods=pods))
+    cluster, _ = settle(Objects(chains=[chain()], pods=pods))
 
     assert status(cluster)["stages"][1] == {"name": "firewall", "replicas": 2, "serving": 1, "draining": 1}
     assert status(cluster)["summary"] == "client 0/0, firewall 1/2, server 0/0"
@@ -208,7 +233,7 @@ def test_pods_of_another_namespace_do_not_count() -> None:
     stranger = pod("c1", "client")
     stranger["metadata"]["namespace"] = "elsewhere"
 
-    cluster, _ = settle(Cluster(chains=[chain()], pods=[stranger]))
+    cluster, _ = settle(Objects(chains=[chain()], pods=[stranger]))
 
     assert status(cluster)["stages"][0]["replicas"] == 0
 
@@ -216,19 +241,19 @@ def test_pods_of_another_namespace_do_not_count() -> None:
 def test_empty_stages_are_named_with_the_remedy() -> None:
     pods = [pod("c1", "client"), pod("f1", "firewall", wired=False)]
 
-    cluster, _ = settle(Cluster(chains=[chain()], pods=pods))
+    cluster, _ = settle(Objects(chains=[chain()], pods=pods))
 
     assert ready(cluster.chains[0])["reason"] == "StageEmpty"
     assert ready(cluster.chains[0])["message"] == (
-        "no pod for server: label a workload sfc.dev/chain=edge,sfc.dev/stage=server; no replica serves of firewall: "
+        "no pod for server: label a workload sfc.dev/chain=edge,sfc.dev/stage=server; no serving replica of firewall: "
         "see kubectl describe pods -l 'sfc.dev/chain=edge,sfc.dev/stage in (firewall)'"
     )
 
 
 def test_transition_time_moves_only_when_the_status_does() -> None:
-    before, _ = settle(Cluster(chains=[chain()], pods=serving()))
-    more = Cluster(before.chains, before.connections, before.networks, [*serving(), pod("f2", "firewall")])
-    fewer = Cluster(before.chains, before.connections, before.networks, serving()[:2])
+    before, _ = settle(Objects(chains=[chain()], pods=serving()))
+    more = Objects(before.chains, before.connections, before.networks, [*serving(), pod("f2", "firewall")])
+    fewer = Objects(before.chains, before.connections, before.networks, serving()[:2])
 
     grown, _ = settle(more, LATER)
     shrunk, _ = settle(fewer, LATER)
@@ -238,7 +263,7 @@ def test_transition_time_moves_only_when_the_status_does() -> None:
 
 
 def test_cross_connection_totals_what_the_nodes_report() -> None:
-    cluster, _ = settle(Cluster(chains=[chain()], pods=[*serving(), pod("f2", "firewall", leaving=True)]))
+    cluster, _ = settle(Objects(chains=[chain()], pods=[*serving(), pod("f2", "firewall", leaving=True)]))
     cluster.connections[0]["status"]["nodes"] = yaml.safe_load("""
       - {name: n1, upstream: [{pod: c1, state: serving}], downstream: [{pod: f1, state: serving}]}
       - {name: n2, downstream: [{pod: f2, state: draining}, {pod: gone, state: serving}]}
@@ -255,22 +280,22 @@ def test_cross_connection_totals_what_the_nodes_report() -> None:
 
 
 def test_removed_link_takes_its_cross_connection_with_it() -> None:
-    cluster, _ = settle(Cluster(chains=[chain()]))
+    cluster, _ = settle(Objects(chains=[chain()]))
     shorter = copy.deepcopy(dict(cluster.chains[0]))
     shorter["spec"]["stages"][1]["interfaces"] = [{"name": "only"}]
     del shorter["spec"]["stages"][2]
 
-    after, changes = settle(Cluster([shorter], cluster.connections, cluster.networks))
+    after, changes = settle(Objects([shorter], cluster.connections, cluster.networks))
 
     assert [key(c)[1] for c in after.connections] == ["edge.client.lan.firewall.only"]
     assert len([c for c in changes if isinstance(c, Delete)]) == 2
 
 
 def test_cross_connections_of_an_earlier_chain_of_this_name_are_replaced() -> None:
-    before, _ = settle(Cluster(chains=[chain()]))
-    again = Cluster([chain(uid="chain-9")], before.connections, before.networks)
+    before, _ = settle(Objects(chains=[chain()]))
+    again = Objects([chain(uid="chain-9")], before.connections, before.networks)
 
-    changes = plan(again, NOW)
+    changes = planned(again, NOW)
 
     first = [c for c in changes if "client.lan" in getattr(c, "path", "")]
     assert [type(c) for c in first] == [Delete, Apply]
@@ -279,7 +304,7 @@ def test_cross_connections_of_an_earlier_chain_of_this_name_are_replaced() -> No
 def test_cross_connection_that_is_somebodys_own_is_left_alone() -> None:
     theirs: Json = yaml.safe_load("metadata: {name: mine, namespace: telco, labels: {sfc.dev/chain: edge}}")
 
-    changes = plan(Cluster(chains=[chain()], connections=[theirs]), NOW)
+    changes = planned(Objects(chains=[chain()], connections=[theirs]), NOW)
 
     assert not any(isinstance(c, Delete) for c in changes)
 
@@ -287,7 +312,7 @@ def test_cross_connection_that_is_somebodys_own_is_left_alone() -> None:
 def test_chain_that_is_being_deleted_gets_nothing_more() -> None:
     leaving = chain(deletionTimestamp="2027-01-01T11:59:00Z")
 
-    assert plan(Cluster(chains=[leaving]), NOW) == []
+    assert planned(Objects(chains=[leaving]), NOW) == []
 
 
 def test_invalid_chain_says_every_problem_and_nothing_is_applied_of_it() -> None:
@@ -295,7 +320,7 @@ def test_invalid_chain_says_every_problem_and_nothing_is_applied_of_it() -> None
     bad["spec"]["stages"][0]["interfaces"][0]["addresses"] = ["10.1.0.2"]
     bad["spec"]["links"] = [["client.lan", "nowhere.wan"]]
 
-    cluster, changes = settle(Cluster(chains=[bad]))
+    cluster, changes = settle(Objects(chains=[bad]))
 
     assert ready(cluster.chains[0])["reason"] == "Invalid"
     assert "spec.stages[0].interfaces[0].addresses[0]" in ready(cluster.chains[0])["message"]
@@ -305,11 +330,11 @@ def test_invalid_chain_says_every_problem_and_nothing_is_applied_of_it() -> None
 
 
 def test_edit_that_makes_a_chain_invalid_cuts_nothing() -> None:
-    cluster, _ = settle(Cluster(chains=[chain()], pods=serving()))
+    cluster, _ = settle(Objects(chains=[chain()], pods=serving()))
     bad = copy.deepcopy(dict(cluster.chains[0]))
     bad["spec"]["links"] = [["client.lan", "nowhere.wan"]]
 
-    after, _ = settle(Cluster([bad], cluster.connections, cluster.networks, serving()))
+    after, _ = settle(Objects([bad], cluster.connections, cluster.networks, serving()))
 
     assert [key(c) for c in after.connections] == [key(c) for c in cluster.connections]
 
@@ -318,7 +343,7 @@ def test_one_invalid_chain_does_not_hold_up_another() -> None:
     bad = chain(name="bad", uid="chain-2")
     bad["spec"]["stages"] = []
 
-    cluster, _ = settle(Cluster(chains=[bad, chain()]))
+    cluster, _ = settle(Objects(chains=[bad, chain()]))
 
     assert len(cluster.connections) == 2
 
@@ -326,7 +351,7 @@ def test_one_invalid_chain_does_not_hold_up_another() -> None:
 def test_foreign_network_is_never_overwritten_and_the_chain_says_what_to_do() -> None:
     theirs: Json = yaml.safe_load("metadata: {name: sfc, namespace: telco}\nspec: {config: '{}'}")
 
-    cluster, changes = settle(Cluster(chains=[chain()], networks=[theirs], pods=serving()))
+    cluster, changes = settle(Objects(chains=[chain()], networks=[theirs], pods=serving()))
 
     assert cluster.networks == (theirs,)
     assert ready(cluster.chains[0])["reason"] == "NetworkConflict"
@@ -335,9 +360,9 @@ def test_foreign_network_is_never_overwritten_and_the_chain_says_what_to_do() ->
 
 
 def test_life_of_a_chain_as_events() -> None:
-    new, first = settle(Cluster(chains=[chain()]))
-    up, second = settle(Cluster(new.chains, new.connections, new.networks, serving()))
-    _, third = settle(Cluster(up.chains, up.connections, up.networks, serving()[:2]))
+    new, first = settle(Objects(chains=[chain()]))
+    up, second = settle(Objects(new.chains, new.connections, new.networks, serving()))
+    _, third = settle(Objects(up.chains, up.connections, up.networks, serving()[:2]))
 
     assert reasons(first) == ["CrossConnectionsCreated", "ChainNotReady"]
     assert reasons(second) == ["ChainReady", "StageServing", "StageServing", "StageServing"]
@@ -346,7 +371,7 @@ def test_life_of_a_chain_as_events() -> None:
 
 def test_repeated_event_has_the_same_name_and_that_of_a_new_chain_another() -> None:
     def event(obj: Json, now: datetime) -> str:
-        _, changes = settle(Cluster(chains=[obj]), now)
+        _, changes = settle(Objects(chains=[obj]), now)
         name: str = next(c.obj["metadata"]["name"] for c in changes if isinstance(c, Record))
         return name
 
@@ -360,9 +385,9 @@ def test_repeated_event_has_the_same_name_and_that_of_a_new_chain_another() -> N
 def test_order_of_objects_does_not_matter(order: int) -> None:
     chains = [chain(), chain(name="other", uid="chain-2"), chain(namespace="x", uid="chain-3")]
 
-    straight, _ = settle(Cluster(chains=chains, pods=serving()))
+    straight, _ = settle(Objects(chains=chains, pods=serving()))
 
-    assert plan(Cluster(chains=chains[::order], pods=serving()), NOW) == plan(
-        Cluster(chains=chains, pods=serving()), NOW
+    assert planned(Objects(chains=chains[::order], pods=serving()), NOW) == planned(
+        Objects(chains=chains, pods=serving()), NOW
     )
-    assert plan(Cluster(straight.chains[::-1], straight.connections, straight.networks, serving()), NOW) == []
+    assert planned(Objects(straight.chains[::-1], straight.connections, straight.networks, serving()), NOW) == []

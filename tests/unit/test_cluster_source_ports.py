@@ -1,4 +1,4 @@
-"""Who gets which source ports: from pods, written in YAML, to changes; and any life of a stage, against an API server
+"""Who gets which source ports: from pods, written in YAML, to writes; and any life of a stage, against an API server
 in memory."""
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.cluster import source_ports
-from controller.cluster.changes import Assign, Change, Patch, Record
 from controller.cluster.loop import apply
-from controller.cluster.plan import Cluster, plan
+from controller.cluster.plan import plan
+from controller.cluster.snapshot import Snapshot, chain_object, pod_of
+from controller.cluster.writes import Assign, Patch, Record, Write
 from kube.api import ApiError
+from kube.objects import key
 from sfc import annotation
 from sfc.chain import chain_of
 from sfc.source_ports import PortRange, every
@@ -67,20 +69,28 @@ def waits(reason: str) -> Json:
     return {"conditions": [{"type": "sfc.dev/wired", "status": "False", "reason": reason}]}
 
 
-def planned(pods: list[Json], obj: Json | None = None) -> list[Change]:
+def snapshot(chains: list[Json], pods: list[Json]) -> Snapshot:
+    return Snapshot(chains={key(c): chain_object(c) for c in chains}, pods={key(p): pod_of(p) for p in pods})
+
+
+def given_to(pods: list[Json], slices: int) -> list[tuple[str, str]]:
+    """(name of the pod, ports)"""
+    return [(one.name, str(ports)) for one, ports in source_ports.given(list(map(pod_of, pods)), slices)]
+
+
+def planned(pods: list[Json], obj: Json | None = None) -> list[Write]:
     """What is done about the pods of the chain."""
-    cluster = Cluster(chains=[] if obj == {} else [obj or chain()], pods=pods)
     return [
-        change
-        for change in plan(cluster, NOW)
-        if isinstance(change, Assign | Patch)
-        or (isinstance(change, Record) and change.obj["involvedObject"]["kind"] == "Pod")
+        write
+        for write in plan(snapshot([] if obj == {} else [obj or chain()], pods), NOW)
+        if isinstance(write, Assign | Patch)
+        or (isinstance(write, Record) and write.obj["involvedObject"]["kind"] == "Pod")
     ]
 
 
-def condition(change: Change) -> Json:
-    assert isinstance(change, Patch)
-    (found,) = change.body["status"]["conditions"]
+def condition(write: Write) -> Json:
+    assert isinstance(write, Patch)
+    (found,) = write.body["status"]["conditions"]
     return found
 
 
@@ -90,7 +100,7 @@ def condition(change: Change) -> Json:
 def test_a_waiting_pod_gets_a_slice_that_no_living_replica_has() -> None:
     pods = [pod("a", ports="1024-33279"), pod("b")]
 
-    assert [(p["metadata"]["name"], str(ports)) for p, ports in source_ports.given(pods, 2)] == [("b", "33280-65535")]
+    assert given_to(pods, 2) == [("b", "33280-65535")]
     assert planned(pods) == [Assign("telco", "edge", "nat", 2)]
 
 
@@ -98,7 +108,7 @@ def test_the_oldest_pods_come_first() -> None:
     old, new = pod("z"), pod("a")
     new["metadata"]["creationTimestamp"] = "2027-01-01T11:00:01Z"
 
-    assert [p["metadata"]["name"] for p, _ in source_ports.given([new, old], 1)] == ["z"]
+    assert [name for name, _ in given_to([new, old], 1)] == ["z"]
 
 
 def test_a_replica_that_is_over_has_given_its_slice_back_and_one_that_leaves_has_not() -> None:
@@ -106,15 +116,15 @@ def test_a_replica_that_is_over_has_given_its_slice_back_and_one_that_leaves_has
     leaving = pod("b", ports="33280-65535")
     leaving["metadata"]["deletionTimestamp"] = "2027-01-01T11:59:00Z"
 
-    given_out = list(source_ports.given([over, leaving, pod("c"), pod("d")], 2))
+    given_out = given_to([over, leaving, pod("c"), pod("d")], 2)
 
-    assert [str(ports) for _, ports in given_out] == ["1024-33279"]
+    assert [ports for _, ports in given_out] == ["1024-33279"]
 
 
 def test_slices_of_another_size_are_given_where_no_living_replica_has_any_of_their_ports() -> None:
     halves = [pod("a", ports="1024-33279")]
 
-    quarters = [str(ports) for _, ports in source_ports.given([*halves, pod("b"), pod("c"), pod("d")], 4)]
+    quarters = [ports for _, ports in given_to([*halves, pod("b"), pod("c"), pod("d")], 4)]
 
     assert sorted(quarters) == ["33280-49407", "49408-65535"]
 
@@ -123,13 +133,13 @@ def test_what_somebody_wrote_into_the_annotation_of_a_waiting_pod_counts_for_not
     forged = pod("a")
     forged["metadata"]["annotations"]["sfc.dev/source-ports"] = "1024-65535"
 
-    assert len(list(source_ports.given([forged, pod("b")], 2))) == 2
+    assert len(given_to([forged, pod("b")], 2)) == 2
 
 
 def test_one_patch_writes_the_ports_for_readers_and_for_cni_and_opens_our_gate_alone() -> None:
     waiting = pod("a", gates=[{"name": "quota.example/ok"}])
 
-    patch = source_ports.patch(waiting, PortRange(1024, 33279))
+    patch = source_ports.patch(pod_of(waiting), PortRange(1024, 33279))
 
     assert patch["metadata"]["uid"] == "uid-a"
     assert patch["metadata"]["resourceVersion"] == "7"
@@ -143,7 +153,7 @@ def test_a_networks_annotation_that_nobody_can_read_is_left_to_multus() -> None:
     spoiled = pod("a")
     spoiled["metadata"]["annotations"]["k8s.v1.cni.cncf.io/networks"] = "[{"
 
-    patch = source_ports.patch(spoiled, PortRange(1024, 33279))
+    patch = source_ports.patch(pod_of(spoiled), PortRange(1024, 33279))
 
     assert patch["metadata"]["annotations"] == {"sfc.dev/source-ports": "1024-33279"}
 
@@ -152,7 +162,7 @@ def test_a_pod_whose_stage_has_no_slices_any_more_goes_on_without() -> None:
     waiting = pod("a")
 
     assert planned([waiting], chain(slices=None)) == [Assign("telco", "edge", "nat", None)]
-    patch = source_ports.patch(waiting, None)
+    patch = source_ports.patch(pod_of(waiting), None)
     assert patch["metadata"]["annotations"]["sfc.dev/source-ports"] is None
     assert "sourcePorts" not in patch["metadata"]["annotations"]["k8s.v1.cni.cncf.io/networks"]
     assert patch["spec"]["schedulingGates"] == []
@@ -209,9 +219,9 @@ def test_a_waiting_pod_whose_chain_or_stage_is_gone_is_told_so() -> None:
 
 def test_the_chain_says_that_pods_wait_and_that_none_does() -> None:
     def said(pods: list[Json]) -> tuple[Json, list[str]]:
-        changes = plan(Cluster(chains=[chain()], pods=pods), NOW)
-        (obj,) = [c.obj for c in changes if getattr(c, "path", "").endswith("servicefunctionchains/edge/status")]
-        events = [c.obj["reason"] for c in changes if isinstance(c, Record) and "stages" not in c.obj]
+        writes = plan(snapshot([chain()], pods), NOW)
+        (obj,) = [c.obj for c in writes if getattr(c, "path", "").endswith("servicefunctionchains/edge/status")]
+        events = [c.obj["reason"] for c in writes if isinstance(c, Record) and "stages" not in c.obj]
         (found,) = [c for c in obj["status"]["conditions"] if c["type"] == "SourcePortsAssigned"]
         return found, events
 
@@ -286,11 +296,11 @@ steps = st.one_of(
 
 def run_pass(server: Server, slices: int, back: int) -> None:
     """A pass that sees the pods as they were `back` changes ago."""
-    snapshot = server.history[max(0, len(server.history) - 1 - back)]
-    for change in source_ports.changes("telco", "edge", chain_of(chain(slices)), snapshot, NOW):
-        if isinstance(change, Assign):
+    pods = [pod_of(obj) for obj in server.history[max(0, len(server.history) - 1 - back)]]
+    for write in source_ports.writes("telco", "edge", chain_of(chain(slices)), pods, NOW):
+        if isinstance(write, Assign):
             try:
-                apply(server, change)  # type: ignore[arg-type]
+                apply(server, write)  # type: ignore[arg-type]
             except ApiError:
                 return
 

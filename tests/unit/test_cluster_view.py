@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
-from controller.node.reconcile.cluster_view import seen
+from controller.node.reconcile.cluster_view import ClusterReader
 from tests.unit.objects import chain, pod
 
 KEY, FIRST, SECOND = ("telco", "edge"), ("telco", "nat-1"), ("telco", "nat-2")
 
 
 def test_a_chain_that_became_invalid_stays_as_it_was() -> None:
-    valid = seen({KEY: chain()}, {}, None)
+    reader = ClusterReader()
+    valid = reader.cluster({KEY: chain()}, {})
     broken = chain()
     broken["spec"]["stages"][0]["interfaces"] = []
 
-    assert seen({KEY: broken}, {}, valid).cluster.chains == valid.cluster.chains
-    assert seen({KEY: broken}, {}, None).cluster.chains == {}
+    assert reader.cluster({KEY: broken}, {}).chains == valid.chains
+    assert ClusterReader().cluster({KEY: broken}, {}).chains == {}
 
 
 def test_a_chain_that_was_deleted_is_not_remembered() -> None:
-    assert seen({}, {}, seen({KEY: chain()}, {}, None)).cluster.chains == {}
+    reader = ClusterReader()
+    reader.cluster({KEY: chain()}, {})
+
+    assert reader.cluster({}, {}).chains == {}
 
 
 def test_what_did_not_change_is_not_read_again() -> None:
     chains, pods = {KEY: chain()}, {FIRST: pod("nat-1", "nat"), SECOND: pod("nat-2", "nat")}
-    before = seen(chains, pods, None)
+    reader = ClusterReader()
+    before = reader.cluster(chains, pods)
 
-    after = seen(dict(chains), {**pods, SECOND: pod("nat-2", "nat", ready=False)}, before)
+    after = reader.cluster(dict(chains), {**pods, SECOND: pod("nat-2", "nat", ready=False)})
 
-    assert after.cluster.chains[KEY] is before.cluster.chains[KEY]
-    assert after.cluster.replicas["uid-nat-1"] is before.cluster.replicas["uid-nat-1"]
-    assert not after.cluster.replicas["uid-nat-2"].ready
+    assert after.chains[KEY] is before.chains[KEY]
+    assert after.replicas["uid-nat-1"] is before.replicas["uid-nat-1"]
+    assert not after.replicas["uid-nat-2"].ready
 
 
 def test_snapshots_that_did_not_change_are_the_cluster_that_was_seen() -> None:
     chains, pods = {KEY: chain()}, {FIRST: pod("nat-1", "nat")}
 
-    before = seen(chains, pods, None)
+    reader = ClusterReader()
+    before = reader.cluster(chains, pods)
 
-    assert seen(chains, pods, before) is before
+    assert reader.cluster(chains, pods) is before

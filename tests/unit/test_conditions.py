@@ -6,7 +6,8 @@ from typing import Any
 from controller.node.plane.desired import Cluster, State
 from controller.node.plane.drain import Drain
 from controller.node.plane.model import HostLink
-from controller.node.report.conditions import Condition, conditions, node_status
+from controller.node.report.conditions import conditions, node_status
+from kube.conditions import Condition
 from tests.unit.objects import link, pod
 from tests.unit.test_desired import ALL, LEFT, TWO_FIREWALLS, cluster, planned
 
@@ -51,7 +52,7 @@ def test_a_replica_of_a_chain_that_was_deleted_says_so() -> None:
 
 
 def test_a_condition_that_stands_is_not_written_again() -> None:
-    condition = Condition(True, "Serving", "in the targets of 2 cross-connection(s)")
+    condition = Condition("sfc.dev/wired", True, "Serving", "in the targets of 2 cross-connection(s)")
     current: dict[str, Any] = {"status": "True", "reason": "Serving", "message": condition.message}
 
     assert condition.stands_in(current | {"lastTransitionTime": "2026-01-01T00:00:00Z"})

@@ -6,7 +6,8 @@ from typing import Any
 
 from controller.node.plane.desired import Cluster, Plan, State, by_pod
 from controller.node.plane.model import Contest
-from controller.node.report.contests import TELL_SECONDS, Contests, clashes
+from controller.node.report.clashes import clashes
+from controller.node.report.contests import TELL_SECONDS, Contests
 from kube.api import ApiError
 from sfc.chain import Side, chain_of
 from tests.unit import objects
@@ -36,6 +37,9 @@ class Api:
             raise ApiError(409, "AlreadyExists", full)
         self.events[full] = dict(obj)
         return {}
+
+    def get(self, path: str) -> dict[str, Any]:
+        raise AssertionError("the agent knows the total, and has no right to read events")
 
     def patch(self, path: str, body: Any, content_type: str) -> dict[str, Any]:
         self._count()
@@ -88,8 +92,8 @@ def test_where_slices_are_given_already_the_function_is_to_keep_to_them() -> Non
     clash, _ = clashes(replace(shown, cluster=sliced), {CONTEST: 3})
 
     assert clash.message.endswith(
-        "nat.outside has sourcePorts: let the function choose no ports but those in the annotation "
-        "sfc.dev/source-ports of its pod, and roll out anew pods that have none"
+        "nat.outside has sourcePorts: let the function use only the ports in the annotation sfc.dev/source-ports of "
+        "its pod, and recreate pods that have none"
     )
 
 

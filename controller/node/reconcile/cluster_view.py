@@ -1,111 +1,95 @@
-"""What the node agent sees of the cluster: chains, its node's replicas, CrossConnections, as the watches last told."""
+"""The cluster as the node agent sees it: chains, the replicas of its node, CrossConnections, as last seen."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from controller.node.plane.desired import Cluster
 from controller.node.plane.replica import Replica, replica_of
 from kube.api import ApiServer
-from kube.watch import Key, Watch
+from kube.objects import CHAINS, CONNECTIONS, PODS, Key, Object
+from kube.parsed import ParsedObjects
+from kube.watch import Watch
 from sfc import names
 from sfc.chain import Chain
-from sfc.validation import checks as validation
+from sfc.validation.checks import InvalidChain, parse
 
 log = logging.getLogger(__name__)
 
-Object = Mapping[str, Any]
-V = TypeVar("V")
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What was read from the last snapshots, each value beside the object that it was read from."""
-
-    told: tuple[Mapping[Key, Object], Mapping[Key, Object]]
-    """Snapshots of chains and pods."""
-    chains: Mapping[Key, tuple[Object, Chain | None]]
-    replicas: Mapping[Key, tuple[Object, Replica | None]]
-    cluster: Cluster
-
-
-def seen(chains: Mapping[Key, Object], pods: Mapping[Key, Object], before: Seen | None) -> Seen:
-    """Only objects that are other ones than `before` are read."""
-    if before and before.told[0] is chains and before.told[1] is pods:
-        return before
-    parsed = read(chains, before.chains if before else {}, chain)
-    found = read(pods, before.replicas if before else {}, lambda pod, _: replica_of(pod))
-    cluster = Cluster(
-        chains={key: one for key, (_, one) in parsed.items() if one},
-        replicas={replica.uid: replica for _, replica in found.values() if replica},
-    )
-    return Seen((chains, pods), parsed, found, cluster)
-
-
-def read(
-    objects: Mapping[Key, Object], known: Mapping[Key, tuple[Object, V]], value: Callable[[Object, V | None], V]
-) -> dict[Key, tuple[Object, V]]:
-    """`value` is given an object and what was read from its predecessor."""
-    return {
-        key: known[key]
-        if key in known and known[key][0] is obj
-        else (obj, value(obj, known[key][1] if key in known else None))
-        for key, obj in objects.items()
-    }
-
 
 def chain(obj: Object, before: Chain | None) -> Chain | None:
-    """A chain that got past admission and is not valid stays as it was, so that a bad edit does not cut traffic that
-    flows."""
+    """A chain that passed admission but is not valid stays as it was `before`: a bad edit must not cut traffic that
+    flows. None if it was never valid."""
     try:
-        return validation.parse(obj)
-    except validation.InvalidChain as error:
+        return parse(obj)
+    except InvalidChain as error:
         metadata = obj["metadata"]
         path = f"{metadata['namespace']}/{metadata['name']}"
         log.warning("invalid chain not followed", extra={"chain": path, "error": str(error)})
         return before
 
 
+class ClusterReader:
+    """Reads snapshots of chains and pods. An object is read once per version. Any thread may call it."""
+
+    def __init__(self) -> None:
+        self._chains = ParsedObjects(chain)
+        self._replicas = ParsedObjects[Replica | None](lambda pod, _: replica_of(pod))
+        self._latest: tuple[Mapping[Key, Chain | None], Mapping[Key, Replica | None], Cluster] | None = None
+
+    def cluster(self, chains: Mapping[Key, Object], pods: Mapping[Key, Object]) -> Cluster:
+        """The same value again while both snapshots are the same mappings."""
+        read, found = self._chains.all(chains), self._replicas.all(pods)
+        latest = self._latest
+        if latest is None or latest[0] is not read or latest[1] is not found:
+            cluster = Cluster(
+                chains={key: one for key, one in read.items() if one},
+                replicas={replica.uid: replica for replica in found.values() if replica},
+            )
+            latest = self._latest = read, found, cluster
+        return latest[2]
+
+
 class ClusterView:
-    """Chains, and this node's replicas, as the API server last told."""
+    """The watches of chains, of this node's replicas and of CrossConnections. Any thread may call its methods."""
 
     def __init__(self, api: ApiServer, node: str, on_change: Callable[[], None], on_status: Callable[[], None]) -> None:
         """`on_change` is called when chains or replicas changed, `on_status` when CrossConnections did."""
         self._api = api
         self._node = node
-        group = f"/apis/{names.API_VERSION}"
-        self._chains = Watch(api, f"{group}/{names.CHAIN_PLURAL}", on_change=on_change)
-        self._connections = Watch(api, f"{group}/{names.CROSS_CONNECTION_PLURAL}", on_change=on_status)
+        self._chains = Watch(api, CHAINS.path(), on_change=on_change)
+        self._connections = Watch(api, CONNECTIONS.path(), on_change=on_status)
         self._pods = Watch(
             api,
-            "/api/v1/pods",
+            PODS.path(),
             params={"fieldSelector": f"spec.nodeName={node}", "labelSelector": names.CHAIN_LABEL},
             on_change=on_change,
         )
-        self._seen: Seen | None = None
+        self._reader = ClusterReader()
 
     def start(self) -> None:
+        """Starts the watches; to be called once."""
         for watch in (self._chains, self._pods, self._connections):
             watch.start()
 
     def stop(self) -> None:
+        """Returns at once; the watches end with their current requests."""
         for watch in (self._chains, self._pods, self._connections):
             watch.stop()
 
     def get(self) -> Cluster | None:
-        """None until both chains and pods have been heard."""
+        """None until both chains and pods were listed. The same value again while neither has changed."""
         if not (self._chains.synced and self._pods.synced):
             return None
-        self._seen = seen(self._chains.snapshot(), self._pods.snapshot(), self._seen)
-        return self._seen.cluster
+        return self._reader.cluster(self._chains.snapshot(), self._pods.snapshot())
 
     def pod_uids(self) -> set[str]:
-        """Of all pods of this node, asked for now. Raises ApiError."""
-        listed = self._api.get("/api/v1/pods", {"fieldSelector": f"spec.nodeName={self._node}"})
+        """Of all pods of this node, by a request to the API server. Raises ApiError."""
+        listed = self._api.get(PODS.path(), {"fieldSelector": f"spec.nodeName={self._node}"})
         return {pod["metadata"]["uid"] for pod in listed["items"]}
 
     def connections(self) -> Mapping[Key, Mapping[str, Any]]:
+        """The CrossConnections that exist, by (namespace, name)."""
         return self._connections.snapshot()

@@ -1,101 +1,34 @@
-"""What the node agent tells the cluster: the `sfc.dev/wired` condition of its pods, its part of the CrossConnections'
-status. Pure: from the state of the data path to objects."""
+"""The node agent's reports: the `sfc.dev/wired` condition of its pods, its part of the CrossConnections' status.
+
+Pure: from the state of the data plane to values.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from controller.node.plane.desired import State
 from controller.node.plane.model import LinkEntry, LinkState
 from controller.node.plane.replica import Replica
-from controller.node.plane.transitions import STEERED_AWAY, Transition
-from sfc import names
+from kube.conditions import Condition
+from sfc import missing, names
 from sfc.chain import Chain, Side
-
-REPORTER = "sfc-node"
-
-
-def timestamp(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """`sfc.dev/wired`, less its times. The message holds nothing that changes by itself: it is written seldom."""
-
-    status: bool
-    reason: str
-    message: str
-
-    def stands_in(self, current: Mapping[str, Any] | None) -> bool:
-        return current is not None and (current["status"], current.get("reason"), current.get("message")) == (
-            str(self.status),
-            self.reason,
-            self.message,
-        )
-
-    def patch(self, uid: str, current: Mapping[str, Any] | None, now: datetime) -> dict[str, Any]:
-        """A strategic merge patch of the pod's status. The UID guards a new pod of the same name (StatefulSets) against
-        its predecessor's condition."""
-        changed = not current or current["status"] != str(self.status)
-        content = {
-            "type": names.WIRED_CONDITION,
-            "status": str(self.status),
-            "reason": self.reason,
-            "message": self.message,
-            **({"lastTransitionTime": timestamp(now)} if changed else {}),
-        }
-        return {"metadata": {"uid": uid}, "status": {"conditions": [content]}}
 
 
 def conditions(state: State) -> Iterator[tuple[Replica, Condition]]:
-    """For each replica of this node that has been given at least one link, or waits for one."""
+    """One for each replica of this node; none before the cluster was seen."""
     if state.cluster is None:
         return
     for replica in state.cluster.replicas.values():
         yield replica, _condition(state, replica, state.cluster.chain_of(replica))
 
 
-def event(transition: Transition, replica: Replica, node: str, at: datetime) -> dict[str, Any]:
-    """The transition as an Event of the pod."""
-    warning = transition.reason == STEERED_AWAY or transition.fields.get("sessions_left")
-    content = {
-        "type": "Warning" if warning else "Normal",
-        "reason": transition.reason,
-        "message": transition.message,
-        "count": 1,
-    }
-    return pod_event(replica, node, f"{replica.name}.{int(at.timestamp() * 1e6):x}", at, content)
-
-
-def pod_event(replica: Replica, node: str, name: str, at: datetime, content: Mapping[str, Any]) -> dict[str, Any]:
-    """`content`: type, reason, message and count."""
-    moment = timestamp(at)
-    return {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"name": name, "namespace": replica.namespace},
-        "involvedObject": {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "namespace": replica.namespace,
-            "name": replica.name,
-            "uid": replica.uid,
-        },
-        **content,
-        "firstTimestamp": moment,
-        "lastTimestamp": moment,
-        "source": {"component": REPORTER, "host": node},
-        "reportingComponent": REPORTER,
-        "reportingInstance": node,
-    }
-
-
 def node_status(state: State, node: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """(namespace, name) of a CrossConnection → this node's entry in its `status.nodes`."""
+    """(namespace, name) of a CrossConnection → this node's element of its `status.nodes`.
+
+    A CrossConnection without a replica on this node is left out, and so is a replica that is gone.
+    """
     if state.cluster is None:
         return {}
     replicas: dict[tuple[int, Side], list[dict[str, str]]] = {}
@@ -121,26 +54,30 @@ def _placed(state: State) -> Iterator[tuple[Replica, str, tuple[int, Side]]]:
 
 
 def _condition(state: State, replica: Replica, chain: Chain | None) -> Condition:
-    path = f"{replica.namespace}/{replica.chain}"
     if chain is None:
-        return Condition(False, "NoChain", f"{names.CHAIN_KIND} {path} does not exist or is invalid")
+        return _not_wired(missing.NO_CHAIN, missing.chain(replica.namespace, replica.chain))
     stage = chain.stage(replica.stage)
     if stage is None:
-        return Condition(False, "NoStage", f"{names.CHAIN_KIND} {path} has no stage {replica.stage}")
+        return _not_wired(missing.NO_STAGE, missing.stage(chain, replica.stage))
     if drain := state.drains.get(replica.uid):
-        ended = "Drained", "no session left to wait for, or the deadline has passed"
-        going = "Draining", "out of all targets; waiting for its sessions to end"
-        return Condition(False, *(ended if drain.ended else going))
+        if drain.ended:
+            return _not_wired("Drained", "all its sessions have ended, or the deadline has passed")
+        return _not_wired("Draining", "out of all targets; waiting for its sessions to end")
     expected = {i.name for i in stage.interfaces if (stage.name, i.name) in chain.attachments}
     links = state.links.get(replica.uid, ())
     return _of_links(replica, expected, {link.interface: state.plane.links.get(link.slot) for link in links})
 
 
 def _of_links(replica: Replica, expected: set[str], entries: Mapping[str, LinkEntry | None]) -> Condition:
-    if missing := sorted(name for name in expected if not entries.get(name)):
-        return Condition(False, "NotLinked", f"interface {', '.join(missing)} has no link on the node")
+    if without := sorted(name for name in expected if not entries.get(name)):
+        return _not_wired("NotLinked", f"interface {', '.join(without)} has no link on the node")
     if all(entry.state == LinkState.SERVING for entry in entries.values() if entry):
-        return Condition(True, "Serving", f"in the targets of {len(expected)} cross-connection(s)")
+        message = f"in the targets of {len(expected)} cross-connection(s)"
+        return Condition(names.WIRED_CONDITION, True, "Serving", message)
     if replica.ready:
-        return Condition(False, "InterfaceDown", "an interface is down; gets no session until it is up again")
-    return Condition(False, "ContainersNotReady", "linked; receives sessions once its containers are ready")
+        return _not_wired("InterfaceDown", "an interface is down; receives no new sessions until it is up again")
+    return _not_wired("ContainersNotReady", "linked; receives sessions once its containers are ready")
+
+
+def _not_wired(reason: str, message: str) -> Condition:
+    return Condition(names.WIRED_CONDITION, False, reason, message)

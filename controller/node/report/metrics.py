@@ -14,26 +14,30 @@ from controller.node.plane.model import LinkState, Traffic
 LINK_LABELS = ("namespace", "chain", "stage", "pod", "interface")
 
 
-class Datapath(Protocol):
+class CounterReader(Protocol):
+    """The counters in the data path's maps. Each call reads them."""
+
     def traffic(self, slots: Collection[int]) -> Mapping[int, Traffic]:
-        """By slot."""
+        """By slot, one for each of `slots`."""
 
     def drops(self) -> Mapping[tuple[int, str], int]:
-        """(connection number, verdict) → frames."""
+        """(connection number, verdict) → frames that were dropped."""
 
     def remarks(self) -> Mapping[tuple[int, str], int]:
-        """The same, of frames that were carried."""
+        """(connection number, verdict) → frames that were carried, but are remarkable."""
 
     def remembered(self) -> int:
-        """Sessions in the tables."""
+        """Sessions in the session table."""
 
     def evicted(self) -> int:
-        """Sessions that had to give way."""
+        """Sessions that gave way to others because the table was full."""
 
 
 class DatapathCollector(Collector):
-    def __init__(self, datapath: Datapath, state: Callable[[], State]) -> None:
-        self._datapath = datapath
+    """To be registered once; the registry calls `collect` in the threads that serve scrapes."""
+
+    def __init__(self, counters: CounterReader, state: Callable[[], State]) -> None:
+        self._counters = counters
         self._state = state
 
     def describe(self) -> list[Metric]:
@@ -41,14 +45,15 @@ class DatapathCollector(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
+        """Counters whose link or cross-connection is not known any more are left out."""
         state = self._state()
-        yield from _links(state, self._datapath.traffic([slot for slot, _ in _labelled(state)]))
-        yield _by_verdict(state, "sfc_dropped_packets", "Frames dropped", self._datapath.drops())
-        yield _by_verdict(state, "sfc_remarkable_packets", "Frames carried, but remarkable", self._datapath.remarks())
+        yield from _links(state, self._counters.traffic([slot for slot, _ in _labelled(state)]))
+        yield _by_verdict(state, "sfc_dropped_packets", "Frames dropped", self._counters.drops())
+        yield _by_verdict(state, "sfc_remarkable_packets", "Frames carried, but remarkable", self._counters.remarks())
         yield _states(state)
-        yield GaugeMetricFamily("sfc_sessions", "Sessions remembered, active or not", self._datapath.remembered())
+        yield GaugeMetricFamily("sfc_sessions", "Sessions remembered, active or not", self._counters.remembered())
         yield CounterMetricFamily(
-            "sfc_evicted_sessions", "Sessions that gave way because the table was full", self._datapath.evicted()
+            "sfc_evicted_sessions", "Sessions that gave way because the table was full", self._counters.evicted()
         )
 
 

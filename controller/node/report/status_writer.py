@@ -1,7 +1,7 @@
 """Writes the node's reports to the API server, in a thread of its own: a slow API server never delays the data path.
 
-Level-driven: it compares what stands in the cluster with what should, and writes the difference. What was just written
-is not written again until the watch had time to bring it back.
+It compares what the API server has with what it should have, and writes the difference. What was just written is not
+written again until the watch had time to show it.
 """
 
 from __future__ import annotations
@@ -16,55 +16,72 @@ from typing import Any, Protocol
 
 from controller.node.plane.desired import State
 from controller.node.plane.replica import Replica
-from controller.node.plane.transitions import Transition
-from controller.node.report import conditions as report
+from controller.node.plane.transitions import STEERED_AWAY, Transition
+from controller.node.report import COMPONENT
+from controller.node.report.conditions import conditions, node_status
 from kube.api import STRATEGIC_MERGE_PATCH, ApiError
-from sfc import names
+from kube.conditions import Condition
+from kube.events import Event, Reporter
+from kube.objects import CONNECTIONS, EVENTS, PODS, Key, Object
 
 log = logging.getLogger(__name__)
 
 ECHO_SECONDS = 5.0
 """How long the watch may take to show what was written, before it is written again."""
 IDLE_SECONDS = 10.0
+"""Between two comparisons when nothing wakes the thread."""
 RETRY_SECONDS = 1.0
+"""After a write that failed."""
 TRANSITIONS = 256
-"""Kept for events while the API server is away; older ones are in the log only."""
+"""How many are kept for events while the API server does not answer; older ones are in the log only."""
 
 
 class Api(Protocol):
-    def patch(self, path: str, body: Any, content_type: str) -> dict[str, Any]: ...
-    def apply(self, path: str, obj: Mapping[str, Any], manager: str) -> dict[str, Any]: ...
-    def create(self, path: str, obj: Mapping[str, Any]) -> dict[str, Any]: ...
+    """The part of `kube.api.ApiServer` that is needed here. Every method raises ApiError."""
+
+    def patch(self, path: str, body: Any, content_type: str) -> dict[str, Any]:
+        """The patched object."""
+
+    def apply(self, path: str, obj: Mapping[str, Any], manager: str) -> dict[str, Any]:
+        """The applied object."""
+
+    def create(self, path: str, obj: Mapping[str, Any]) -> dict[str, Any]:
+        """The created object."""
 
 
 class StatusWriter:
-    """`connections` gives the CrossConnections that exist, by (namespace, name)."""
+    """The thread and its queue of events. `wake` and `tell` may be called from any thread."""
 
     def __init__(
         self,
         api: Api,
         node: str,
         state: Callable[[], State],
-        connections: Callable[[], Mapping[tuple[str, str], Mapping[str, Any]]],
+        connections: Callable[[], Mapping[Key, Object]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`connections` returns the CrossConnections that exist, by (namespace, name)."""
         self._api = api
         self._node = node
+        self._reporter = Reporter(COMPONENT, node)
         self._state = state
         self._connections = connections
         self._clock = clock
         self._woken = threading.Event()
         self._written: dict[str, tuple[Any, float]] = {}
+        """By path: what was written, and when."""
         self._transitions: deque[tuple[Transition, datetime]] = deque(maxlen=TRANSITIONS)
 
     def wake(self) -> None:
+        """The state may have changed. Returns at once."""
         self._woken.set()
 
     def tell(self, transition: Transition) -> None:
-        """To be made an event of the pod."""
+        """Queue an event of the pod. Returns at once; the event is written when the thread wakes."""
         self._transitions.append((transition, datetime.now(UTC)))
 
     def run(self, stop: threading.Event) -> None:
+        """Until `stop` is set; returns up to IDLE_SECONDS later."""
         pause = IDLE_SECONDS
         while not stop.is_set():
             self._woken.wait(pause)
@@ -72,10 +89,10 @@ class StatusWriter:
             pause = IDLE_SECONDS if self.publish() else RETRY_SECONDS
 
     def publish(self) -> bool:
-        """Write what differs; False when something could not be written and should be tried again soon."""
+        """Write what differs. False when a write failed and should be repeated soon."""
         state = self._state()
-        done = [self._write_condition(replica, condition) for replica, condition in report.conditions(state)]
-        wanted = report.node_status(state, self._node) if state.cluster else None
+        done = [self._write_condition(replica, condition) for replica, condition in conditions(state)]
+        wanted = node_status(state, self._node) if state.cluster else None
         if wanted is not None:
             done += [self._write_status(key, obj, wanted.get(key)) for key, obj in self._connections().items()]
         done.append(self._write_events())
@@ -84,13 +101,14 @@ class StatusWriter:
         return all(done)
 
     def _write_events(self) -> bool:
-        """Those of transitions that could not be written are kept for the next time."""
+        """False when the API server does not answer: the events are kept for the next time."""
         while self._transitions:
             transition, at = self._transitions[0]
             if transition.replica:
-                obj = report.event(transition, transition.replica, self._node, at)
                 try:
-                    self._api.create(f"/api/v1/namespaces/{transition.replica.namespace}/events", obj)
+                    self._api.create(
+                        EVENTS.path(transition.replica.namespace), self._event(transition, transition.replica, at)
+                    )
                 except ApiError as error:
                     if error.status in (0, 429) or error.status >= 500:
                         return False
@@ -98,33 +116,33 @@ class StatusWriter:
             self._transitions.popleft()
         return True
 
-    def _write_condition(self, replica: Replica, condition: report.Condition) -> bool:
+    def _event(self, transition: Transition, replica: Replica, at: datetime) -> dict[str, Any]:
+        warning = transition.reason == STEERED_AWAY or bool(transition.fields.get("sessions_left"))
+        about = PODS.reference(replica.namespace, replica.name, replica.uid)
+        name = f"{replica.name}.{int(at.timestamp() * 1e6):x}"
+        return self._reporter.event(Event(transition.reason, transition.message, warning), about, name, at)
+
+    def _write_condition(self, replica: Replica, condition: Condition) -> bool:
         if condition.stands_in(replica.condition):
             return True
-        path = f"/api/v1/namespaces/{replica.namespace}/pods/{replica.name}/status"
-        patch = condition.patch(replica.uid, replica.condition, datetime.now(UTC))
+        path = PODS.path(replica.namespace, replica.name, "status")
 
         def write() -> None:
+            patch = condition.patch(replica.uid, replica.condition, datetime.now(UTC))
             self._api.patch(path, patch, STRATEGIC_MERGE_PATCH)
             fields = {"status": str(condition.status), "reason": condition.reason}
             log.info("condition set", extra={"pod": replica.path, **fields})
 
         return self._once(path, condition, write)
 
-    def _write_status(
-        self, key: tuple[str, str], connection: Mapping[str, Any], entry: Mapping[str, Any] | None
-    ) -> bool:
+    def _write_status(self, key: Key, connection: Object, entry: Object | None) -> bool:
         nodes = connection.get("status", {}).get("nodes", [])
         if next((n for n in nodes if n["name"] == self._node), None) == entry:
             return True
         namespace, name = key
-        path = f"/apis/{names.API_VERSION}/namespaces/{namespace}/{names.CROSS_CONNECTION_PLURAL}/{name}/status"
-        obj = {
-            "apiVersion": names.API_VERSION,
-            "kind": names.CROSS_CONNECTION_KIND,
-            "metadata": {"namespace": namespace, "name": name},
-            "status": {"nodes": [entry] if entry else []},
-        }
+        path = CONNECTIONS.path(namespace, name, "status")
+        metadata = {"namespace": namespace, "name": name}
+        obj = CONNECTIONS.object(metadata, status={"nodes": [entry] if entry else []})
         return self._once(path, obj, lambda: self._api.apply(path, obj, f"sfc-node-{self._node}"))
 
     def _once(self, path: str, body: Any, write: Callable[[], Any]) -> bool:
@@ -133,7 +151,7 @@ class StatusWriter:
         try:
             write()
         except ApiError as error:
-            if error.status == 404:  # deleted in the meantime; the watch will say so
+            if error.status == 404:  # deleted meanwhile; the watch will show it
                 return True
             log.warning("could not write status", extra={"path": path, "error": str(error)})
             return False

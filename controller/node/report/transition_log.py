@@ -1,4 +1,4 @@
-"""Tells of each transition in a replica's life: a line in the log, a figure for Prometheus, an event of the pod."""
+"""Reports each transition in a replica's life: a line in the log, a sample for Prometheus, an event of the pod."""
 
 from __future__ import annotations
 
@@ -38,17 +38,20 @@ WORDS = {
 
 
 class TransitionLog:
-    """`tell` is called with each transition, to make it an event; it must be cheap."""
+    """To be used by one thread: that of the reconciler."""
 
     def __init__(self, tell: Callable[[Transition], None], drains: Iterable[Drain] = ()) -> None:
-        """`drains`: in progress since before, and told of by then."""
+        """`tell` is called with each transition, to make it an event; it must be cheap.
+
+        `drains`: in progress since an earlier term, which has reported them.
+        """
         self._tell = tell
         self._before = State(drains={drain.pod_uid: drain for drain in drains})
 
     def note(self, state: State) -> None:
-        """What the pass before left behind is compared with `state`."""
+        """Report the transitions from the state of the pass before to `state`."""
         before, self._before = self._before, state
-        if before.cluster is None and not before.links:  # the agent's first look: nothing has turned, it is only seen
+        if before.cluster is None and not before.links:  # first pass: these replicas are new to the agent only
             before = State(state.cluster, state.plan, before.drains)
         for transition in transitions(before, state):
             _write(transition)

@@ -1,0 +1,134 @@
+"""The objects that the cluster controller decides by, as the watches last saw them, each read once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kube import objects
+from kube.objects import PODS, Key, Object
+from sfc import names
+from sfc.chain import Chain
+from sfc.source_ports import PortRange
+from sfc.validation.checks import InvalidChain, parse
+
+
+@dataclass(frozen=True, slots=True)
+class ChainObject:
+    """A ServiceFunctionChain: the raw object, and what it says."""
+
+    obj: Object
+    chain: Chain | None
+    """None for an object that is not valid."""
+    problems: str = ""
+    """Why it is not valid."""
+
+    @property
+    def key(self) -> Key:
+        """(namespace, name)."""
+        return objects.key(self.obj)
+
+    @property
+    def reference(self) -> dict[str, Any]:
+        """As `involvedObject` of an Event."""
+        return objects.CHAINS.reference(*self.key, self.obj["metadata"]["uid"])
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod with the chain label."""
+
+    namespace: str
+    name: str
+    uid: str
+    resource_version: str
+    created: str
+    """As the API server writes it; text order is time order."""
+    chain: str
+    """The label, empty without one; `stage` likewise."""
+    stage: str
+    leaving: bool
+    """Its deletion was requested."""
+    over: bool
+    """Its containers have all ended for good."""
+    has_node: bool
+    gates: tuple[Object, ...]
+    """`spec.schedulingGates`."""
+    gated: bool
+    """It waits for its source ports: our gate is one of `gates`."""
+    ports: PortRange | None
+    """The source ports that it holds. None behind the gate, whatever its annotation says, and when it is over."""
+    networks: str | None
+    """Multus' annotation."""
+    condition: Object | None
+    """`sfc.dev/wired` as it stands."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it will run once it has source ports."""
+        return self.gated and not self.over and not self.leaving
+
+    @property
+    def serving(self) -> bool:
+        """Whether its node agent reports that it receives new sessions."""
+        return self.condition is not None and self.condition.get("status") == "True"
+
+    @property
+    def reference(self) -> dict[str, Any]:
+        """As `involvedObject` of an Event."""
+        return PODS.reference(self.namespace, self.name, self.uid)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The objects that matter, by (namespace, name)."""
+
+    chains: Mapping[Key, ChainObject] = field(default_factory=dict)
+    connections: Mapping[Key, Object] = field(default_factory=dict)
+    networks: Mapping[Key, Object] = field(default_factory=dict)
+    pods: Mapping[Key, Pod] = field(default_factory=dict)
+    """Those with the chain label."""
+
+
+def chain_object(obj: Object) -> ChainObject:
+    """Reads a ServiceFunctionChain, a valid one or not."""
+    try:
+        return ChainObject(obj, parse(obj))
+    except InvalidChain as error:
+        return ChainObject(obj, None, str(error))
+
+
+def pod_of(obj: Object) -> Pod:
+    """Reads a pod. Raises KeyError for an object that the API server has not stored (without a UID, say)."""
+    metadata, spec = obj["metadata"], obj.get("spec") or {}
+    annotations = metadata.get("annotations") or {}
+    gates = tuple(spec.get("schedulingGates") or ())
+    gated = any(gate.get("name") == names.SOURCE_PORTS for gate in gates)
+    over = (obj.get("status") or {}).get("phase") in objects.OVER
+    return Pod(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        resource_version=metadata["resourceVersion"],
+        created=metadata.get("creationTimestamp", ""),
+        chain=objects.label(obj, names.CHAIN_LABEL) or "",
+        stage=objects.label(obj, names.STAGE_LABEL) or "",
+        leaving=objects.leaving(obj),
+        over=over,
+        has_node=bool(spec.get("nodeName")),
+        gates=gates,
+        gated=gated,
+        ports=None if gated or over else PortRange.parse(annotations.get(names.SOURCE_PORTS)),
+        networks=annotations.get(names.NETWORKS_ANNOTATION),
+        condition=objects.condition(obj, names.WIRED_CONDITION),
+    )
+
+
+def by_stage(pods: Iterable[Pod]) -> dict[str, list[Pod]]:
+    """Pods of one chain by the name of their stage; those without a stage label are left out."""
+    found: dict[str, list[Pod]] = {}
+    for pod in pods:
+        if pod.stage:
+            found.setdefault(pod.stage, []).append(pod)
+    return found
