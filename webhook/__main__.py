@@ -10,8 +10,8 @@ from pathlib import Path
 
 from kube.api import ApiError, ApiServer
 from sfc import log
+from webhook.cache import AdmissionCache
 from webhook.certificate import ServingCertificate
-from webhook.cluster import Cluster
 from webhook.server import LINGER_SECONDS, Servers
 
 
@@ -28,11 +28,11 @@ def main() -> int:
     if not key:
         print(f"webhook cannot start: drain key {options.drain_key} is empty", file=sys.stderr)
         return 1
-    cluster = Cluster(api)
-    cluster.start()
+    cache = AdmissionCache(api)
+    cache.start()
     certificate.refresh()
     certificate.keep_fresh(threading.Event())
-    servers = Servers(cluster, certificate, key, ("", options.port), ("", options.health_port))
+    servers = Servers(cache, certificate, key, ("", options.port), ("", options.health_port))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: servers.stop())
     try:

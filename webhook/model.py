@@ -10,7 +10,7 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class AdmissionRequest:
     uid: str
     operation: str
     namespace: str

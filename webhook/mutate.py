@@ -13,7 +13,7 @@ from sfc import annotation, drain_id, names
 from sfc.chain import Chain, Hook
 from sfc.validation.checks import InvalidChain
 from sfc.validation.problem import shown
-from webhook.model import Decision, Json, Request, at, elements, label, submapping, text
+from webhook.model import AdmissionRequest, Decision, Json, at, elements, label, submapping, text
 from webhook.replica import Position, mutate_pod, stripped, unfit
 
 LABELS = (names.CHAIN_LABEL, names.STAGE_LABEL)
@@ -49,7 +49,7 @@ class Membership:
 # --- workloads --------------------------------------------------------------------------------------------------------
 
 
-def workload(request: Request, find: FindChain, auto: Hook) -> Decision:
+def workload(request: AdmissionRequest, find: FindChain, auto: Hook) -> Decision:
     """Carry the labels into the pod template, or take them out again; doubts about them become warnings."""
     obj, old = request.obj, request.old
     if request.operation not in ("CREATE", "UPDATE") or _controlled(obj):
@@ -113,7 +113,7 @@ def _controlled(obj: Json) -> bool:
     return any(owner.get("controller") is True for owner in owners)
 
 
-def _immutable(request: Request) -> bool:
+def _immutable(request: AdmissionRequest) -> bool:
     """A Job's template can change only before the first start, while the Job is suspended."""
     if request.operation != "UPDATE" or request.obj.get("kind") != "Job":
         return False
@@ -148,7 +148,7 @@ def position(obj: Json, member: Membership, namespace: str, find: FindChain) -> 
 # --- pods -------------------------------------------------------------------------------------------------------------
 
 
-def pod(request: Request, find: FindChain, auto: Hook, key: bytes) -> Decision:
+def pod(request: AdmissionRequest, find: FindChain, auto: Hook, key: bytes) -> Decision:
     """Make the pod a replica of its stage, or say why it cannot be one; one without labels is made none."""
     obj = request.obj
     metadata = submapping(obj, "metadata", "object")
@@ -168,7 +168,7 @@ def pod(request: Request, find: FindChain, auto: Hook, key: bytes) -> Decision:
     return Decision(obj=changed, warnings=warnings)
 
 
-def _drain_id(request: Request, metadata: Json, key: bytes) -> str:
+def _drain_id(request: AdmissionRequest, metadata: Json, key: bytes) -> str:
     """The id that an earlier pass gave to this very pod, or a new one."""
     annotations = submapping(metadata, "annotations", "object.metadata")
     name = metadata.get("name") or metadata.get("generateName") or ""

@@ -15,7 +15,7 @@ from typing import Any
 import jsonpatch
 
 from sfc import strict_json
-from webhook.model import Decision, Json, Malformed, Request, mapping, text
+from webhook.model import AdmissionRequest, Decision, Json, Malformed, mapping, text
 
 API_VERSION = "admission.k8s.io/v1"
 OPERATIONS = ("CREATE", "UPDATE", "DELETE", "CONNECT")
@@ -26,7 +26,7 @@ MAX_WARNINGS = 10
 MAX_CONTAINED = 250_000
 """Objects and lists in a body: an empty one takes 2 bytes there and 64 in memory."""
 
-Decide = Callable[[Request], Decision]
+Decide = Callable[[AdmissionRequest], Decision]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def review(body: bytes, decide: Decide) -> Answer:
         raise Malformed("body", "is nested too deeply") from None
 
 
-def read(body: bytes) -> Request:
+def read(body: bytes) -> AdmissionRequest:
     if body.count(b"{") + body.count(b"[") > MAX_CONTAINED:
         raise Malformed("body", f"has more than {MAX_CONTAINED} objects and lists")
     try:
@@ -62,7 +62,7 @@ def read(body: bytes) -> Request:
     operation = request.get("operation")
     if operation not in OPERATIONS:
         raise Malformed("request.operation", f"must be one of {', '.join(OPERATIONS)}")
-    return Request(
+    return AdmissionRequest(
         uid=text(request.get("uid"), "request.uid"),
         operation=operation,
         namespace=text(request.get("namespace", ""), "request.namespace", empty=True),
@@ -75,7 +75,7 @@ def _object(request: Mapping[str, Any], key: str) -> Json:
     return mapping(request.get(key), f"request.{key}")
 
 
-def _answer(request: Request, decision: Decision) -> Answer:
+def _answer(request: AdmissionRequest, decision: Decision) -> Answer:
     response: Json = {"uid": request.uid, "allowed": decision.denied is None}
     if decision.warnings:
         response["warnings"] = list(decision.warnings[:MAX_WARNINGS])

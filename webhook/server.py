@@ -12,10 +12,10 @@ import uvicorn
 from prometheus_client import Gauge
 
 from webhook import app, mutate, validate
+from webhook.cache import AdmissionCache
 from webhook.certificate import ServingCertificate
-from webhook.cluster import Cluster
 from webhook.connection import BoundedConnection
-from webhook.model import Decision, Request
+from webhook.model import AdmissionRequest, Decision
 from webhook.review import Decide
 
 Address = tuple[str, int]
@@ -40,17 +40,17 @@ STALE_SECONDS = 120.0
 AGE = Gauge("sfc_chain_cache_age_seconds", "Time since the API server's last word about chains.")
 
 
-def routes(cluster: Cluster, key: bytes) -> dict[str, Decide]:
+def routes(cache: AdmissionCache, key: bytes) -> dict[str, Decide]:
     """`key` is the cluster's drain key."""
 
     def when_synced(decide: Decide) -> Decide:
-        return lambda request: aged(decide(request), cluster.age_seconds()) if cluster.synced else NOT_SYNCED
+        return lambda request: aged(decide(request), cache.age_seconds()) if cache.synced else NOT_SYNCED
 
-    def pod(request: Request) -> Decision:
-        return mutate.pod(request, cluster.chain, cluster.auto_hook(request.namespace), key)
+    def pod(request: AdmissionRequest) -> Decision:
+        return mutate.pod(request, cache.chain, cache.auto_hook(request.namespace), key)
 
-    def workload(request: Request) -> Decision:
-        return mutate.workload(request, cluster.chain, cluster.auto_hook(request.namespace))
+    def workload(request: AdmissionRequest) -> Decision:
+        return mutate.workload(request, cache.chain, cache.auto_hook(request.namespace))
 
     return {
         "/mutate/workloads": when_synced(workload),
@@ -71,10 +71,10 @@ def aged(decision: Decision, seconds: float) -> Decision:
     )
 
 
-def unready(cluster: Cluster, certificate: ServingCertificate) -> str | None:
+def unready(cache: AdmissionCache, certificate: ServingCertificate) -> str | None:
     if not certificate.loaded:
         return "no serving certificate yet"
-    if not cluster.synced:
+    if not cache.synced:
         return "chains and namespaces not read yet"
     return None
 
@@ -89,15 +89,15 @@ class Servers:
     """
 
     def __init__(
-        self, cluster: Cluster, certificate: ServingCertificate, key: bytes, admission: Address, health: Address
+        self, cache: AdmissionCache, certificate: ServingCertificate, key: bytes, admission: Address, health: Address
     ) -> None:
-        AGE.set_function(cluster.age_seconds)
+        AGE.set_function(cache.age_seconds)
         self._leaving = threading.Event()
-        self._cluster = cluster
+        self._cache = cache
         self._certificate = certificate
         self._address = admission
         self._admission = server_of(
-            _leaving(app.admission(routes(cluster, key)), self._leaving),
+            _leaving(app.admission(routes(cache, key)), self._leaving),
             admission,
             ssl_context_factory=lambda *_: certificate.context,
         )
@@ -125,7 +125,7 @@ class Servers:
         self._leaving.set()
 
     def _lacks(self) -> str | None:
-        return unready(self._cluster, self._certificate)
+        return unready(self._cache, self._certificate)
 
     def _unready(self) -> str | None:
         return self._lacks() or (None if self._admission.started else "not listening yet")

@@ -7,12 +7,12 @@ from sfc.validation import checks as validation
 from sfc.validation import update
 from sfc.validation import warnings as doubts
 from sfc.validation.problem import listing
-from webhook.model import Decision, Request, submapping
+from webhook.model import AdmissionRequest, Decision, submapping
 
 UNPROCESSABLE = 422
 
 
-def chain(request: Request) -> Decision:
+def chain(request: AdmissionRequest) -> Decision:
     """Denied with every problem at once; what is legal but doubtful becomes warnings.
 
     Deleting is always allowed, or a namespace could not be deleted; so is an update that leaves the spec alone, or

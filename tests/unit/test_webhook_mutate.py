@@ -17,7 +17,7 @@ from sfc.validation.checks import InvalidChain, parse, problems
 from tests.unit import objects
 from webhook import mutate, validate
 from webhook.app import MAX_BODY_BYTES
-from webhook.model import Decision, Malformed, Request
+from webhook.model import AdmissionRequest, Decision, Malformed
 from webhook.replica import hook_for
 from webhook.review import review
 
@@ -31,8 +31,8 @@ def find(namespace: str, name: str) -> Chain | None:
     return CHAIN if (namespace, name) == ("telco", "edge") else None
 
 
-def request(obj: dict[str, Any], old: dict[str, Any] | None = None, uid: str = "u-1") -> Request:
-    return Request(uid, "UPDATE" if old is not None else "CREATE", "telco", obj, old or {})
+def request(obj: dict[str, Any], old: dict[str, Any] | None = None, uid: str = "u-1") -> AdmissionRequest:
+    return AdmissionRequest(uid, "UPDATE" if old is not None else "CREATE", "telco", obj, old or {})
 
 
 def deployment(labels: dict[str, str], template: dict[str, str], **more: Any) -> dict[str, Any]:

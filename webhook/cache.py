@@ -16,7 +16,7 @@ CHAINS = f"/apis/{names.API_VERSION}/{names.CHAIN_PLURAL}"
 NAMESPACES = "/api/v1/namespaces"
 
 
-class Cluster:
+class AdmissionCache:
     def __init__(self, api: ApiServer) -> None:
         self._chains = Watch(api, CHAINS)
         self._namespaces = Watch(api, NAMESPACES)
