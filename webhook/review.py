@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jsonpatch
-
 from sfc import strict_json
-from webhook.model import AdmissionRequest, Decision, Json, Malformed, mapping, text
+from webhook import patch
+from webhook.model import AdmissionRequest, Decision, Json, Malformed
+from webhook.read import mapping, text
 
 API_VERSION = "admission.k8s.io/v1"
 OPERATIONS = ("CREATE", "UPDATE", "DELETE", "CONNECT")
@@ -82,9 +82,8 @@ def _answer(request: AdmissionRequest, decision: Decision) -> Answer:
     operations: list[Json] = []
     if decision.denied is not None:
         response["status"] = {"code": decision.code, "message": decision.denied}
-    elif decision.obj is not None:
-        # Without moves, which jsonpatch would put in the wrong order where _differing gave it a list as a mapping.
-        operations = jsonpatch.JsonPatch.from_diff(*_differing(request.obj, decision.obj), optimization=False).patch
+    else:
+        operations = patch.operations(request.obj, decision.edits)
     if operations:
         response["patchType"] = "JSONPatch"
         response["patch"] = base64.b64encode(json.dumps(operations).encode()).decode()
@@ -92,19 +91,3 @@ def _answer(request: AdmissionRequest, decision: Decision) -> Answer:
     body = json.dumps({"apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response}).encode()
     result = "denied" if decision.denied is not None else "patched" if operations else "allowed"
     return Answer(body, result, request.uid, decision.denied)
-
-
-def _differing(old: Any, new: Any) -> tuple[Any, Any]:
-    """Both without what they share, which is nearly all of a large object and would be compared value by value.
-
-    Lists are compared by position, as mappings by index: the paths are the same, and no element is searched for. One
-    that became shorter is left to jsonpatch, which takes its elements out in an order that keeps the paths right.
-    """
-    if isinstance(old, list) and isinstance(new, list) and len(old) <= len(new):
-        old, new = ({str(i): value for i, value in enumerate(values)} for values in (old, new))
-    if not isinstance(old, dict) or not isinstance(new, dict):
-        return old, new
-    pairs = {key: _differing(old[key], new[key]) for key in old if key in new and old[key] is not new[key]}
-    before = {key: pairs[key][0] if key in pairs else old[key] for key in old if key in pairs or key not in new}
-    after = {key: pairs[key][1] if key in pairs else new[key] for key in new if key in pairs or key not in old}
-    return before, after

@@ -7,7 +7,8 @@ from sfc.validation import checks as validation
 from sfc.validation import update
 from sfc.validation import warnings as doubts
 from sfc.validation.problem import listing
-from webhook.model import AdmissionRequest, Decision, submapping
+from webhook import read
+from webhook.model import AdmissionRequest, Decision
 
 UNPROCESSABLE = 422
 
@@ -25,7 +26,6 @@ def chain(request: AdmissionRequest) -> Decision:
         return Decision()
     problems = validation.problems(obj) or update.update_problems(old, obj)
     if problems:
-        name = submapping(obj, "metadata", "object").get("name")
-        subject = f"{CHAIN_KIND} {request.namespace}/{name if isinstance(name, str) else ''}"
+        subject = f"{CHAIN_KIND} {request.namespace}/{read.name(obj)}"
         return Decision(denied=f"{subject} is not valid: {listing(problems)}", code=UNPROCESSABLE)
     return Decision(warnings=doubts.warnings(obj) + update.update_warnings(old, obj))
