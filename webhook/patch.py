@@ -34,31 +34,32 @@ def _sides(present: Parts, edits: Sequence[Edit]) -> tuple[Parts, Parts]:
     before: Parts = {}
     after: Parts = {}
     for key, inner in _by_first_key(edits).items():
-        (path, value), *_ = inner
-        if key in present:
-            before[key] = present[key]
+        old = present.get(key)
+        path, new = inner[0]
         if path:
-            below = _parts(present.get(key))
-            old, value = _sides(below, inner)
-            if isinstance(present.get(key), dict | list):
-                before[key] = old
-            if not value and len(old) == len(below) and isinstance(key, str):
-                value = None
-        if value is not None:
-            after[key] = value
+            parts = _parts(old)
+            touched, new = _sides(parts or {}, inner)
+            if parts is not None:
+                old = touched
+            if not new and len(touched) == len(parts or {}) and isinstance(key, str):
+                new = None
+        if key in present:
+            before[key] = old
+        if new is not None:
+            after[key] = new
     return before, after
 
 
 def _by_first_key(edits: Sequence[Edit]) -> dict[str | int, list[Edit]]:
     """The edits with the rest of their paths."""
     groups: dict[str | int, list[Edit]] = {}
-    for (key, *path), value in edits:
-        groups.setdefault(key, []).append((tuple(path), value))
+    for path, value in edits:
+        groups.setdefault(path[0], []).append((path[1:], value))
     return groups
 
 
-def _parts(value: object) -> Parts:
-    """Empty for anything that has none."""
+def _parts(value: object) -> Parts | None:
+    """None for a value that can have no parts."""
     if isinstance(value, list):
         return dict(enumerate(value))
-    return value if isinstance(value, dict) else {}
+    return value if isinstance(value, dict) else None

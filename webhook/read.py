@@ -54,12 +54,14 @@ def pod(obj: Json, path: str = "object") -> Pod:
 
 def _containers(spec: Json, key: str, path: str) -> tuple[Container, ...]:
     return tuple(
-        Container(
-            container.get("name"),
-            _hook(container, path, key, i) if container.get("lifecycle") is not None else {},
-            key == "containers" or container.get("restartPolicy") == "Always",
-        )
-        for i, container in enumerate(_list_at(spec, key, path))
+        [
+            Container(
+                container.get("name"),
+                _hook(container, path, key, i) if container.get("lifecycle") is not None else {},
+                key == "containers" or container.get("restartPolicy") == "Always",
+            )
+            for i, container in enumerate(_list_at(spec, key, path))
+        ]
     )
 
 
@@ -166,11 +168,13 @@ def text(value: object, path: str, empty: bool = False) -> str:
 
 
 def _membership(metadata: Json, path: str) -> Membership:
-    labels = _mapping_at(metadata, "labels", path)
-    chain, stage = (
-        None if labels.get(key) is None else text(labels[key], f"{path}.labels[{key}]", empty=True) for key in LABELS
-    )
-    return Membership(chain, stage)
+    labels, where = _mapping_at(metadata, "labels", path), f"{path}.labels"
+    return Membership(_label(labels, names.CHAIN_LABEL, where), _label(labels, names.STAGE_LABEL, where))
+
+
+def _label(labels: Json, key: str, path: str) -> str | None:
+    value = labels.get(key)
+    return None if value is None else text(value, f"{path}[{key}]", empty=True)
 
 
 def _mapping_at(parent: Json, key: str, path: str) -> Json:
