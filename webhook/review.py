@@ -1,7 +1,6 @@
-"""The AdmissionReview envelope: bytes in, a decision, bytes out.
+"""The AdmissionReview envelope: from bytes to a request, and from a decision to bytes.
 
-A decision carries the object as it should be; the patch is the difference to the object as it came. Whatever the
-bytes are, the outcome is a review or Malformed.
+For any bytes, the result is an answer or Malformed.
 """
 
 from __future__ import annotations
@@ -21,34 +20,36 @@ API_VERSION = "admission.k8s.io/v1"
 OPERATIONS = ("CREATE", "UPDATE", "DELETE", "CONNECT")
 MAX_WARNINGS = 10
 """The API server passes on 4096 characters of warnings in all."""
-
-
 MAX_CONTAINED = 250_000
-"""Objects and lists in a body: an empty one takes 2 bytes there and 64 in memory."""
+"""Objects and lists in a body; an empty one takes 2 bytes there and 64 bytes in memory."""
 
 Decide = Callable[[AdmissionRequest], Decision]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
+    """The answer to an AdmissionReview."""
+
     body: bytes
+    """An AdmissionReview as JSON, in ASCII."""
     result: str
     """allowed, patched or denied; for the metrics."""
     uid: str
+    """Of the request."""
     reason: str | None
-    """Of a denial."""
+    """Of a denial; None when the object is allowed."""
 
 
 def review(body: bytes, decide: Decide) -> Answer:
-    """Raises Malformed when the body is not an AdmissionReview v1 that can be answered."""
+    """The answer to `body`. Raises Malformed when that is not an AdmissionReview v1 with a request."""
     try:
-        request = read(body)
+        request = _request(body)
         return _answer(request, decide(request))
     except RecursionError:
         raise Malformed("body", "is nested too deeply") from None
 
 
-def read(body: bytes) -> AdmissionRequest:
+def _request(body: bytes) -> AdmissionRequest:
     if body.count(b"{") + body.count(b"[") > MAX_CONTAINED:
         raise Malformed("body", f"has more than {MAX_CONTAINED} objects and lists")
     try:
@@ -87,7 +88,7 @@ def _answer(request: AdmissionRequest, decision: Decision) -> Answer:
     if operations:
         response["patchType"] = "JSONPatch"
         response["patch"] = base64.b64encode(json.dumps(operations).encode()).decode()
-    # ASCII: a lone surrogate, which JSON can express and UTF-8 cannot, must not stop the answer.
+    # ASCII, because a text may have a lone surrogate, which JSON can express and UTF-8 cannot.
     body = json.dumps({"apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response}).encode()
     result = "denied" if decision.denied is not None else "patched" if operations else "allowed"
     return Answer(body, result, request.uid, decision.denied)

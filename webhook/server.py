@@ -25,23 +25,23 @@ Application = Callable[[Message, Any, Callable[[Message], Awaitable[None]]], Awa
 """An ASGI application."""
 
 KEEP_ALIVE_SECONDS = 120
-"""Longer than the 90 s after which an API server closes an idle connection: closing first would race with its next
+"""Longer than the 90 s after which an API server closes an idle connection: closing it here could lose the next
 request."""
 LINGER_SECONDS = 10.0
-"""From being told to stop until connections are refused: by then every API server sends its requests elsewhere."""
+"""From `stop` until connections are refused: by then, every API server sends its requests elsewhere."""
 POLL_SECONDS = 0.1
 BACKLOG = 128
 SHUTDOWN_SECONDS = 15
-"""For requests in flight; the API server waits 5 s for an answer."""
+"""For requests in flight; an API server waits 5 s for an answer."""
 
 STALE_SECONDS = 120.0
-"""A watch that is well hears something every minute, if only a bookmark."""
+"""A healthy watch receives something every minute, at least a bookmark."""
 
 AGE = Gauge("sfc_chain_cache_age_seconds", "Time since the API server's last word about chains.")
 
 
 def routes(cache: AdmissionCache, key: bytes) -> dict[str, Decide]:
-    """`key` is the cluster's drain key."""
+    """The decision for each path; `key` is the cluster's drain key."""
 
     def when_synced(decide: Decide) -> Decide:
         return lambda request: aged(decide(request), cache.age_seconds()) if cache.synced else NOT_SYNCED
@@ -63,7 +63,7 @@ NOT_SYNCED = Decision(denied="The webhook has not read the cluster's chains yet;
 
 
 def aged(decision: Decision, seconds: float) -> Decision:
-    """A denial by knowledge that may be out of date says so."""
+    """The decision; a denial says how old the webhook's chains are, in seconds, when that is STALE_SECONDS or more."""
     if decision.denied is None or seconds < STALE_SECONDS:
         return decision
     return replace(
@@ -72,6 +72,7 @@ def aged(decision: Decision, seconds: float) -> Decision:
 
 
 def unready(cache: AdmissionCache, certificate: ServingCertificate) -> str | None:
+    """What is missing before admission can answer, or None."""
     if not certificate.loaded:
         return "no serving certificate yet"
     if not cache.synced:
@@ -80,12 +81,13 @@ def unready(cache: AdmissionCache, certificate: ServingCertificate) -> str | Non
 
 
 class Servers:
-    """Both, until told to stop. Admission listens once it can answer, for its port may be shared with a process that
-    can already.
+    """Both servers, until `stop`.
 
-    Leaving takes two steps, so that no request is sent into a connection that closes. First every answer says
-    `Connection: close`: API servers give up their connections one by one, and make new ones, which lead to other
-    replicas as soon as it is known that this one goes. Only then are connections refused.
+    Admission listens only when it can answer, because another process that can answer may share its port.
+
+    Leaving takes two steps, so that no request is sent into a connection that closes. First, every answer has the
+    header `Connection: close`: API servers give up their connections one by one and make new ones, which lead to other
+    replicas as soon as the cluster knows that this one leaves. Only then are connections refused.
     """
 
     def __init__(
@@ -104,8 +106,10 @@ class Servers:
         self._health = server_of(app.health(self._unready), health)
 
     def run(self, linger_seconds: float = LINGER_SECONDS) -> bool:
-        """Until `stop`, then finishes the requests in flight. False when a server ended by itself; OSError when the
-        admission port cannot be had."""
+        """Serve until `stop`, then finish the requests in flight.
+
+        Returns False when a server ended by itself. Raises OSError when the admission port is not available.
+        """
         health = threading.Thread(target=self._health.run, name="health", daemon=True)
         health.start()
         while self._lacks() and not self._leaving.wait(POLL_SECONDS):
@@ -122,6 +126,7 @@ class Servers:
         return True
 
     def stop(self) -> None:
+        """Make `run` return. May be called from a signal handler, and before `run`."""
         self._leaving.set()
 
     def _lacks(self) -> str | None:
@@ -132,18 +137,18 @@ class Servers:
 
 
 def _shared(address: Address) -> socket.socket:
-    """Listens where other processes of the pod may listen, too: the kernel gives each connection to one that lives."""
+    """A listening socket whose port other processes of the pod may share: the kernel gives each connection to one."""
     both = not address[0] and socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both else socket.AF_INET
     shared = socket.create_server(address, family=family, dualstack_ipv6=both, reuse_port=True, backlog=BACKLOG)
-    # asyncio sets this only where the socket names its protocol, which this one leaves to its kind. Without it the end
-    # of an answer waits 40 ms for the API server's delayed acknowledgement. Connections inherit it.
+    # asyncio sets this only for sockets that name their protocol, which this one does not. Without it, the end of an
+    # answer waits 40 ms for the API server's delayed acknowledgement. Connections inherit it.
     shared.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return shared
 
 
 def _leaving(application: Application, leaving: threading.Event) -> Application:
-    """`application`, whose answers end their connections once `leaving` is set."""
+    """`application`, but once `leaving` is set, each answer ends its connection."""
 
     async def wrapped(scope: Message, receive: Any, send: Callable[[Message], Awaitable[None]]) -> None:
         async def closing(message: Message) -> None:
@@ -157,6 +162,7 @@ def _leaving(application: Application, leaving: threading.Event) -> Application:
 
 
 def server_of(application: Application, address: Address, **options: Any) -> uvicorn.Server:
+    """A server that does not run yet; `options` are more of uvicorn's."""
     return uvicorn.Server(
         uvicorn.Config(
             application,
