@@ -7,6 +7,7 @@ Both are idempotent, so that the order of injectors and a second pass do not mat
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from sfc import annotation, drain_id, names
 from sfc.chain import Hook
@@ -42,7 +43,7 @@ def pod(request: AdmissionRequest, find: FindChain, auto: Hook, key: bytes) -> D
         return Decision()
     if not before.labels:
         return Decision(write.pod(before, stripped(before, request.namespace)))
-    place = position(before.labels, before, request.namespace, find)
+    place = position(before, request.namespace, find)
     if isinstance(place, str):
         return Decision(denied=f"{place} {REFUSED}")
     identity = _drain_id(request, before, key)
@@ -116,8 +117,8 @@ def _foretold(
     """What its pods will be denied or warned of, said where somebody reads it."""
     if not labels:
         return ()
-    pods = read.template(request.obj, template.path)
-    place = position(labels, pods, request.namespace, find)
+    pods = replace(read.template(request.obj, template.path), labels=labels)
+    place = position(pods, request.namespace, find)
     if isinstance(place, str):
         return (f"{place} {FORETOLD}",)
     try:

@@ -9,7 +9,7 @@ from sfc import missing, names
 from sfc.chain import Chain, Stage
 from sfc.validation.checks import InvalidChain
 from sfc.validation.problem import shown
-from webhook.model import Membership, Pod
+from webhook.model import Pod
 from webhook.read import LABELS
 
 MAX_CONTAINERS = 500
@@ -28,11 +28,9 @@ class Position:
     stage: Stage
 
 
-def position(labels: Membership, pod: Pod, namespace: str, find: FindChain) -> Position | str:
-    """The stage that `labels` name, or why `pod` cannot be a replica of one, as whole sentences.
-
-    `pod` may be a template whose own labels are not `labels` yet.
-    """
+def position(pod: Pod, namespace: str, find: FindChain) -> Position | str:
+    """The stage that the pod's labels name, or why the pod cannot be a replica of one, in sentences."""
+    labels = pod.labels
     if labels.chain is None or labels.stage is None:
         has, lacks = LABELS if labels.stage is None else reversed(LABELS)
         return f"Label {has} is set but {lacks} is not; set both, or remove both."
