@@ -55,6 +55,11 @@ class Membership:
     chain: str | None
     stage: str | None
 
+    @property
+    def values(self) -> tuple[str | None, str | None]:
+        """In the order of `webhook.read.LABELS`."""
+        return self.chain, self.stage
+
     def __bool__(self) -> bool:
         """False when both labels are absent."""
         return self.chain is not None or self.stage is not None

@@ -85,25 +85,26 @@ def workload(request: AdmissionRequest, find: FindChain, auto: Hook) -> Decision
     return Decision(edits, warnings=(*warnings, *_foretold(request, labels, template, find, auto)))
 
 
-def carried(labels: Membership, of: Workload) -> Membership:
-    """The template's labels as they should be; ours are taken out only where they are still as they were carried in."""
+def carried(own: Membership, found: Workload) -> Membership:
+    """The labels that the template should have instead of `own`.
 
-    def one(own: str | None, now: str | None, stored: str | None) -> str | None:
-        if now is not None:
-            return now
-        return None if stored is not None and own == stored else own
+    A label of the workload replaces the template's. A label that the workload lost is removed from the template, unless
+    the template has another value than the one that was carried in.
+    """
+    values = zip(own.values, found.labels.values, found.stored.values, strict=True)
+    return Membership(*(_carried(*of_one_label) for of_one_label in values))
 
-    return Membership(
-        one(labels.chain, of.labels.chain, of.stored.chain),
-        one(labels.stage, of.labels.stage, of.stored.stage),
-    )
+
+def _carried(own: str | None, now: str | None, stored: str | None) -> str | None:
+    if now is None and stored is not None and own == stored:
+        return None
+    return own if now is None else now
 
 
 def _overruled(found: Workload, template: Template) -> Iterator[str]:
-    """A warning about each label that the template has for itself, and has differently."""
-    now, stored, own = found.labels, found.stored, template.labels
-    values = ((now.chain, stored.chain, own.chain), (now.stage, stored.stage, own.stage))
-    for key, (value, old, written) in zip(LABELS, values, strict=True):
+    """A warning about each label that the user wrote into the template with another value."""
+    values = zip(LABELS, found.labels.values, found.stored.values, template.labels.values, strict=True)
+    for key, value, old, written in values:
         if value is not None and written not in (None, value, old):
             yield (
                 f"{'.'.join(template.path)}.metadata.labels[{key}]: {shown(written)} is replaced by {shown(value)}, "
@@ -114,7 +115,7 @@ def _overruled(found: Workload, template: Template) -> Iterator[str]:
 def _foretold(
     request: AdmissionRequest, labels: Membership, template: Template, find: FindChain, auto: Hook
 ) -> tuple[str, ...]:
-    """What its pods will be denied or warned of, said where somebody reads it."""
+    """The denial or the warnings that the pods will get, as warnings of the workload: somebody reads those."""
     if not labels:
         return ()
     pods = replace(read.template(request.obj, template.path), labels=labels)

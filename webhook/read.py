@@ -6,6 +6,8 @@ its path.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from sfc import names
 from webhook.model import (
     AdmissionRequest,
@@ -74,17 +76,20 @@ def _affinity(affinity: Json, path: str) -> tuple[tuple[Json, ...], bool]:
     """The preferences, and whether there are rules for nodes."""
     if not affinity:
         return (), False
-    preferences: dict[str, list[Json]] = {}
-    topologies = []
-    for kind in ("podAffinity", "podAntiAffinity"):
-        rules, where = _mapping_at(affinity, kind, path), f"{path}.{kind}"
-        topologies += [term.get("topologyKey") for term in _list_at(rules, REQUIRED, where)]
-        preferences[kind] = _list_at(rules, PREFERRED, where)
-        topologies += [
-            _mapping_at(term, "podAffinityTerm", f"{where}.{PREFERRED}").get("topologyKey")
-            for term in preferences[kind]
-        ]
-    return tuple(preferences["podAffinity"]), TOPOLOGY_KEY in topologies
+    topologies = [
+        topology
+        for kind in ("podAffinity", "podAntiAffinity")
+        for topology in _topologies(_mapping_at(affinity, kind, path), f"{path}.{kind}")
+    ]
+    preferences = _list_at(_mapping_at(affinity, "podAffinity", path), PREFERRED, f"{path}.podAffinity")
+    return tuple(preferences), TOPOLOGY_KEY in topologies
+
+
+def _topologies(rules: Json, path: str) -> Iterator[object]:
+    for term in _list_at(rules, REQUIRED, path):
+        yield term.get("topologyKey")
+    for i, preference in enumerate(_list_at(rules, PREFERRED, path)):
+        yield _mapping_at(preference, "podAffinityTerm", f"{path}.{PREFERRED}[{i}]").get("topologyKey")
 
 
 # --- workloads --------------------------------------------------------------------------------------------------------

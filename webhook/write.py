@@ -22,9 +22,10 @@ def pod(before: Pod, after: Pod) -> tuple[Edit, ...]:
 
 def template(path: tuple[str, ...], before: Membership, after: Membership) -> tuple[Edit, ...]:
     """The edits that give the pod template at `path` the labels `after` in place of `before`."""
-    values = ((before.chain, after.chain), (before.stage, after.stage))
     return tuple(
-        ((*path, "metadata", "labels", key), new) for key, (old, new) in zip(LABELS, values, strict=True) if old != new
+        ((*path, "metadata", "labels", key), new)
+        for key, old, new in zip(LABELS, before.values, after.values, strict=True)
+        if old != new
     )
 
 
