@@ -20,8 +20,8 @@ def operations(obj: Json, edits: Sequence[Edit]) -> list[Json]:
     a place is created. A mapping that becomes empty is removed, because the API server stores no empty ones; an element
     of a list stays.
 
-    The patch has no `move` operations. jsonpatch would put them in the wrong order, because it is given a list on the
-    way to a place as a mapping by index.
+    The patch has no `move` operations: jsonpatch, to which a list on the way to a place is given as a mapping by index,
+    would put them in an order that nobody can apply.
     """
     if not edits:
         return []
@@ -41,7 +41,8 @@ def _sides(present: Parts, edits: Sequence[Edit]) -> tuple[Parts, Parts]:
             touched, new = _sides(parts or {}, inner)
             if parts is not None:
                 old = touched
-            if not new and len(touched) == len(parts or {}) and isinstance(key, str):
+            is_empty = not new and len(touched) == len(parts or {})
+            if is_empty and isinstance(key, str):
                 new = None
         if key in present:
             before[key] = old

@@ -9,16 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sfc import names
-from webhook.model import (
-    AdmissionRequest,
-    Container,
-    Json,
-    Malformed,
-    Membership,
-    Pod,
-    Template,
-    Workload,
-)
+from webhook.model import AdmissionRequest, Container, Json, Malformed, Membership, Pod, Template, Workload
 
 LABELS = (names.CHAIN_LABEL, names.STAGE_LABEL)
 TEMPLATES = {"CronJob": ("spec", "jobTemplate", "spec", "template")}
@@ -103,21 +94,19 @@ def is_controlled(obj: Json) -> bool:
 
 def workload(request: AdmissionRequest) -> Workload:
     """The workload of a CREATE or UPDATE. Raises Malformed."""
-    labels, stored = (
-        _membership(_mapping_at(obj, "metadata", path), f"{path}.metadata")
-        for obj, path in ((request.obj, "object"), (request.old, "oldObject"))
-    )
+    obj, old = request.obj, request.old
+    labels, stored = _labels_of(obj, "object"), _labels_of(old, "oldObject")
     if _is_fixed(request):
         return Workload(labels, stored, None, labels != stored)
-    path = TEMPLATES.get(str(request.obj.get("kind")), ("spec", "template"))
-    now, before = _part(request.obj, path, "object"), _part(request.old, path, "oldObject")
-    template = Template(path, *(_labels_of(part, path, top) for part, top in ((now, "object"), (before, "oldObject"))))
+    path = TEMPLATES.get(str(obj.get("kind")), ("spec", "template"))
+    now, before = _part(obj, path, "object"), _part(old, path, "oldObject")
+    template = Template(path, _labels_of(now, _place("object", path)), _labels_of(before, _place("oldObject", path)))
     return Workload(labels, stored, template, labels != stored or _without_labels(now) != _without_labels(before))
 
 
 def template(obj: Json, path: tuple[str, ...]) -> Pod:
     """The pod template at `path` of a workload. Raises Malformed."""
-    return pod(_part(obj, path, "object"), ".".join(("object", *path)))
+    return pod(_part(obj, path, "object"), _place("object", path))
 
 
 def _part(obj: Json, path: tuple[str, ...], top: str) -> Json:
@@ -126,9 +115,12 @@ def _part(obj: Json, path: tuple[str, ...], top: str) -> Json:
     return obj
 
 
-def _labels_of(part: Json, path: tuple[str, ...], top: str) -> Membership:
-    where = ".".join((top, *path))
-    return _membership(_mapping_at(part, "metadata", where), f"{where}.metadata")
+def _place(top: str, path: tuple[str, ...]) -> str:
+    return ".".join((top, *path))
+
+
+def _labels_of(obj: Json, path: str) -> Membership:
+    return _membership(_mapping_at(obj, "metadata", path), f"{path}.metadata")
 
 
 def _without_labels(part: Json) -> Json:

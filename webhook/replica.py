@@ -1,7 +1,7 @@
-"""A pod as a replica of its stage, and a pod that is none: networks, drain hook, grace period, gates, affinity.
+"""From a pod as it was read to the pod as it should be: networks, drain hook, grace period, gates, affinity.
 
-From a pod as it was read to the pod as it should be. Idempotent, so that the order of injectors and a second pass do
-not matter, and additive: what the pod has stays.
+`replica` and `stripped` are idempotent, so that the order of injectors and a second pass do not matter. Everything that
+the user wrote stays.
 """
 
 from __future__ import annotations
@@ -50,10 +50,8 @@ def replica(pod: Pod, place: Position, identity: str, signature: str, auto: Hook
         annotations=_annotated(pod.annotations, place, identity),
         containers=_hooked(pod.containers, hook),
         init_containers=_hooked(pod.init_containers, hook),
-        readiness_gates=_ready_when_wired(pod),
-        scheduling_gates=_gated(pod.scheduling_gates, SOURCE_PORTS_GATE)
-        if place.stage.slices
-        else pod.scheduling_gates,
+        readiness_gates=_readiness_gates(pod),
+        scheduling_gates=_scheduling_gates(pod, place.stage),
         grace_seconds=_grace(pod, place.stage) if hook else pod.grace_seconds,
         preferences=_preferences(pod, place),
     )
@@ -61,9 +59,10 @@ def replica(pod: Pod, place: Position, identity: str, signature: str, auto: Hook
 
 
 def stripped(pod: Pod, namespace: str) -> Pod:
-    """A pod that is no replica, without what it has of one.
+    """A pod that is no replica, without anything that an earlier admission gave it as a replica.
 
-    A copy for debugging (`kubectl debug --copy-to`) loses its labels, and keeps a hook that would drain the original.
+    `kubectl debug --copy-to` makes such a pod: it removes the labels and keeps the rest. With the hook, deleting the copy
+    would drain the original.
     """
     return replace(
         pod,
@@ -145,10 +144,14 @@ def _grace(pod: Pod, stage: Stage) -> int:
 # --- gates and affinity -----------------------------------------------------------------------------------------------
 
 
-def _ready_when_wired(pod: Pod) -> tuple[Json, ...]:
+def _readiness_gates(pod: Pod) -> tuple[Json, ...]:
     if pod.annotations.get(names.READINESS_GATE_ANNOTATION) == "disabled":
         return pod.readiness_gates
     return _gated(pod.readiness_gates, GATE)
+
+
+def _scheduling_gates(pod: Pod, stage: Stage) -> tuple[Json, ...]:
+    return _gated(pod.scheduling_gates, SOURCE_PORTS_GATE) if stage.slices else pod.scheduling_gates
 
 
 def _gated(gates: tuple[Json, ...], gate: Json) -> tuple[Json, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sfc import names
-from webhook.model import Edit, Json, Membership, Pod
+from webhook.model import Container, Edit, Json, Membership, Pod
 from webhook.read import LABELS, PREFERRED
 
 ANNOTATIONS = (names.NETWORKS_ANNOTATION, names.DRAIN_ID_ANNOTATION, names.SOURCE_PORTS)
@@ -13,9 +13,9 @@ ANNOTATIONS = (names.NETWORKS_ANNOTATION, names.DRAIN_ID_ANNOTATION, names.SOURC
 
 
 def pod(before: Pod, after: Pod) -> tuple[Edit, ...]:
-    """The edits that make the pod `before`, as it was read, the pod `after`.
+    """The edits that turn the pod `before`, as it was read, into `after`.
 
-    Written are annotations, hooks, gates, grace period and preferences. Both pods have the same containers.
+    They write annotations, hooks, gates, grace period and preferences. Both pods have the same containers.
     """
     return tuple(_pod(before, after))
 
@@ -33,14 +33,8 @@ def _pod(before: Pod, after: Pod) -> Iterator[Edit]:
     for key in ANNOTATIONS:
         if before.annotations.get(key) != after.annotations.get(key):
             yield ("metadata", "annotations", key), after.annotations.get(key)
-    groups = {
-        "containers": (before.containers, after.containers),
-        "initContainers": (before.init_containers, after.init_containers),
-    }
-    for group, pairs in groups.items():
-        for i, (old, new) in enumerate(zip(*pairs, strict=True)):
-            if old.hook != new.hook:
-                yield ("spec", group, i, "lifecycle", "preStop"), new.hook or None
+    yield from _hooks("containers", before.containers, after.containers)
+    yield from _hooks("initContainers", before.init_containers, after.init_containers)
     yield from _list(("spec", "readinessGates"), before.readiness_gates, after.readiness_gates)
     yield from _list(("spec", "schedulingGates"), before.scheduling_gates, after.scheduling_gates)
     if before.grace_seconds != after.grace_seconds:
@@ -48,8 +42,14 @@ def _pod(before: Pod, after: Pod) -> Iterator[Edit]:
     yield from _list(("spec", "affinity", "podAffinity", PREFERRED), before.preferences, after.preferences)
 
 
+def _hooks(group: str, before: tuple[Container, ...], after: tuple[Container, ...]) -> Iterator[Edit]:
+    for i, (old, new) in enumerate(zip(before, after, strict=True)):
+        if old.hook != new.hook:
+            yield ("spec", group, i, "lifecycle", "preStop"), new.hook or None
+
+
 def _list(path: tuple[str | int, ...], before: tuple[Json, ...], after: tuple[Json, ...]) -> Iterator[Edit]:
-    """What was appended element by element, any other difference as a whole."""
+    """One edit for each appended element; any other difference replaces the list."""
     kept = len(before)
     if before and before == after[:kept]:
         yield from (((*path, kept + i), element) for i, element in enumerate(after[kept:]))
