@@ -61,8 +61,8 @@ def replica(pod: Pod, place: Position, identity: str, signature: str, auto: Hook
 def stripped(pod: Pod, namespace: str) -> Pod:
     """A pod that is no replica, without anything that an earlier admission gave it as a replica.
 
-    `kubectl debug --copy-to` makes such a pod: it removes the labels and keeps the rest. With the hook, deleting the copy
-    would drain the original.
+    `kubectl debug --copy-to` makes such a pod: it removes the labels and keeps the rest. With the hook, deleting the
+    copy would drain the original.
     """
     return replace(
         pod,
