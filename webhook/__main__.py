@@ -1,4 +1,4 @@
-"""python -m webhook"""
+"""The webhook process: `python -m webhook`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pathlib import Path
 
 from kube.api import ApiError, ApiServer
 from sfc import log
+from webhook.cache import AdmissionCache
 from webhook.certificate import ServingCertificate
-from webhook.cluster import Cluster
 from webhook.server import LINGER_SECONDS, Servers
 
 
 def main() -> int:
+    """Run until SIGTERM or SIGINT. Returns the exit code: 1 when it cannot start, or when a server ended by itself."""
     options = _options()
     log.configure()
     try:
@@ -28,11 +29,11 @@ def main() -> int:
     if not key:
         print(f"webhook cannot start: drain key {options.drain_key} is empty", file=sys.stderr)
         return 1
-    cluster = Cluster(api)
-    cluster.start()
+    cache = AdmissionCache(api)
+    cache.start()
     certificate.refresh()
     certificate.keep_fresh(threading.Event())
-    servers = Servers(cluster, certificate, key, ("", options.port), ("", options.health_port))
+    servers = Servers(cache, certificate, key, ("", options.port), ("", options.health_port))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: servers.stop())
     try:
@@ -45,7 +46,12 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="webhook", description="Admission webhook for service function chains.")
     parser.add_argument("--tls-dir", type=Path, default=Path("/etc/sfc/tls"), help="tls.crt and tls.key")
-    parser.add_argument("--drain-key", type=Path, default=Path("/etc/sfc/drain-key/key"), help="signs drain hooks")
+    parser.add_argument(
+        "--drain-key",
+        type=Path,
+        default=Path("/etc/sfc/drain-key/key"),
+        help="signs drain hooks",
+    )
     parser.add_argument("--port", type=int, default=8443, help="admission, TLS")
     parser.add_argument("--health-port", type=int, default=8080, help="/healthz, /readyz, /metrics; plain HTTP")
     parser.add_argument("--client-ca", type=Path, help="serve only callers with a certificate of this authority (PEM)")
@@ -53,7 +59,7 @@ def _options() -> argparse.Namespace:
         "--linger-seconds",
         type=float,
         default=LINGER_SECONDS,
-        help="answer on for so long after SIGTERM (default %(default)s)",
+        help="how long to keep answering after SIGTERM (default %(default)s)",
     )
     return parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""HTTP, and nothing else: bodies of bounded size in, answers out. No body leads to a 5xx."""
+"""HTTP, and nothing else: reads bodies of bounded size, sends answers. No body leads to a status of 500 or above."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ from webhook.review import Decide, review
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 7 << 20
-"""An object has at most 1.5 MiB in etcd, 3 MiB as a request; an UPDATE carries two, and the envelope."""
+"""An object has at most 1.5 MiB in etcd, and 3 MiB as a request; an UPDATE carries two of them, and the envelope."""
+MAX_HELD_BYTES = 32 << 20
+"""Of all bodies that are being read at one time."""
 BODY_TIMEOUT_SECONDS = 10.0
+"""From the end of the headers to the end of the body."""
 
 REQUESTS = Counter("sfc_admission_requests_total", "Admission requests answered.", ["path", "result"])
 SECONDS = Histogram(
@@ -29,17 +32,16 @@ SECONDS = Histogram(
 )
 
 
-MAX_HELD_BYTES = 32 << 20
-"""Of all bodies that are being read at one time."""
-
-
 class _RefusedError(Exception):
+    """The body is not read. Answered with the HTTP status."""
+
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
 
 
 def admission(routes: Mapping[str, Decide]) -> FastAPI:
+    """Answers an AdmissionReview that is posted to a path of `routes` with the decision of its function."""
     app = _bare()
     bodies = _Bodies()
     for path, decide in routes.items():
@@ -48,7 +50,7 @@ def admission(routes: Mapping[str, Decide]) -> FastAPI:
 
 
 def health(unready: Callable[[], str | None]) -> FastAPI:
-    """/healthz, /readyz and /metrics; `unready` says what is still missing, or None."""
+    """/healthz, /readyz and /metrics. `unready` returns what is still missing, or None when the process is ready."""
     app = _bare()
 
     @app.get("/healthz")
@@ -97,7 +99,7 @@ def _refusal(path: str, status: int, error: Exception) -> Response:
         str(error).encode(errors="backslashreplace"),  # it may quote a lone surrogate, which UTF-8 cannot encode
         status_code=status,
         media_type="text/plain",
-        headers={"connection": "close"},  # or the rest of the body would be read, however much it is
+        headers={"connection": "close"},  # otherwise uvicorn would read the rest of the body, of any size
     )
 
 

@@ -14,16 +14,17 @@ from certs import authority
 log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 2.0
+"""Between two looks at the files."""
 
 EXPIRY = Gauge("sfc_served_certificate_expiry_timestamp_seconds", "When the certificate in service expires.")
-"""What this replica shows, which may differ from what the Secret holds."""
+"""Of the certificate that this process serves, which may be older than the one in the Secret."""
 
 
 class ServingCertificate:
-    """`context` serves whatever tls.crt and tls.key in `directory` held at the last `refresh`.
+    """`context` serves what tls.crt and tls.key in `directory` held at the last successful `refresh`.
 
-    With `client_ca`, a file of PEM certificates, it serves only callers that show a certificate of one of these
-    authorities. Raises OSError when the file cannot be used.
+    `client_ca` is a file of PEM certificates: only callers with a certificate of one of these authorities are served.
+    Raises OSError when that file cannot be used.
     """
 
     def __init__(self, directory: Path, client_ca: Path | None = None) -> None:
@@ -36,10 +37,11 @@ class ServingCertificate:
 
     @property
     def loaded(self) -> bool:
+        """True once there is a certificate to serve."""
         return self._current is not None
 
     def keep_fresh(self, stop: threading.Event) -> None:
-        """Until `stop`, in a thread of its own."""
+        """Call `refresh` every CHECK_SECONDS until `stop`, in a thread of its own."""
 
         def run() -> None:
             while not stop.wait(CHECK_SECONDS):
@@ -48,15 +50,15 @@ class ServingCertificate:
         threading.Thread(target=run, name="certificate", daemon=True).start()
 
     def refresh(self) -> None:
-        """Take over changed files; a pair that cannot be used leaves the last one in service."""
-        # The kubelet swaps a link to the directory of both files: resolved once, the two belong together.
+        """Take over changed files. When they cannot be used, an error is logged and the last pair stays in service."""
+        # The kubelet swaps a link to the directory of both files; resolved once, it leads to two that belong together.
         certificate = (self._directory / "tls.crt").resolve()
         key = certificate.with_name("tls.key")
         try:
             found = certificate.read_bytes(), key.read_bytes()
             if found == self._current:
                 return
-            _empty_context().load_cert_chain(certificate, key)  # a mismatch would spoil the context in service
+            _empty_context().load_cert_chain(certificate, key)  # in `context`, a mismatch would break what is served
             self.context.load_cert_chain(certificate, key)
         except OSError as error:
             log.error("serving certificate not usable", extra={"path": str(certificate), "error": str(error)})

@@ -1,4 +1,4 @@
-"""A connection that cannot be held for ever: neither by sending slowly, nor by reading slowly, nor by doing nothing.
+"""A connection that no caller can hold for ever, be it by sending slowly, by reading slowly, or by doing nothing.
 
 uvicorn bounds only the pause between two requests.
 """
@@ -13,35 +13,40 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 MAX_CONNECTIONS = 1024
 """An API server holds one for each request in flight, 200 at its default limits."""
 UNUSED_SECONDS = 120.0
-"""Until the first byte. An API server opens connections that it needs only later, keeps them for 90 s, and does not
-repeat a request that was the first of its connection: closing earlier would race with it."""
+"""Until the first byte. An API server opens connections before it needs them and keeps them for 90 s. It does not
+repeat a request that was the first one of its connection, so closing earlier could lose a request."""
 EXCHANGE_SECONDS = 20.0
-"""From the first byte of a request until its answer is read; twice what the API server would wait at most."""
+"""From the first byte of a request until its answer is read: twice as long as an API server waits at most."""
 
 
 class BoundedConnection(H11Protocol):
+    """uvicorn's HTTP/1.1 connection, aborted when it exceeds a limit of this module."""
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._limit: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the limit for an unused connection; abort the connection when there are too many."""
         super().connection_made(transport)
         self._start(UNUSED_SECONDS)
         if len(self.connections) > MAX_CONNECTIONS:
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
+        """Start the limit for an exchange at its first byte."""
         if self._idle:
             self._start(EXCHANGE_SECONDS)
         super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """End the limit."""
         self._stop()
         super().connection_lost(exc)
 
     @property
     def _idle(self) -> bool:
-        """Nothing is on its way, in either direction."""
+        """True when nothing is on its way in either direction."""
         complete = self.cycle is None or self.cycle.response_complete
         return complete and not self.conn.trailing_data[0] and not self.transport.get_write_buffer_size()
 
@@ -54,6 +59,6 @@ class BoundedConnection(H11Protocol):
             self._limit.cancel()
 
     def _passed(self) -> None:
-        """Idle after an answer is uvicorn's to end; idle before the first request is ours."""
+        """uvicorn ends a connection that is idle after an answer; every other one is ended here."""
         if self.cycle is None or not self._idle:
             self.transport.abort()

@@ -1,31 +1,41 @@
-"""A request, a decision, and reading objects that may have any shape: absent is empty, the wrong type is Malformed."""
+"""The values of an admission: a request, what is read of its object, and the decision."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 Json = dict[str, Any]
 
+Edit = tuple[tuple[str | int, ...], object]
+"""A place in an object, as keys and list indices from the top, and the value that belongs there; None for no value.
+
+The index of a list that exists may be its length: the value is appended.
+"""
+
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class AdmissionRequest:
+    """An admission request, its objects not read yet."""
+
     uid: str
     operation: str
+    """CREATE, UPDATE, DELETE or CONNECT."""
     namespace: str
     obj: Json
-    """The object as it would be stored; empty but at CREATE and UPDATE."""
+    """The object as it would be stored; empty except at CREATE and UPDATE."""
     old: Json
-    """The object as it is stored; empty but at UPDATE and DELETE."""
+    """The object as it is stored; empty except at UPDATE and DELETE."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    obj: Json | None = None
-    """The object as it should be; None leaves it alone."""
+    """The answer to an admission request; the default allows the object as it is."""
+
+    edits: tuple[Edit, ...] = ()
+    """Changes of the object. No place lies within another one."""
     denied: str | None = None
-    """Why, and what to do about it; None allows."""
+    """Why the object is denied, and what to do about it; None allows it."""
     code: int = 403
     """HTTP status of a denial."""
     warnings: tuple[str, ...] = ()
@@ -38,48 +48,82 @@ class Malformed(Exception):  # noqa: N818
         super().__init__(f"{path} {message}")
 
 
-def mapping(value: object, path: str) -> Json:
-    if not isinstance(value, dict):
-        raise Malformed(path, "must be an object")
-    return value
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """The values of our two labels, each None where the label is absent."""
+
+    chain: str | None
+    stage: str | None
+
+    @property
+    def values(self) -> tuple[str | None, str | None]:
+        """In the order of `webhook.read.LABELS`."""
+        return self.chain, self.stage
+
+    def __bool__(self) -> bool:
+        """False when both labels are absent."""
+        return self.chain is not None or self.stage is not None
 
 
-def submapping(parent: Json, key: str, path: str) -> Json:
-    """The mapping at `key`, or an empty one where there is none."""
-    value = parent.get(key)
-    return {} if value is None else mapping(value, f"{path}.{key}")
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container or init container of a pod."""
+
+    name: object
+    """As it is written; only shown to users."""
+    hook: Json
+    """The preStop hook; empty for none."""
+    lasting: bool
+    """True when it runs as long as the pod: false only for an init container that is no native sidecar (KEP-753)."""
 
 
-def elements(parent: Json, key: str, path: str) -> list[Json]:
-    """The list of objects at `key`, or an empty one where there is none."""
-    value = parent.get(key)
-    if value is None:
-        return []
-    if not isinstance(value, list):
-        raise Malformed(f"{path}.{key}", "must be a list")
-    return [mapping(element, f"{path}.{key}[{i}]") for i, element in enumerate(value)]
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod, or the pod template of a workload: everything that admission reads or changes of it."""
+
+    name: str
+    """The generateName while there is no name; empty without both."""
+    labels: Membership
+    annotations: Json
+    """All of them, with values of any type."""
+    containers: tuple[Container, ...]
+    init_containers: tuple[Container, ...]
+    readiness_gates: tuple[Json, ...]
+    scheduling_gates: tuple[Json, ...]
+    grace_seconds: int | None
+    """terminationGracePeriodSeconds; None leaves the choice to Kubernetes."""
+    preferences: tuple[Json, ...]
+    """Weighted terms of the affinity to other pods (podAffinity)."""
+    rules_for_nodes: bool
+    """True when a term of the affinity or anti-affinity to other pods is about nodes (kubernetes.io/hostname)."""
+    host_network: bool
+    node_name: object
+    """As it is written; None or empty for none."""
+    sysctls: tuple[object, ...]
+    """Names, as they are written."""
 
 
-def text(value: object, path: str, empty: bool = False) -> str:
-    if not isinstance(value, str) or not (value or empty):
-        raise Malformed(path, "must be a string" if empty else "must be a string that is not empty")
-    return value
+@dataclass(frozen=True, slots=True)
+class Template:
+    """The pod template of a workload."""
+
+    path: tuple[str, ...]
+    """From the workload's top."""
+    labels: Membership
+    """As the request has them."""
+    stored: Membership
+    """As they are stored; both None at CREATE."""
 
 
-def label(labels: Json, key: str, path: str) -> str | None:
-    value = labels.get(key)
-    return None if value is None else text(value, f"{path}[{key}]", empty=True)
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A workload with a pod template."""
 
-
-def at(obj: Json, path: tuple[str, ...], change: Callable[[Json], Json], where: str = "object") -> Json:
-    """`obj` with the mapping at `path` changed.
-
-    One that stays empty is not created, one that becomes empty goes: the API server stores neither.
-    """
-    if not path:
-        return change(obj)
-    inner = submapping(obj, path[0], where)
-    changed = at(inner, path[1:], change, f"{where}.{path[0]}")
-    if changed == inner:
-        return obj
-    return {**obj, path[0]: changed} if changed else {key: value for key, value in obj.items() if key != path[0]}
+    labels: Membership
+    """Of the workload itself, as the request has them."""
+    stored: Membership
+    """Of the workload itself, as they are stored; both None at CREATE."""
+    template: Template | None
+    """None when it cannot change any more."""
+    changed: bool
+    """True when our labels, or the template apart from our labels, differ from what is stored."""

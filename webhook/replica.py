@@ -1,118 +1,103 @@
-"""A pod as a replica of its stage: the annotation, the drain hook, the grace period, the gates, the affinity.
+"""From a pod as it was read to the pod as it should be: networks, drain hook, grace period, gates, affinity.
 
-Idempotent, so that the order of injectors and a second pass do not matter, and additive: what the pod has stays.
+`replica` and `stripped` are idempotent, so that the order of injectors and a second pass do not matter. Everything that
+the user wrote stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 
 from sfc import annotation, names
-from sfc.chain import Chain, Hook, Side, Stage
+from sfc.chain import Hook, Side, Stage
 from sfc.validation.problem import shown
-from webhook import source_ports
-from webhook.model import Json, Malformed, at, elements, submapping
+from webhook.model import Container, Json, Pod
+from webhook.position import Position
+from webhook.read import TOPOLOGY_KEY
 
 ENFORCE_LABEL = "pod-security.kubernetes.io/enforce"
-TOPOLOGY_KEY = "kubernetes.io/hostname"
 DEFAULT_GRACE_SECONDS = 30
 """Kubernetes' own default of terminationGracePeriodSeconds."""
-MAX_CONTAINERS = 500
-"""Each gets a hook, and a pod that large could not be stored; a bound for the time that an answer takes."""
 GRACE_MARGIN_SECONDS = 30
 """What a network function has left for its own shutdown when draining took the whole deadline."""
 
-
-CONTAINERS = ("containers", "initContainers")
 GATE = {"conditionType": names.WIRED_CONDITION}
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """A chain, and the stage of it that a pod implements."""
-
-    chain: Chain
-    stage: Stage
+"""The readiness gate: a pod is not Ready before it is wired."""
+SOURCE_PORTS_GATE = {"name": names.SOURCE_PORTS}
+"""The scheduling gate: no container starts before the cluster controller has given the pod its source ports."""
 
 
 def hook_for(namespace_labels: Json) -> Hook:
-    """Pod Security `baseline` and `restricted` refuse a host in a hook from Kubernetes 1.34 on, never a sleep."""
+    """The hook in a namespace with these labels, where the chain leaves the choice to the webhook.
+
+    Pod Security `baseline` and `restricted` refuse a host in a hook from Kubernetes 1.34 on, never a sleep.
+    """
     return Hook.SLEEP if namespace_labels.get(ENFORCE_LABEL) in ("baseline", "restricted") else Hook.HTTP_GET
 
 
-def unfit(spec: Json, stage: Stage) -> str | None:
-    """Why the pod cannot be a replica of the stage, as sentences."""
-    if spec.get("hostNetwork") is True:
-        return (
-            "spec.hostNetwork: true: the pod has no network of its own to which a stage's interfaces could be added; "
-            f"remove hostNetwork, or the labels {names.CHAIN_LABEL} and {names.STAGE_LABEL}."
-        )
-    containers = sum(len(elements(spec, key, "object.spec")) for key in CONTAINERS)
-    if containers > MAX_CONTAINERS:
-        return f"The pod has {containers} containers, {MAX_CONTAINERS} are allowed; distribute them over several pods."
-    return source_ports.contradiction(spec, stage) if stage.slices else None
+def replica(pod: Pod, place: Position, identity: str, signature: str, auto: Hook) -> tuple[Pod, tuple[str, ...]]:
+    """The pod as a replica of its stage, and warnings.
 
-
-def mutate_pod(obj: Json, place: Position, identity: str, signature: str, auto: Hook) -> tuple[Json, tuple[str, ...]]:
-    """The pod as a replica of its stage, and warnings; `auto` is the hook where the chain leaves the choice to us.
-
-    Raises AnnotationError, Malformed.
+    `identity` is its drain id, `signature` the signature of that; `auto` is the hook where the chain leaves the choice
+    to the webhook. Raises AnnotationError when the pod's networks cannot be combined with the stage's.
     """
     kind = auto if place.stage.drain_hook is Hook.AUTO else place.stage.drain_hook
-    hook = hook_of(kind, identity, signature, place.stage.drain_deadline_seconds)
-    spec = submapping(obj, "spec", "object")
-    containers, kept = _with_hook(elements(spec, "containers", "object.spec"), hook, lambda _: True)
-    sidecars, kept_sidecars = _with_hook(elements(spec, "initContainers", "object.spec"), hook, _is_sidecar)
-    changed = spec | {"containers": containers}
-    if _annotations(obj).get(names.READINESS_GATE_ANNOTATION) != "disabled":
-        changed["readinessGates"] = _gates(elements(spec, "readinessGates", "object.spec"))
-    if sidecars:
-        changed["initContainers"] = sidecars
-    if place.stage.slices:
-        changed["schedulingGates"] = source_ports.gated(elements(spec, "schedulingGates", "object.spec"))
-    if hook:
-        changed["terminationGracePeriodSeconds"] = _grace(spec, place.stage)
-    if affinity := _affinity(submapping(spec, "affinity", "object.spec"), place):
-        changed["affinity"] = affinity
-    annotated = at(obj, ("metadata", "annotations"), lambda present: _annotated(present, place, identity))
-    warnings = (*map(_own_hook, (*kept, *kept_sidecars)), *_short_grace(spec, place.stage)) if hook else ()
-    return annotated | {"spec": changed}, (*warnings, *source_ports.brought_along(_annotations(obj)))
+    hook = _hook(kind, identity, signature, place.stage.drain_deadline_seconds)
+    after = replace(
+        pod,
+        annotations=_annotated(pod.annotations, place, identity),
+        containers=_hooked(pod.containers, hook),
+        init_containers=_hooked(pod.init_containers, hook),
+        readiness_gates=_readiness_gates(pod),
+        scheduling_gates=_scheduling_gates(pod, place.stage),
+        grace_seconds=_grace(pod, place.stage) if hook else pod.grace_seconds,
+        preferences=_preferences(pod, place),
+    )
+    return after, tuple(_warnings(pod, place.stage, hook))
 
 
-def _annotations(obj: Json) -> Json:
-    return submapping(submapping(obj, "metadata", "object"), "annotations", "object.metadata")
+def stripped(pod: Pod, namespace: str) -> Pod:
+    """A pod that is no replica, without anything that an earlier admission gave it as a replica.
+
+    `kubectl debug --copy-to` makes such a pod: it removes the labels and keeps the rest. With the hook, deleting the
+    copy would drain the original.
+    """
+    return replace(
+        pod,
+        annotations=_without_ours(pod.annotations, namespace),
+        containers=_unhooked(pod.containers),
+        init_containers=_unhooked(pod.init_containers),
+        readiness_gates=tuple(gate for gate in pod.readiness_gates if gate != GATE),
+        scheduling_gates=tuple(gate for gate in pod.scheduling_gates if gate != SOURCE_PORTS_GATE),
+    )
 
 
-def stripped(obj: Json, namespace: str) -> Json:
-    """A pod that is no replica, without what it has of one: a copy for debugging (`kubectl debug --copy-to`) loses its
-    labels, and keeps a hook that would drain the original."""
-    spec = submapping(obj, "spec", "object")
-    containers = {key: elements(spec, key, "object.spec") for key in CONTAINERS if spec.get(key)}
-    changed = {key: _with_hook(group, {}, lambda _: True)[0] for key, group in containers.items()}
-    gates = elements(spec, "readinessGates", "object.spec")
-    if GATE in gates:
-        changed["readinessGates"] = [gate for gate in gates if gate != GATE]
-    scheduling = elements(spec, "schedulingGates", "object.spec")
-    if source_ports.GATE in scheduling:
-        changed["schedulingGates"] = [gate for gate in scheduling if gate != source_ports.GATE]
-    bare = at(obj, ("spec",), lambda present: present | changed)
-    return at(bare, ("metadata", "annotations"), lambda present: _without_ours(present, namespace))
+# --- annotations ------------------------------------------------------------------------------------------------------
 
 
-def _without_ours(annotations: Json, namespace: str) -> Json:
-    ours = (names.DRAIN_ID_ANNOTATION, names.SOURCE_PORTS)
-    kept = {key: value for key, value in annotations.items() if key not in ours}
-    networks = kept.pop(names.NETWORKS_ANNOTATION, None)
-    try:
-        left = annotation.without_ours(networks, namespace)
-    except annotation.AnnotationError:
-        left = networks
-    return kept if left is None else kept | {names.NETWORKS_ANNOTATION: left}
+def _annotated(present: Json, place: Position, identity: str) -> Json:
+    mine = annotation.ours(place.chain, place.stage, identity)
+    networks = annotation.merge(present.get(names.NETWORKS_ANNOTATION), mine, place.chain.namespace)
+    kept = {key: value for key, value in present.items() if key != names.SOURCE_PORTS}
+    return kept | {names.NETWORKS_ANNOTATION: networks, names.DRAIN_ID_ANNOTATION: identity}
 
 
-def hook_of(kind: Hook, identity: str, signature: str, deadline: int) -> Json:
-    """The preStop hook; empty for none."""
+def _without_ours(present: Json, namespace: str) -> Json:
+    ours = (names.DRAIN_ID_ANNOTATION, names.SOURCE_PORTS, names.NETWORKS_ANNOTATION)
+    kept = {key: value for key, value in present.items() if key not in ours}
+    networks = present.get(names.NETWORKS_ANNOTATION)
+    with suppress(annotation.AnnotationError):  # it stays as it is: in a pod that is no replica it is not our affair
+        networks = annotation.without_ours(networks, namespace)
+    return kept if networks is None else kept | {names.NETWORKS_ANNOTATION: networks}
+
+
+# --- draining ---------------------------------------------------------------------------------------------------------
+
+
+def _hook(kind: Hook, identity: str, signature: str, deadline: int) -> Json:
+    """The preStop hook; empty for none. `deadline` is in seconds."""
     if kind is Hook.NONE:
         return {}
     if kind is Hook.SLEEP:
@@ -128,35 +113,21 @@ def hook_of(kind: Hook, identity: str, signature: str, deadline: int) -> Json:
     }
 
 
-def _annotated(present: Json, place: Position, identity: str) -> Json:
-    mine = annotation.ours(place.chain, place.stage, identity)
-    networks = annotation.merge(present.get(names.NETWORKS_ANNOTATION), mine, place.chain.namespace)
-    kept = {key: value for key, value in present.items() if key != names.SOURCE_PORTS}
-    return kept | {names.NETWORKS_ANNOTATION: networks, names.DRAIN_ID_ANNOTATION: identity}
+def _hooked(containers: tuple[Container, ...], hook: Json) -> tuple[Container, ...]:
+    return tuple(Container(c.name, hook, c.lasting) if c.lasting and not _own_hook(c, hook) else c for c in containers)
 
 
-def _is_sidecar(container: Json) -> bool:
-    """A native one: an init container that runs as long as the pod (KEP-753)."""
-    return container.get("restartPolicy") == "Always"
+def _unhooked(containers: tuple[Container, ...]) -> tuple[Container, ...]:
+    return tuple(Container(c.name, {}, c.lasting) if _is_ours(c.hook) else c for c in containers)
 
 
-def _with_hook(containers: list[Json], hook: Json, wanted: Callable[[Json], bool]) -> tuple[list[Json], list[Json]]:
-    """The containers with the hook, and those that keep one of their own."""
-    changed, kept = [], []
-    for container in containers:
-        present = submapping(submapping(container, "lifecycle", "container"), "preStop", "container.lifecycle")
-        if not wanted(container):
-            changed.append(container)
-        elif not present or present == hook or _is_ours(present):
-            changed.append(at(container, ("lifecycle", "preStop"), lambda _: hook))
-        else:
-            changed.append(container)
-            kept.append(container)
-    return changed, kept
+def _own_hook(container: Container, hook: Json) -> bool:
+    """Whether the container has a hook of the user's, other than `hook`."""
+    return bool(container.hook) and container.hook != hook and not _is_ours(container.hook)
 
 
 def _is_ours(hook: Json) -> bool:
-    """An earlier pass', or one that a copied pod brought along."""
+    """Whether an earlier pass wrote it; a copied pod may have brought it along."""
     get = hook.get("httpGet")
     return (
         isinstance(get, dict)
@@ -165,44 +136,36 @@ def _is_ours(hook: Json) -> bool:
     )
 
 
-def _own_hook(container: Json) -> str:
-    return (
-        f"container {shown(container.get('name'))} keeps its own preStop hook: it does not wait for draining, which "
-        "starts when the pod's deletion is seen; remove the hook to have termination wait"
-    )
-
-
-def _grace(spec: Json, stage: Stage) -> int:
-    present = spec.get("terminationGracePeriodSeconds")
-    if present is None:
-        present = DEFAULT_GRACE_SECONDS
-    if not isinstance(present, int):
-        raise Malformed("object.spec.terminationGracePeriodSeconds", "must be an integer")
+def _grace(pod: Pod, stage: Stage) -> int:
+    present = DEFAULT_GRACE_SECONDS if pod.grace_seconds is None else pod.grace_seconds
     return max(present, stage.drain_deadline_seconds + GRACE_MARGIN_SECONDS)
 
 
-def _short_grace(spec: Json, stage: Stage) -> Iterator[str]:
-    present, deadline = spec.get("terminationGracePeriodSeconds"), stage.drain_deadline_seconds
-    if isinstance(present, int) and present < deadline:
-        yield (
-            f"terminationGracePeriodSeconds {present} is shorter than the drain deadline of stage "
-            f"{shown(stage.name)}, {deadline} s: pods get {deadline + GRACE_MARGIN_SECONDS} s; lower the deadline if "
-            "that is too long"
-        )
+# --- gates and affinity -----------------------------------------------------------------------------------------------
 
 
-def _gates(gates: list[Json]) -> list[Json]:
-    return gates if GATE in gates else [*gates, GATE]
+def _readiness_gates(pod: Pod) -> tuple[Json, ...]:
+    if pod.annotations.get(names.READINESS_GATE_ANNOTATION) == "disabled":
+        return pod.readiness_gates
+    return _gated(pod.readiness_gates, GATE)
 
 
-def _affinity(affinity: Json, place: Position) -> Json | None:
-    """With a preference for nodes of neighbouring stages, where frames need not leave the node; None for no change.
+def _scheduling_gates(pod: Pod, stage: Stage) -> tuple[Json, ...]:
+    return _gated(pod.scheduling_gates, SOURCE_PORTS_GATE) if stage.slices else pod.scheduling_gates
+
+
+def _gated(gates: tuple[Json, ...], gate: Json) -> tuple[Json, ...]:
+    return gates if gate in gates else (*gates, gate)
+
+
+def _preferences(pod: Pod, place: Position) -> tuple[Json, ...]:
+    """With one for nodes of neighbouring stages, where frames need not leave the node.
 
     A pod that has rules of its own for nodes keeps them alone.
     """
     neighbours = _neighbours(place)
-    if not neighbours or _has_rules_for_nodes(affinity):
-        return None
+    if not neighbours or pod.rules_for_nodes:
+        return pod.preferences
     term = {
         "weight": 100,
         "podAffinityTerm": {
@@ -213,8 +176,7 @@ def _affinity(affinity: Json, place: Position) -> Json | None:
             },
         },
     }
-    key = "preferredDuringSchedulingIgnoredDuringExecution"
-    return at(affinity, ("podAffinity",), lambda rules: {**rules, key: [*elements(rules, key, "podAffinity"), term]})
+    return (*pod.preferences, term)
 
 
 def _neighbours(place: Position) -> list[str]:
@@ -224,16 +186,30 @@ def _neighbours(place: Position) -> list[str]:
     return sorted({connection.end(Side(side).other).stage for connection, side in attached})
 
 
-def _has_rules_for_nodes(affinity: Json) -> bool:
-    return any(
-        term.get("topologyKey") == TOPOLOGY_KEY
-        for kind in ("podAffinity", "podAntiAffinity")
-        for term in _terms(submapping(affinity, kind, "object.spec.affinity"))
-    )
+# --- warnings ---------------------------------------------------------------------------------------------------------
 
 
-def _terms(rules: Json) -> list[Json]:
-    where = "object.spec.affinity"
-    required = elements(rules, "requiredDuringSchedulingIgnoredDuringExecution", where)
-    preferred = elements(rules, "preferredDuringSchedulingIgnoredDuringExecution", where)
-    return [*required, *(submapping(term, "podAffinityTerm", where) for term in preferred)]
+def _warnings(pod: Pod, stage: Stage, hook: Json) -> Iterator[str]:
+    if hook:
+        for container in (*pod.containers, *pod.init_containers):
+            if container.lasting and _own_hook(container, hook):
+                yield (
+                    f"container {shown(container.name)} keeps its own preStop hook: it does not wait for draining, "
+                    "which starts when the pod's deletion is seen; remove the hook to have termination wait"
+                )
+        yield from _short_grace(pod, stage)
+    if names.SOURCE_PORTS in pod.annotations:  # of a copied manifest, perhaps; they may be another replica's
+        yield (
+            f"annotation {names.SOURCE_PORTS}: {shown(pod.annotations[names.SOURCE_PORTS])} is removed; only the "
+            "cluster controller gives source ports to a pod"
+        )
+
+
+def _short_grace(pod: Pod, stage: Stage) -> Iterator[str]:
+    present, deadline = pod.grace_seconds, stage.drain_deadline_seconds
+    if present is not None and present < deadline:
+        yield (
+            f"terminationGracePeriodSeconds {present} is shorter than the drain deadline of stage "
+            f"{shown(stage.name)}, {deadline} s: pods get {deadline + GRACE_MARGIN_SECONDS} s; lower the deadline if "
+            "that is too long"
+        )

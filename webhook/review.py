@@ -1,7 +1,6 @@
-"""The AdmissionReview envelope: bytes in, a decision, bytes out.
+"""The AdmissionReview envelope: from bytes to a request, and from a decision to bytes.
 
-A decision carries the object as it should be; the patch is the difference to the object as it came. Whatever the
-bytes are, the outcome is a review or Malformed.
+For any bytes, the result is an answer or Malformed.
 """
 
 from __future__ import annotations
@@ -12,43 +11,45 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jsonpatch
-
 from sfc import strict_json
-from webhook.model import Decision, Json, Malformed, Request, mapping, text
+from webhook import patch
+from webhook.model import AdmissionRequest, Decision, Json, Malformed
+from webhook.read import mapping, text
 
 API_VERSION = "admission.k8s.io/v1"
 OPERATIONS = ("CREATE", "UPDATE", "DELETE", "CONNECT")
 MAX_WARNINGS = 10
 """The API server passes on 4096 characters of warnings in all."""
-
-
 MAX_CONTAINED = 250_000
-"""Objects and lists in a body: an empty one takes 2 bytes there and 64 in memory."""
+"""Objects and lists in a body; an empty one takes 2 bytes there and 64 bytes in memory."""
 
-Decide = Callable[[Request], Decision]
+Decide = Callable[[AdmissionRequest], Decision]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
+    """The answer to an AdmissionReview."""
+
     body: bytes
+    """An AdmissionReview as JSON, in ASCII."""
     result: str
     """allowed, patched or denied; for the metrics."""
     uid: str
+    """Of the request."""
     reason: str | None
-    """Of a denial."""
+    """Of a denial; None when the object is allowed."""
 
 
 def review(body: bytes, decide: Decide) -> Answer:
-    """Raises Malformed when the body is not an AdmissionReview v1 that can be answered."""
+    """The answer to `body`. Raises Malformed when that is not an AdmissionReview v1 with a request."""
     try:
-        request = read(body)
+        request = _request(body)
         return _answer(request, decide(request))
     except RecursionError:
         raise Malformed("body", "is nested too deeply") from None
 
 
-def read(body: bytes) -> Request:
+def _request(body: bytes) -> AdmissionRequest:
     if body.count(b"{") + body.count(b"[") > MAX_CONTAINED:
         raise Malformed("body", f"has more than {MAX_CONTAINED} objects and lists")
     try:
@@ -62,7 +63,7 @@ def read(body: bytes) -> Request:
     operation = request.get("operation")
     if operation not in OPERATIONS:
         raise Malformed("request.operation", f"must be one of {', '.join(OPERATIONS)}")
-    return Request(
+    return AdmissionRequest(
         uid=text(request.get("uid"), "request.uid"),
         operation=operation,
         namespace=text(request.get("namespace", ""), "request.namespace", empty=True),
@@ -75,36 +76,19 @@ def _object(request: Mapping[str, Any], key: str) -> Json:
     return mapping(request.get(key), f"request.{key}")
 
 
-def _answer(request: Request, decision: Decision) -> Answer:
+def _answer(request: AdmissionRequest, decision: Decision) -> Answer:
     response: Json = {"uid": request.uid, "allowed": decision.denied is None}
     if decision.warnings:
         response["warnings"] = list(decision.warnings[:MAX_WARNINGS])
     operations: list[Json] = []
     if decision.denied is not None:
         response["status"] = {"code": decision.code, "message": decision.denied}
-    elif decision.obj is not None:
-        # Without moves, which jsonpatch would put in the wrong order where _differing gave it a list as a mapping.
-        operations = jsonpatch.JsonPatch.from_diff(*_differing(request.obj, decision.obj), optimization=False).patch
+    else:
+        operations = patch.operations(request.obj, decision.edits)
     if operations:
         response["patchType"] = "JSONPatch"
         response["patch"] = base64.b64encode(json.dumps(operations).encode()).decode()
-    # ASCII: a lone surrogate, which JSON can express and UTF-8 cannot, must not stop the answer.
+    # ASCII, because a text may have a lone surrogate, which JSON can express and UTF-8 cannot.
     body = json.dumps({"apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response}).encode()
     result = "denied" if decision.denied is not None else "patched" if operations else "allowed"
     return Answer(body, result, request.uid, decision.denied)
-
-
-def _differing(old: Any, new: Any) -> tuple[Any, Any]:
-    """Both without what they share, which is nearly all of a large object and would be compared value by value.
-
-    Lists are compared by position, as mappings by index: the paths are the same, and no element is searched for. One
-    that became shorter is left to jsonpatch, which takes its elements out in an order that keeps the paths right.
-    """
-    if isinstance(old, list) and isinstance(new, list) and len(old) <= len(new):
-        old, new = ({str(i): value for i, value in enumerate(values)} for values in (old, new))
-    if not isinstance(old, dict) or not isinstance(new, dict):
-        return old, new
-    pairs = {key: _differing(old[key], new[key]) for key in old if key in new and old[key] is not new[key]}
-    before = {key: pairs[key][0] if key in pairs else old[key] for key in old if key in pairs or key not in new}
-    after = {key: pairs[key][1] if key in pairs else new[key] for key in new if key in pairs or key not in old}
-    return before, after

@@ -12,10 +12,10 @@ import uvicorn
 from prometheus_client import Gauge
 
 from webhook import app, mutate, validate
+from webhook.cache import AdmissionCache
 from webhook.certificate import ServingCertificate
-from webhook.cluster import Cluster
 from webhook.connection import BoundedConnection
-from webhook.model import Decision, Request
+from webhook.model import AdmissionRequest, Decision
 from webhook.review import Decide
 
 Address = tuple[str, int]
@@ -25,32 +25,32 @@ Application = Callable[[Message, Any, Callable[[Message], Awaitable[None]]], Awa
 """An ASGI application."""
 
 KEEP_ALIVE_SECONDS = 120
-"""Longer than the 90 s after which an API server closes an idle connection: closing first would race with its next
+"""Longer than the 90 s after which an API server closes an idle connection: closing it here could lose the next
 request."""
 LINGER_SECONDS = 10.0
-"""From being told to stop until connections are refused: by then every API server sends its requests elsewhere."""
+"""From `stop` until connections are refused: by then, every API server sends its requests elsewhere."""
 POLL_SECONDS = 0.1
 BACKLOG = 128
 SHUTDOWN_SECONDS = 15
-"""For requests in flight; the API server waits 5 s for an answer."""
+"""For requests in flight; an API server waits 5 s for an answer."""
 
 STALE_SECONDS = 120.0
-"""A watch that is well hears something every minute, if only a bookmark."""
+"""A healthy watch receives something every minute, at least a bookmark."""
 
 AGE = Gauge("sfc_chain_cache_age_seconds", "Time since the API server's last word about chains.")
 
 
-def routes(cluster: Cluster, key: bytes) -> dict[str, Decide]:
-    """`key` is the cluster's drain key."""
+def routes(cache: AdmissionCache, key: bytes) -> dict[str, Decide]:
+    """The decision for each path; `key` is the cluster's drain key."""
 
     def when_synced(decide: Decide) -> Decide:
-        return lambda request: aged(decide(request), cluster.age_seconds()) if cluster.synced else NOT_SYNCED
+        return lambda request: aged(decide(request), cache.age_seconds()) if cache.synced else NOT_SYNCED
 
-    def pod(request: Request) -> Decision:
-        return mutate.pod(request, cluster.chain, cluster.auto_hook(request.namespace), key)
+    def pod(request: AdmissionRequest) -> Decision:
+        return mutate.pod(request, cache.chain, cache.auto_hook(request.namespace), key)
 
-    def workload(request: Request) -> Decision:
-        return mutate.workload(request, cluster.chain, cluster.auto_hook(request.namespace))
+    def workload(request: AdmissionRequest) -> Decision:
+        return mutate.workload(request, cache.chain, cache.auto_hook(request.namespace))
 
     return {
         "/mutate/workloads": when_synced(workload),
@@ -63,7 +63,7 @@ NOT_SYNCED = Decision(denied="The webhook has not read the cluster's chains yet;
 
 
 def aged(decision: Decision, seconds: float) -> Decision:
-    """A denial by knowledge that may be out of date says so."""
+    """The decision; a denial says how old the webhook's chains are, in seconds, when that is STALE_SECONDS or more."""
     if decision.denied is None or seconds < STALE_SECONDS:
         return decision
     return replace(
@@ -71,41 +71,45 @@ def aged(decision: Decision, seconds: float) -> Decision:
     )
 
 
-def unready(cluster: Cluster, certificate: ServingCertificate) -> str | None:
+def unready(cache: AdmissionCache, certificate: ServingCertificate) -> str | None:
+    """What is missing before admission can answer, or None."""
     if not certificate.loaded:
         return "no serving certificate yet"
-    if not cluster.synced:
+    if not cache.synced:
         return "chains and namespaces not read yet"
     return None
 
 
 class Servers:
-    """Both, until told to stop. Admission listens once it can answer, for its port may be shared with a process that
-    can already.
+    """Both servers, until `stop`.
 
-    Leaving takes two steps, so that no request is sent into a connection that closes. First every answer says
-    `Connection: close`: API servers give up their connections one by one, and make new ones, which lead to other
-    replicas as soon as it is known that this one goes. Only then are connections refused.
+    Admission listens only when it can answer, because another process that can answer may share its port.
+
+    Leaving takes two steps, so that no request is sent into a connection that closes. First, every answer has the
+    header `Connection: close`: API servers give up their connections one by one and make new ones, which lead to other
+    replicas as soon as the cluster knows that this one leaves. Only then are connections refused.
     """
 
     def __init__(
-        self, cluster: Cluster, certificate: ServingCertificate, key: bytes, admission: Address, health: Address
+        self, cache: AdmissionCache, certificate: ServingCertificate, key: bytes, admission: Address, health: Address
     ) -> None:
-        AGE.set_function(cluster.age_seconds)
+        AGE.set_function(cache.age_seconds)
         self._leaving = threading.Event()
-        self._cluster = cluster
+        self._cache = cache
         self._certificate = certificate
         self._address = admission
         self._admission = server_of(
-            _leaving(app.admission(routes(cluster, key)), self._leaving),
+            _leaving(app.admission(routes(cache, key)), self._leaving),
             admission,
             ssl_context_factory=lambda *_: certificate.context,
         )
         self._health = server_of(app.health(self._unready), health)
 
     def run(self, linger_seconds: float = LINGER_SECONDS) -> bool:
-        """Until `stop`, then finishes the requests in flight. False when a server ended by itself; OSError when the
-        admission port cannot be had."""
+        """Serve until `stop`, then finish the requests in flight.
+
+        Returns False when a server ended by itself. Raises OSError when the admission port is not available.
+        """
         health = threading.Thread(target=self._health.run, name="health", daemon=True)
         health.start()
         while self._lacks() and not self._leaving.wait(POLL_SECONDS):
@@ -122,28 +126,29 @@ class Servers:
         return True
 
     def stop(self) -> None:
+        """Make `run` return. May be called from a signal handler, and before `run`."""
         self._leaving.set()
 
     def _lacks(self) -> str | None:
-        return unready(self._cluster, self._certificate)
+        return unready(self._cache, self._certificate)
 
     def _unready(self) -> str | None:
         return self._lacks() or (None if self._admission.started else "not listening yet")
 
 
 def _shared(address: Address) -> socket.socket:
-    """Listens where other processes of the pod may listen, too: the kernel gives each connection to one that lives."""
+    """A listening socket whose port other processes of the pod may share: the kernel gives each connection to one."""
     both = not address[0] and socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both else socket.AF_INET
     shared = socket.create_server(address, family=family, dualstack_ipv6=both, reuse_port=True, backlog=BACKLOG)
-    # asyncio sets this only where the socket names its protocol, which this one leaves to its kind. Without it the end
-    # of an answer waits 40 ms for the API server's delayed acknowledgement. Connections inherit it.
+    # asyncio sets this only for sockets that name their protocol, which this one does not. Without it, the end of an
+    # answer waits 40 ms for the API server's delayed acknowledgement. Connections inherit it.
     shared.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return shared
 
 
 def _leaving(application: Application, leaving: threading.Event) -> Application:
-    """`application`, whose answers end their connections once `leaving` is set."""
+    """`application`, but once `leaving` is set, each answer ends its connection."""
 
     async def wrapped(scope: Message, receive: Any, send: Callable[[Message], Awaitable[None]]) -> None:
         async def closing(message: Message) -> None:
@@ -157,6 +162,7 @@ def _leaving(application: Application, leaving: threading.Event) -> Application:
 
 
 def server_of(application: Application, address: Address, **options: Any) -> uvicorn.Server:
+    """A server that does not run yet; `options` are more of uvicorn's."""
     return uvicorn.Server(
         uvicorn.Config(
             application,

@@ -24,7 +24,7 @@ from sfc.validation import warnings as doubts
 from tests.unit import objects, test_cni_reading
 from tests.unit.test_webhook_golden import KEY, MANIFESTS, Case, assert_kept, find, without_ours
 from webhook import app, mutate, validate
-from webhook.model import Decision, Malformed, Request
+from webhook.model import AdmissionRequest, Decision, Malformed
 from webhook.review import Decide, review
 
 Json = dict[str, Any]
@@ -41,12 +41,12 @@ class Target:
     """Whether inputs are JSON, and are changed as such."""
 
 
-def decide_pod(request: Request) -> Decision:
+def decide_pod(request: AdmissionRequest) -> Decision:
     auto = Hook.SLEEP if request.namespace == "restricted" else Hook.HTTP_GET
     return mutate.pod(request, lambda _, name: find("telco", name), auto, KEY)
 
 
-def decide_workload(request: Request) -> Decision:
+def decide_workload(request: AdmissionRequest) -> Decision:
     return mutate.workload(request, find, Hook.HTTP_GET)
 
 

@@ -23,7 +23,7 @@ from sfc import annotation, names
 from sfc.chain import Chain
 from sfc.validation.checks import parse
 from webhook import mutate
-from webhook.model import Decision, Request
+from webhook.model import AdmissionRequest, Decision
 from webhook.replica import GATE, hook_for
 from webhook.review import review
 
@@ -72,7 +72,7 @@ def find(namespace: str, name: str) -> Chain | None:
     return CHAINS.get(name) if namespace == "telco" else None
 
 
-def decide(case: Case) -> Callable[[Request], Decision]:
+def decide(case: Case) -> Callable[[AdmissionRequest], Decision]:
     auto = hook_for(case.namespace_labels)
     if case.is_pod:
         return lambda request: mutate.pod(request, find, auto, KEY)

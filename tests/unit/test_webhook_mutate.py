@@ -4,6 +4,7 @@ import base64
 import json
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import jsonpatch
@@ -15,9 +16,10 @@ from sfc import names
 from sfc.chain import Chain, Hook
 from sfc.validation.checks import InvalidChain, parse, problems
 from tests.unit import objects
-from webhook import mutate, validate
+from webhook import mutate, patch, validate
 from webhook.app import MAX_BODY_BYTES
-from webhook.model import Decision, Malformed, Request
+from webhook.model import AdmissionRequest, Decision, Edit, Malformed
+from webhook.position import FindChain
 from webhook.replica import hook_for
 from webhook.review import review
 
@@ -31,8 +33,31 @@ def find(namespace: str, name: str) -> Chain | None:
     return CHAIN if (namespace, name) == ("telco", "edge") else None
 
 
-def request(obj: dict[str, Any], old: dict[str, Any] | None = None, uid: str = "u-1") -> Request:
-    return Request(uid, "UPDATE" if old is not None else "CREATE", "telco", obj, old or {})
+def request(obj: dict[str, Any], old: dict[str, Any] | None = None, uid: str = "u-1") -> AdmissionRequest:
+    return AdmissionRequest(uid, "UPDATE" if old is not None else "CREATE", "telco", obj, old or {})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A decision, and the object that the API server makes of it; None when it is denied."""
+
+    obj: dict[str, Any] | None
+    denied: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, asked: AdmissionRequest, decision: Decision) -> Outcome:
+        operations = patch.operations(asked.obj, decision.edits)
+        obj = None if decision.denied else jsonpatch.apply_patch(asked.obj, operations)
+        return cls(obj, decision.denied, decision.warnings)
+
+
+def admitted_workload(asked: AdmissionRequest, find: FindChain, auto: Hook) -> Outcome:
+    return Outcome.of(asked, mutate.workload(asked, find, auto))
+
+
+def admitted_pod(asked: AdmissionRequest, find: FindChain, auto: Hook, key: bytes) -> Outcome:
+    return Outcome.of(asked, mutate.pod(asked, find, auto, key))
 
 
 def deployment(labels: dict[str, str], template: dict[str, str], **more: Any) -> dict[str, Any]:
@@ -52,46 +77,46 @@ def pod(**more: Any) -> dict[str, Any]:
 
 
 def test_labels_are_carried_into_the_template() -> None:
-    decision = mutate.workload(request(deployment(BOTH, {})), find, Hook.HTTP_GET)
+    decision = admitted_workload(request(deployment(BOTH, {})), find, Hook.HTTP_GET)
 
-    assert decision == Decision(obj=deployment(BOTH, BOTH))
+    assert decision == Outcome(obj=deployment(BOTH, BOTH))
 
 
 def test_unlabelling_takes_the_labels_out_again() -> None:
-    labelled = mutate.workload(request(deployment(BOTH, {})), find, Hook.HTTP_GET).obj
+    labelled = admitted_workload(request(deployment(BOTH, {})), find, Hook.HTTP_GET).obj
     assert labelled is not None
 
     unlabelled = {**labelled, "metadata": deployment({}, {})["metadata"]}
-    decision = mutate.workload(request(unlabelled, old=labelled), find, Hook.HTTP_GET)
+    decision = admitted_workload(request(unlabelled, old=labelled), find, Hook.HTTP_GET)
 
-    assert decision == Decision(obj=deployment({}, {}))
+    assert decision == Outcome(obj=deployment({}, {}))
 
 
 def test_relabelling_changes_the_template_too() -> None:
     new = {**BOTH, "sfc.dev/stage": "firewall"}
 
-    decision = mutate.workload(request(deployment(new, BOTH), old=deployment(BOTH, BOTH)), find, Hook.HTTP_GET)
+    decision = admitted_workload(request(deployment(new, BOTH), old=deployment(BOTH, BOTH)), find, Hook.HTTP_GET)
 
-    assert decision == Decision(obj=deployment(new, new))
+    assert decision == Outcome(obj=deployment(new, new))
 
 
 def test_template_labels_that_were_not_carried_stay() -> None:
     other = {**BOTH, "sfc.dev/stage": "firewall"}
 
-    decision = mutate.workload(request(deployment({}, other), old=deployment(BOTH, other)), find, Hook.HTTP_GET)
+    decision = admitted_workload(request(deployment({}, other), old=deployment(BOTH, other)), find, Hook.HTTP_GET)
 
     assert decision.obj == deployment({}, {"sfc.dev/stage": "firewall"})
 
 
 def test_labels_written_in_the_template_only_are_the_users_affair() -> None:
-    decision = mutate.workload(request(deployment({}, BOTH), old=deployment({}, BOTH)), find, Hook.HTTP_GET)
+    decision = admitted_workload(request(deployment({}, BOTH), old=deployment({}, BOTH)), find, Hook.HTTP_GET)
 
-    assert decision == Decision(obj=deployment({}, BOTH))
+    assert decision == Outcome(obj=deployment({}, BOTH))
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Job", "Rollout"])
 def test_every_kind_with_a_template_in_its_spec_is_served(kind: str) -> None:
-    decision = mutate.workload(request({**deployment(BOTH, {}), "kind": kind}), find, Hook.HTTP_GET)
+    decision = admitted_workload(request({**deployment(BOTH, {}), "kind": kind}), find, Hook.HTTP_GET)
 
     assert decision.obj == {**deployment(BOTH, BOTH), "kind": kind}
 
@@ -99,7 +124,7 @@ def test_every_kind_with_a_template_in_its_spec_is_served(kind: str) -> None:
 def test_a_cronjobs_template_lies_deeper() -> None:
     cronjob = {"kind": "CronJob", "metadata": {"labels": BOTH}, "spec": {"jobTemplate": {"spec": {"template": {}}}}}
 
-    decision = mutate.workload(request(cronjob), find, Hook.HTTP_GET)
+    decision = admitted_workload(request(cronjob), find, Hook.HTTP_GET)
 
     template = {"metadata": {"labels": BOTH}}
     assert decision.obj == {**cronjob, "spec": {"jobTemplate": {"spec": {"template": template}}}}
@@ -120,16 +145,16 @@ def test_a_suspended_jobs_template_can_change_until_it_was_started(status: dict[
     before, after = deployment({}, {}, kind="Job", status=status), deployment(BOTH, {}, kind="Job", status=status)
     before["spec"]["suspend"] = after["spec"]["suspend"] = True
 
-    obj = mutate.workload(request(after, old=before), find, Hook.HTTP_GET).obj
+    obj = admitted_workload(request(after, old=before), find, Hook.HTTP_GET).obj
 
-    assert (obj is not None) is carried
-    assert obj is None or obj["spec"]["template"]["metadata"]["labels"] == {"app": "nat", **BOTH}
+    assert obj is not None
+    assert obj["spec"]["template"]["metadata"]["labels"] == ({"app": "nat", **BOTH} if carried else {"app": "nat"})
 
 
 def test_a_template_label_that_contradicts_the_workloads_is_replaced_with_a_warning() -> None:
-    decision = mutate.workload(request(deployment(BOTH, {"sfc.dev/stage": "firewall"})), find, Hook.HTTP_GET)
+    decision = admitted_workload(request(deployment(BOTH, {"sfc.dev/stage": "firewall"})), find, Hook.HTTP_GET)
 
-    assert decision == Decision(
+    assert decision == Outcome(
         obj=deployment(BOTH, BOTH),
         warnings=(
             'spec.template.metadata.labels[sfc.dev/stage]: "firewall" is replaced by "nat", the label of the workload '
@@ -162,26 +187,26 @@ def test_what_the_pods_of_a_template_will_be_told_is_told_of_the_workload(spec: 
     before, after = deployment({}, {}), deployment(BOTH, {})
     before["spec"]["template"]["spec"] = after["spec"]["template"]["spec"] = spec
 
-    assert mutate.workload(request(after), find, Hook.HTTP_GET).warnings == (warning,)
-    assert mutate.workload(request(after, old=before), find, Hook.HTTP_GET).warnings == (warning,)
+    assert admitted_workload(request(after), find, Hook.HTTP_GET).warnings == (warning,)
+    assert admitted_workload(request(after, old=before), find, Hook.HTTP_GET).warnings == (warning,)
     assert len(warning) <= 256
 
 
 def test_a_workload_that_is_merely_written_again_is_told_nothing_again() -> None:
-    labelled = mutate.workload(request(deployment({**BOTH, "sfc.dev/stage": "x"}, {})), find, Hook.HTTP_GET).obj
+    labelled = admitted_workload(request(deployment({**BOTH, "sfc.dev/stage": "x"}, {})), find, Hook.HTTP_GET).obj
     assert labelled is not None
 
     scaled = {**labelled, "spec": {**labelled["spec"], "replicas": 7}}
-    decision = mutate.workload(request(scaled, old=labelled), find, Hook.HTTP_GET)
+    decision = admitted_workload(request(scaled, old=labelled), find, Hook.HTTP_GET)
 
-    assert decision == Decision(obj=scaled)
+    assert decision == Outcome(obj=scaled)
 
 
 def test_a_network_annotation_that_no_pod_could_have_is_told_of_the_workload() -> None:
     obj = deployment(BOTH, {})
     obj["spec"]["template"]["metadata"]["annotations"] = {names.NETWORKS_ANNOTATION: "storage@inside"}
 
-    (warning,) = mutate.workload(request(obj), find, Hook.HTTP_GET).warnings
+    (warning,) = admitted_workload(request(obj), find, Hook.HTTP_GET).warnings
 
     assert warning.endswith("or rename the stage's. Until then its pods are refused.")
 
@@ -198,8 +223,8 @@ def test_a_workload_with_a_controller_is_its_controllers_affair() -> None:
     [
         (
             {"sfc.dev/chain": "egde", "sfc.dev/stage": "nat"},
-            "ServiceFunctionChain telco/egde, named by label sfc.dev/chain, does not exist; create it, or correct the "
-            "label. Until then its pods are refused.",
+            "ServiceFunctionChain telco/egde, named by label sfc.dev/chain, does not exist or is not valid; "
+            "create it, or correct it, or correct the label. Until then its pods are refused.",
         ),
         (
             {"sfc.dev/chain": "edge", "sfc.dev/stage": "router"},
@@ -219,9 +244,9 @@ def test_a_workload_with_a_controller_is_its_controllers_affair() -> None:
     ],
 )
 def test_labels_that_name_nothing_are_carried_with_a_warning(labels: dict[str, str], warning: str) -> None:
-    decision = mutate.workload(request(deployment(labels, {})), find, Hook.HTTP_GET)
+    decision = admitted_workload(request(deployment(labels, {})), find, Hook.HTTP_GET)
 
-    assert decision == Decision(obj=deployment(labels, labels), warnings=(warning,))
+    assert decision == Outcome(obj=deployment(labels, labels), warnings=(warning,))
     assert len(warning) <= 256
 
 
@@ -234,17 +259,17 @@ def test_a_pod_without_our_labels_is_left_alone() -> None:
         "spec": {"containers": []},
     }
 
-    decision = mutate.pod(request(obj), find, Hook.HTTP_GET, KEY)
+    decision = admitted_pod(request(obj), find, Hook.HTTP_GET, KEY)
 
-    assert decision == Decision(obj=obj)
+    assert decision == Outcome(obj=obj)
 
 
 def test_a_pod_that_loses_its_labels_loses_all_that_it_had_as_a_replica() -> None:
-    replica = mutate.pod(request(pod()), find, Hook.HTTP_GET, KEY).obj
+    replica = admitted_pod(request(pod()), find, Hook.HTTP_GET, KEY).obj
     assert replica is not None
 
     copy = {**replica, "metadata": {"name": "copy", "annotations": replica["metadata"]["annotations"]}}
-    changed = mutate.pod(request(copy), find, Hook.HTTP_GET, KEY).obj
+    changed = admitted_pod(request(copy), find, Hook.HTTP_GET, KEY).obj
 
     assert changed is not None
     assert changed["metadata"] == {"name": "copy"}
@@ -257,7 +282,7 @@ def test_a_pod_of_a_chain_that_is_not_valid_is_denied_with_its_problems() -> Non
     broken["spec"]["stages"][0]["interfaces"][0]["addresses"] = ["10.1.0.2"]
     invalid = InvalidChain(problems(broken))
 
-    decision = mutate.pod(request(pod()), lambda *_: invalid, Hook.HTTP_GET, KEY)
+    decision = admitted_pod(request(pod()), lambda *_: invalid, Hook.HTTP_GET, KEY)
 
     assert decision.denied
     assert decision.denied.startswith("ServiceFunctionChain telco/edge is not valid; correct it. spec.stages[0]")
@@ -274,7 +299,7 @@ def test_source_ports_that_a_pod_brings_along_are_removed_with_a_warning() -> No
     spec = {"containers": [{"name": "nat"}]}
 
     for find_chain in (find, sliced):
-        decision = mutate.pod(request({"metadata": metadata, "spec": spec}), find_chain, Hook.HTTP_GET, KEY)
+        decision = admitted_pod(request({"metadata": metadata, "spec": spec}), find_chain, Hook.HTTP_GET, KEY)
 
         assert decision.obj is not None
         assert "sfc.dev/source-ports" not in decision.obj["metadata"]["annotations"]
@@ -304,25 +329,25 @@ def test_a_pod_that_cannot_have_source_ports_of_its_own_is_denied(spec: dict[str
     obj = pod()
     obj["spec"] |= spec
 
-    assert str(mutate.pod(request(obj), sliced, Hook.HTTP_GET, KEY).denied).startswith(denied)
-    assert mutate.pod(request(obj), find, Hook.HTTP_GET, KEY).denied is None
+    assert str(admitted_pod(request(obj), sliced, Hook.HTTP_GET, KEY).denied).startswith(denied)
+    assert admitted_pod(request(obj), find, Hook.HTTP_GET, KEY).denied is None
 
 
 def test_the_drain_id_survives_a_second_pass_under_another_request() -> None:
-    once = mutate.pod(request(pod(), uid="u-1"), find, Hook.HTTP_GET, KEY).obj
+    once = admitted_pod(request(pod(), uid="u-1"), find, Hook.HTTP_GET, KEY).obj
     assert once is not None
 
-    twice = mutate.pod(request(once, uid="u-2"), find, Hook.HTTP_GET, KEY).obj
+    twice = admitted_pod(request(once, uid="u-2"), find, Hook.HTTP_GET, KEY).obj
 
     assert twice == once
 
 
 def test_a_copy_under_another_name_gets_a_drain_id_of_its_own() -> None:
-    original = mutate.pod(request(pod()), find, Hook.HTTP_GET, KEY).obj
+    original = admitted_pod(request(pod()), find, Hook.HTTP_GET, KEY).obj
     assert original is not None
 
     copy = {**original, "metadata": {**original["metadata"], "name": "nat-0-copy"}}
-    changed = mutate.pod(request(copy, uid="u-2"), find, Hook.HTTP_GET, KEY).obj
+    changed = admitted_pod(request(copy, uid="u-2"), find, Hook.HTTP_GET, KEY).obj
 
     assert changed is not None
     ids = [o["metadata"]["annotations"][names.DRAIN_ID_ANNOTATION] for o in (original, changed)]
@@ -339,7 +364,7 @@ def test_the_grace_period_is_only_ever_raised(stage_drain: int, grace: int | Non
     chain["spec"]["stages"][2]["drain"] = {"deadlineSeconds": stage_drain}
     obj = pod(spec={"containers": [], "terminationGracePeriodSeconds": grace})
 
-    changed = mutate.pod(request(obj), lambda *_: parse(chain), Hook.HTTP_GET, KEY).obj
+    changed = admitted_pod(request(obj), lambda *_: parse(chain), Hook.HTTP_GET, KEY).obj
 
     assert changed is not None
     assert changed["spec"]["terminationGracePeriodSeconds"] == expected
@@ -349,7 +374,7 @@ def test_a_sleep_is_never_shorter_than_the_api_allows() -> None:
     chain = objects.chain()
     chain["spec"]["drain"]["deadlineSeconds"] = 0
 
-    changed = mutate.pod(request(pod()), lambda *_: parse(chain), Hook.SLEEP, KEY).obj
+    changed = admitted_pod(request(pod()), lambda *_: parse(chain), Hook.SLEEP, KEY).obj
 
     assert changed is not None
     assert changed["spec"]["containers"][0]["lifecycle"]["preStop"] == {"sleep": {"seconds": 1}}
@@ -390,7 +415,7 @@ def test_the_drain_hook_is_the_stages_or_the_chains_choice(
     chain["spec"]["drain"] = of_chain
     chain["spec"]["stages"][2]["drain"] = of_stage
 
-    changed = mutate.pod(request(pod()), lambda *_: parse(chain), auto, KEY).obj
+    changed = admitted_pod(request(pod()), lambda *_: parse(chain), auto, KEY).obj
 
     assert changed is not None
     (container,) = changed["spec"]["containers"]
@@ -401,11 +426,11 @@ def test_the_drain_hook_is_the_stages_or_the_chains_choice(
 def test_without_a_hook_one_that_a_copy_brought_along_goes() -> None:
     chain = objects.chain()
     chain["spec"]["stages"][2]["drain"] = {"hook": "none"}
-    original = mutate.pod(request(pod()), find, Hook.HTTP_GET, KEY).obj
+    original = admitted_pod(request(pod()), find, Hook.HTTP_GET, KEY).obj
     assert original is not None
 
     copy = {**original, "metadata": {**original["metadata"], "name": "copy"}}
-    changed = mutate.pod(request(copy), lambda *_: parse(chain), Hook.HTTP_GET, KEY).obj
+    changed = admitted_pod(request(copy), lambda *_: parse(chain), Hook.HTTP_GET, KEY).obj
 
     assert changed is not None
     assert changed["spec"]["containers"] == [{"name": "nat"}]
@@ -415,7 +440,7 @@ def test_deciding_leaves_the_request_as_it_was() -> None:
     obj = pod(spec={"containers": [{"name": "a", "lifecycle": {"postStart": {}}}], "affinity": {"podAffinity": {}}})
     before = json.dumps(obj)
 
-    mutate.pod(request(obj), find, Hook.HTTP_GET, KEY)
+    admitted_pod(request(obj), find, Hook.HTTP_GET, KEY)
 
     assert json.dumps(obj) == before
 
@@ -607,43 +632,72 @@ def test_any_json_gets_an_answer_or_is_malformed(value: Any, operation: str, dec
 @settings(max_examples=500, deadline=None)
 @given(st.data())
 def test_whatever_is_decided_the_patch_makes_it_out_of_the_request(data: st.DataObject) -> None:
-    """Parts that both share, parts that are equal, lists of one length and of another, null for a value."""
+    """Parts that stay, parts that are equal, lists of one length and of another, null for a value."""
     old = data.draw(st.dictionaries(st.sampled_from("ab/~"), json_values, max_size=3))
-    new = data.draw(changed(old))
+    edits = data.draw(edits_of(old))
 
-    response = reviewed(lambda asked: Decision(obj=new(asked.obj)), objects_review(old))
+    response = reviewed(lambda _: Decision(tuple(edits)), objects_review(old))
 
     assert response is not None
-    assert patched(old, response) == new(old)
+    assert patched(old, response) == edited(old, edits)
 
 
 def test_what_is_taken_out_and_put_elsewhere_is_written_twice() -> None:
     """Not as a move: one between two lists' ends would come in an order that no API server can apply."""
-    old: dict[str, Any] = {"a": [], "b": {"gone": []}}
-    new: dict[str, Any] = {"a": [[], ["more"]], "b": {}}
+    old: dict[str, Any] = {"a": [], "b": {"gone": [], "kept": 1}}
+    edits: tuple[Edit, ...] = ((("b", "gone"), None), (("a",), [[], ["more"]]))
 
-    response = reviewed(lambda _: Decision(obj=new), objects_review(old))
+    response = reviewed(lambda _: Decision(edits), objects_review(old))
 
     assert response is not None
-    assert patched(old, response) == new
+    assert patched(old, response) == {"a": [[], ["more"]], "b": {"kept": 1}}
+    assert "move" not in {operation["op"] for operation in json.loads(base64.b64decode(response["patch"]))}
+
+
+def test_a_mapping_that_becomes_empty_goes_and_an_element_of_a_list_stays() -> None:
+    old = {"a": {"b": {"c": 1}}, "list": [{"d": {"e": 2}}]}
+    edits: tuple[Edit, ...] = ((("a", "b", "c"), None), (("list", 0, "d", "e"), None))
+
+    response = reviewed(lambda _: Decision(edits), objects_review(old))
+
+    assert response is not None
+    assert patched(old, response) == {"list": [{}]}
 
 
 @st.composite
-def changed(draw: st.DrawFn, value: Any) -> Any:
-    """A function that makes another value of one, sharing what it leaves alone."""
-    choice = draw(st.sampled_from(["same", "inside", "inside", "inside", "other"]))
-    if choice == "same" or (choice == "inside" and not (value and isinstance(value, dict | list))):
-        return lambda present: present
-    if choice == "other" and not isinstance(value, dict):
-        other = draw(json_values)
-        return lambda _: other
-    more = draw(json_values)
-    if isinstance(value, dict):
-        parts = {key: draw(changed(item)) for key, item in value.items() if draw(st.integers(0, 5))}
-        return lambda present: {key: parts[key](present[key]) for key in parts} | {"added": more}
-    parts = [draw(changed(item)) for item in value]
-    end = draw(st.sampled_from([[], [more]]))
-    return lambda present: [part(item) for part, item in zip(parts, present, strict=True)] + end
+def edits_of(draw: st.DrawFn, value: Any) -> list[Edit]:
+    """Edits of the parts of a mapping or list."""
+    edits: list[Edit] = []
+    is_list = isinstance(value, list)
+    for key, item in enumerate(value) if is_list else value.items():
+        choice = draw(st.sampled_from(["same", "inside", "inside", "fewer", "other"]))
+        if choice == "inside" and item and isinstance(item, dict | list):
+            edits += [((key, *path), new) for path, new in draw(edits_of(item))]
+        elif choice == "fewer" and isinstance(item, list):
+            edits.append(((key,), [element for element in item if draw(st.booleans())]))
+        elif choice == "other":
+            edits.append(((key,), draw(json_values.filter(lambda new: new is not None) if is_list else json_values)))
+    if draw(st.booleans()):
+        more = draw(json_values.filter(lambda new: new is not None))
+        edits.append((draw(st.sampled_from([("added",), ("added", "below")])) if not is_list else (len(value),), more))
+    return edits
+
+
+def edited(value: Any, edits: list[Edit]) -> Any:
+    for path, new in edits:
+        value = put(value, path, new)
+    return value
+
+
+def put(value: Any, path: Any, new: Any) -> Any:
+    key, *rest = path
+    if isinstance(value, list):
+        return [*value[:key], put(value[key], rest, new) if rest else new, *value[key + 1 :]]
+    others = {name: item for name, item in value.items() if name != key}
+    if not rest:
+        return others if new is None else others | {key: new}
+    inner = put(value.get(key, {}), rest, new)
+    return others if inner == {} else others | {key: inner}
 
 
 @given(st.binary(max_size=200))

@@ -34,7 +34,7 @@ from tests.unit import objects
 from tests.unit.fake_api import FakeApi
 from webhook import app, certificate, connection
 from webhook import review as review_module
-from webhook.cluster import Cluster
+from webhook.cache import AdmissionCache
 from webhook.model import Decision
 from webhook.server import Servers, _shared, aged
 
@@ -92,10 +92,10 @@ def webhook(
     chain["metadata"]["resourceVersion"] = "5"
     api.lists[0] = [chain]
     self_signed(tls_dir, name)
-    cluster = Cluster(api.client())
+    cache = AdmissionCache(api.client())
     serving = certificate.ServingCertificate(tls_dir, client_ca)
     port, health_port = port or free_port(), free_port()
-    servers = Servers(cluster, serving, KEY, ("127.0.0.1", port), ("127.0.0.1", health_port))
+    servers = Servers(cache, serving, KEY, ("127.0.0.1", port), ("127.0.0.1", health_port))
     thread = threading.Thread(target=servers.run, args=(linger_seconds,), daemon=True)
     thread.start()
     with (
@@ -106,11 +106,11 @@ def webhook(
         assert health.get("/readyz").text == "no serving certificate yet\n"
         serving.refresh()
         assert health.get("/readyz").text == "chains and namespaces not read yet\n"
-        cluster.start()
+        cache.start()
         while health.get("/readyz").status_code != 200:
             time.sleep(0.01)
         yield Running(client, health, port, tls_dir, serving, api, servers)
-    cluster.stop()
+    cache.stop()
     servers.stop()
     thread.join(5)
     api.close()
@@ -479,7 +479,7 @@ def test_admission_listens_once_it_can_answer(tmp_path: Path) -> None:
     serving = certificate.ServingCertificate(tmp_path)
     serving.refresh()
     port, health_port = free_port(), free_port()
-    servers = Servers(Cluster(api.client()), serving, KEY, ("127.0.0.1", port), ("127.0.0.1", health_port))
+    servers = Servers(AdmissionCache(api.client()), serving, KEY, ("127.0.0.1", port), ("127.0.0.1", health_port))
     thread = threading.Thread(target=servers.run, args=(0,), daemon=True)
     thread.start()
     with httpx.Client(base_url=f"http://127.0.0.1:{health_port}") as health:
@@ -510,7 +510,7 @@ def test_a_port_that_is_taken_ends_the_process(tmp_path: Path) -> None:
     api = FakeApi()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         addresses = taken.getsockname(), ("127.0.0.1", free_port())
-        servers = Servers(Cluster(api.client()), certificate.ServingCertificate(tmp_path), KEY, *addresses)
+        servers = Servers(AdmissionCache(api.client()), certificate.ServingCertificate(tmp_path), KEY, *addresses)
         servers.stop()
 
         with pytest.raises(OSError, match="in use"):

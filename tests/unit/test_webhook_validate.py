@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit import objects
 from webhook import validate
-from webhook.model import Decision, Request
+from webhook.model import AdmissionRequest, Decision
 
 
 def invalid() -> dict[str, Any]:
@@ -21,7 +21,7 @@ def served() -> dict[str, Any]:
 
 
 def decide(operation: str, obj: dict[str, Any], old: dict[str, Any] | None = None) -> Decision:
-    return validate.chain(Request("u-1", operation, "telco", obj, old or {}))
+    return validate.chain(AdmissionRequest("u-1", operation, "telco", obj, old or {}))
 
 
 def test_an_invalid_chain_is_denied_as_unprocessable() -> None:
