@@ -49,9 +49,8 @@ def _hooks(group: str, before: tuple[Container, ...], after: tuple[Container, ..
 
 
 def _list(path: tuple[str | int, ...], before: tuple[Json, ...], after: tuple[Json, ...]) -> Iterator[Edit]:
-    """One edit for each appended element; any other difference replaces the list."""
-    kept = len(before)
-    if before and before == after[:kept]:
-        yield from (((*path, kept + i), element) for i, element in enumerate(after[kept:]))
+    """One appended element is an edit of its own; any other difference replaces the list."""
+    if before and before == after[:-1]:
+        yield (*path, len(before)), after[-1]
     elif before != after:
         yield path, list(after)
