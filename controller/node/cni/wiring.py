@@ -18,7 +18,8 @@ from typing import Any
 
 from controller.node.cni import call as cni
 from controller.node.cni.call import CniError, Code, Request
-from controller.node.kernel.links import Identity, LinkError, Links, NameTakenError
+from controller.node.kernel.errors import LinkError, NameTakenError
+from controller.node.kernel.links import Identity, Links
 from controller.node.plane.model import SLOTS
 from sfc.chain import Interface
 
