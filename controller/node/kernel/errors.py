@@ -14,6 +14,10 @@ class NameTakenError(LinkError):
     """The pod already has an interface of that name."""
 
 
+class DatapathError(Exception):
+    """The program or one of its maps can not be used; the message ends with the remedy."""
+
+
 @contextmanager
 def explained(doing: str) -> Iterator[None]:
     """Turns an OSError of the block into a LinkError: "cannot `doing`: the kernel's reason"."""
