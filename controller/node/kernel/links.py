@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from controller.node.kernel import netlink, pod_end, sysctl, tc
+from controller.node.kernel import pod_end, sysctl, tc
 from controller.node.kernel.errors import NameTakenError, explained, ignored
 from controller.node.kernel.netlink import (
     IFF_NOARP,
@@ -30,6 +30,7 @@ from controller.node.kernel.netlink import (
     Netlink,
     attribute,
     link,
+    open_socket,
     read_link,
 )
 from controller.node.plane.model import HostLink
@@ -160,7 +161,7 @@ class Links:
 
     def monitor(self, on_change: Callable[[], None]) -> None:
         """Calls `on_change`, in a thread, whenever one of our links appears, changes or goes, until `close`."""
-        events = netlink.opened(_LOOK_SECONDS, _LINK_GROUP)
+        events = open_socket(_LOOK_SECONDS, _LINK_GROUP)
         thread = threading.Thread(target=_watch, args=(events, self._stop, on_change), name="link-events", daemon=True)
         thread.start()
         self._monitors.append(thread)

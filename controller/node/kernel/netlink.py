@@ -43,8 +43,8 @@ _LARGEST = 1 << 15
 """Bytes that the kernel puts into one piece of a dump at most (netlink_recvmsg); every other answer is smaller."""
 
 
-def opened(timeout: float, groups: int = 0) -> socket.socket:
-    """A netlink socket in the calling thread's network namespace. `groups` is a mask of what it subscribes to."""
+def open_socket(timeout: float, groups: int = 0) -> socket.socket:
+    """A socket in the calling thread's network namespace. `groups` is a mask of the multicast groups it receives."""
     made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
     for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK):
         made.setsockopt(_SOL_NETLINK, option, 1)
@@ -60,7 +60,7 @@ class Netlink:
     """
 
     def __init__(self) -> None:
-        self._socket = opened(TIMEOUT_SECONDS)
+        self._socket = open_socket(TIMEOUT_SECONDS)
         self._sequence = 0
 
     def close(self) -> None:
