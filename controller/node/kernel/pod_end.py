@@ -84,8 +84,7 @@ def _configure(interface: Interface, ports: PortRange | None) -> None:
     if ports:
         _keep_to(ports)
     sysctl.set_interface("ipv6", interface.name, accept_dad=0, dad_transmits=0)
-    addresses = [ipaddress.ip_interface(address) for address in interface.addresses]
-    if any(address.version == 6 for address in addresses):
+    if any(":" in address for address in interface.addresses):
         sysctl.set_interface("ipv6", interface.name, disable_ipv6=0)
     with closing(Netlink()) as kernel:
         with explained(f"bring interface {interface.name!r} up"):
