@@ -33,9 +33,9 @@ MINUTES = 180.0
 NEXT_LAYOUT = (
     ("bpf/session.h", "\tu8 rst;\n\tu8 unused;\n};", "\tu8 rst;\n\tu8 unused;\n\tu64 more;\n};"),
     ("bpf/cross_connect.c", "\tu32 stamp; /* session.h */\n};", "\tu32 stamp; /* session.h */\n\tu32 more;\n};"),
-    ("controller/node/kernel/datapath.py", '"<IIBBBxI"', '"<IIBBBxI4x"'),
-    ("controller/node/kernel/datapath.py", '"<QQ8xQ4xBBBx"', '"<QQ8xQ4xBBBx8x"'),
-    ("controller/node/kernel/datapath.py", '"<QQ24x"', '"<QQ32x"'),
+    ("controller/node/kernel/maps.py", '"<IIBBBxI"', '"<IIBBBxI4x"'),
+    ("controller/node/kernel/maps.py", '"<QQ8xQ4xBBBx"', '"<QQ8xQ4xBBBx8x"'),
+    ("controller/node/kernel/maps.py", '"<QQ24x"', '"<QQ32x"'),
 )
 """(file, text, what stands in its place in a version whose links and sessions are larger)"""
 
@@ -206,8 +206,8 @@ def build_next_image() -> None:
     shutil.copy(cluster.CHECKOUT / "requirements.txt", context)
     for file, before, after in NEXT_LAYOUT:
         text = (context / file).read_text()
-        if before not in text:
-            raise RuntimeError(f"{file} has no {before!r} any more: mend NEXT_LAYOUT in {Path(__file__).name}")
+        if text.count(before) != 1:
+            raise RuntimeError(f"{file} has {before!r} not exactly once: mend NEXT_LAYOUT in {Path(__file__).name}")
         (context / file).write_text(text.replace(before, after))
     cluster.build(NEXT_IMAGE, str(context / "deploy" / "controller.Dockerfile"), str(context))
 

@@ -87,7 +87,7 @@ def _packets() -> Iterator[tuple[int, float]]:
                 datapath.set_targets(CONNECTION, side, maglev.table([("replica", slot)]))
             frame = bytes(tcp(Side.UPSTREAM))
             test_run(datapath.program_fd, 1, frame, sessions)
-            remembered = datapath.remembered()
+            remembered = datapath.counters.remembered()
             if remembered != sessions:
                 raise RuntimeError(f"{remembered} sessions are remembered, not {sessions}")
             action, _, nanoseconds = test_run(datapath.program_fd, 1, frame, max(sessions, 100_000))

@@ -8,7 +8,7 @@
  * exchanged at once (docs/decisions/0002); a session that remembers a link which is gone chooses again at its next
  * packet. Map calls stand in this file alone, because BCC does not load them from a header.
  *
- * Given by whoever compiles (controller/node/kernel/datapath.py): PIN_ROOT, a directory on a bpf file system; SESSION_CAPACITY;
+ * Given by whoever compiles (controller/node/kernel/program.py): PIN_ROOT, a directory on a bpf file system; SESSION_CAPACITY;
  * SLOTS; TABLE_LENGTH, the entries of a side's lookup table.
  */
 #include <uapi/linux/bpf.h>

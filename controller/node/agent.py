@@ -26,7 +26,8 @@ from pathlib import Path
 
 from prometheus_client import REGISTRY
 
-from controller.node.kernel.datapath import Datapath, DatapathError
+from controller.node.kernel.datapath import Datapath
+from controller.node.kernel.errors import DatapathError
 from controller.node.kernel.links import Links
 from controller.node.leadership import Leadership
 from controller.node.plane.desired import State
@@ -107,8 +108,8 @@ class Agent:
             address=options.address,
         )
         self._terms: list[Term] = []
-        self._contests = Contests(api, options.node, self._state, self._datapath.contests)
-        REGISTRY.register(DatapathCollector(self._datapath, self._state))
+        self._contests = Contests(api, options.node, self._state, self._datapath.counters.contests)
+        REGISTRY.register(DatapathCollector(self._datapath.counters, self._state))
 
     def run(self, stop: threading.Event) -> None:
         """Leads whenever it is this agent's turn, until `stop`, and then until each hook that it holds is answered."""

@@ -22,7 +22,8 @@ from pathlib import Path
 from bcc import BPF
 from scapy.packet import Packet
 
-from controller.node.kernel.datapath import Datapath, verdicts
+from controller.node.kernel.counters import verdicts
+from controller.node.kernel.datapath import Datapath
 from controller.node.plane import maglev
 from controller.node.plane.model import LinkEntry, LinkState
 from sfc.chain import Side
@@ -88,7 +89,7 @@ class Node:
             for key in [] if name in _ARRAYS else [key for key, _ in table.items()]:
                 table.delete(key)
         for slot in self._slots | self.datapath.observe().links.keys():
-            for table in (self.datapath._links, self.datapath._traffic):
+            for table in (self.datapath._links, self.datapath._maps["traffic"]):
                 table.put((slot,), (0,) * len(table.get((slot,))))
         self._slots.clear()
 
@@ -160,12 +161,12 @@ class Node:
 
     def tally(self) -> Tally:
         told: Counter[str] = Counter()
-        for (_, verdict), (count,) in self.datapath._drops.items():
+        for (_, verdict), (count,) in self.datapath._maps["drops"].items():
             told[_VERDICTS[verdict]] += count
         return Tally(self._frames_sent(), told)
 
     def _frames_sent(self) -> Counter[int]:
-        traffic = self.datapath.traffic(self._slots)
+        traffic = self.datapath.counters.traffic(self._slots)
         return Counter({slot: counted.sent_packets for slot, counted in traffic.items()})
 
 

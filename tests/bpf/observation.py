@@ -113,10 +113,10 @@ def _answered(node: Node, frame: bytes) -> bool:
 
 def _counted_as(node: Node, frame: bytes) -> tuple[str, ...]:
     """What went up when it was sent: packets of its receiver, sessions, verdicts."""
-    before, opened = node.tally(), node.datapath.traffic([SENDER])[SENDER].sessions_opened
+    before, opened = node.tally(), node.datapath.counters.traffic([SENDER])[SENDER].sessions_opened
     node.send(SENDER, frame)
     tally = node.tally().since(before)
-    sessions = node.datapath.traffic([SENDER])[SENDER].sessions_opened - opened
+    sessions = node.datapath.counters.traffic([SENDER])[SENDER].sessions_opened - opened
     return (*[PACKET] * tally.sent.total(), *[SESSION] * sessions, *tally.verdicts.elements())
 
 

@@ -80,7 +80,7 @@ def test_more_sessions_than_fit_break_no_flow(
     million.datapath.activity([CLIENT], timeouts=PATIENT)
     read_again = time.monotonic()
 
-    opened = million.datapath.traffic([CROWD])[CROWD].sessions_opened
+    opened = million.datapath.counters.traffic([CROWD])[CROWD].sessions_opened
     print(
         f"\n{kind.__name__}: {opened} sessions opened, {active[CROWD]} remembered of {CAPACITY}; "
         f"{filled - began:.1f} s to fill, "
@@ -90,5 +90,5 @@ def test_more_sessions_than_fit_break_no_flow(
     assert there == [before] * ROUNDS
     assert back == [[CLIENT] * len(frames)] * ROUNDS
     assert 0.9 * CAPACITY < active[CROWD] <= CAPACITY
-    assert million.datapath.evicted() >= CROWD_SESSIONS - active[CROWD]
-    assert not million.datapath.drops()
+    assert million.datapath.counters.evicted() >= CROWD_SESSIONS - active[CROWD]
+    assert not million.datapath.counters.drops()

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from controller.node.kernel.datapath import SOURCE, Datapath, DatapathError, verdicts
+from controller.node.kernel.counters import verdicts
+from controller.node.kernel.datapath import Datapath
+from controller.node.kernel.errors import DatapathError
+from controller.node.kernel.program import SOURCE
 from controller.node.plane import maglev
 from controller.node.plane.model import Contest, DataPlane, LinkEntry, LinkState
 from sfc.chain import Side
@@ -159,10 +162,10 @@ def test_two_serving_replicas_on_one_port_are_told_of(node: Node) -> None:
     for slot in (1, 2, 2, 1):
         assert node.receiver(slot, udp(UP)) == 11
 
-    contests = node.datapath.contests()
+    contests = node.datapath.counters.contests()
 
     assert contests == {Contest(CONNECTION, UP, 1, 2): 1, Contest(CONNECTION, UP, 2, 1): 1}
-    assert node.datapath.remarks() == {(CONNECTION, "contested"): 2}
+    assert node.datapath.counters.remarks() == {(CONNECTION, "contested"): 2}
 
 
 @pytest.mark.parametrize("state", [LinkState.DRAINING, LinkState.GONE, LinkState.WIRED])
@@ -176,7 +179,7 @@ def test_a_session_that_moves_from_a_replica_that_no_longer_serves_is_not_contes
 
     node.send(2, udp(UP))
 
-    assert not node.datapath.contests()
+    assert not node.datapath.counters.contests()
 
 
 def test_a_port_that_is_used_again_after_its_connection_is_not_contested(node: Node) -> None:
@@ -186,7 +189,7 @@ def test_a_port_that_is_used_again_after_its_connection_is_not_contested(node: N
 
     node.send(2, tcp(UP, flags="S"))
 
-    assert not node.datapath.contests()
+    assert not node.datapath.counters.contests()
 
 
 def test_neighbours_asked_for_by_several_replicas_are_not_contested(node: Node) -> None:
@@ -195,7 +198,7 @@ def test_neighbours_asked_for_by_several_replicas_are_not_contested(node: Node) 
     for slot in (1, 2):
         node.send(slot, arp(UP))
 
-    assert not node.datapath.contests()
+    assert not node.datapath.counters.contests()
 
 
 def test_sessions_that_give_way_to_others_are_counted(pin_root: Path) -> None:
@@ -208,9 +211,9 @@ def test_sessions_that_give_way_to_others_are_counted(pin_root: Path) -> None:
         node.deliver(1, bytes(frame))
 
     evicted = 5000 - len(list(node.datapath.sessions()))
-    assert node.datapath.evicted() == evicted >= 3000
+    assert node.datapath.counters.evicted() == evicted >= 3000
     node.datapath.forget(CONNECTION)
-    assert node.datapath.evicted() == evicted
+    assert node.datapath.counters.evicted() == evicted
     node.datapath.unpin()
     node.close()
 
@@ -265,7 +268,7 @@ def test_sessions_of_a_version_with_other_tables_stay_where_they_are(pin_root: P
     assert {11, 12} <= {*early.values()}
     assert after == early | late
     assert latter.receiver(1, question(UP, 40)) == 13
-    assert latter.datapath.evicted() == 0
+    assert latter.datapath.counters.evicted() == 0
     former.datapath.close()
     latter.close()
 
@@ -326,7 +329,7 @@ def test_forgetting_a_cross_connection_leaves_the_others(node: Node) -> None:
     node.datapath.forget(CONNECTION)
 
     assert {session.connection for session in node.datapath.sessions()} == {CONNECTION + 1}
-    assert node.datapath.drops() == {(CONNECTION + 1, "no_target"): 1}
+    assert node.datapath.counters.drops() == {(CONNECTION + 1, "no_target"): 1}
 
 
 def test_a_session_table_that_is_full_goes_on_with_the_latest(pin_root: Path) -> None:

@@ -38,7 +38,7 @@ def test_fragments_go_where_whole_datagrams_of_their_ports_go(
 
         assert {wired.receiver(slot, part) for part in divided(sender, number)} == {chosen}
         assert {wired.receiver(chosen, part) for part in divided(sender.other, number)} == {slot}
-    assert not wired.datapath.remarks()
+    assert not wired.datapath.counters.remarks()
 
 
 @BOTH_FAMILIES
@@ -74,8 +74,8 @@ def test_a_fragment_before_its_first_is_carried_and_counted(
 
     assert len(receivers) == 1
     assert receivers < set(SLOTS[DOWN])
-    assert wired.datapath.remarks() == {(CONNECTION, "orphan"): 3 * len(rest)}
-    assert not wired.datapath.drops()
+    assert wired.datapath.counters.remarks() == {(CONNECTION, "orphan"): 3 * len(rest)}
+    assert not wired.datapath.counters.drops()
 
 
 @BOTH_FAMILIES

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from controller.node.kernel.datapath import verdicts
+from controller.node.kernel.counters import verdicts
 from controller.node.plane.model import LinkState
 from sfc.chain import Side
 from tests.bpf.frames import tcp, udp
@@ -181,14 +181,14 @@ def test_with_every_target_gone_a_frame_is_dropped_and_counted_so(wired: Node) -
     actions = [wired.send(1, udp(UP, number)).action for number in range(3)]
 
     assert actions == [TC_ACT_SHOT] * 3
-    assert wired.datapath.drops() == {(CONNECTION, "no_target"): 3}
+    assert wired.datapath.counters.drops() == {(CONNECTION, "no_target"): 3}
 
 
 def test_a_link_that_is_not_wired_is_dropped_and_counted_so(wired: Node) -> None:
     outcome = wired.send(20, tcp(UP))
 
     assert outcome.action == TC_ACT_SHOT
-    assert wired.datapath.drops() == {(0, "unwired"): 1}
+    assert wired.datapath.counters.drops() == {(0, "unwired"): 1}
 
 
 @pytest.mark.parametrize("slot", [0, 4096, 65535], ids=["no slot", "beyond the last slot", "highest class id"])
@@ -217,4 +217,4 @@ def test_a_table_that_names_links_of_elsewhere_reaches_none_of_them(wired: Node)
     outcome = wired.send(1, udp(UP))
 
     assert outcome.sent_to is None
-    assert wired.datapath.drops() == {(CONNECTION, "no_target"): 1}
+    assert wired.datapath.counters.drops() == {(CONNECTION, "no_target"): 1}

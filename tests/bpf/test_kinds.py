@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from scapy.layers.l2 import Dot1Q
 
-from controller.node.kernel.datapath import verdicts
+from controller.node.kernel.counters import verdicts
 from sfc.chain import Side
 from tests.bpf.kinds import FAMILIES, KINDS, Fate
 from tests.bpf.node import Node

@@ -35,10 +35,10 @@ def clients(node: Node) -> Node:
 
 def send(node: Node, frames: Sequence[bytes]) -> Pins:
     """One frame of each flow; who got them. The counters must say what the sessions say."""
-    before = node.datapath.traffic(REPLICAS)
+    before = node.datapath.counters.traffic(REPLICAS)
     for slot, frame in zip(CLIENTS, frames, strict=True):
         test_run(node.datapath.program_fd, slot, frame)
-    after = node.datapath.traffic(REPLICAS)
+    after = node.datapath.counters.traffic(REPLICAS)
     received = {slot: after[slot].sent_packets - before[slot].sent_packets for slot in REPLICAS}
     pins = {session.upstream >> 32: session.downstream >> 32 for session in node.datapath.sessions()}
     assert Counter(pins.values()) == Counter({slot: count for slot, count in received.items() if count})

@@ -8,9 +8,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from controller.node.kernel.datapath import Traffic
 from controller.node.plane import maglev
-from controller.node.plane.model import LinkState
+from controller.node.plane.model import LinkState, Traffic
 from sfc.chain import Side
 from tests.bpf.frames import Conversation, ping, tcp, udp
 from tests.bpf.kinds import CONVERSATIONS, KINDS
@@ -191,7 +190,7 @@ def test_a_new_link_in_the_slot_of_an_old_one_counts_from_zero(wired: Node) -> N
 
     wired.link(1, UP, ifindex=4711)
 
-    assert wired.datapath.traffic([1])[1] == Traffic(0, 0, 0, 0, 0, 0)
+    assert wired.datapath.counters.traffic([1])[1] == Traffic(0, 0, 0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -284,7 +283,7 @@ def test_traffic_and_sessions_are_counted_per_link(wired: Node) -> None:
     wired.send(1, frame)
     wired.send(chosen, udp(DOWN))
 
-    traffic = wired.datapath.traffic([1, chosen])
+    traffic = wired.datapath.counters.traffic([1, chosen])
 
     size = len(frame)
     assert traffic[1] == Traffic(2, 2 * size, 1, size, sessions_opened=1, sessions_chosen=0)

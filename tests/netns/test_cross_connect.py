@@ -126,4 +126,4 @@ def test_frames_too_short_for_their_ip_header_are_carried(three: World) -> None:
 
 def sent_by(world: World, stage: str) -> int:
     slots = [slot for replica in world.of(stage) for slot in replica.slots.values()]
-    return sum(traffic.received_packets for traffic in world.node.datapath.traffic(slots).values())
+    return sum(traffic.received_packets for traffic in world.node.datapath.counters.traffic(slots).values())

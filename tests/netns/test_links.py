@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from controller.node.kernel.datapath import Datapath
-from controller.node.kernel.links import FILTER_PRIORITY, HostEnd, Identity, LinkError, Links
+from controller.node.kernel.errors import LinkError
+from controller.node.kernel.links import HostEnd, Identity, Links
+from controller.node.kernel.tc import FILTER_PRIORITY
 from controller.node.plane import maglev
 from controller.node.plane.model import PROGRAM, HostLink, LinkEntry, LinkState
 from sfc.chain import Interface, Side
@@ -309,5 +311,5 @@ def test_no_answer_of_the_kernel_is_kept_unread(links: Links, pod: str) -> None:
         links.detach(host.ifindex)
         links.delete("sfc000000000001")
 
-    unread, _, _ = select.select([links._kernel._socket], [], [], 0)
+    unread, _, _ = select.select([links._requests._socket], [], [], 0)
     assert not unread

@@ -25,7 +25,7 @@ def test_no_connection_breaks_when_each_replica_has_source_ports_of_its_own(data
     with shared_address("with", datapath, SLICES) as lab:
         account = lab.connect(CONNECTIONS, AT_A_TIME)
         used = [lab.node.sessions(replica) for replica in lab.translators]
-        contests = datapath.contests()
+        contests = datapath.counters.contests()
 
     assert (account["broken"], account["why"]) == (0, {})
     assert contests == {}
@@ -38,7 +38,7 @@ def test_connections_break_when_replicas_use_the_same_source_ports_and_the_repli
 ) -> None:
     with shared_address("without", datapath, None) as lab:
         account = lab.connect(CONNECTIONS, AT_A_TIME)
-        told = list(clashes(lab.node.reconciler.state, datapath.contests()))
+        told = list(clashes(lab.node.reconciler.state, datapath.counters.contests()))
 
     assert account["broken"] > CONNECTIONS / 20
     names = {replica.name for replica in lab.translators}

@@ -155,7 +155,7 @@ class Node:
 
     def sessions(self, replica: Replica) -> int:
         """Sessions that the replica has carried: chosen for, or opened by it."""
-        traffic = self.datapath.traffic(list(replica.slots.values()))
+        traffic = self.datapath.counters.traffic(list(replica.slots.values()))
         return sum(each.sessions_chosen + each.sessions_opened for each in traffic.values())
 
     def _cluster(self) -> Cluster:

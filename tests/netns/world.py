@@ -133,12 +133,12 @@ class World:
 
     def begin(self) -> None:
         """From here on nothing may be dropped; until all serve, what the stacks say by themselves finds no target."""
-        self._dropped_before = self.node.datapath.drops()
+        self._dropped_before = self.node.datapath.counters.drops()
 
     def dropped(self) -> dict[tuple[int, str], int]:
         """Of this chain; what a removed replica still says while its namespace dies belongs to no chain."""
         before = self._dropped_before
-        now = self.node.datapath.drops()
+        now = self.node.datapath.counters.drops()
         ours = {connection.number for connection in self.node.chain.cross_connections}
         return {key: n for key, n in now.items() if key[0] in ours and n > before.get(key, 0)}
 

@@ -13,7 +13,8 @@ from controller.node.cni.answer import CniError, Code, add_result
 from controller.node.cni.attachment import Addition, Attachment
 from controller.node.cni.ipam import delegate, release, with_result
 from controller.node.cni.slots import Slots
-from controller.node.kernel.links import Identity, LinkError, Links, NameTakenError
+from controller.node.kernel.errors import LinkError, NameTakenError
+from controller.node.kernel.links import Identity, Links
 
 log = logging.getLogger(__name__)
 

@@ -1,149 +1,224 @@
-"""The node's links and the filters on them, read from the kernel with as little work as can be.
+"""Netlink over one plain socket: requests, questions about one object, and dumps.
 
-A general netlink library takes half a millisecond to a millisecond for each link, because it decodes all that the
-kernel tells of it. The agent reads links again whenever one of them changes, so this reads the few fields it needs and
-passes over the rest: 20 microseconds a link, 20 more for its filter.
+pyroute2 writes the messages; the answers are read here. pyroute2's own sockets take a quarter to half a millisecond of
+Python for each request, which adds up to most of an ADD, and half a millisecond or more for each link of a dump,
+because they decode everything in the kernel's answer. The agent lists its links whenever one of them changes, so the
+code here reads the few fields that are needed and skips the rest: 20 microseconds for a link.
 
-Formats: linux/netlink.h, linux/rtnetlink.h, linux/if_link.h, linux/pkt_sched.h and linux/pkt_cls.h.
+Formats: linux/netlink.h, linux/rtnetlink.h and linux/if_link.h.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-INGRESS = 0xFFFFFFF2
-"""The ingress hook of a clsact queueing discipline."""
+from pyroute2.netlink import (
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_DUMP_INTR,
+    NLM_F_EXCL,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+)
+from pyroute2.netlink.rtnl import RTM_GETLINK
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+
+NEW = NLM_F_CREATE | NLM_F_EXCL
+"""Refused with EEXIST when the object exists."""
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_IFALIAS, IFLA_LINK_NETNSID = 1, 3, 4, 20, 37
+IFF_UP, IFF_NOARP, IFF_LOWER_UP = 0x01, 0x80, 0x10000
+
+TIMEOUT_SECONDS = 5.0
+DUMP_ATTEMPTS = 5
 
 _HEADER = struct.Struct("=IHHII")
 _LINK = struct.Struct("=BxHiII")
-_TRAFFIC_CONTROL = struct.Struct("=B3xiIII")
 _ATTRIBUTE = struct.Struct("=HH")
 _NUMBER = struct.Struct("=I")
 _ERROR = struct.Struct("=i")
-
-NLM_F_REQUEST, NLM_F_DUMP, NLM_F_DUMP_INTR = 0x01, 0x300, 0x10
-NLMSG_ERROR, NLMSG_DONE = 2, 3
-RTM_NEWLINK, RTM_GETLINK, RTM_NEWTFILTER, RTM_GETTFILTER = 16, 18, 44, 46
-IFLA_IFNAME, IFLA_LINKINFO, IFLA_INFO_KIND, IFLA_IFALIAS, IFLA_EXT_MASK, IFLA_LINK_NETNSID = 3, 18, 1, 20, 29, 37
-RTEXT_FILTER_SKIP_STATS = 1 << 3
-IFF_LOWER_UP = 0x10000
-TCA_OPTIONS, TCA_BPF_CLASSID, TCA_BPF_ID = 2, 3, 11
-ETH_P_ALL = socket.htons(3)
-NESTED_AND_ORDER = 0xC000
+_WORDS_AT = _ERROR.size + _HEADER.size
+"""In an error: behind the number and the header of the message that it is about come words, as attributes."""
+_NLMSGERR_ATTR_MSG = 1
+_NESTED_AND_ORDER = 0xC000
 """Flags in an attribute's type."""
-
-DUMP_ATTEMPTS = 5
-TIMEOUT_SECONDS = 5.0
-_LARGEST = 1 << 18
-
-
-@dataclass(frozen=True, slots=True)
-class DumpedLink:
-    ifindex: int
-    name: str
-    alias: str
-    up: bool
-    """Both ends of the pair are up, so that frames can pass."""
-    paired: bool
-    """The other end is in another network namespace."""
+_SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 270, 10, 11
+_LARGEST = 1 << 15
+"""Bytes that the kernel puts into one piece of a dump at most (netlink_recvmsg); every other answer is smaller."""
 
 
-@dataclass(frozen=True, slots=True)
-class DumpedFilter:
-    class_id: int
-    program: int
-    """The kernel's number of it."""
+def open_socket(timeout: float, groups: int = 0) -> socket.socket:
+    """A socket in the calling thread's network namespace. `groups` is a mask of the multicast groups it receives."""
+    made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+    for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK):
+        made.setsockopt(_SOL_NETLINK, option, 1)
+    made.settimeout(timeout)
+    made.bind((0, groups))
+    return made
 
 
-class LinkDump:
-    """A socket in the network namespace of the thread that makes it. One thread at a time may use it."""
+class Netlink:
+    """A socket in the network namespace of the thread that makes it. One thread at a time may use it.
+
+    All methods raise OSError, with the kernel's own words where it gives any; TimeoutError when it does not answer.
+    """
 
     def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-        self._socket.settimeout(TIMEOUT_SECONDS)
+        self._socket = open_socket(TIMEOUT_SECONDS)
         self._sequence = 0
 
     def close(self) -> None:
+        """Closes the socket; what was requested stays."""
         self._socket.close()
 
-    def links(self, prefix: str) -> list[DumpedLink]:
-        """The veth links whose alias begins with `prefix`. Raises OSError."""
-        kind = _attribute(IFLA_LINKINFO, _attribute(IFLA_INFO_KIND, b"veth"))
-        mask = _attribute(IFLA_EXT_MASK, _NUMBER.pack(RTEXT_FILTER_SKIP_STATS))
-        question = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + mask + kind
+    def request(self, kind: int, body: bytes, flags: int = 0) -> None:
+        """Changes something; returns when the kernel has acknowledged it."""
+        next(self._answers(kind, NLM_F_ACK | flags, body))
+
+    def get(self, kind: int, body: bytes) -> bytes:
+        """The body of the message that describes one object."""
+        _, found = next(self._answers(kind, 0, body))
+        return found
+
+    def dump(self, kind: int, body: bytes) -> list[bytes]:
+        """The bodies of the messages that describe all objects.
+
+        Asks again when something changed meanwhile; after DUMP_ATTEMPTS, the last answer has to do.
+        """
         for _ in range(DUMP_ATTEMPTS):
-            answers = list(self._ask(RTM_GETLINK, NLM_F_DUMP, question))
-            if not any(flags & NLM_F_DUMP_INTR for _, flags, _ in answers):  # else: not one moment's truth
+            answers = list(self._answers(kind, NLM_F_DUMP, body))
+            if not any(flags & NLM_F_DUMP_INTR for flags, _ in answers):
                 break
-        told = [body for kind, _, body in answers if kind == RTM_NEWLINK and prefix.encode() in body]
-        return [link for link in map(_link, told) if link.alias.startswith(prefix)]
+        return [each for _, each in answers]
 
-    def filter(self, ifindex: int, priority: int, handle: int) -> DumpedFilter | None:
-        """The BPF filter at the link's ingress; None when it has none, or is gone."""
-        info = priority << 16 | ETH_P_ALL
-        try:
-            answers = self._ask(
-                RTM_GETTFILTER, 0, _TRAFFIC_CONTROL.pack(socket.AF_UNSPEC, ifindex, handle, INGRESS, info)
-            )
-            body = next(body for kind, _, body in answers if kind == RTM_NEWTFILTER)
-        except OSError as error:
-            # no such filter; no clsact, so no filter either; no such link
-            if error.errno in (errno.ENOENT, errno.EINVAL, errno.ENODEV):
-                return None
-            raise
-        options = dict(attributes(dict(attributes(body, _TRAFFIC_CONTROL.size)).get(TCA_OPTIONS, b"")))
-        if TCA_BPF_CLASSID not in options or TCA_BPF_ID not in options:
-            return None
-        return DumpedFilter(*(_NUMBER.unpack(options[number])[0] for number in (TCA_BPF_CLASSID, TCA_BPF_ID)))
-
-    def _ask(self, kind: int, flags: int, body: bytes) -> Iterator[tuple[int, int, bytes]]:
-        """(type, flags, body) of each message of the answer."""
+    def _answers(self, kind: int, flags: int, body: bytes) -> Iterator[tuple[int, bytes]]:
+        """(flags, body) of each message of the answer. Ends with the dump's end; without a dump, take what you need."""
         self._sequence += 1
         header = _HEADER.pack(_HEADER.size + len(body), kind, NLM_F_REQUEST | flags, self._sequence, 0)
         self._socket.send(header + body)
         while True:
-            for answer in _messages(self._socket.recv(_LARGEST), self._sequence):
-                yield answer
-                if not flags & NLM_F_DUMP or answer[0] == NLMSG_DONE:
+            for answer, answer_flags, found in _messages(self._socket.recv(_LARGEST), self._sequence):
+                if answer == NLMSG_DONE:
                     return
+                yield answer_flags, found
 
 
 def _messages(data: bytes, sequence: int) -> Iterator[tuple[int, int, bytes]]:
-    """Those that answer the question with this number: the rest of an answer that was given up may come before."""
+    """(type, flags, body) of messages with this number. The rest of an answer that was given up may come before."""
     at = 0
     while at < len(data):
         length, kind, flags, answered, _ = _HEADER.unpack_from(data, at)
         body = data[at + _HEADER.size : at + length]
         if answered == sequence:
-            if kind == NLMSG_ERROR and (code := -_ERROR.unpack_from(body)[0]):
-                raise OSError(code, os.strerror(code))
+            if kind in (NLMSG_ERROR, NLMSG_DONE):
+                _raise_for(body)
             yield kind, flags, body
         at += _aligned(length)
 
 
-def _link(body: bytes) -> DumpedLink:
-    _, _, ifindex, flags, _ = _LINK.unpack_from(body)
-    found = dict(attributes(body, _LINK.size))
-    name, alias = (found.get(kind, b"").rstrip(b"\0").decode() for kind in (IFLA_IFNAME, IFLA_IFALIAS))
-    return DumpedLink(ifindex, name, alias, up=bool(flags & IFF_LOWER_UP), paired=IFLA_LINK_NETNSID in found)
+def _raise_for(body: bytes) -> None:
+    """Of an acknowledgement or a dump's end, too: their error number is 0."""
+    code = -_ERROR.unpack_from(body)[0]
+    if code:
+        words = dict(attributes(body, _WORDS_AT)).get(_NLMSGERR_ATTR_MSG, b"")
+        raise OSError(code, _text(words) or os.strerror(code))
+
+
+def packed(kind: Callable[[], Any], *attrs: tuple[str, object], **fields: int) -> bytes:
+    """The body of a message of one of pyroute2's kinds, with attributes and fields by pyroute2's names."""
+    message = kind()
+    for name, value in fields.items():
+        message[name] = value
+    message["attrs"] = list(attrs)
+    message.encode()
+    return bytes(message.data[_HEADER.size :])
 
 
 def attributes(body: bytes, start: int = 0) -> Iterator[tuple[int, bytes]]:
+    """(type, value) of each attribute in `body`, from `start` on."""
     while start + _ATTRIBUTE.size <= len(body):
         length, kind = _ATTRIBUTE.unpack_from(body, start)
-        yield kind & ~NESTED_AND_ORDER, body[start + _ATTRIBUTE.size : start + length]
+        yield kind & ~_NESTED_AND_ORDER, body[start + _ATTRIBUTE.size : start + length]
         start += _aligned(max(length, _ATTRIBUTE.size))
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
-    length = _ATTRIBUTE.size + len(value)
-    return _ATTRIBUTE.pack(length, kind) + value + bytes(_aligned(length) - length)
+def number(value: bytes) -> int:
+    """A 32-bit attribute's value."""
+    found: int = _NUMBER.unpack(value)[0]
+    return found
+
+
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\0").decode()
 
 
 def _aligned(length: int) -> int:
     return length + 3 & ~3
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network interface as the kernel describes it; what nobody asks for is not decoded."""
+
+    ifindex: int
+    flags: int
+    """IFF_*."""
+    found: Mapping[int, bytes]
+    """By IFLA_*."""
+
+    @classmethod
+    def parse(cls, body: bytes) -> Link:
+        """From the body of an RTM_NEWLINK message."""
+        _, _, ifindex, flags, _ = _LINK.unpack_from(body)
+        return cls(ifindex, flags, dict(attributes(body, _LINK.size)))
+
+    @property
+    def name(self) -> str:
+        """In its network namespace."""
+        return _text(self.found.get(IFLA_IFNAME, b""))
+
+    @property
+    def alias(self) -> str:
+        """Empty when it has none."""
+        return _text(self.found.get(IFLA_IFALIAS, b""))
+
+    @property
+    def mac(self) -> bytes:
+        """Six octets."""
+        return self.found.get(IFLA_ADDRESS, b"")
+
+    @property
+    def mtu(self) -> int:
+        """Bytes."""
+        return number(self.found[IFLA_MTU])
+
+    @property
+    def up(self) -> bool:
+        """It is switched on. Whether frames can pass depends on its other end, too."""
+        return bool(self.flags & IFF_UP)
+
+    @property
+    def running(self) -> bool:
+        """Both ends of the pair are up, so that frames can pass."""
+        return bool(self.flags & IFF_LOWER_UP)
+
+    @property
+    def paired(self) -> bool:
+        """The other end is in another network namespace."""
+        return IFLA_LINK_NETNSID in self.found
+
+
+def link(*attrs: tuple[str, object], **fields: int) -> bytes:
+    """The body of a message about a link; the field `change` is the mask of the flags that it sets."""
+    return packed(ifinfmsg, *attrs, **fields)
+
+
+def read_link(kernel: Netlink, name: str) -> Link:
+    """Raises OSError; with ENODEV when there is none of that name."""
+    return Link.parse(kernel.get(RTM_GETLINK, link(("IFLA_IFNAME", name))))

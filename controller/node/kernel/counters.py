@@ -1,0 +1,77 @@
+"""What the program has counted: traffic, drops, remarks, contests, sessions. Nothing here changes the data path."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+
+from controller.node.kernel.maps import Map
+from controller.node.kernel.program import SOURCE
+from controller.node.plane.model import Contest, Traffic
+from sfc.chain import Side
+
+
+class Counters:
+    """Reads the maps anew at every call; every method raises DatapathError."""
+
+    def __init__(self, maps: Mapping[str, Map]) -> None:
+        self._traffic, self._drops, self._contests = maps["traffic"], maps["drops"], maps["contests"]
+        self._sessions = (maps["sessions"], maps["wide_sessions"])
+        self._opened = maps["opened"]
+        self._forgotten = 0
+        self.restart_evicted()
+
+    def traffic(self, slots: Collection[int]) -> dict[int, Traffic]:
+        """By slot, since the slot was given out."""
+        return {slot: Traffic(*self._traffic.get((slot,))) for slot in slots}
+
+    def drops(self) -> dict[tuple[int, str], int]:
+        """Frames dropped, by (connection number, verdict); connection 0: from a link that is not wired."""
+        return self._frames(verdicts(dropped=True))
+
+    def remarks(self) -> dict[tuple[int, str], int]:
+        """Frames that were carried although something was amiss, by (connection number, verdict)."""
+        dropped = verdicts(dropped=True)
+        return self._frames({number: name for number, name in verdicts().items() if number not in dropped})
+
+    def _frames(self, names: Mapping[int, str]) -> dict[tuple[int, str], int]:
+        counts = {key: count for key, (count,) in self._drops.items()}
+        return {(number, names[verdict]): n for (number, verdict), n in counts.items() if verdict in names}
+
+    def contests(self) -> dict[Contest, int]:
+        """How often each pair of serving links claimed a session of each other."""
+        return {
+            Contest(connection, Side(side), former, latter): count
+            for (connection, side, former, latter), (count,) in self._contests.items()
+        }
+
+    def remembered(self) -> int:
+        """Sessions in the tables, active or not. Reads the whole session tables."""
+        return sum(table.count() for table in self._sessions)
+
+    def evicted(self) -> int:
+        """Sessions that had to give way to others since `restart_evicted`.
+
+        Such a session was opened, is not in the tables any more, and was not forgotten on purpose.
+        """
+        return max(0, self._missing() - self._evicted_before)
+
+    def forgotten(self, sessions: int) -> None:
+        """So many sessions were removed on purpose, and do not count as evicted."""
+        self._forgotten += sessions
+
+    def restart_evicted(self) -> None:
+        """`evicted` counts from here: at the agent's start, and after sessions that another program opened came in."""
+        self._evicted_before = self._missing()
+
+    def _missing(self) -> int:
+        """Sessions opened since the tables were made that are not in them, and were not forgotten by this agent."""
+        opened: int = sum(count for _, (count,) in self._opened.items())
+        return opened - self.remembered() - self._forgotten
+
+
+def verdicts(dropped: bool = False) -> dict[int, str]:
+    """Number → name of each verdict, or of those for frames dropped, as bpf/verdicts.h spells them."""
+    wanted = r"/\* dropped" if dropped else ""
+    found = re.findall(rf"\bVERDICT_(\w+) = (\d+),\s*{wanted}", (SOURCE / "verdicts.h").read_text())
+    return {int(number): name.lower() for name, number in found}

@@ -1,0 +1,213 @@
+"""BPF maps by their file descriptors: layouts, single elements, and whole maps in batches.
+
+Keys and values are tuples here; the layouts below give the fields and their order as the C side declares them
+(bpf/cross_connect.c, bpf/session.h). `program.load` compares the sizes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import ipaddress
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bcc.libbcc import lib
+
+from controller.node.kernel.errors import DatapathError
+from controller.node.plane import maglev
+
+Fields = tuple[Any, ...]
+"""Of a key or a value, in the order of its layout."""
+
+_BATCH_BYTES, _LEAST_BATCH = 1 << 16, 16
+"""Values read at once. Much larger buffers would take longer to clear than most maps to read; the least must hold the
+elements of one bucket."""
+_NOEXIST = 1
+_MAP_INFO = struct.Struct("<6I16s")
+"""The beginning of struct bpf_map_info: type, id, key_size, value_size, max_entries, map_flags, name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the C side lays out a map's keys and values."""
+
+    key: struct.Struct
+    value: struct.Struct
+    per_cpu: bool = False
+    connection: int = 0
+    """Where the key has the connection number."""
+
+
+_SESSION = struct.Struct("<QQ8xQ4xBBBx")
+SESSION_ENDS = struct.Struct("<QQ24x")
+"""A session's value again, with nothing but its two ends: to skip quickly the many that are of no interest."""
+
+LAYOUTS = {
+    "links": Layout(struct.Struct("<I"), struct.Struct("<IIBBBxI")),
+    "sessions": Layout(struct.Struct("<4s4s2s2sIII"), _SESSION, connection=-1),
+    "wide_sessions": Layout(struct.Struct("<16s16s2s2sIII"), _SESSION, connection=-1),
+    "opened": Layout(struct.Struct("<I"), struct.Struct("<Q"), per_cpu=True),
+    "fragments": Layout(struct.Struct("<II16s16sQ"), struct.Struct("<Q")),
+    "targets": Layout(struct.Struct("<II"), struct.Struct(f"<{2 * maglev.LENGTH}s")),
+    "neighbours": Layout(struct.Struct("<II16s"), struct.Struct("<6s2x")),
+    "learned": Layout(struct.Struct("<II16s"), struct.Struct("<6s2xQ")),
+    "contests": Layout(struct.Struct("<IIII"), struct.Struct("<Q")),
+    "traffic": Layout(struct.Struct("<I"), struct.Struct("<6Q"), per_cpu=True),
+    "drops": Layout(struct.Struct("<II"), struct.Struct("<Q"), per_cpu=True),
+}
+"""By the map's name in the program."""
+
+
+class Map:
+    """A map of the program, open; every method raises DatapathError.
+
+    A per-CPU value reads as the sum over the CPUs, field by field, and is written to each.
+    """
+
+    def __init__(self, name: str, fd: int) -> None:
+        self.name = name
+        self.fd = fd
+        self._called = f"map {name}"
+        self._key = LAYOUTS[name].key
+        self.key_size = self._key.size
+        self._value = LAYOUTS[name].value
+        self._connection = LAYOUTS[name].connection
+        self._cpus = _possible_cpus() if LAYOUTS[name].per_cpu else 1
+
+    def get(self, key: Fields) -> Fields:
+        """The value of a key that exists: an array's always does."""
+        value = ctypes.create_string_buffer(self._value.size * self._cpus)
+        self._expect(lib.bpf_lookup_elem(self.fd, self._key.pack(*key), value), "read")
+        return next(self._values_in(value.raw))
+
+    def put(self, key: Fields, value: Fields) -> None:
+        """Writes the element, whether it exists or not."""
+        self._expect(
+            lib.bpf_update_elem(self.fd, self._key.pack(*key), self._value.pack(*value) * self._cpus, 0), "written"
+        )
+
+    def delete(self, key: Fields) -> None:
+        """Succeeds when there is no such element."""
+        self._expect(lib.bpf_delete_elem(self.fd, self._key.pack(*key)), "deleted", or_error=errno.ENOENT)
+
+    def delete_of(self, connection: int) -> int:
+        """Removes what belongs to a cross-connection; returns how many elements that were."""
+        keys = [key for key, _ in self.items() if key[self._connection] == connection]
+        for key in keys:
+            self.delete(key)
+        return len(keys)
+
+    def count(self) -> int:
+        """How many elements there are. Reads the whole map."""
+        return sum(len(keys) // self._key.size for keys, _ in self.batches())
+
+    def values(self) -> Iterator[Fields]:
+        """All values; of an array, those that were never written, too."""
+        return (value for _, value in self.items())
+
+    def items(self) -> Iterator[tuple[Fields, Fields]]:
+        """(key, value) of each element."""
+        for keys, values in self.batches():
+            yield from zip(self._key.iter_unpack(keys), self._values_in(values), strict=True)
+
+    def batches(self) -> Iterator[tuple[bytes, bytes]]:
+        """The packed keys and values, many elements at a time. What changes meanwhile may be seen or not."""
+        return batches(self.fd, self._key.size, self._value.size * self._cpus, self.name)
+
+    def key_at(self, packed: bytes, index: int) -> Fields:
+        """The key at this position of a batch."""
+        return self._key.unpack_from(packed, index * self._key.size)
+
+    def value_at(self, packed: bytes, index: int) -> Fields:
+        """The value at this position of a batch; not of a per-CPU map."""
+        return self._value.unpack_from(packed, index * self._value.size)
+
+    def fields(self, value: bytes) -> Fields:
+        """Unpacks a value from a map of this name in another version. Fields that version did not have are zero."""
+        return self._value.unpack_from(value.ljust(self._value.size, b"\0"))
+
+    def add(self, key: bytes, fields: Fields) -> None:
+        """Writes the element unless the key exists.
+
+        Padding is left at zero. That includes a session's stamps, which mean nothing with the links of another version.
+        """
+        own = self._value.pack(*fields)
+        self._expect(lib.bpf_update_elem(self.fd, key, own, _NOEXIST), "written", or_error=errno.EEXIST)
+
+    def _values_in(self, packed: bytes) -> Iterator[Fields]:
+        unpacked = self._value.iter_unpack(packed)
+        if self._cpus == 1:
+            return unpacked
+        return (tuple(map(sum, zip(*each, strict=True))) for each in zip(*[unpacked] * self._cpus, strict=True))
+
+    def _expect(self, failed: int, done: str, or_error: int = 0) -> None:
+        expect(self._called, failed, done, or_error)
+
+
+def expect(what: str, failed: int, done: str, or_error: int = 0) -> None:
+    """Raises DatapathError for a call of libbpf that failed, unless with the error number `or_error`."""
+    if failed and (reason := ctypes.get_errno()) != or_error:
+        raise DatapathError(
+            f"BPF {what} can not be {done}: {os.strerror(reason)}; see that the agent runs privileged, and restart it"
+        )
+
+
+def batches(fd: int, key_size: int, value_size: int, name: str) -> Iterator[tuple[bytes, bytes]]:
+    """The packed keys and values of any map, many elements at a time. `name` is for errors (DatapathError)."""
+    most = max(_BATCH_BYTES // value_size, _LEAST_BATCH)
+    keys, values = (ctypes.create_string_buffer(most * size) for size in (key_size, value_size))
+    position, count = ctypes.c_uint32(), ctypes.c_uint32()
+    called = f"map {name}"
+    begin, more = None, True
+    while more:
+        count.value = most
+        failed = lib.bpf_lookup_batch(fd, begin, ctypes.byref(position), keys, values, ctypes.byref(count))
+        expect(called, failed, "read", or_error=errno.ENOENT)
+        yield ctypes.string_at(keys, count.value * key_size), ctypes.string_at(values, count.value * value_size)
+        begin, more = ctypes.byref(position), not failed
+
+
+@dataclass(frozen=True, slots=True)
+class MapInfo:
+    """A map as the kernel describes it; it may be of an earlier or a later version."""
+
+    fd: int
+    """Through which it was asked; the caller's to close."""
+    id: int
+    name: str
+    """Cut off after 15 bytes."""
+    key_size: int
+    value_size: int
+    """Bytes; of a per-CPU map, for one CPU."""
+    max_entries: int
+
+
+def map_info(fd: int) -> MapInfo:
+    """Raises DatapathError."""
+    packed = ctypes.create_string_buffer(_MAP_INFO.size)
+    expect("map", lib.bpf_obj_get_info(fd, packed, ctypes.byref(ctypes.c_uint32(len(packed)))), "inspected")
+    _, number, key_size, value_size, max_entries, _, name = _MAP_INFO.unpack(packed.raw)
+    return MapInfo(fd, number, name.rstrip(b"\0").decode(), key_size, value_size, max_entries)
+
+
+def packed_address(written: str) -> bytes:
+    """16 bytes, as maps hold every address; IPv4 as ::ffff:a.b.c.d."""
+    address = ipaddress.ip_address(written)
+    return (bytes(10) + b"\xff\xff" if address.version == 4 else b"") + address.packed
+
+
+def address_text(packed: bytes) -> str:
+    """The other way round."""
+    address = ipaddress.IPv6Address(packed)
+    return str(address.ipv4_mapped or address)
+
+
+def _possible_cpus() -> int:
+    """Per-CPU values have a copy for each CPU the kernel may ever see, not only for those online."""
+    ranges = Path("/sys/devices/system/cpu/possible").read_text().strip().split(",")
+    return 1 + int(ranges[-1].split("-")[-1])
