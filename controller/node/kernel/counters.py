@@ -1,4 +1,4 @@
-"""What the program has counted: traffic, drops, remarks, contests, sessions. Nothing here changes the data path."""
+"""The program's counters: traffic, drops, remarks, contests, sessions. Nothing here changes the data path."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ After `open`, everything is map access through file descriptors. The maps are pi
 upgraded finds links, targets and sessions as they were; meanwhile the program that the filters hold carries on with the
 same maps.
 
-What sets or clears is idempotent: the same again changes nothing, clearing what does not exist succeeds.
+Changes are idempotent: setting the same again changes nothing, clearing something that does not exist succeeds.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Datapath:
         self.program_fd = program_fd
         """For the tc filters of the data links."""
         self.counters = Counters(maps)
-        """Of the same maps."""
+        """Read from the same maps."""
         self._pin_root = pin_root
         self._maps = maps
         self._links, self._targets = maps["links"], maps["targets"]
@@ -96,7 +96,7 @@ class Datapath:
         return sessions_taken_over(programs, self._sessions, self.counters)
 
     def observe(self, known: Mapping[tuple[int, Side], bytes] = MappingProxyType({})) -> DataPlane:
-        """What the maps hold; the filters, which are not in maps, are left empty.
+        """The content of the maps; `filters` is empty, because they are not in maps.
 
         A table that is as in `known` is that object: all together they are too large to be held twice.
         """

@@ -1,4 +1,4 @@
-"""What the room raises, and how a refusal of the kernel becomes an error that says what was tried."""
+"""The errors of this room, and two ways to treat a refusal of the kernel (an OSError)."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ _LOOK_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whose a host link is. Written on the link itself, as its alias: the kernel is the only store."""
+    """The owner of a host link, written on the link itself as its alias: the kernel is the only store."""
 
     pod_uid: str
     interface: str
@@ -92,7 +92,7 @@ class Links:
         self._dumps.close()
 
     def create(self, name: str, identity: Identity, interface: Interface, pod: int) -> HostEnd:
-        """A veth pair: `name` on the node, `interface` in the pod's network namespace (an open descriptor).
+        """Makes a veth pair: `name` on the node, `interface` in the pod's network namespace (an open descriptor).
 
         The host end is up, but shut towards the node's own stack; the pod's end has its MAC and MTU, and is down
         until `configure`. A link called `name` that an earlier attempt left behind is replaced. Raises NameTakenError
@@ -111,7 +111,7 @@ class Links:
             self._thread.submit(self._delete, name).result()
 
     def verify(self, name: str, interface: Interface, pod: int, ports: PortRange | None = None) -> tuple[str, ...]:
-        """What differs from what `configure` was given, one sentence each; empty when all is as asked for."""
+        """The differences from what `configure` was given, one sentence each; empty when there are none."""
         with explained(f"read interface {interface.name!r} of the pod"):
             if not self._thread.submit(_exists, name).result():
                 return (f"host link {name!r} is missing",)
@@ -129,7 +129,7 @@ class Links:
             )
 
     def attach(self, ifindex: int, slot: int, program: int, program_name: str) -> None:
-        """Our filter, with `slot` as its class id, at the link's ingress; replaces our own, touches no other.
+        """Puts our filter, with `slot` as its class id, at the link's ingress; replaces our own, touches no other.
 
         `program` is an open descriptor of the BPF program.
         """
@@ -148,7 +148,7 @@ class Links:
         thread.start()
         self._monitors.append(thread)
 
-    # What follows runs in the netlink thread.
+    # These methods run in the netlink thread.
 
     def _create(self, name: str, identity: Identity, interface: Interface, pod: int) -> HostEnd:
         self._add_pair(name, interface, pod)
@@ -213,7 +213,7 @@ def _shut(name: str) -> None:
 
 
 def _watch(events: socket.socket, stop: threading.Event, on_change: Callable[[], None]) -> None:
-    """Looks for our alias in the raw messages; whoever reads the links finds out what exactly happened."""
+    """Looks for our alias in the raw messages. The caller lists the links to learn what exactly happened."""
     with events:
         while not stop.is_set():
             try:

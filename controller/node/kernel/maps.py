@@ -22,7 +22,7 @@ from controller.node.kernel.errors import DatapathError
 from controller.node.plane import maglev
 
 Fields = tuple[Any, ...]
-"""Of a key or a value, in the order of its layout."""
+"""The fields of a key or a value, in the order of its layout."""
 
 _BATCH_BYTES, _LEAST_BATCH = 1 << 16, 16
 """Values read at once. Much larger buffers would take longer to clear than most maps to read; the least must hold the
@@ -96,7 +96,7 @@ class Map:
         self._expect(lib.bpf_delete_elem(self.fd, self._key.pack(*key)), "deleted", or_error=errno.ENOENT)
 
     def delete_of(self, connection: int) -> int:
-        """Removes what belongs to a cross-connection; returns how many elements that were."""
+        """Removes the elements of a cross-connection; returns their number."""
         keys = [key for key, _ in self.items() if key[self._connection] == connection]
         for key in keys:
             self.delete(key)
@@ -116,7 +116,7 @@ class Map:
             yield from zip(self._key.iter_unpack(keys), self._values_in(values), strict=True)
 
     def batches(self) -> Iterator[tuple[bytes, bytes]]:
-        """The packed keys and values, many elements at a time. What changes meanwhile may be seen or not."""
+        """The packed keys and values, many elements at a time. Changes made meanwhile may be missing."""
         return batches(self.fd, self._key.size, self._value.size * self._cpus, self.name)
 
     def key_at(self, packed: bytes, index: int) -> Fields:

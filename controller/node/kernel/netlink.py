@@ -74,7 +74,7 @@ class Netlink:
         self._sequence = 0
 
     def close(self) -> None:
-        """Closes the socket; what was requested stays."""
+        """Closes the socket; changes that were made stay."""
         self._socket.close()
 
     def request(self, kind: int, body: bytes, flags: int = 0) -> None:
@@ -89,7 +89,7 @@ class Netlink:
     def dump(self, kind: int, body: bytes) -> list[bytes]:
         """The bodies of the messages that describe all objects.
 
-        Asks again when something changed meanwhile; after DUMP_ATTEMPTS, the last answer has to do.
+        Asks again when something changed meanwhile; takes the last answer after DUMP_ATTEMPTS.
         """
         for _ in range(DUMP_ATTEMPTS):
             answers = list(self._answers(kind, NLM_F_DUMP, body))
@@ -123,7 +123,7 @@ def _messages(data: bytes, sequence: int) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _raise_for(body: bytes) -> None:
-    """Of an acknowledgement or a dump's end, too: their error number is 0."""
+    """Acknowledgements and the ends of dumps have the same form, with error number 0."""
     code = -_ERROR.unpack_from(body)[0]
     if code:
         words = dict(attributes(body, _WORDS_AT)).get(_NLMSGERR_ATTR_MSG, b"")
@@ -164,7 +164,7 @@ def _aligned(length: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A network interface as the kernel describes it; what nobody asks for is not decoded."""
+    """A network interface as the kernel describes it; a property decodes its attribute when it is read."""
 
     ifindex: int
     flags: int

@@ -63,7 +63,7 @@ def configure(interface: Interface, pod: int, ports: PortRange | None) -> None:
 
 
 def verify(interface: Interface, pod: int, ports: PortRange | None) -> tuple[str, ...]:
-    """What differs from what `configure` was given, one sentence each. Raises OSError, LinkError."""
+    """The differences from what `configure` was given, one sentence each. Raises OSError."""
     return _in_namespace(pod, lambda: tuple(_differences(interface, ports)))
 
 

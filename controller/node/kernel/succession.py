@@ -22,7 +22,7 @@ from controller.node.plane.sessions import DEFAULT_TIMEOUTS
 log = logging.getLogger(__name__)
 
 _PROGRAM_INFO = struct.Struct("<52xIQ")
-"""The beginning of struct bpf_prog_info, with nothing but how many maps it has, and where their numbers go."""
+"""The beginning of struct bpf_prog_info, with only two fields: how many maps it has, and where their numbers go."""
 _MOST_MAPS = 64
 
 
