@@ -29,7 +29,7 @@ import controller.node.agent  # noqa: F401 - for its size
 from benchmarks.bpffs import private_bpffs
 from benchmarks.report import QUICK
 from controller.node.kernel.datapath import Datapath
-from controller.node.plane.desired import Cluster
+from controller.node.plane.cluster import Cluster
 from controller.node.plane.model import HostLink
 from controller.node.plane.replica import Replica
 from controller.node.reconcile.reconciler import Reconciler

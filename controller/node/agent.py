@@ -29,8 +29,8 @@ from prometheus_client import REGISTRY
 from controller.node.kernel.datapath import Datapath, DatapathError
 from controller.node.kernel.links import Links
 from controller.node.leadership import Leadership
-from controller.node.plane.desired import State
 from controller.node.plane.drain import Drain
+from controller.node.plane.plan import State
 from controller.node.plane.sessions import Timeouts
 from controller.node.reconcile.cluster_view import ClusterView
 from controller.node.report.contests import Contests

@@ -11,23 +11,12 @@ import pytest
 
 from controller.node.plane import desired as plan
 from controller.node.plane import maglev
-from controller.node.plane.desired import (
-    MOST_FORESEEN,
-    AttachFilter,
-    ClearLink,
-    ClearTargets,
-    Cluster,
-    Part,
-    Plan,
-    SetLink,
-    SetNeighbour,
-    SetTargets,
-    by_pod,
-    changes,
-    likely_targets,
-)
+from controller.node.plane.changes import Change, Clear, Forget, Kind, Set, changes
+from controller.node.plane.cluster import Cluster
+from controller.node.plane.desired import MOST_FORESEEN, likely_targets
 from controller.node.plane.drain import Drain
-from controller.node.plane.model import DataPlane, HostLink, LinkState
+from controller.node.plane.model import DataPlane, HostLink, LinkState, by_pod
+from controller.node.plane.plan import Part, Plan
 from controller.node.plane.replica import replica_of
 from sfc.chain import Side, chain_of
 from tests.unit.objects import chain, link, pod
@@ -63,6 +52,11 @@ def desired(
     of: Cluster | None, links: Iterable[HostLink], drains: Mapping[str, Drain], actual: DataPlane = NOTHING
 ) -> DataPlane:
     return planned(of, links, drains, actual).plane
+
+
+def what(change: Change) -> tuple[type, Kind | None]:
+    """A change, less its key and its value."""
+    return type(change), None if isinstance(change, Forget) else change.kind
 
 
 def draining(name: str, *, ended: bool = False) -> dict[str, Drain]:
@@ -195,10 +189,11 @@ def test_a_data_plane_that_is_as_desired_needs_no_change() -> None:
 
 
 def test_links_are_made_before_targets_name_them() -> None:
-    order = [type(change) for change in changes(NOTHING, planned(TWO_FIREWALLS, ALL, {}))]
+    order = [what(change) for change in changes(NOTHING, planned(TWO_FIREWALLS, ALL, {}))]
 
-    last = max(i for i, kind in enumerate(order) if kind in (SetLink, AttachFilter, SetNeighbour))
-    assert last < order.index(SetTargets)
+    needed = [(Set, kind) for kind in (Kind.LINKS, Kind.FILTERS, Kind.NEIGHBOURS)]
+    last = max(i for i, each in enumerate(order) if each in needed)
+    assert last < order.index((Set, Kind.TARGETS))
 
 
 def test_links_are_gone_only_after_no_target_names_them() -> None:
@@ -206,15 +201,16 @@ def test_links_are_gone_only_after_no_target_names_them() -> None:
     before = planned(TWO_FIREWALLS, attached, {})
     after = planned(TWO_FIREWALLS, attached, draining("firewall-1", ended=True))
 
-    order = [type(change) for change in changes(before, after)]
+    order = [what(change) for change in changes(before, after)]
 
-    assert order == [SetTargets, SetTargets, SetLink, SetLink]
+    assert order == [(Set, Kind.TARGETS), (Set, Kind.TARGETS), (Set, Kind.LINKS), (Set, Kind.LINKS)]
 
 
 def test_tearing_down_takes_targets_first() -> None:
-    order = [type(change) for change in changes(planned(TWO_FIREWALLS, ALL, {}), Plan())]
+    order = [what(change) for change in changes(planned(TWO_FIREWALLS, ALL, {}), Plan())]
 
-    assert order.index(ClearLink) > max(i for i, kind in enumerate(order) if kind is ClearTargets)
+    targets = max(i for i, each in enumerate(order) if each == (Clear, Kind.TARGETS))
+    assert order.index((Clear, Kind.LINKS)) > targets
 
 
 def test_a_replica_with_an_interface_down_gets_nothing_on_any_of_them() -> None:
@@ -252,9 +248,10 @@ def test_a_program_is_replaced_only_when_the_maps_that_came_with_it_are_full() -
     wanted = planned(TWO_FIREWALLS, ALL, {})
     older = DataPlane(filters=dict.fromkeys(wanted.plane.filters, 0))
 
-    order = [type(change) for change in changes(older, wanted)]
+    order = [what(change) for change in changes(older, wanted)]
 
-    assert order.index(AttachFilter) > max(i for i, kind in enumerate(order) if kind is SetTargets)
+    targets = max(i for i, each in enumerate(order) if each == (Set, Kind.TARGETS))
+    assert order.index((Set, Kind.FILTERS)) > targets
 
 
 def test_the_tables_after_the_next_event_are_foreseen() -> None:

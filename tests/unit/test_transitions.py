@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from controller.node.plane.desired import State
 from controller.node.plane.drain import Drain
+from controller.node.plane.plan import State
 from controller.node.plane.transitions import transitions
 from tests.unit.objects import pod
 from tests.unit.test_conditions import state

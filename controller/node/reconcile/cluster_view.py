@@ -1,4 +1,7 @@
-"""What the node agent sees of the cluster: chains, its node's replicas, CrossConnections, as the watches last told."""
+"""What the node agent sees of the cluster: chains, its node's replicas and CrossConnections, from three watches.
+
+The objects of a snapshot are read into values. An object that has not changed is not read again.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from controller.node.plane.desired import Cluster
+from controller.node.plane.cluster import Cluster
 from controller.node.plane.replica import Replica, replica_of
 from kube.api import ApiServer
 from kube.watch import Key, Watch
@@ -88,10 +91,12 @@ class ClusterView:
         self._seen: Seen | None = None
 
     def start(self) -> None:
+        """Begins to watch, in threads of its own."""
         for watch in (self._chains, self._pods, self._connections):
             watch.start()
 
     def stop(self) -> None:
+        """Ends the watches."""
         for watch in (self._chains, self._pods, self._connections):
             watch.stop()
 
@@ -103,9 +108,10 @@ class ClusterView:
         return self._seen.cluster
 
     def pod_uids(self) -> set[str]:
-        """Of all pods of this node, asked for now. Raises ApiError."""
+        """The UIDs of all pods of this node, asked for now. Raises ApiError."""
         listed = self._api.get("/api/v1/pods", {"fieldSelector": f"spec.nodeName={self._node}"})
         return {pod["metadata"]["uid"] for pod in listed["items"]}
 
     def connections(self) -> Mapping[Key, Mapping[str, Any]]:
+        """The CrossConnections (as JSON) by (namespace, name), as the watch last saw them."""
         return self._connections.snapshot()

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from controller.node.plane.desired import State
 from controller.node.plane.model import LinkEntry, LinkState
+from controller.node.plane.plan import State
 from controller.node.plane.replica import Replica
 from controller.node.plane.transitions import STEERED_AWAY, Transition
 from sfc import names

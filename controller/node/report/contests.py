@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from controller.node.plane.desired import State
 from controller.node.plane.model import Contest
+from controller.node.plane.plan import State
 from controller.node.plane.replica import Replica
 from controller.node.report import conditions as report
 from kube.api import MERGE_PATCH, ApiError
