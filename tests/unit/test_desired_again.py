@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from controller.node.plane import desired as plan
 from controller.node.plane import maglev
-from controller.node.plane.changes import Change, Clear, Forget, Kind, Set, changes
+from controller.node.plane.changes import Change, Clear, Forget, Set, changes
 from controller.node.plane.cluster import Cluster
 from controller.node.plane.drain import Drain
 from controller.node.plane.model import DataPlane, HostLink, LinksByPod, LinkState, by_pod
@@ -256,7 +256,7 @@ def test_a_link_of_an_unknown_pod_is_no_reason_to_plan_a_chain_again() -> None:
     before, after = again(TWO_CHAINS, {**LINKS, early.pod_uid: (early,)})
 
     assert all(after.parts[key] is before.parts[key] for key in (EDGE_KEY, CORE_KEY))
-    assert list(changes(before, after)) == [Set(Kind.FILTERS, early.ifindex, 9)]
+    assert list(changes(before, after)) == [Set("filters", early.ifindex, 9)]
 
 
 def test_sessions_are_kept_while_any_chain_has_a_link_in_their_cross_connection() -> None:

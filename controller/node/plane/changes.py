@@ -6,10 +6,9 @@ no frame meets a target without a link, or a target that is gone already.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from controller.node.plane.model import DataPlane, LinkState
 from controller.node.plane.plan import Plan, differing, merge
@@ -17,14 +16,8 @@ from controller.node.plane.plan import Plan, differing, merge
 K = TypeVar("K")
 V = TypeVar("V")
 
-
-class Kind(StrEnum):
-    """Which of DataPlane's four mappings a change is about; the values are the names of its fields."""
-
-    FILTERS = "filters"
-    LINKS = "links"
-    TARGETS = "targets"
-    NEIGHBOURS = "neighbours"
+Kind = Literal["filters", "links", "targets", "neighbours"]
+"""Which of DataPlane's four mappings a change is about: the name of the field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,26 +76,18 @@ def _in_order(actual: DataPlane, wanted: DataPlane) -> Iterator[Change]:
     links = dict(_differing(actual.links, wanted.links))
     gone = {slot: entry for slot, entry in links.items() if entry.state == LinkState.GONE}
     filters = dict(_differing(actual.filters, wanted.filters))
-    yield from _set(Kind.LINKS, ((slot, entry) for slot, entry in links.items() if slot not in gone))
-    yield from _set(Kind.FILTERS, (each for each in filters.items() if each[0] not in actual.filters))
-    yield from _set(Kind.NEIGHBOURS, _differing(actual.neighbours, wanted.neighbours))
+    yield from (Set("links", slot, entry) for slot, entry in links.items() if slot not in gone)
+    yield from (Set("filters", ifindex, slot) for ifindex, slot in filters.items() if ifindex not in actual.filters)
+    yield from (Set("neighbours", *each) for each in _differing(actual.neighbours, wanted.neighbours))
 
-    yield from _set(Kind.TARGETS, _differing(actual.targets, wanted.targets))
-    yield from _clear(Kind.TARGETS, actual.targets, wanted.targets)
-    yield from _set(Kind.FILTERS, (each for each in filters.items() if each[0] in actual.filters))
+    yield from (Set("targets", *each) for each in _differing(actual.targets, wanted.targets))
+    yield from (Clear("targets", side) for side in actual.targets.keys() - wanted.targets.keys())
+    yield from (Set("filters", ifindex, slot) for ifindex, slot in filters.items() if ifindex in actual.filters)
 
-    yield from _set(Kind.LINKS, gone.items())
-    yield from _clear(Kind.LINKS, actual.links, wanted.links)
-    yield from _clear(Kind.FILTERS, actual.filters, wanted.filters)
-    yield from _clear(Kind.NEIGHBOURS, actual.neighbours, wanted.neighbours)
-
-
-def _set(kind: Kind, entries: Iterable[tuple[K, V]]) -> Iterator[Set]:
-    return (Set(kind, key, value) for key, value in entries)
-
-
-def _clear(kind: Kind, actual: Mapping[K, V], wanted: Mapping[K, V]) -> Iterator[Clear]:
-    return (Clear(kind, key) for key in actual.keys() - wanted.keys())
+    yield from (Set("links", *each) for each in gone.items())
+    yield from (Clear("links", slot) for slot in actual.links.keys() - wanted.links.keys())
+    yield from (Clear("filters", ifindex) for ifindex in actual.filters.keys() - wanted.filters.keys())
+    yield from (Clear("neighbours", asked) for asked in actual.neighbours.keys() - wanted.neighbours.keys())
 
 
 def _differing(before: Mapping[K, V], after: Mapping[K, V]) -> Iterator[tuple[K, V]]:

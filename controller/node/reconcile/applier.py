@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from controller.node.plane.changes import Change, Clear, Forget, Kind, Set
 from controller.node.plane.model import PROGRAM
@@ -35,26 +36,38 @@ class Applier:
 
     def _carry_out(self, change: Change) -> None:
         match change:
-            case Set(Kind.LINKS, slot, entry):
-                self._datapath.set_link(slot, entry)
-            case Clear(Kind.LINKS, slot):
-                self._datapath.clear_link(slot)
-            case Set(Kind.TARGETS, (connection, side), table):
-                self._datapath.set_targets(connection, side, table)
-            case Clear(Kind.TARGETS, (connection, side)):
-                self._datapath.clear_targets(connection, side)
-            case Set(Kind.NEIGHBOURS, (connection, side, address), mac):
-                self._datapath.set_neighbour(connection, side, address, mac)
-            case Clear(Kind.NEIGHBOURS, (connection, side, address)):
-                self._datapath.clear_neighbour(connection, side, address)
-            case Set(Kind.FILTERS, ifindex, slot):
-                self._links.attach(ifindex, slot, self._datapath.program_fd, PROGRAM)
-                self._node.filter_set(ifindex)
-            case Clear(Kind.FILTERS, ifindex):
-                self._links.detach(ifindex)
-                self._node.filter_cleared()
+            case Set(kind, key, value):
+                self._set(kind, key, value)
+            case Clear(kind, key):
+                self._clear(kind, key)
             case Forget(connection):
                 self._datapath.forget(connection)
+
+    def _set(self, kind: Kind, key: Any, value: Any) -> None:
+        match kind:
+            case "links":
+                self._datapath.set_link(key, value)
+            case "targets":
+                connection, side = key
+                self._datapath.set_targets(connection, side, value)
+            case "neighbours":
+                connection, side, address = key
+                self._datapath.set_neighbour(connection, side, address, value)
+            case "filters":
+                self._links.attach(key, value, self._datapath.program_fd, PROGRAM)
+                self._node.filter_set(key)
+
+    def _clear(self, kind: Kind, key: Any) -> None:
+        match kind:
+            case "links":
+                self._datapath.clear_link(key)
+            case "targets":
+                self._datapath.clear_targets(*key)
+            case "neighbours":
+                self._datapath.clear_neighbour(*key)
+            case "filters":
+                self._links.detach(key)
+                self._node.filter_cleared()
 
 
 def log_changes(changes: Iterable[Change], names: Mapping[int, str]) -> None:
@@ -65,12 +78,12 @@ def log_changes(changes: Iterable[Change], names: Mapping[int, str]) -> None:
 
     for change in changes:
         match change:
-            case Set(Kind.LINKS, slot, entry):
+            case Set("links", slot, entry):
                 where = shown(entry.connection, entry.side)
                 log.info("link set", extra={"slot": slot, "state": entry.state.name.lower(), **where})
-            case Clear(Kind.LINKS, slot):
+            case Clear("links", slot):
                 log.info("link cleared", extra={"slot": slot})
-            case Set(Kind.TARGETS, (connection, side), _):
+            case Set("targets", (connection, side), _):
                 log.info("targets set", extra=shown(connection, side))
-            case Clear(Kind.TARGETS, (connection, side)):
+            case Clear("targets", (connection, side)):
                 log.info("targets cleared", extra=shown(connection, side))
