@@ -1,4 +1,4 @@
-"""From objects to map contents, and the order in which the maps get there."""
+"""From objects to map contents."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 
 from controller.node.plane import desired as plan
 from controller.node.plane import maglev
-from controller.node.plane.changes import Change, Clear, Forget, Kind, Set, changes
 from controller.node.plane.cluster import Cluster
 from controller.node.plane.desired import MOST_FORESEEN, likely_targets
 from controller.node.plane.drain import Drain
@@ -52,11 +51,6 @@ def desired(
     of: Cluster | None, links: Iterable[HostLink], drains: Mapping[str, Drain], actual: DataPlane = NOTHING
 ) -> DataPlane:
     return planned(of, links, drains, actual).plane
-
-
-def what(change: Change) -> tuple[type, Kind | None]:
-    """A change, less its key and its value."""
-    return type(change), None if isinstance(change, Forget) else change.kind
 
 
 def draining(name: str, *, ended: bool = False) -> dict[str, Drain]:
@@ -181,38 +175,6 @@ def test_neighbours_of_both_address_families_are_known() -> None:
     assert plane.neighbours[CLIENT_FIREWALL, Side.UPSTREAM, "10.1.0.1"] == nat.mac
 
 
-def test_a_data_plane_that_is_as_desired_needs_no_change() -> None:
-    wanted = planned(TWO_FIREWALLS, ALL, {})
-
-    assert list(changes(wanted.plane, wanted)) == []
-    assert list(changes(wanted, wanted)) == []
-
-
-def test_links_are_made_before_targets_name_them() -> None:
-    order = [what(change) for change in changes(NOTHING, planned(TWO_FIREWALLS, ALL, {}))]
-
-    needed = [(Set, kind) for kind in ("links", "filters", "neighbours")]
-    last = max(i for i, each in enumerate(order) if each in needed)
-    assert last < order.index((Set, "targets"))
-
-
-def test_links_are_gone_only_after_no_target_names_them() -> None:
-    attached = [replace(each, filter_slot=each.slot) for each in ALL]
-    before = planned(TWO_FIREWALLS, attached, {})
-    after = planned(TWO_FIREWALLS, attached, draining("firewall-1", ended=True))
-
-    order = [what(change) for change in changes(before, after)]
-
-    assert order == [(Set, "targets"), (Set, "targets"), (Set, "links"), (Set, "links")]
-
-
-def test_tearing_down_takes_targets_first() -> None:
-    order = [what(change) for change in changes(planned(TWO_FIREWALLS, ALL, {}), Plan())]
-
-    targets = max(i for i, each in enumerate(order) if each == (Clear, "targets"))
-    assert order.index((Clear, "links")) > targets
-
-
 def test_a_replica_with_an_interface_down_gets_nothing_on_any_of_them() -> None:
     plane = desired(TWO_FIREWALLS, (CLIENT, LEFT, RIGHT, LEFT2, replace(RIGHT2, up=False)), {})
 
@@ -242,16 +204,6 @@ def test_a_replaced_sandbox_does_not_count_against_the_new_one() -> None:
     plane = desired(TWO_FIREWALLS, (replace(CLIENT, up=False), newer), {})
 
     assert plane.links[8].state == LinkState.SERVING
-
-
-def test_a_program_is_replaced_only_when_the_maps_that_came_with_it_are_full() -> None:
-    wanted = planned(TWO_FIREWALLS, ALL, {})
-    older = DataPlane(filters=dict.fromkeys(wanted.plane.filters, 0))
-
-    order = [what(change) for change in changes(older, wanted)]
-
-    targets = max(i for i, each in enumerate(order) if each == (Set, "targets"))
-    assert order.index((Set, "filters")) > targets
 
 
 def test_the_tables_after_the_next_event_are_foreseen() -> None:

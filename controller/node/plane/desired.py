@@ -23,6 +23,7 @@ from controller.node.plane.replica import Replica
 from sfc.chain import Chain, Side
 
 Place = tuple[HostLink, LinkEntry]
+"""A link, and its entry in the data path."""
 
 FORESEEN = 16
 """A side with more replicas gets no tables ahead of the next event."""
@@ -134,6 +135,8 @@ def _drained_state(drain: Drain) -> LinkState:
 
 
 def _remembered(links: LinksByPod, drains: Mapping[str, Drain], actual: DataPlane, before: Sequence[Part]) -> Part:
+    """For all links, until the API server has been heard."""
+
     def state(link: HostLink, entry: LinkEntry) -> LinkState:
         drain = drains.get(link.pod_uid)
         return LinkState.GONE if not link.up else _drained_state(drain) if drain else entry.state
@@ -207,7 +210,7 @@ def _neighbours(chain: Chain, connections: frozenset[int]) -> dict[tuple[int, Si
 def likely_targets(plan: Plan) -> Sequence[tuple[tuple[str, int], ...]]:
     """The members of each side after the next event, if one replica joins or leaves. Empty when there are so many that
     making their tables ahead would not pay."""
-    serving = {side: replicas for part in plan.parts.values() for side, replicas in part.serving.items()}
+    serving = {side: members for part in plan.parts.values() for side, members in part.serving.items()}
     if sum(map(len, serving.values())) > MOST_FORESEEN:
         return ()
     entries = plan.plane.links
@@ -218,7 +221,7 @@ def likely_targets(plan: Plan) -> Sequence[tuple[tuple[str, int], ...]]:
 def _after_the_next_event(
     serving: Mapping[SideKey, Members], wired: Mapping[SideKey, Members]
 ) -> Iterator[tuple[tuple[str, int], ...]]:
-    for key, replicas in serving.items():
-        if len(replicas) <= FORESEEN:
-            yield from ((*replicas, one) for one in wired.get(key, ()))
-            yield from (tuple(other for other in replicas if other != one) for one in replicas if len(replicas) > 1)
+    for key, members in serving.items():
+        if len(members) <= FORESEEN:
+            yield from ((*members, one) for one in wired.get(key, ()))
+            yield from (tuple(other for other in members if other != one) for one in members if len(members) > 1)

@@ -75,7 +75,7 @@ def _progress(replica: Replica | None, before: Drain | None, drain: Drain) -> It
 
 def _served(parts: Iterable[Part]) -> set[str]:
     """UIDs of the pods with a link in the targets."""
-    return {uid for part in parts for replicas in part.serving.values() for uid, _ in replicas}
+    return {uid for part in parts for members in part.serving.values() for uid, _ in members}
 
 
 def _serving(states: set[LinkState]) -> bool:
