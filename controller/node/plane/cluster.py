@@ -20,17 +20,17 @@ class Cluster:
     chains: Mapping[ChainKey, Chain]
     replicas: Mapping[str, Replica]
     """By pod UID."""
-    members: Mapping[ChainKey, tuple[Replica, ...]] = field(init=False, compare=False, repr=False)
+    by_chain: Mapping[ChainKey, tuple[Replica, ...]] = field(init=False, compare=False, repr=False)
     """The replicas of each chain. A chain without replicas on this node has no entry; the chain need not exist."""
     terminating: tuple[Replica, ...] = field(init=False, compare=False, repr=False)
     """The replicas whose pod is being deleted."""
 
     def __post_init__(self) -> None:
         """Groups the replicas once, because every pass needs the groups."""
-        members: dict[ChainKey, list[Replica]] = defaultdict(list)
+        found: dict[ChainKey, list[Replica]] = defaultdict(list)
         for replica in self.replicas.values():
-            members[replica.namespace, replica.chain].append(replica)
-        object.__setattr__(self, "members", {key: tuple(found) for key, found in members.items()})
+            found[replica.namespace, replica.chain].append(replica)
+        object.__setattr__(self, "by_chain", {key: tuple(replicas) for key, replicas in found.items()})
         object.__setattr__(self, "terminating", tuple(r for r in self.replicas.values() if r.terminating))
 
     def chain_of(self, replica: Replica) -> Chain | None:

@@ -55,7 +55,7 @@ def desired(
     draining = _drains_by_chain(cluster, drains)
     parts: dict[ChainKey | None, Part] = {
         key: _part(key, Given(cluster.chains.get(key), replicas, draining.get(key, {})), links, before)
-        for key, replicas in cluster.members.items()
+        for key, replicas in cluster.by_chain.items()
     }
     if sum(part.pods for part in parts.values()) < len(links):
         parts[None] = _gone({uid: links[uid] for uid in links if uid not in cluster.replicas}, _plane(actual))
