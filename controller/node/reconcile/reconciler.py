@@ -185,7 +185,7 @@ class Reconciler:
         return self._clock() if woken_at is None else woken_at
 
     def _publish(self, state: State) -> None:
-        """The state first: who is woken by `settle` reads it."""
+        """Replaces the state before `settle` wakes the threads that read it."""
         self._state = state
         self.drains.settle(state.drains, state.links.keys())
         for observer in self._observers:
