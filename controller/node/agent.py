@@ -30,8 +30,8 @@ from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.errors import DatapathError
 from controller.node.kernel.links import Links
 from controller.node.leadership import Leadership
-from controller.node.plane.desired import State
 from controller.node.plane.drain import Drain
+from controller.node.plane.plan import State
 from controller.node.plane.sessions import Timeouts
 from controller.node.reconcile.cluster_view import ClusterView
 from controller.node.report.contests import Contests

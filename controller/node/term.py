@@ -18,9 +18,9 @@ from controller.node.cni.wiring import PodWiring
 from controller.node.hooks.server import HookServer
 from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.links import Links
-from controller.node.plane.desired import State
 from controller.node.plane.drain import Drain
 from controller.node.plane.model import PROGRAM
+from controller.node.plane.plan import State
 from controller.node.plane.sessions import Timeouts
 from controller.node.reconcile.cluster_view import ClusterView
 from controller.node.reconcile.orphans import Orphans
@@ -63,13 +63,13 @@ class Term:
         self._stop = threading.Event()
         self._open = False
         inherited = tuple(drains)
-        self.reconciler = Reconciler(setting.links, setting.datapath, setting.cluster.get, drains=inherited)
+        self.reconciler = Reconciler(setting.links, setting.datapath, setting.cluster.get, inherited=inherited)
         self.reconciler.observe_with(TransitionLog(setting.status_writer.tell, inherited).note)
         self.reconciler.observe_with(lambda _: setting.status_writer.wake())
-        orphans = Orphans(setting.links, lambda: self.reconciler.state, setting.cluster.pod_uids)
+        orphans = Orphans(setting.links.delete, lambda: self.reconciler.state, setting.cluster.pod_uids)
         loops = {
             "reconciler": self.reconciler.run,
-            "sessions": lambda stop: self.reconciler.count_sessions(stop, setting.timeouts),
+            "sessions": lambda stop: self.reconciler.sessions.run(stop, setting.timeouts),
             "orphans": orphans.run,
         }
         self._loops = [
@@ -113,7 +113,7 @@ class Term:
         self._stop.set()
         self.reconciler.wake()
         self._loops[0].join(LAST_PASS_SECONDS)  # the other loops change nothing that the next term sees
-        return self.reconciler.retire()
+        return self.reconciler.drains.retire()
 
     def close(self) -> None:
         """Stops listening; does nothing when called again."""

@@ -137,7 +137,7 @@ class Tally(logging.Handler):
 
 @contextmanager
 def tally() -> Iterator[Counter[str]]:
-    log, handler = logging.getLogger("controller.node.reconcile.reconciler"), Tally()
+    log, handler = logging.getLogger("controller.node.reconcile"), Tally()
     before = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)

@@ -12,7 +12,7 @@ import pytest
 
 from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.links import Identity, Links
-from controller.node.plane.desired import Cluster
+from controller.node.plane.cluster import Cluster
 from controller.node.plane.model import PROGRAM, HostLink, LinkState
 from controller.node.reconcile.orphans import PATIENCE_SECONDS, Orphans
 from controller.node.reconcile.reconciler import Reconciler
@@ -169,7 +169,7 @@ def test_links_whose_pod_does_not_exist_any_more_are_removed_and_no_others(world
     world.cluster = cluster(*(pod(name, name.partition("-")[0]) for name in ("client-1", "firewall-1")))
     world.reconciler.reconcile()
     now = [0.0]
-    orphans = Orphans(world.links, lambda: world.reconciler.state, lambda: {"uid-client-1"}, lambda: now[0])
+    orphans = Orphans(world.links.delete, lambda: world.reconciler.state, lambda: {"uid-client-1"}, lambda: now[0])
     orphans.remove()
     now[0] = PATIENCE_SECONDS
     orphans.remove()

@@ -26,7 +26,7 @@ from pyroute2 import netns
 from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.links import Identity, Links
 from controller.node.plane import replica as pod
-from controller.node.plane.desired import Cluster
+from controller.node.plane.cluster import Cluster
 from controller.node.plane.model import PROGRAM
 from controller.node.reconcile.reconciler import Reconciler
 from sfc.chain import Chain, chain_of

@@ -3,9 +3,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from controller.node.plane.desired import Cluster, State
+from controller.node.plane.cluster import Cluster
 from controller.node.plane.drain import Drain
 from controller.node.plane.model import HostLink
+from controller.node.plane.plan import State
 from controller.node.report.conditions import conditions, node_status
 from kube.conditions import Condition
 from tests.unit.objects import link, pod

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from controller.node.plane.desired import Cluster, Plan, State, by_pod
-from controller.node.plane.model import Contest
+from controller.node.plane.cluster import Cluster
+from controller.node.plane.model import Contest, by_pod
+from controller.node.plane.plan import Plan, State
 from controller.node.report.clashes import clashes
 from controller.node.report.contests import TELL_SECONDS, Contests
 from kube.api import ApiError

@@ -1,4 +1,4 @@
-"""From objects to map contents, and the order in which the maps get there."""
+"""From objects to map contents."""
 
 from __future__ import annotations
 
@@ -7,27 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import pytest
-
 from controller.node.plane import desired as plan
 from controller.node.plane import maglev
-from controller.node.plane.desired import (
-    MOST_FORESEEN,
-    AttachFilter,
-    ClearLink,
-    ClearTargets,
-    Cluster,
-    Part,
-    Plan,
-    SetLink,
-    SetNeighbour,
-    SetTargets,
-    by_pod,
-    changes,
-    likely_targets,
-)
+from controller.node.plane.cluster import Cluster
 from controller.node.plane.drain import Drain
-from controller.node.plane.model import DataPlane, HostLink, LinkState
+from controller.node.plane.model import DataPlane, HostLink, LinkState, by_pod
+from controller.node.plane.plan import Plan
 from controller.node.plane.replica import replica_of
 from sfc.chain import Side, chain_of
 from tests.unit.objects import chain, link, pod
@@ -187,36 +172,6 @@ def test_neighbours_of_both_address_families_are_known() -> None:
     assert plane.neighbours[CLIENT_FIREWALL, Side.UPSTREAM, "10.1.0.1"] == nat.mac
 
 
-def test_a_data_plane_that_is_as_desired_needs_no_change() -> None:
-    wanted = planned(TWO_FIREWALLS, ALL, {})
-
-    assert list(changes(wanted.plane, wanted)) == []
-    assert list(changes(wanted, wanted)) == []
-
-
-def test_links_are_made_before_targets_name_them() -> None:
-    order = [type(change) for change in changes(NOTHING, planned(TWO_FIREWALLS, ALL, {}))]
-
-    last = max(i for i, kind in enumerate(order) if kind in (SetLink, AttachFilter, SetNeighbour))
-    assert last < order.index(SetTargets)
-
-
-def test_links_are_gone_only_after_no_target_names_them() -> None:
-    attached = [replace(each, filter_slot=each.slot) for each in ALL]
-    before = planned(TWO_FIREWALLS, attached, {})
-    after = planned(TWO_FIREWALLS, attached, draining("firewall-1", ended=True))
-
-    order = [type(change) for change in changes(before, after)]
-
-    assert order == [SetTargets, SetTargets, SetLink, SetLink]
-
-
-def test_tearing_down_takes_targets_first() -> None:
-    order = [type(change) for change in changes(planned(TWO_FIREWALLS, ALL, {}), Plan())]
-
-    assert order.index(ClearLink) > max(i for i, kind in enumerate(order) if kind is ClearTargets)
-
-
 def test_a_replica_with_an_interface_down_gets_nothing_on_any_of_them() -> None:
     plane = desired(TWO_FIREWALLS, (CLIENT, LEFT, RIGHT, LEFT2, replace(RIGHT2, up=False)), {})
 
@@ -246,33 +201,3 @@ def test_a_replaced_sandbox_does_not_count_against_the_new_one() -> None:
     plane = desired(TWO_FIREWALLS, (replace(CLIENT, up=False), newer), {})
 
     assert plane.links[8].state == LinkState.SERVING
-
-
-def test_a_program_is_replaced_only_when_the_maps_that_came_with_it_are_full() -> None:
-    wanted = planned(TWO_FIREWALLS, ALL, {})
-    older = DataPlane(filters=dict.fromkeys(wanted.plane.filters, 0))
-
-    order = [type(change) for change in changes(older, wanted)]
-
-    assert order.index(AttachFilter) > max(i for i, kind in enumerate(order) if kind is SetTargets)
-
-
-def test_the_tables_after_the_next_event_are_foreseen() -> None:
-    pods = (pod("client-1", "client"), pod("firewall-1", "firewall"), pod("firewall-2", "firewall"))
-    starting = cluster(*pods, pod("firewall-3", "firewall", ready=False))
-    links = (*ALL, link(6, "firewall-3", "left"), link(7, "firewall-3", "right"))
-    foreseen = {maglev.table(replicas) for replicas in likely_targets(planned(starting, links, {}))}
-
-    joined = desired(cluster(*pods, pod("firewall-3", "firewall")), links, {})
-    left = desired(starting, links, draining("firewall-1"))
-
-    sides = (CLIENT_FIREWALL, Side.DOWNSTREAM), (FIREWALL_NAT, Side.UPSTREAM)
-    assert {plane.targets[side] for plane in (joined, left) for side in sides} <= foreseen
-
-
-@pytest.mark.parametrize(("sides", "foreseen"), [(MOST_FORESEEN // 16, MOST_FORESEEN), (MOST_FORESEEN // 16 + 1, 0)])
-def test_no_table_is_foreseen_on_a_node_with_more_replicas_than_the_cache_could_hold(sides: int, foreseen: int) -> None:
-    serving = {(number, Side.UPSTREAM): [(f"pod-{number}-{i}", 1 + i) for i in range(16)] for number in range(sides)}
-    full = Plan(parts={("telco", "edge"): Part(NOTHING, serving, frozenset(), pods=16 * sides)})
-
-    assert len(likely_targets(full)) == foreseen

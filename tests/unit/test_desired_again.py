@@ -12,25 +12,11 @@ from hypothesis import strategies as st
 
 from controller.node.plane import desired as plan
 from controller.node.plane import maglev
-from controller.node.plane.desired import (
-    AttachFilter,
-    Change,
-    ClearLink,
-    ClearNeighbour,
-    ClearTargets,
-    Cluster,
-    DetachFilter,
-    Forget,
-    Plan,
-    SetLink,
-    SetNeighbour,
-    SetTargets,
-    State,
-    by_pod,
-    changes,
-)
+from controller.node.plane.changes import Change, Clear, Forget, Set, changes
+from controller.node.plane.cluster import Cluster
 from controller.node.plane.drain import Drain
-from controller.node.plane.model import DataPlane, HostLink, LinkState
+from controller.node.plane.model import DataPlane, HostLink, LinksByPod, LinkState, by_pod
+from controller.node.plane.plan import Plan, State
 from controller.node.plane.replica import Replica
 from controller.node.plane.transitions import transitions
 from sfc.chain import Chain, chain_of
@@ -151,28 +137,13 @@ class Maps:
     plane: DataPlane = field(default_factory=lambda: DataPlane({}, {}, {}, {}))
 
     def carry_out(self, change: Change) -> None:
-        filters, links, targets, neighbours = (
-            getattr(self.plane, name) for name in ("filters", "links", "targets", "neighbours")
-        )
         match change:
-            case AttachFilter(ifindex, slot):
-                filters[ifindex] = slot
-            case DetachFilter(ifindex):
-                del filters[ifindex]
-            case SetLink(slot, entry):
-                links[slot] = entry
-            case ClearLink(slot):
-                del links[slot]
-            case SetTargets(connection, side, table):
-                targets[connection, side] = table
-            case ClearTargets(connection, side):
-                del targets[connection, side]
-            case SetNeighbour(connection, side, address, mac):
-                neighbours[connection, side, address] = mac
-            case ClearNeighbour(connection, side, address):
-                del neighbours[connection, side, address]
+            case Set(kind, key, value):
+                getattr(self.plane, kind)[key] = value
+            case Clear(kind, key):
+                del getattr(self.plane, kind)[key]
             case Forget(connection):
-                assert connection not in {entry.connection for entry in links.values()}
+                assert connection not in {entry.connection for entry in self.plane.links.values()}
 
     def named(self) -> Iterator[int]:
         """Slots in the targets."""
@@ -204,7 +175,7 @@ def test_whatever_changed_the_plan_is_the_one_made_from_nothing(history: list[tu
 
 @settings(max_examples=100, deadline=None)
 @given(steps)
-def test_whatever_changed_the_same_turns_are_told(history: list[tuple[str, str, int]]) -> None:
+def test_whatever_changed_the_transitions_are_the_same(history: list[tuple[str, str, int]]) -> None:
     world, before = World(), State()
     for step in history:
         world.take(*step)
@@ -225,7 +196,7 @@ LINKS = by_pod((*ALL, link(6, "core-server-1", "wan")))
 EDGE_KEY, CORE_KEY = ("telco", "edge"), ("telco", "core")
 
 
-def again(of: Cluster, links: plan.Links, drains: dict[str, Drain] | None = None) -> tuple[Plan, Plan]:
+def again(of: Cluster, links: LinksByPod, drains: dict[str, Drain] | None = None) -> tuple[Plan, Plan]:
     before = plan.desired(TWO_CHAINS, LINKS, {}, Plan(), Plan())
     return before, plan.desired(of, links, drains or {}, before, before)
 
@@ -285,7 +256,7 @@ def test_a_link_of_an_unknown_pod_is_no_reason_to_plan_a_chain_again() -> None:
     before, after = again(TWO_CHAINS, {**LINKS, early.pod_uid: (early,)})
 
     assert all(after.parts[key] is before.parts[key] for key in (EDGE_KEY, CORE_KEY))
-    assert list(changes(before, after)) == [AttachFilter(early.ifindex, 9)]
+    assert list(changes(before, after)) == [Set("filters", early.ifindex, 9)]
 
 
 def test_sessions_are_kept_while_any_chain_has_a_link_in_their_cross_connection() -> None:

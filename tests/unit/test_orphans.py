@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from controller.node.plane.desired import Plan, State, by_pod
-from controller.node.plane.model import HostLink
+from controller.node.plane.model import HostLink, by_pod
+from controller.node.plane.plan import Plan, State
 from controller.node.reconcile.orphans import Orphans
 from kube.api import ApiError
 from tests.unit.objects import link
@@ -21,7 +21,7 @@ class World:
     def __init__(self, *links: HostLink) -> None:
         self.state = state(TWO_FIREWALLS, links=links)
         self.deleted: list[str] = []
-        self.orphans = Orphans(self, lambda: self.state, self.pod_uids, lambda: self.now)
+        self.orphans = Orphans(self.delete, lambda: self.state, self.pod_uids, lambda: self.now)
 
     def pod_uids(self) -> set[str]:
         self.asked += 1
@@ -72,9 +72,11 @@ def test_nothing_is_removed_while_the_api_server_does_not_answer_or_was_never_he
     def away() -> set[str]:
         raise ApiError(0, "NoAnswer", "nobody there")
 
-    unheard = Orphans(world, lambda: State(None, Plan(by_pod((LEFT2, RIGHT2)))), world.pod_uids, lambda: world.now)
+    unheard = Orphans(
+        world.delete, lambda: State(None, Plan(by_pod((LEFT2, RIGHT2)))), world.pod_uids, lambda: world.now
+    )
     unheard.remove()
-    refused = Orphans(world, lambda: world.state, away, lambda: world.now)
+    refused = Orphans(world.delete, lambda: world.state, away, lambda: world.now)
     refused.remove()
     world.now = 31
     with pytest.raises(ApiError):

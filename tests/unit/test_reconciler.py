@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from controller.node.plane.desired import Cluster, Plan
+from controller.node.plane.cluster import Cluster
 from controller.node.plane.model import DataPlane, HostLink, LinkEntry, LinkState
+from controller.node.plane.plan import Plan
 from controller.node.plane.sessions import Timeouts
 from controller.node.reconcile.reconciler import Reconciler
 from controller.node.report.transition_log import TransitionLog
@@ -103,14 +104,14 @@ def states(node: Node) -> dict[int, LinkState]:
 def look(reconciler: Reconciler) -> None:
     """A pass, then a count of the sessions, then a pass that knows them."""
     reconciler.reconcile()
-    reconciler.count()
+    reconciler.sessions.count()
     reconciler.reconcile()
 
 
 @contextmanager
 def running(reconciler: Reconciler) -> Iterator[None]:
     stop = threading.Event()
-    loops = [threading.Thread(target=loop, args=(stop,)) for loop in (reconciler.run, reconciler.count_sessions)]
+    loops = [threading.Thread(target=loop, args=(stop,)) for loop in (reconciler.run, reconciler.sessions.run)]
     for thread in loops:
         thread.start()
     try:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from controller.node.plane.desired import State
+from controller.node.plane.plan import State
 from controller.node.plane.transitions import Transition
 from controller.node.report.status_writer import StatusWriter
 from kube.api import ApiError

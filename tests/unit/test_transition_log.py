@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from prometheus_client import REGISTRY
 
-from controller.node.plane.desired import State
 from controller.node.plane.drain import Drain
+from controller.node.plane.plan import State
 from controller.node.plane.transitions import Transition
 from controller.node.report.transition_log import TransitionLog
 from tests.unit.test_conditions import state

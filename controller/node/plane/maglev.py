@@ -1,11 +1,12 @@
 """The lookup table of a side's targets: which link takes the sessions of which hash.
 
 The table is Maglev's (Eisenbud et al., NSDI 2016, section 3.4): a hash names an entry, an entry names a replica, and
-every node that knows the same replica identities builds the same one. It is filled in another way, because Maglev's own
-moves up to 1.7 % more entries than it must at such a length (docs/decisions/0002). Here every entry goes to the replica
-that scores highest for it (rendezvous hashing), unless that replica is full; then the entries it likes least go to the
-next in their order. That is deferred acceptance (Gale and Shapley, 1962): the outcome does not depend on the order of
-the steps, and a replica that comes or goes moves little beyond its own share.
+every node that knows the same replica identities builds the same table. It is filled in another way, because Maglev's
+own way moves up to 1.7 % more entries than necessary at such a length (docs/decisions/0002). Here every entry goes to
+the replica that scores highest for it (rendezvous hashing), unless that replica is full. A full replica keeps the
+entries for which it scores highest, and each other entry goes to the replica that scores next for it. That is deferred
+acceptance (Gale and Shapley, 1962): the outcome does not depend on the order of the steps, and a replica that comes or
+goes moves little more than its own share.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _SCORE = (1 << _SCORE_BITS) - 1
 _ABOVE = _LANES << _SCORE_BITS
 """The highest bit of each lane is kept free: comparing two lanes borrows from it."""
 _NUMBER_BITS = 13
-"""For the number of an entry, or of a replica; a score stands above it."""
+"""The low bits of an integer that hold the number of an entry or of a replica; a score is in the bits above."""
 _NUMBER = (1 << _NUMBER_BITS) - 1
 _BYTE = 256
 
@@ -40,8 +41,10 @@ _BYTE = 256
 def table(replicas: Iterable[tuple[str, int]]) -> bytes:
     """The lookup table for `replicas`, each (identity, slot): LENGTH little-endian 16-bit slots.
 
-    The identity decides which entries a replica gets, the slot is only what they hold: the tables of a stage's two
+    Only the identity decides which entries a replica gets; the slot is what they hold. So the tables of a stage's two
     interfaces lead the same hash to the same replica. The order of the replicas does not matter.
+
+    Raises ValueError without any replica.
     """
     ordered = tuple(sorted(replicas))
     if not ordered:
@@ -103,7 +106,7 @@ def _favourites(rows: Sequence[Row]) -> Owners:
 
 
 def _counts(owners: Owners, replicas: int) -> list[int]:
-    """How many entries each has. As characters of a text they are counted and found without a loop over them."""
+    """How many entries each replica has. Text is searched in C: entries as characters need no loop in Python."""
     text = _text(owners)
     return [text.count(chr(index)) for index in range(replicas)]
 
@@ -122,12 +125,12 @@ def _text(owners: Owners) -> str:
 
 
 def _scored(row: Row, entry: int) -> int:
-    """A number that orders by score, and then by entry."""
+    """Score and entry in one number, which sorts by score first."""
     return (row[entry] & _SCORE) << _NUMBER_BITS | entry
 
 
 def _offers(row: Row, entries: Iterable[int]) -> list[int]:
-    """What a replica with these scores holds, as a heap."""
+    """The entries that a replica holds, scored, as a heap."""
     offers = [(row[entry] & _SCORE) << _NUMBER_BITS | entry for entry in entries]
     heapq.heapify(offers)
     return offers
@@ -139,14 +142,14 @@ def _preferences(rows: Sequence[Row], entry: int) -> list[int]:
 
 
 def _trimmed(offers: list[int], most: int) -> list[int]:
-    """Takes the lowest beyond `most` out of the heap; their entries."""
+    """Takes the lowest out of the heap until `most` are left; returns the entries that were taken out."""
     return [heapq.heappop(offers) & _NUMBER for _ in range(len(offers) - most)]
 
 
 def _capacity(replicas: int) -> int:
-    """The most entries that one replica may hold: half a hundredth of the table above the mean, and 5 % of the mean.
+    """The most entries that one replica may hold: the mean, plus the smaller of 0.5 % of the table and 5 % of the mean.
 
-    A tight limit keeps the shares equal, but makes more entries move when a replica comes or goes.
+    A tight limit keeps the shares equal, but moves more entries when a replica comes or goes.
     """
     mean = LENGTH / replicas
     return max(math.ceil(mean), int(mean + min(0.005 * LENGTH, 0.05 * mean)))
@@ -154,5 +157,5 @@ def _capacity(replicas: int) -> int:
 
 @lru_cache(maxsize=256)
 def _row(identity: str) -> Row:
-    """What follows from the identity."""
+    """The replica's row, which follows from its identity alone."""
     return memoryview(hashlib.shake_128(identity.encode()).digest(2 * LENGTH)).cast("H")

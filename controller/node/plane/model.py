@@ -1,11 +1,13 @@
-"""The node's data plane as values, the same for what is (observed) and for what should be (desired).
+"""The node's data plane as values.
 
-The kernel is the only store: everything here can be read back from links, filters and maps.
+A DataPlane is both what is there (observed) and what should be there (desired). The kernel is the only store: links,
+filters and maps give back everything that is here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -19,16 +21,17 @@ SLOTS = 4096
 
 
 class LinkState(IntEnum):
-    """A link's life in the data path. The numbers are those of the BPF program."""
+    """A link's place in the data path. The numbers are those of the BPF program."""
 
     WIRED = 1
-    """Attached to its cross-connection, receives no new session yet; its own sessions flow both ways."""
+    """Attached to its cross-connection, but not in the targets: it receives no new session. Its own sessions flow both
+    ways."""
     SERVING = 2
     """In the targets."""
     DRAINING = 3
-    """Out of the targets, sessions kept."""
+    """Out of the targets; its sessions are kept."""
     GONE = 4
-    """Receives nothing more: its sessions choose again at their next packet. What it still sends is carried."""
+    """Receives nothing more: its sessions choose another link at their next packet. What it still sends is carried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +41,33 @@ class HostLink:
     ifindex: int
     name: str
     slot: int
-    """From the alias; 1 … SLOTS-1."""
+    """1 … SLOTS-1, from the link's alias."""
     pod_uid: str
     interface: str
     """The interface's name inside the pod."""
     drain_id: str
     filter_slot: int | None
-    """The slot our filter carries as its class id; None when our filter is not attached."""
+    """The class id of our filter, which is the slot that it counts for; None without our filter."""
     up: bool = True
-    """Both ends are up: frames can pass. False for a pod's interface that was shut, too."""
+    """Both ends are up, so that frames can pass; False also when the pod's end was shut."""
     paired: bool = True
-    """The other end is in another network namespace, so that frames may be put straight into it."""
+    """The other end is in another network namespace, so that the program may put frames straight into it."""
     program: int | None = None
     """The kernel's number of the program in our filter."""
+
+
+LinksByPod = Mapping[str, tuple[HostLink, ...]]
+"""The links of each pod, by its UID."""
+SideKey = tuple[int, Side]
+"""(CrossConnection.number, side)"""
+
+
+def by_pod(links: Iterable[HostLink]) -> LinksByPod:
+    """The links, grouped by their pod's UID; the links of one pod keep their order."""
+    found: dict[str, list[HostLink]] = defaultdict(list)
+    for link in links:
+        found[link.pod_uid].append(link)
+    return {uid: tuple(of_pod) for uid, of_pod in found.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +85,21 @@ class LinkEntry:
 
 @dataclass(frozen=True, slots=True)
 class DataPlane:
+    """What one node's data path holds: four mappings, of which each entry can be set and cleared by itself."""
+
     filters: Mapping[int, int] = field(default_factory=dict)
     """ifindex → slot, for each link that carries our filter."""
     links: Mapping[int, LinkEntry] = field(default_factory=dict)
     """By slot."""
-    targets: Mapping[tuple[int, Side], bytes] = field(default_factory=dict)
-    """(connection number, side) → lookup table of that side's targets, as controller.node.plane.maglev.table packs it.
-    A side without targets has no entry."""
+    targets: Mapping[SideKey, bytes] = field(default_factory=dict)
+    """The lookup table of each side, as maglev.table packs it. A side without targets has no entry."""
     neighbours: Mapping[tuple[int, Side, str], str] = field(default_factory=dict)
-    """(connection number, the asker's side, address asked for) → MAC answered."""
+    """(CrossConnection.number, side that asks, address it asks for) → the MAC that is the answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What a link has carried since its slot was given out, seen from the link."""
+    """What a link has carried since its slot was given out."""
 
     received_packets: int
     """From the replica. A segmentation-offload frame counts once."""
@@ -90,16 +108,17 @@ class Traffic:
     """To the replica."""
     sent_bytes: int
     sessions_opened: int
-    """Whose first packet came from the replica."""
+    """Sessions whose first packet came from the replica."""
     sessions_chosen: int
-    """For which the replica was chosen, first or again."""
+    """Sessions for which the replica was chosen, at their beginning or later."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contest:
-    """Two serving links of one side that claimed the same flow, each as its own."""
+    """Two serving links of one side that each claimed the same flow as their own."""
 
     connection: int
+    """CrossConnection.number."""
     side: Side
     former: int
     """Slot of the link that had the flow."""

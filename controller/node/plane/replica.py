@@ -1,4 +1,4 @@
-"""What the node agent needs to know of a pod, read from its JSON."""
+"""A replica: what the node agent needs of a pod, read once from the pod's JSON."""
 
 from __future__ import annotations
 
@@ -11,30 +11,35 @@ from sfc import annotation, names
 
 @dataclass(frozen=True, slots=True)
 class Replica:
+    """One pod of a stage."""
+
     namespace: str
     name: str
     uid: str
     chain: str
     stage: str
     ready: bool
-    """ContainersReady. Not Ready: our own gate is part of that, and it stays true while terminating."""
+    """The pod's condition ContainersReady. The condition Ready would not do: it depends on our own readiness gate, and
+    stays true while the pod terminates."""
     stopped: bool
-    """A container that had started does not run any more, or the pod is over."""
+    """A container that had started does not run any more, or the pod has ended."""
     terminating: bool
+    """The pod is being deleted."""
     incarnation: str
-    """The containers' ids; another value after any restart."""
+    """The containers' ids; any restart changes it."""
     condition: Mapping[str, Any] | None
-    """The `sfc.dev/wired` condition as it stands."""
+    """The pod's present condition `sfc.dev/wired`, as JSON."""
     interfaces: frozenset[str] = frozenset()
-    """Those that the webhook asked Multus for."""
+    """Names of the interfaces that the webhook asked Multus for."""
 
     @property
     def path(self) -> str:
+        """namespace/name"""
         return f"{self.namespace}/{self.name}"
 
 
 def replica_of(pod: Mapping[str, Any]) -> Replica | None:
-    """None for a pod that is no replica of any stage."""
+    """The replica that a pod (as JSON) is; None without the labels of a chain and a stage."""
     metadata = pod["metadata"]
     labels = metadata.get("labels") or {}
     if names.CHAIN_LABEL not in labels or names.STAGE_LABEL not in labels:
@@ -58,7 +63,7 @@ def replica_of(pod: Mapping[str, Any]) -> Replica | None:
 
 
 def _interfaces(metadata: Mapping[str, Any]) -> frozenset[str]:
-    """None of an annotation that cannot be read: nobody could have wired that pod."""
+    """Empty when the annotation cannot be read: Multus could not have wired such a pod either."""
     networks = (metadata.get("annotations") or {}).get(names.NETWORKS_ANNOTATION)
     try:
         return annotation.interfaces(networks, metadata["namespace"])

@@ -1,4 +1,4 @@
-"""When a session counts as active: what a drain waits for. Pure; times are nanoseconds of CLOCK_MONOTONIC."""
+"""When a session counts as active, which is what a drain waits for. Times are nanoseconds on CLOCK_MONOTONIC."""
 
 from __future__ import annotations
 
@@ -12,21 +12,27 @@ _NEIGHBOUR = 255
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One conversation, as the `sessions` map remembers it."""
+    """One session, as the `sessions` map has it."""
 
     connection: int
+    """CrossConnection.number."""
     protocol: int
+    """IP protocol number, or 255 for a neighbour that was asked for."""
     has_ports: bool
-    """False for what is known by addresses alone, such as a first fragment too short for its ports: nobody sees
-    such a TCP session end."""
+    """False for frames without readable ports, such as a first fragment that is too short. The end of such a TCP
+    session is not seen."""
     upstream: int
-    """End of that side: slot << 32 | ifindex."""
+    """The link on that side: slot << 32 | ifindex."""
     downstream: int
+    """The link on that side: slot << 32 | ifindex."""
     last_seen_ns: int
+    """When its last packet came."""
     upstream_finished: bool
     """A FIN has come from that side."""
     downstream_finished: bool
+    """A FIN has come from that side."""
     reset: bool
+    """A RST has come from either side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +40,15 @@ class Timeouts:
     """How long a silent session stays active."""
 
     tcp_closed_ns: int = 1 * _SECOND
-    """After both FINs or a RST: time for the last acknowledgements."""
+    """For a TCP session after both FINs or a RST: time for the last acknowledgements."""
     tcp_idle_ns: int = 300 * _SECOND
+    """For an open TCP session."""
     other_ns: int = 5 * _SECOND
-    """UDP, ICMP and whatever else says nothing about its end."""
+    """For UDP, ICMP and everything else whose packets do not show its end."""
 
     @classmethod
     def of_seconds(cls, *, tcp_idle: float, other_idle: float) -> Timeouts:
+        """Both in seconds; the time after a TCP session's end stays the default."""
         return cls(tcp_idle_ns=int(tcp_idle * _SECOND), other_ns=int(other_idle * _SECOND))
 
 
@@ -48,7 +56,8 @@ DEFAULT_TIMEOUTS = Timeouts()
 
 
 def active(session: Session, now_ns: int, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> bool:
-    """Who asked for a neighbour is remembered for the answer's sake; nobody waits for that when a replica leaves."""
+    """Whether a drain waits for the session. It does not wait for a neighbour that was asked for: that entry only leads
+    the answer back."""
     if session.protocol == _NEIGHBOUR:
         return False
     return now_ns - session.last_seen_ns <= _patience(session, timeouts)

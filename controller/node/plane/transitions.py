@@ -1,6 +1,6 @@
-"""The transitions of a replica in the data path, found by comparing what two passes left behind. Pure.
+"""A replica's transitions in the data path, found by comparing what two passes left behind.
 
-Joined → (Draining → Drained | SteeredAway); a drain for a mere restart ends with Joined again.
+Joined → (Draining → Drained | SteeredAway). After a drain for a mere restart, Joined comes again.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from controller.node.plane.desired import Links, Part, State, differing, together
 from controller.node.plane.drain import Drain
-from controller.node.plane.model import DataPlane, LinkState
+from controller.node.plane.model import DataPlane, LinksByPod, LinkState
+from controller.node.plane.plan import Part, State, differing, merge
 from controller.node.plane.replica import Replica
 
 JOINED, DRAINING, DRAINED, STEERED_AWAY = "Joined", "Draining", "Drained", "SteeredAway"
@@ -18,28 +18,32 @@ JOINED, DRAINING, DRAINED, STEERED_AWAY = "Joined", "Draining", "Drained", "Stee
 
 @dataclass(frozen=True, slots=True)
 class Transition:
+    """One transition of one replica."""
+
     pod_uid: str
     replica: Replica | None
-    """None when the API server has not told of it."""
+    """None when the API server has not shown the pod."""
     reason: str
-    """One of those above."""
+    """JOINED, DRAINING, DRAINED or STEERED_AWAY."""
     message: str
-    """For a person; constant for a reason and cause."""
+    """For a person. Constant for a reason and its cause."""
     since: float
-    """Seconds on the monotonic clock: when the news came; for a drain that ended, when it was asked for."""
+    """When the event came that caused it, in seconds on the monotonic clock; for a drain, when it was asked for."""
     seconds: float
-    """From then until the maps were written."""
+    """From then until the maps were written; until the drain ended, for DRAINED."""
     fields: Mapping[str, object] = field(default_factory=dict)
-    """For the log."""
+    """More fields for the log."""
 
     @property
     def pod(self) -> str:
+        """namespace/name, or the UID when the pod is not known."""
         return self.replica.path if self.replica else self.pod_uid
 
 
 def transitions(before: State, after: State) -> Iterator[Transition]:
+    """What happened to which replica between two passes. Only parts of the plan that differ are compared."""
     left, made = differing(before.plan, after.plan)
-    then, anew = together(left), together(made)
+    then, anew = merge(left), merge(made)
     for uid in sorted(_served(left) | _served(made)):
         states = _states(anew, after.links, uid)
         was, now = _serving(_states(then, before.links, uid)), _serving(states)
@@ -58,30 +62,28 @@ def transitions(before: State, after: State) -> Iterator[Transition]:
 
 def _progress(replica: Replica | None, before: Drain | None, drain: Drain) -> Iterator[Transition]:
     if drain.out_of_targets_at and not (before and before.out_of_targets_at):
-        message, took = (
-            "out of all targets; keeps its sessions until they end",
-            drain.out_of_targets_at - drain.asked_at,
-        )
+        message = "out of all targets; keeps its sessions until they end"
+        took = drain.out_of_targets_at - drain.asked_at
         yield Transition(drain.pod_uid, replica, DRAINING, message, drain.asked_at, took)
     if drain.ended_at and not (before and before.ended_at):
         left = drain.active_sessions
         passed = "the deadline has passed; its sessions choose again"
-        message = "no session is left; may terminate" if left == 0 else passed
+        message = "all sessions have ended; termination proceeds" if left == 0 else passed
         took = drain.ended_at - drain.asked_at
         yield Transition(drain.pod_uid, replica, DRAINED, message, drain.asked_at, took, {"sessions_left": left})
 
 
 def _served(parts: Iterable[Part]) -> set[str]:
-    """Pods with a link in the targets."""
-    return {uid for part in parts for replicas in part.serving.values() for uid, _ in replicas}
+    """UIDs of the pods with a link in the targets."""
+    return {uid for part in parts for members in part.serving.values() for uid, _ in members}
 
 
 def _serving(states: set[LinkState]) -> bool:
-    """A link that was replaced, and is gone, does not count."""
+    """All the links serve. A link that is gone does not count: another may have replaced it."""
     return states - {LinkState.GONE} == {LinkState.SERVING}
 
 
-def _states(plane: DataPlane, links: Links, uid: str) -> set[LinkState]:
+def _states(plane: DataPlane, links: LinksByPod, uid: str) -> set[LinkState]:
     entries = (plane.links.get(link.slot) for link in links.get(uid, ()))
     return {entry.state for entry in entries if entry}
 

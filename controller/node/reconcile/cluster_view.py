@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from controller.node.plane.desired import Cluster
+from controller.node.plane.cluster import Cluster
 from controller.node.plane.replica import Replica, replica_of
 from kube.api import ApiServer
 from kube.objects import CHAINS, CONNECTIONS, PODS, Key, Object

@@ -1,8 +1,8 @@
-"""Removes links whose pod does not exist any more: their sandbox outlived it, and no CNI DEL that we heard came.
+"""Removes orphans: links whose pod does not exist any more. Its sandbox outlived it, and no CNI DEL reached the agent.
 
-That the watch does not show a pod is no proof, for a pod that lost its labels is not watched and may get them back. So
-a link that belongs to no known pod for a while is a reason to ask the API server which pods this node has. A pod exists
-before its links do, hence a list that is asked for later and lacks it tells the truth.
+A pod that the watch does not show may still exist, because a pod without its labels is not watched, and it may get them
+back. So when a link has belonged to no known pod for a while, the API server is asked which pods this node has. A pod
+exists before its links do: if a later list lacks it, it is gone.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection
-from typing import Protocol
 
-from controller.node.plane.desired import State
 from controller.node.plane.model import HostLink
+from controller.node.plane.plan import State
 from kube.api import ApiError
 
 log = logging.getLogger(__name__)
@@ -24,27 +23,27 @@ PATIENCE_SECONDS = 30.0
 """How long a link may belong to no known pod: the kubelet may still be about to remove it."""
 
 
-class Links(Protocol):
-    def delete(self, name: str) -> None: ...
-
-
 class Orphans:
-    """`pod_uids` asks the API server for the pods of this node; raises ApiError."""
+    """Finds orphans in what the reconciler's last pass left. For one thread."""
 
     def __init__(
         self,
-        links: Links,
+        delete: Callable[[str], None],
         state: Callable[[], State],
         pod_uids: Callable[[], Collection[str]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._links = links
+        """`delete` removes a link by its name. `pod_uids` asks the API server for the UIDs of all pods of this node; it
+        raises ApiError."""
+        self._delete = delete
         self._state = state
         self._pod_uids = pod_uids
         self._clock = clock
         self._unknown_since: dict[HostLink, float] = {}
+        """On the clock, for each link that belongs to no known pod."""
 
     def run(self, stop: threading.Event) -> None:
+        """Removes orphans every LOOK_SECONDS, until `stop`. What fails is logged and retried."""
         while not stop.wait(LOOK_SECONDS):
             try:
                 self.remove()
@@ -54,18 +53,20 @@ class Orphans:
                 log.exception("orphaned links could not be removed")
 
     def remove(self) -> None:
+        """Removes the orphans that have been unknown for PATIENCE_SECONDS. Raises ApiError, or what `delete` raises."""
         now = self._clock()
         self._unknown_since = {link: self._unknown_since.get(link, now) for link in _unknown(self._state())}
         suspects = [link for link, since in self._unknown_since.items() if now - since >= PATIENCE_SECONDS]
         existing = self._pod_uids() if suspects else ()
         for link in suspects:
             if link.pod_uid not in existing:
-                self._links.delete(link.name)
+                self._delete(link.name)
                 log.info("link removed: its pod does not exist", extra={"link": link.name, "pod_uid": link.pod_uid})
 
 
 def _unknown(state: State) -> list[HostLink]:
-    """A runtime that does not tell pods' UIDs leaves them empty: nothing can be said of such links."""
+    """The links of unknown pods, but not those without a UID: a container runtime that gives no UIDs leaves them empty,
+    and nothing is known of their pods."""
     if state.cluster is None:
         return []
     return [link for uid, links in state.links.items() if uid and uid not in state.cluster.replicas for link in links]

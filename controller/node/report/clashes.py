@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from controller.node.plane.desired import State
 from controller.node.plane.model import Contest
+from controller.node.plane.plan import State
 from controller.node.plane.replica import Replica
 from sfc import names
 

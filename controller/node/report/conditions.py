@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from controller.node.plane.desired import State
 from controller.node.plane.model import LinkEntry, LinkState
+from controller.node.plane.plan import State
 from controller.node.plane.replica import Replica
 from kube.conditions import Condition
 from sfc import missing, names

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
-from controller.node.plane.desired import State
 from controller.node.plane.model import Contest
+from controller.node.plane.plan import State
 from controller.node.report import COMPONENT
 from controller.node.report.clashes import Clash, clashes
 from kube.api import ApiError

@@ -8,8 +8,8 @@ from typing import Protocol
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from controller.node.plane.desired import State
 from controller.node.plane.model import LinkState, Traffic
+from controller.node.plane.plan import State
 
 LINK_LABELS = ("namespace", "chain", "stage", "pod", "interface")
 

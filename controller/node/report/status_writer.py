@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from controller.node.plane.desired import State
+from controller.node.plane.plan import State
 from controller.node.plane.replica import Replica
 from controller.node.plane.transitions import STEERED_AWAY, Transition
 from controller.node.report import COMPONENT

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 
 from prometheus_client import Counter, Histogram
 
-from controller.node.plane.desired import State
 from controller.node.plane.drain import Drain
+from controller.node.plane.plan import State
 from controller.node.plane.transitions import DRAINED, DRAINING, JOINED, STEERED_AWAY, Transition, transitions
 
 log = logging.getLogger(__name__)

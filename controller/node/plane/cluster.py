@@ -1,0 +1,51 @@
+"""What the API server says, as far as one node needs it: the chains, and the node's own replicas."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from controller.node.plane.replica import Replica
+from sfc.chain import Chain, Stage
+
+ChainKey = tuple[str, str]
+"""(namespace, name)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """All valid chains, and the replicas of this node, whether their chain exists or not."""
+
+    chains: Mapping[ChainKey, Chain]
+    replicas: Mapping[str, Replica]
+    """By pod UID."""
+    by_chain: Mapping[ChainKey, tuple[Replica, ...]] = field(init=False, compare=False, repr=False)
+    """The replicas of each chain. A chain without replicas on this node has no entry; the chain need not exist."""
+    terminating: tuple[Replica, ...] = field(init=False, compare=False, repr=False)
+    """The replicas whose pod is being deleted."""
+
+    def __post_init__(self) -> None:
+        """Groups the replicas once, because every pass needs the groups."""
+        found: dict[ChainKey, list[Replica]] = defaultdict(list)
+        for replica in self.replicas.values():
+            found[replica.namespace, replica.chain].append(replica)
+        object.__setattr__(self, "by_chain", {key: tuple(replicas) for key, replicas in found.items()})
+        object.__setattr__(self, "terminating", tuple(r for r in self.replicas.values() if r.terminating))
+
+    def chain_of(self, replica: Replica) -> Chain | None:
+        """The replica's chain, or None when no valid chain has that name."""
+        return self.chains.get((replica.namespace, replica.chain))
+
+    def stage_of(self, replica: Replica) -> Stage | None:
+        """The replica's stage, or None when its chain does not exist or has no such stage."""
+        chain = self.chain_of(replica)
+        return chain.stage(replica.stage) if chain else None
+
+    def connection_names(self) -> dict[int, str]:
+        """namespace/name of each cross-connection, by its number."""
+        return {
+            connection.number: f"{chain.namespace}/{connection.name}"
+            for chain in self.chains.values()
+            for connection in chain.cross_connections
+        }

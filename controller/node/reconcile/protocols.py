@@ -1,0 +1,64 @@
+"""What this room needs of the kernel. The room `kernel` provides it; tests put fakes in its place.
+
+Everything that sets or clears is idempotent: setting the same again changes nothing, clearing what is gone succeeds.
+Each method raises OSError, or an error of its room, when the kernel refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from controller.node.plane.model import DataPlane, HostLink, LinkEntry, SideKey
+from controller.node.plane.sessions import Timeouts
+from sfc.chain import Side
+
+
+class LinkFilters(Protocol):
+    """The node's data links, and our filter on each."""
+
+    def list(self) -> tuple[HostLink, ...]:
+        """All links, read now."""
+
+    def attach(self, ifindex: int, slot: int, program: int, program_name: str) -> None:
+        """Puts the program (a file descriptor) into the link's filter, in place of one that is there."""
+
+    def detach(self, ifindex: int) -> None:
+        """Removes our filter from the link."""
+
+
+class DataPathWriter(Protocol):
+    """The loaded program and its maps, to be written and read back."""
+
+    program_fd: int
+
+    def observe(self, known: Mapping[SideKey, bytes]) -> DataPlane:
+        """What the maps hold, without filters. A lookup table that equals the one in `known` is that same object."""
+
+    def set_link(self, slot: int, entry: LinkEntry) -> None:
+        """Writes a slot's entry."""
+
+    def clear_link(self, slot: int) -> None:
+        """Empties a slot."""
+
+    def set_targets(self, connection: int, side: Side, table: bytes) -> None:
+        """Replaces a side's lookup table as a whole."""
+
+    def clear_targets(self, connection: int, side: Side) -> None:
+        """Removes a side's lookup table."""
+
+    def set_neighbour(self, connection: int, side: Side, address: str, mac: str) -> None:
+        """Answers `mac` to whoever asks for the address on that side."""
+
+    def clear_neighbour(self, connection: int, side: Side, address: str) -> None:
+        """Answers no more for the address on that side."""
+
+    def succeeding(self, programs: Collection[int]) -> AbstractContextManager[None]:
+        """Takes over the sessions of these programs, whose filters get this program inside of the block."""
+
+    def forget(self, connection: int) -> None:
+        """Removes the sessions and counts of a cross-connection."""
+
+    def activity(self, slots: Collection[int], *, timeouts: Timeouts) -> Mapping[int, int]:
+        """Active sessions of each of the slots. Takes a tenth of a second when the session table is full."""

@@ -1,0 +1,57 @@
+"""The order in which the maps get to what is desired."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from controller.node.plane.changes import Change, Clear, Forget, Kind, Set, changes
+from controller.node.plane.model import DataPlane
+from controller.node.plane.plan import Plan
+from tests.unit.test_desired import ALL, NOTHING, TWO_FIREWALLS, draining, planned
+
+
+def what(change: Change) -> tuple[type, Kind | None]:
+    """A change, less its key and its value."""
+    return type(change), None if isinstance(change, Forget) else change.kind
+
+
+def test_a_data_plane_that_is_as_desired_needs_no_change() -> None:
+    wanted = planned(TWO_FIREWALLS, ALL, {})
+
+    assert list(changes(wanted.plane, wanted)) == []
+    assert list(changes(wanted, wanted)) == []
+
+
+def test_links_are_made_before_targets_name_them() -> None:
+    order = [what(change) for change in changes(NOTHING, planned(TWO_FIREWALLS, ALL, {}))]
+
+    needed = [(Set, kind) for kind in ("links", "filters", "neighbours")]
+    last = max(i for i, each in enumerate(order) if each in needed)
+    assert last < order.index((Set, "targets"))
+
+
+def test_links_are_gone_only_after_no_target_names_them() -> None:
+    attached = [replace(each, filter_slot=each.slot) for each in ALL]
+    before = planned(TWO_FIREWALLS, attached, {})
+    after = planned(TWO_FIREWALLS, attached, draining("firewall-1", ended=True))
+
+    order = [what(change) for change in changes(before, after)]
+
+    assert order == [(Set, "targets"), (Set, "targets"), (Set, "links"), (Set, "links")]
+
+
+def test_tearing_down_takes_targets_first() -> None:
+    order = [what(change) for change in changes(planned(TWO_FIREWALLS, ALL, {}), Plan())]
+
+    targets = max(i for i, each in enumerate(order) if each == (Clear, "targets"))
+    assert order.index((Clear, "links")) > targets
+
+
+def test_a_program_is_replaced_only_when_the_maps_that_came_with_it_are_full() -> None:
+    wanted = planned(TWO_FIREWALLS, ALL, {})
+    older = DataPlane(filters=dict.fromkeys(wanted.plane.filters, 0))
+
+    order = [what(change) for change in changes(older, wanted)]
+
+    targets = max(i for i, each in enumerate(order) if each == (Set, "targets"))
+    assert order.index((Set, "filters")) > targets
