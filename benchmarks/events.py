@@ -1,15 +1,14 @@
-"""What becomes of traffic while everything happens to the chain that it crosses, on a real Kubernetes.
+"""Does traffic survive everything that happens to its chain? Measured on a real Kubernetes.
 
 Numbered datagrams, long TCP transfers and short connections run through scale-outs and scale-ins, rolling updates,
-kills and rollouts of the node agent, restarts of the webhook, and minutes without API server. The function stage
-forgives nothing: it lets a TCP connection pass only where it saw it begin. A first period without events says what the
-machine and the generators themselves lose. Then, accounted for on their own, come the ends that nobody announces, and a
-drain whose deadline is exceeded on purpose.
+kills and rollouts of the node agent, restarts of the webhook, and minutes without API server. Every replica of the
+function stage lets a TCP connection pass only if it saw the connection begin, so a moved connection breaks. A first
+period without events shows how much the machine and the generators themselves lose. Last, and counted separately, come
+unannounced ends of replicas, and a drain whose deadline is exceeded on purpose.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -25,7 +24,7 @@ from typing import Any
 
 from benchmarks import cluster, happenings, loads
 from benchmarks.happenings import Chain, Pod
-from benchmarks.report import BUILD, QUICK, machine
+from benchmarks.report import QUICK, machine, save
 from benchmarks.transfers import PATIENCE_SECONDS
 from kube.api import ApiError
 
@@ -49,25 +48,26 @@ Event = tuple[str, Callable[[], None]]
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """From an event's beginning to the next one's: what was sent in that time is its account."""
+    """The time from an event's beginning to the next one's. Traffic sent in that time counts for the event."""
 
     kind: str
     began: float
     """Seconds since 1970."""
     seconds: float
-    """Until the event was over."""
+    """The event's own duration."""
 
 
 class Play:
-    """Events, one after the other, each in a window of its own."""
+    """Runs events, one after the other, each in a window of its own."""
 
     def __init__(self, begin_window: Callable[[], None]) -> None:
         self._begin_window = begin_window
         self.windows: list[Window] = []
         self.unfinished: list[str] = []
-        """Events that did not end as they should: what was counted until then is worth more than an abort."""
+        """Errors of events. An event that fails does not end the benchmark: what was counted so far is worth more."""
 
     def act(self, kind: str, event: Callable[[], None]) -> None:
+        """Begins a window and runs the event in it."""
         self._begin_window()
         began = time.time()
         try:
@@ -79,17 +79,19 @@ class Play:
 
 
 def main() -> None:
+    """Brings the cluster up and measures; fails when an announced event lost a packet or broke a session."""
     with cluster.running(MANIFEST, happenings.NAMESPACE):
         happenings.build_next_image()
         result = measure(Chain())
     totals = result["totals"]
     if totals["lost"] or totals["broken"] or not totals["sent"]:
-        sys.exit("packets were lost or sessions broken, see above")
+        sys.exit("packets were lost or sessions broke, see above")
     if result["unfinished"]:
         sys.exit("events did not end: " + "; ".join(result["unfinished"]))
 
 
 def measure(chain: Chain) -> dict[str, Any]:
+    """Runs all events, prints the accounts and writes build/bench/events.json; the account of the announced events."""
     described = machine()
     chain.settle()
     announced = _played(chain, announced_events(chain))
@@ -103,16 +105,14 @@ def measure(chain: Chain) -> dict[str, Any]:
         **announced,
         "unannounced": unannounced,
     }
-    BUILD.mkdir(parents=True, exist_ok=True)
-    path = BUILD / "events.json"
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    path = save("events", content)
     show_ends(unannounced)
-    print(f"{path.relative_to(cluster.CHECKOUT)}: every event, everything lost")
+    print(f"{path}: every event, everything lost")
     return announced
 
 
 def announced_events(chain: Chain) -> list[Event]:
-    """Kills and the loss of the API server come while replicas of the scale-in before them still drain."""
+    """The events in order. Agent kills and the loss of the API server follow a scale-in, while its replicas drain."""
     base = chain.replicas
 
     def scaled(by: int) -> Event:
@@ -148,7 +148,10 @@ def _played(chain: Chain, events: Sequence[Event]) -> dict[str, Any]:
 
 
 def accounted(running: loads.Loads, windows: Sequence[Window]) -> dict[str, Any]:
-    """The first phase, before the first window, is the generators' start."""
+    """The account of all traffic, in total and by event.
+
+    The phases before the first window belong to the start of the generators; they count in the totals only.
+    """
     phases = running.datagrams["phases"][-len(windows) :]
     broken = _broken_by_window(running.transfers, windows)
     accounts: list[dict[str, Any]] = [
@@ -193,16 +196,18 @@ def _broken(transfers: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _broken_by_window(transfers: Mapping[str, Any], windows: Sequence[Window]) -> Counter[int]:
-    """By when it broke: a silence was noticed only when patience was at its end."""
+    """Broken transfers, by the index of the window in which each broke."""
     began = [window.began for window in windows]
     return Counter(max(0, bisect_right(began, _broke_at(each)) - 1) for each in _broken(transfers))
 
 
 def _broke_at(transfer: Mapping[str, Any]) -> float:
+    """Seconds since 1970. A silent transfer broke before its client gave it up."""
     return float(transfer["ended"] / 1e9) - (PATIENCE_SECONDS if transfer["why"] == "silent" else 0.0)
 
 
 def show(result: Mapping[str, Any]) -> None:
+    """Prints the table of the events, by kind."""
     kinds = list(dict.fromkeys(account["kind"] for account in result["events"]))
     columns = (*COUNTS[:-1], "broken")
     print(f"\n{'':<34}{'times':>6}{'median s':>10}" + "".join(f"{column:>12}" for column in columns))
@@ -222,11 +227,11 @@ def show(result: Mapping[str, Any]) -> None:
     )
 
 
-# Ends that nobody announces
+# Unannounced ends
 
 
 def ungraceful(chain: Chain) -> dict[str, Any]:
-    """Of each kind: what was lost, and how long packets still went to the dead replica."""
+    """One end of each kind: what was lost, and how long packets still went to the dead replica."""
     ends: list[dict[str, Any]] = []
     with loads.running(chain.process("source"), chain.process("sink"), SEED) as running:
         play = Play(running.phase)
@@ -279,7 +284,7 @@ def _removed_by_hand(chain: Chain, victim: Pod) -> float:
 
 
 def _agent_absent(chain: Chain, victim: Pod) -> float:
-    """It dies just before the replica's sandbox."""
+    """The agent dies just before the replica's sandbox."""
     sandbox = happenings.sandbox(victim)
     happenings.kill(happenings.container(chain.agent(), "node"))
     return happenings.kill(sandbox)
@@ -296,9 +301,10 @@ ENDS: Mapping[str, Callable[[Chain, Pod], float]] = {
 
 
 def ended(chain: Chain, kind: str, which: float = 0.0) -> dict[str, Any]:
-    """`which`: of the replicas by age, from 0 to 1. Returns when the agent has told of it and all is as before.
+    """Ends one replica in that way; returns when the agent has logged it and the chain is settled again.
 
-    Whatever is left of the replica is replaced: the kubelet delays a container that ends again and again.
+    `which` chooses the replica by age, from 0, the oldest, to just below 1. A replica that survives is deleted
+    afterwards, because the kubelet delays the restart of a container that ends repeatedly.
     """
     chain.settle()
     functions = chain.functions()
@@ -307,15 +313,15 @@ def ended(chain: Chain, kind: str, which: float = 0.0) -> dict[str, Any]:
     at = ENDS[kind](chain, victim)
     transitions: list[dict[str, Any]] = []
 
-    def turned() -> bool:
+    def noticed() -> bool:
         known = {"replica steered away from", "replica out of all targets"}
         transitions[:] = [
             line for line in chain.said(pod=pod) if line["message"] in known and happenings.moment(line) > at
         ]
         return bool(transitions)
 
-    with suppress(RuntimeError):  # the account says that no word came
-        cluster.until(turned, f"the agent tells of {pod}", TRANSITION_SECONDS)
+    with suppress(RuntimeError):  # then the result's cause says so
+        cluster.until(noticed, f"the agent logs a transition of {pod}", TRANSITION_SECONDS)
     time.sleep(LAST_SECONDS)
     chain.settle()
     cluster.until(lambda: happenings.has(chain.agent(), "Ready"), "the agent is Ready")
@@ -328,14 +334,14 @@ def ended(chain: Chain, kind: str, which: float = 0.0) -> dict[str, Any]:
         "pod": pod,
         "stamp": happenings.stamp(victim),
         "at": at,
-        "cause": transition.get("cause", f"no word within {TRANSITION_SECONDS:.0f} s"),
+        "cause": transition.get("cause", f"no transition logged within {TRANSITION_SECONDS:.0f} s"),
         "reaction_ms": transition.get("after_ms"),
         "out_ms": round((happenings.moment(transition) - at) * 1000, 1) if transition else None,
     }
 
 
 def _exceed_deadline(chain: Chain) -> dict[str, Any]:
-    """Transfers and flows last longer: what is left at the deadline moves."""
+    """Deletes a replica under a deadline shorter than transfers and flows, so that the rest moves at the deadline."""
     chain.set_deadline(EXCEEDED_SECONDS)
     chain.roll()
     victim = chain.functions()[0]
@@ -370,13 +376,14 @@ def _judged(
 
 
 def _carrier(lost: Mapping[str, Any], moves: Sequence[Mapping[str, Any]]) -> str:
-    """The replica to which a lost datagram went: that of the datagram before it in its flow."""
+    """The replica to which a lost datagram was sent: the one that carried the datagram before it in its flow."""
     of_flow = [move for move in moves if move["flow"] == lost["flow"]]
     later = [move["from"] for move in of_flow if move["at"] > lost["at"]]
     return str(later[0] if later else lost["replica"])
 
 
 def show_ends(result: Mapping[str, Any]) -> None:
+    """Prints the table of the unannounced ends."""
     columns = ("lost", "lost_of_others", "moved", "moved_of_others", "broken")
     heads = ("lost", "of others", "moved", "of others", "TCP broken", "last packet", "out of targets", "reaction")
     print("Ends that nobody announced" + " " * 8 + "".join(f"{head:>16}" for head in heads))

@@ -1,10 +1,10 @@
-"""How long a replica takes to join its chain and to leave it, on a real Kubernetes, and whose part is how large.
+"""How long a replica takes to join its chain and to leave it on a real Kubernetes, and how much of that is our part.
 
 joining   its container is ready → the node agent hears of it → it is in the targets → the condition is set → Ready
 leaving   its deletion is asked for → the hook arrives → out of the targets → drained → SIGTERM in its container
 
-Again and again one of four replicas is deleted, which its ReplicaSet replaces. Every moment is taken where it happens,
-all by the clock of the one machine: by the function itself, by the agent, by an API server's watch.
+The benchmark deletes one of four replicas, waits until the ReplicaSet has replaced it, and repeats. Each moment is
+recorded where it happens, by the function itself, by the agent, or by a watch; all use the clock of the one machine.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import cluster
-from benchmarks.report import BUILD, QUICK, machine
+from benchmarks.happenings import has
+from benchmarks.report import BUILD, QUICK, machine, save
 from kube.api import ApiError, ApiServer
 
 MANIFEST = Path(__file__).with_suffix(".yaml")
@@ -39,15 +40,17 @@ LEAVE = ("deletion asked for", "hook arrives", "out of the targets", "drained", 
 OURS = {"join": ("agent hears", "in the targets"), "leave": ("hook arrives", "out of the targets")}
 
 Moments = dict[str, float]
-"""Seconds since 1970, by what happened then."""
+"""By what happened: when, in seconds since 1970."""
 
 
 def main() -> None:
+    """Brings the cluster up and measures."""
     with cluster.running(MANIFEST, "reaction"):
         measure()
 
 
 def measure() -> None:
+    """REPETITIONS times on a cluster that runs: prints the phases and writes build/bench/reaction.json and plots."""
     described = machine()
     api = ApiServer.from_environment(str(cluster.KUBECONFIG))
     with _Watched(api) as watched:
@@ -56,24 +59,22 @@ def measure() -> None:
     ended = {"load_after": os.getloadavg()[0]}
     content = {"benchmark": "reaction", "quick": QUICK, "machine": {**described, **ended}, **summary(joins, leaves)}
     _show(content)
-    BUILD.mkdir(parents=True, exist_ok=True)
-    path = BUILD / "reaction.json"
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    path = save("reaction", content)
     plot(content)
-    print(f"{path.relative_to(cluster.CHECKOUT)}; reaction.svg and reaction.png beside it")
+    print(f"{path}; reaction.svg and reaction.png beside it")
 
 
 class _Watched:
-    """What an API server's watch says of the functions, and when it said it first."""
+    """The functions, and when they became Ready, as a watch at the API server reports them."""
 
     def __init__(self, api: ApiServer) -> None:
         self._api = api
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self.deleted: Moments = {}
-        """When a pod's deletion was asked for, by pod."""
+        """By pod: when its deletion was asked for."""
         self.ready: Moments = {}
-        """When a pod was Ready."""
+        """By pod: when it was first seen Ready."""
         self.pods: dict[str, Mapping[str, Any]] = {}
 
     def __enter__(self) -> _Watched:
@@ -84,9 +85,9 @@ class _Watched:
         self._stop.set()
 
     def settled(self) -> bool:
-        """As many functions as should be, all of them Ready, and none on its way out."""
+        """Whether there are REPLICAS functions, all of them Ready and none terminating."""
         pods = list(self.pods.values())
-        return len(pods) == REPLICAS and all(_is_ready(p) and "deletionTimestamp" not in p["metadata"] for p in pods)
+        return len(pods) == REPLICAS and all(has(p, "Ready") and "deletionTimestamp" not in p["metadata"] for p in pods)
 
     def _follow(self) -> None:
         while not self._stop.is_set():
@@ -96,12 +97,12 @@ class _Watched:
             try:
                 for event in self._api.watch(PODS, {**FUNCTIONS, **version}, read_timeout=60):
                     self._note(event["type"], event["object"])
-            except ApiError:  # silence for a minute, or a version that is too old: list again
+            except ApiError:  # no event for a minute, or a version that is too old: list again
                 continue
 
     def _note(self, kind: str, pod: Mapping[str, Any]) -> None:
         name = pod["metadata"]["name"]
-        if _is_ready(pod):
+        if has(pod, "Ready"):
             self.ready.setdefault(name, time.time())
         self.pods = {key: value for key, value in self.pods.items() if key != name}
         if kind != "DELETED":
@@ -111,7 +112,7 @@ class _Watched:
 def _replace_functions(api: ApiServer, watched: _Watched) -> None:
     for repetition in range(REPETITIONS):
         cluster.until(watched.settled, f"{REPLICAS} functions are Ready before repetition {repetition + 1}")
-        time.sleep(0.3)  # so that the last event's echoes are over
+        time.sleep(0.3)  # lets the work that follows the last repetition end
         oldest = min(watched.pods, key=lambda name: watched.pods[name]["metadata"]["creationTimestamp"])
         _delete(api, watched, oldest)
     cluster.until(watched.settled, "the last function is Ready")
@@ -125,7 +126,7 @@ def _delete(api: ApiServer, watched: _Watched, pod: str) -> None:
 
 
 def _moments(watched: _Watched) -> tuple[list[Moments], list[Moments]]:
-    """Of each replica that joined or left while it was measured."""
+    """(joins, leaves): one entry for each replica that joined or left during the measurement."""
     said = _agent_said()
     noted = _functions_noted()
     joins, leaves = [], []
@@ -141,7 +142,7 @@ def _moments(watched: _Watched) -> tuple[list[Moments], list[Moments]]:
 
 
 def _agent_said() -> dict[str, Moments]:
-    """From the node agent's log."""
+    """By pod, the moments in the node agent's log."""
     output = cluster.kubectl("--namespace=sfc-system", "logs", "daemonset/sfc-node", "--container=node")
     moments: dict[str, Moments] = {}
     for line in (json.loads(line) for line in output.splitlines() if line.startswith('{"time"')):
@@ -167,6 +168,7 @@ def _moments_of(line: Mapping[str, Any]) -> Moments:
 
 
 def _functions_noted() -> dict[str, Moments]:
+    """By pod, the moments that the functions wrote into a folder of the node (reaction.yaml)."""
     script = f"cd {MOMENTS} && grep -H . -- *"
     output = cluster.in_node("sh", "-c", script)
     noted: dict[str, Moments] = {}
@@ -180,20 +182,24 @@ def _functions_noted() -> dict[str, Moments]:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
+    """The time between two moments, in all repetitions."""
+
     name: str
     milliseconds: Sequence[float] = field(repr=False)
 
     @property
     def median(self) -> float:
+        """Milliseconds."""
         return statistics.median(self.milliseconds)
 
     @property
     def p99(self) -> float:
-        """Of a hundred, the largest but one: by nearest rank, nothing is interpolated."""
+        """Milliseconds, by nearest rank: of a hundred values the second largest, never interpolated."""
         return sorted(self.milliseconds)[math.ceil(0.99 * len(self.milliseconds)) - 1]
 
 
 def summary(joins: Sequence[Moments], leaves: Sequence[Moments]) -> dict[str, Any]:
+    """The figures of all phases, as the JSON has them."""
     phases = {"join": _phases(JOIN, joins), "leave": _phases(LEAVE, leaves)}
     ours = {what: _between(OURS[what], moments) for what, moments in (("join", joins), ("leave", leaves))}
     return {
@@ -235,8 +241,8 @@ def _show(result: Mapping[str, Any]) -> None:
 
 
 def plot(content: Mapping[str, Any]) -> None:
-    """build/bench/reaction.svg: each phase's spread above, our own part in full below."""
-    from matplotlib import pyplot  # noqa: PLC0415 - a second, for one benchmark of several
+    """Draws build/bench/reaction.svg and .png: above, the spread of each phase; below, all values of our own part."""
+    from matplotlib import pyplot  # noqa: PLC0415 - the import takes a second
 
     pyplot.switch_backend("svg")
     figure, rows = pyplot.subplots(2, 2, figsize=(13, 8), height_ratios=(3, 2), layout="constrained")
@@ -284,8 +290,3 @@ def _plot_ours(axes: Any, what: str, values: Sequence[float]) -> None:
     axes.set_xlabel(f"milliseconds, {' → '.join(OURS[what])}")
     axes.set_ylabel("% of the repetitions")
     axes.grid(alpha=0.3)
-
-
-def _is_ready(pod: Mapping[str, Any]) -> bool:
-    conditions = pod.get("status", {}).get("conditions") or ()
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)

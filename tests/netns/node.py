@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -65,8 +66,17 @@ def inside(name: str) -> Iterator[None]:
         os.close(before)
 
 
+def remove_leftovers(prefix: str) -> None:
+    """Removes the namespaces of runs that were killed: named by the prefix and the id of a process that has ended."""
+    for name in netns.listnetns():
+        owner = re.match(rf"{prefix}(\d+)-", name)
+        if owner and not Path("/proc", owner[1]).exists():
+            netns.remove(name)
+
+
 @contextmanager
 def opened(name: str) -> Iterator[int]:
+    """A descriptor of the namespace."""
     descriptor = os.open(f"/run/netns/{name}", os.O_RDONLY)
     try:
         yield descriptor

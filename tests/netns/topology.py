@@ -9,16 +9,14 @@ run that was killed are removed by the next.
 from __future__ import annotations
 
 import os
-import re
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 from pyroute2 import netns
@@ -30,6 +28,7 @@ from controller.node.plane.desired import Cluster
 from controller.node.plane.model import PROGRAM
 from controller.node.reconcile.reconciler import Reconciler
 from sfc.chain import Chain, chain_of
+from tests.netns.node import inside, opened, remove_leftovers
 
 PREFIX = "sfcx-"
 SO_RCVBUFFORCE = 33  # which Python's socket module does not name
@@ -73,7 +72,7 @@ class Node:
         self._label = label
         self._slots = count(1)
         self._numbers = count(1)
-        _remove_leftovers()
+        remove_leftovers(PREFIX)
         with ExitStack() as unfinished:
             self._cleanup = unfinished
             self.datapath = datapath
@@ -115,7 +114,7 @@ class Node:
             incarnation="first",
             condition=None,
         )
-        with _opened(replica.namespace) as namespace:
+        with opened(replica.namespace) as namespace:
             for interface in stage.interfaces:
                 slot = replica.slots[interface.name] = next(self._slots)
                 identity = Identity(replica.name, interface.name, replica.drain_id, slot)
@@ -180,37 +179,9 @@ class Node:
         return namespace
 
 
-@contextmanager
-def inside(namespace: str) -> Iterator[None]:
-    """The calling thread is in the namespace meanwhile."""
-    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    netns.setns(namespace, flags=0)
-    try:
-        yield
-    finally:
-        netns.setns(before)
-        os.close(before)
-
-
-@contextmanager
-def _opened(namespace: str) -> Iterator[int]:
-    descriptor = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
 def _delete_namespace(namespace: str) -> None:
     if namespace in netns.listnetns():
         netns.remove(namespace)
-
-
-def _remove_leftovers() -> None:
-    for namespace in netns.listnetns():
-        owner = re.match(rf"{PREFIX}(\d+)-", namespace)
-        if owner and not Path("/proc", owner[1]).exists():
-            _delete_namespace(namespace)
 
 
 class Echo:
