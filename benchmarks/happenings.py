@@ -35,11 +35,11 @@ MINUTES = 180.0
 NEXT_LAYOUT = (
     ("bpf/session.h", "\tu8 rst;\n\tu8 unused;\n};", "\tu8 rst;\n\tu8 unused;\n\tu64 more;\n};"),
     ("bpf/cross_connect.c", "\tu32 stamp; /* session.h */\n};", "\tu32 stamp; /* session.h */\n\tu32 more;\n};"),
-    ("controller/node/kernel", '"<IIBBBxI"', '"<IIBBBxI4x"'),
-    ("controller/node/kernel", '"<QQ8xQ4xBBBx"', '"<QQ8xQ4xBBBx8x"'),
-    ("controller/node/kernel", '"<QQ24x"', '"<QQ32x"'),
+    ("controller/node/kernel/datapath.py", '"<IIBBBxI"', '"<IIBBBxI4x"'),
+    ("controller/node/kernel/datapath.py", '"<QQ8xQ4xBBBx"', '"<QQ8xQ4xBBBx8x"'),
+    ("controller/node/kernel/datapath.py", '"<QQ24x"', '"<QQ32x"'),
 )
-"""(file or folder, text in one of its files, replacement): the next version has larger links and sessions."""
+"""(file, text, replacement): the next version has larger links and sessions."""
 
 Pod = Mapping[str, Any]
 
@@ -217,12 +217,11 @@ def build_next_image() -> None:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(cluster.CHECKOUT / folder, context / folder, ignore=ignored)
     shutil.copy(cluster.CHECKOUT / "requirements.txt", context)
-    for place, before, after in NEXT_LAYOUT:
-        files = [context / place, *(context / place).glob("*.py")]
-        found = [file for file in files if file.is_file() and before in file.read_text()]
-        if len(found) != 1:
-            raise RuntimeError(f"{place}: {len(found)} files contain {before!r}: mend NEXT_LAYOUT in {Path(__file__)}")
-        found[0].write_text(found[0].read_text().replace(before, after))
+    for file, before, after in NEXT_LAYOUT:
+        text = (context / file).read_text()
+        if before not in text:
+            raise RuntimeError(f"{file} has no {before!r} any more: mend NEXT_LAYOUT in {Path(__file__).name}")
+        (context / file).write_text(text.replace(before, after))
     cluster.build(NEXT_IMAGE, str(context / "deploy" / "controller.Dockerfile"), str(context))
 
 

@@ -1,9 +1,8 @@
 """A node with replicas made of network namespaces: real network stacks around the real program.
 
-The host ends of all links are in one namespace, the node's; every replica has one of its own. Links are made as the CNI
-server makes them, and what is in the maps is what the reconciler makes of the chain, the pods and the links: a test
-says what becomes of pods, and never writes a map. Namespaces carry the test's process id in their name, and those of a
-run that was killed are removed by the next.
+The host ends of all links are in the node's namespace; every replica has a namespace of its own. Links are made as the
+CNI server makes them. The reconciler fills the maps, from the chain, the pods and the links: a test changes pods, and
+never writes a map. The names of namespaces contain the test's process id. A run removes those that killed runs left.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from sfc.chain import Chain, chain_of
 from tests.netns.node import inside, opened, remove_leftovers
 
 PREFIX = "sfcx-"
-SO_RCVBUFFORCE = 33  # which Python's socket module does not name
+SO_RCVBUFFORCE = 33  # Python's socket module does not have it
 
 
 @dataclass
@@ -41,7 +40,7 @@ class Replica:
     """The pod's name and UID."""
     namespace: str
     slots: dict[str, int] = field(default_factory=dict)
-    """By interface."""
+    """By the name of the interface."""
 
     @property
     def drain_id(self) -> str:
@@ -55,13 +54,13 @@ class Replica:
         return done.stdout
 
     def socket(self, *arguments: int) -> socket.socket:
-        """A socket of the replica's namespace; it stays there whoever uses it."""
+        """Makes a socket in the replica's namespace. It stays there, whichever thread uses it."""
         with inside(self.namespace):
             return socket.socket(*arguments)
 
 
 class Node:
-    """Has the data path to itself until it is closed; `clock` is that of drains."""
+    """A node with the data path to itself until it is closed. `clock` is the reconciler's, for drains."""
 
     def __init__(
         self, label: str, chain: Mapping[str, Any], datapath: Datapath, clock: Callable[[], float] = time.monotonic
@@ -88,7 +87,7 @@ class Node:
         self._cleanup.close()
 
     def add(self, stage: str) -> Replica:
-        """A new replica, wired but not yet serving."""
+        """Makes a replica that is wired but does not serve yet."""
         name = f"{stage}-{next(self._numbers)}"
         added = Replica(stage, name, self._namespace(name))
         self.wire(added)
@@ -99,7 +98,7 @@ class Node:
         self.reconciler.reconcile()
 
     def wire(self, replica: Replica) -> None:
-        """Makes the pod and its links, as CNI ADD does; the namespace is there."""
+        """Makes the pod and its links, as CNI ADD does. Its namespace must exist."""
         stage = self.chain.stage(replica.stage)
         assert stage
         self.pods[replica.name] = pod.Replica(
@@ -124,7 +123,7 @@ class Node:
         self.reconcile()
 
     def become(self, replica: Replica, **fields: Any) -> None:
-        """What the API server says of the pod from now on; the reconciler hears of it at its next pass."""
+        """Changes fields of the pod in the API server's snapshot. The next pass sees them."""
         self.pods[replica.name] = replace(self.pods[replica.name], **fields)
 
     def serve(self, *replicas: Replica) -> None:
@@ -137,12 +136,12 @@ class Node:
         self.reconcile()
 
     def stop(self, replica: Replica) -> None:
-        """As when the drain is over and the containers have ended; what they had to send may still be on its way."""
+        """The drain is over and the containers have ended. Their last packets may still be under way."""
         self.become(replica, stopped=True)
         self.reconcile()
 
     def remove(self, replica: Replica) -> None:
-        """As when a pod is gone, drained or not: its links vanish, and then the agent notices."""
+        """The pod is gone, drained or not: its links vanish, and then the agent makes a pass."""
         self.replicas.remove(replica)
         self._delete_links(replica)
         _delete_namespace(replica.namespace)
@@ -153,7 +152,7 @@ class Node:
         return sum(self.datapath.activity(list(replica.slots.values())).values())
 
     def sessions(self, replica: Replica) -> int:
-        """Sessions that the replica has carried: chosen for, or opened by it."""
+        """The number of sessions that the replica has carried: chosen for it, or opened by it."""
         traffic = self.datapath.traffic(list(replica.slots.values()))
         return sum(each.sessions_chosen + each.sessions_opened for each in traffic.values())
 
@@ -161,7 +160,7 @@ class Node:
         return Cluster({(self.chain.namespace, self.chain.name): self.chain}, dict(self.pods))
 
     def _clear(self) -> None:
-        """Nothing of this node stays in the data path, which the next node may have."""
+        """Clears the data path of this node's entries, because the next node uses it, too."""
         self.pods.clear()
         for replica in self.replicas:
             self._delete_links(replica)
@@ -185,7 +184,7 @@ def _delete_namespace(namespace: str) -> None:
 
 
 class Echo:
-    """A server in a replica: says who it is, then sends back whatever it receives, over TCP and UDP, IPv4 and IPv6."""
+    """A server in a replica: sends its name, then all that it receives, over TCP and UDP, IPv4 and IPv6."""
 
     PORT = 7
 
