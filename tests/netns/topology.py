@@ -152,7 +152,7 @@ class Node:
         return sum(self.datapath.activity(list(replica.slots.values())).values())
 
     def sessions(self, replica: Replica) -> int:
-        """The number of sessions that the replica has carried: chosen for it, or opened by it."""
+        """Sessions that the replica has carried: chosen for, or opened by it."""
         traffic = self.datapath.traffic(list(replica.slots.values()))
         return sum(each.sessions_chosen + each.sessions_opened for each in traffic.values())
 

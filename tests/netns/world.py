@@ -132,7 +132,7 @@ class World:
         return Connection(client, server)
 
     def begin(self) -> None:
-        """From now on drops count. Until all replicas serve, packets that the stacks themselves send find no target."""
+        """From here on nothing may be dropped; until all serve, what the stacks say by themselves finds no target."""
         self._dropped_before = self.node.datapath.drops()
 
     def dropped(self) -> dict[tuple[int, str], int]:
