@@ -112,7 +112,7 @@ def _answered(node: Node, frame: bytes) -> bool:
 
 
 def _counted_as(node: Node, frame: bytes) -> tuple[str, ...]:
-    """The counters that went up when it was sent: packets of its receiver, sessions, verdicts."""
+    """What went up when it was sent: packets of its receiver, sessions, verdicts."""
     before, opened = node.tally(), node.datapath.traffic([SENDER])[SENDER].sessions_opened
     node.send(SENDER, frame)
     tally = node.tally().since(before)

@@ -34,7 +34,7 @@ def clients(node: Node) -> Node:
 
 
 def send(node: Node, frames: Sequence[bytes]) -> Pins:
-    """Sends a frame of each flow; the receivers. Counters and sessions must agree."""
+    """One frame of each flow; who got them. The counters must say what the sessions say."""
     before = node.datapath.traffic(REPLICAS)
     for slot, frame in zip(CLIENTS, frames, strict=True):
         test_run(node.datapath.program_fd, slot, frame)

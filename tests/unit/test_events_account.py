@@ -1,4 +1,4 @@
-"""What the events benchmark and the soak test conclude from what their generators saw."""
+"""The account of the events benchmark and of the soak test, from the reports of their generators."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SOUND = {"sent": 100, "received": 100, "duplicated": 0, "reordered": 0, "moved":
 
 
 def account(*phases: dict[str, int], broken: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
-    """Of the phase before the first window, and of one a window."""
+    """The account of the phase before the first window, and of one phase for each window."""
     began = (5, 10, 20, 60)
     datagrams = {
         "phases": [SOUND | phase | {"began": at * 10**9} for at, phase in zip(began, phases, strict=True)],
