@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks import cluster
 from benchmarks.happenings import has
-from benchmarks.report import BUILD, QUICK, machine, save
+from benchmarks.report import QUICK, machine, save
 from kube.api import ApiError, ApiServer
 
 MANIFEST = Path(__file__).with_suffix(".yaml")
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def measure() -> None:
-    """REPETITIONS times on a cluster that runs: prints the phases and writes build/bench/reaction.json and plots."""
+    """REPETITIONS times on a cluster that runs: prints the phases and writes build/bench/reaction.json."""
     described = machine()
     api = ApiServer.from_environment(str(cluster.KUBECONFIG))
     with _Watched(api) as watched:
@@ -59,9 +59,7 @@ def measure() -> None:
     ended = {"load_after": os.getloadavg()[0]}
     content = {"benchmark": "reaction", "quick": QUICK, "machine": {**described, **ended}, **summary(joins, leaves)}
     _show(content)
-    path = save("reaction", content)
-    plot(content)
-    print(f"{path}; reaction.svg and reaction.png beside it")
+    print(f"{save('reaction', content)}: every moment of every repetition")
 
 
 class _Watched:
@@ -238,55 +236,3 @@ def _show(result: Mapping[str, Any]) -> None:
             print(f"  {name:<40}{phase['median_ms']:9.2f} ms{phase['p99_ms']:9.2f} ms")
         verdict = "MISSED" if what in result["missed"] else "met"
         print(f"  our own part, p99: {result['p99_ms'][what]:.2f} ms; at most {TARGET_MS:.0f} ms: {verdict}")
-
-
-def plot(content: Mapping[str, Any]) -> None:
-    """Draws build/bench/reaction.svg and .png: above, the spread of each phase; below, all values of our own part."""
-    from matplotlib import pyplot  # noqa: PLC0415 - the import takes a second
-
-    pyplot.switch_backend("svg")
-    figure, rows = pyplot.subplots(2, 2, figsize=(13, 8), height_ratios=(3, 2), layout="constrained")
-    for column, (what, title) in enumerate((("join", "Joining"), ("leave", "Leaving"))):
-        phases = content["phases"][what]
-        _plot_phases(rows[0][column], f"{title}, {content['repetitions'][what]} times", phases)
-        _plot_ours(rows[1][column], what, phases[" → ".join(OURS[what])]["all_ms"])
-    figure.suptitle(
-        "From a replica's readiness to its place in the chain, and from its deletion to its SIGTERM\n"
-        "box: quartiles and median; line: least to 99th percentile; orange: the node agent's own part"
-    )
-    for kind in ("svg", "png"):
-        figure.savefig(BUILD / f"reaction.{kind}", dpi=100)
-
-
-def _plot_phases(axes: Any, title: str, phases: Mapping[str, Any]) -> None:
-    names = list(phases)[::-1]
-    ours = {" → ".join(pair) for pair in OURS.values()}
-    boxes = axes.boxplot(
-        [[max(value, 0.1) for value in phases[name]["all_ms"]] for name in names],
-        orientation="horizontal",
-        whis=(0, 99),
-        showfliers=False,
-        patch_artist=True,
-        tick_labels=[f"in all: {name}" if name == names[0] else name for name in names],
-        medianprops={"color": "black"},
-    )
-    for name, box in zip(names, boxes["boxes"], strict=True):
-        box.set_facecolor("tab:orange" if name in ours else "lightgray")
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel("milliseconds")
-    axes.set_title(title)
-    axes.grid(axis="x", alpha=0.3)
-
-
-def _plot_ours(axes: Any, what: str, values: Sequence[float]) -> None:
-    ordered = sorted(values)
-    share = [100 * (i + 1) / len(ordered) for i in range(len(ordered))]
-    axes.step(ordered, share, where="post", color="tab:orange")
-    axes.axvline(TARGET_MS, color="gray", linestyle="--")
-    axes.text(TARGET_MS, 5, f" target: {TARGET_MS:.0f} ms for 99 %", color="gray")
-    axes.set_xlim(left=0, right=max(1.6 * TARGET_MS, 1.1 * ordered[-1]))
-    axes.set_ylim(0, 102)
-    axes.set_xlabel(f"milliseconds, {' → '.join(OURS[what])}")
-    axes.set_ylabel("% of the repetitions")
-    axes.grid(alpha=0.3)
