@@ -17,8 +17,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks import cluster, events, happenings, loads
-from benchmarks.events import Play, Window
+from benchmarks import account, cluster, events, happenings, loads
+from benchmarks.account import LAST_SECONDS, Play, Window
+from benchmarks.ends import ENDS, ended
 from benchmarks.happenings import Chain
 from benchmarks.report import machine, save
 
@@ -41,7 +42,7 @@ WEIGHTS = {
     "agent rollout, other map layout": 1,
     "webhook restart": 1,
     "no API server": 1,
-    **dict.fromkeys(events.ENDS, 1),
+    **dict.fromkeys(ENDS, 1),
 }
 """How likely each event is, relative to the others."""
 
@@ -71,9 +72,9 @@ def soak(chain: Chain) -> list[str]:
             if len(play.windows) % QUIET_EVERY == 0:
                 violations += _compared(chain, play)
         violations += _compared(chain, play)
-        time.sleep(events.LAST_SECONDS)
-    result = events.accounted(running, play.windows)
-    events.show(result)
+        time.sleep(LAST_SECONDS)
+    result = account.accounted(running, play.windows)
+    account.show(result)
     violations += [*play.unfinished, *broken_rules(result, play.windows)]
     content = {"seed": SEED, "machine": described, "violations": violations, **result}
     save("soak", content)
@@ -98,7 +99,7 @@ def _next(chain: Chain, chosen: random.Random) -> tuple[str, Callable[[], None]]
 
 
 def _end(chain: Chain, kind: str, victim: float) -> None:
-    end = events.ended(chain, kind, victim)
+    end = ended(chain, kind, victim)
     if end["out_ms"] is None:
         raise RuntimeError(f"{end['pod']}: {end['cause']}")
 
@@ -119,12 +120,12 @@ def _compared(chain: Chain, play: Play) -> list[str]:
 
 def broken_rules(result: Mapping[str, Any], windows: Sequence[Window]) -> list[str]:
     """Losses in the account that no unannounced end excuses, in words."""
-    excused = {number for number, window in enumerate(windows) if window.kind in events.ENDS}
+    excused = {number for number, window in enumerate(windows) if window.kind in ENDS}
     rules = [
-        f"{account[count]} datagrams {count} during {account['kind']!r}, event {number + 1}"
-        for number, account in enumerate(result["events"])
+        f"{event[count]} datagrams {count} during {event['kind']!r}, event {number + 1}"
+        for number, event in enumerate(result["events"])
         for count in ("lost", "duplicated", "moved")
-        if account[count] and (number not in excused or count == "duplicated")
+        if event[count] and (number not in excused or count == "duplicated")
     ]
     ends = [windows[number].began for number in sorted(excused)]
     return rules + [f"a transfer broke: {each}" for each in result["broken"] if not _excused(each, ends)]
@@ -133,4 +134,4 @@ def broken_rules(result: Mapping[str, Any], windows: Sequence[Window]) -> list[s
 def _excused(broken: Mapping[str, Any], ends: Sequence[float]) -> bool:
     """Whether the transfer ran when a replica ended unannounced, and broke soon after."""
     began, ended = broken["began"] / 1e9, broken["ended"] / 1e9
-    return any(began - events.LAST_SECONDS <= end <= ended <= end + NOTICED_SECONDS for end in ends)
+    return any(began - LAST_SECONDS <= end <= ended <= end + NOTICED_SECONDS for end in ends)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks import events, loads, soak
-from benchmarks.events import Window
+from benchmarks import loads, soak
+from benchmarks.account import Window, accounted
 from benchmarks.transfers import PATIENCE_SECONDS
 
 SCALE, KILL, END = "scale-in", "agent killed", "sandbox killed"
@@ -25,7 +25,7 @@ def account(*phases: dict[str, int], broken: tuple[dict[str, Any], ...] = ()) ->
     }
     kinds = {"long": [*broken], "short": []}
     transfers = {kind: {"completed": 7, "blocks": 9, "broken": found} for kind, found in kinds.items()}
-    return events.accounted(loads.Loads(datagrams, transfers), WINDOWS)
+    return accounted(loads.Loads(datagrams, transfers), WINDOWS)
 
 
 def broken(began: float, ended: float, why: str = "silent") -> dict[str, Any]:
