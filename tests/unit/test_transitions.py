@@ -33,7 +33,7 @@ def test_a_replica_joins_once_all_its_links_serve() -> None:
     assert told(SERVING, SERVING) == []
 
 
-def test_leaving_has_two_transitions_and_the_second_has_the_sessions_left() -> None:
+def test_leaving_has_two_turns_and_the_second_tells_what_was_left() -> None:
     asked = Drain("uid-firewall-2", "", asked_at=10.0, deadline=40.0, out_of_targets_at=10.003, active_sessions=2)
     ended = replace(asked, ended_at=40.0)
     draining, drained = (state(TWO_FIREWALLS, drains={"uid-firewall-2": drain}) for drain in (asked, ended))
