@@ -1,4 +1,4 @@
-"""Transitions, from the states after two passes: which replica, and why."""
+"""What two passes left behind, compared: which replica has turned, and why."""
 
 from __future__ import annotations
 
