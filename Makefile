@@ -13,19 +13,19 @@ TESTBED := $(PYTHON) -m testbed
 IMAGES := localhost/sfc/webhook:dev localhost/sfc/cluster-controller:dev localhost/sfc/controller:dev localhost/sfc/nf:dev
 
 .PHONY: help
-help: ## list the commands
+help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 .PHONY: demo
-demo: cluster images ## a chain on a real Kubernetes, scaled while traffic runs; leaves the cluster up
+demo: cluster images ## scale a chain on a real Kubernetes while traffic crosses it; the cluster stays up
 	@KUBECTL=build/bin/kubectl $(PYTHON) deploy/examples/demo.py --kubeconfig build/kubeconfig --output build/demo.json
 
 .PHONY: test
-test: lint ## everything: static checks, then unit, BPF, network-namespace and cluster tests
+test: lint ## run everything (as root): static checks, then unit, BPF, network-namespace and cluster tests
 	$(PYTHON) -m pytest tests
 
 .PHONY: unit
-unit: deps ## the tests that need neither root nor a cluster
+unit: deps ## run the tests that need neither root nor a cluster
 	$(PYTHON) -m pytest tests/unit
 
 .PHONY: lint
@@ -42,27 +42,27 @@ deps:
 	@testbed/install-deps
 
 .PHONY: fuzz
-fuzz: deps ## hostile input for everything that reads from outside (FUZZ=1000000 inputs)
+fuzz: deps ## try hostile input on everything that reads from outside (FUZZ=1000000 inputs)
 	$(PYTHON) -m tests.fuzz
 
 .PHONY: bench
-bench: deps ## a benchmark, NAME: see docs/benchmarks.md (QUICK=1: a look)
+bench: deps ## run a benchmark (as root): NAME=program and others, see docs/benchmarks.md; QUICK=1 for a look
 	$(PYTHON) -m benchmarks $(NAME)
 
 .PHONY: soak
-soak: deps ## ten minutes of everything at random on a real Kubernetes (SOAK_SECONDS=600, SOAK_SEED)
+soak: deps ## run random events on a real Kubernetes for ten minutes (SOAK_SECONDS=600, SOAK_SEED)
 	$(PYTHON) -m benchmarks soak
 
 .PHONY: evaluation
-evaluation: deps ## the paper's evaluation and more, written to docs/evaluation.md (QUICK=1: a look; ANEW="NAME …")
+evaluation: deps ## repeat the paper's evaluation and more, and write docs/evaluation.md (QUICK=1 for a look; ANEW="NAME …")
 	@$(PYTHON) -m evaluation
 
 .PHONY: packets
-packets: deps ## write docs/packets.md anew: what the program does with each kind of packet (as root)
+packets: deps ## write docs/packets.md (as root): what the program does with each kind of packet
 	$(PYTHON) -m tests.bpf.packets_table
 
 .PHONY: cluster
-cluster: deps ## bring up the local Kubernetes (NODES=1, KUBERNETES=1.37)
+cluster: deps ## bring up a Kubernetes on this machine (NODES=1, KUBERNETES=1.37)
 	@$(TESTBED) up --nodes $(NODES)
 
 .PHONY: images
@@ -73,6 +73,6 @@ images: cluster ## build the project's images and load them into the cluster
 	@$(TESTBED) build-image -t localhost/sfc/nf:dev -f deploy/examples/nf/Dockerfile deploy/examples/nf
 
 .PHONY: clean
-clean: ## remove the cluster and everything it left on the machine, and build/
+clean: ## remove the cluster with all that it left on the machine, and build/
 	if [ -x $(PYTHON) ]; then $(TESTBED) down; fi
 	rm -rf build

@@ -1,4 +1,4 @@
-"""`python -m benchmarks NAME`; QUICK=1 in the environment for a look instead of a measurement."""
+"""`python -m benchmarks NAME` runs a benchmark; QUICK=1 in the environment makes it a look, not a measurement."""
 
 from __future__ import annotations
 
@@ -41,13 +41,14 @@ _SELF = os.getpid()
 
 
 def _stop(*_: object) -> None:
-    """An exit cleans up. Children that libraries fork, and end by the same signal, must not do it for us."""
+    """Exits normally, which cleans up. Processes that a library forked get the signal too, and must not clean up."""
     if os.getpid() != _SELF:
         os._exit(143)
     sys.exit(143)
 
 
 def main() -> None:
+    """Runs the benchmark that the command line names, as root."""
     name = sys.argv[1] if len(sys.argv) == 2 else ""
     if name not in BENCHMARKS:
         sys.exit(f"no benchmark {name!r}: make bench NAME={' or NAME='.join(BENCHMARKS)}")

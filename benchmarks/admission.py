@@ -1,7 +1,7 @@
-"""What an admission costs over TLS, beside a handler that does nothing, served the same way.
+"""What an admission costs over TLS: the webhook beside a handler that does nothing, under the same server settings.
 
-Both servers are processes of their own on one CPU, the client is on the other. Connections are kept alive, as the API
-server keeps them. Latency is of one request at a time, throughput of eight in flight.
+Each server is a process of its own; both run on one CPU, the client on the other. Connections are kept alive, as the
+API server keeps them. Latency is measured with one request at a time, throughput with eight in flight.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.unit.fake_api import FakeApi
 
 ROUNDS = 5 if QUICK else 25
 REQUESTS = {"typical": 60 if QUICK else 200, "huge": 5 if QUICK else 15}
-"""Of a round, by pod."""
+"""By pod, how many a round."""
 WARM_UP = 50
 IN_FLIGHT = 8
 START_SECONDS = 20.0
@@ -44,8 +44,8 @@ PODS = ("typical", "huge")
 TARGETS = {"typical, ms added": Target(2.0, at_most=True)}
 NOTES = (
     "Typical is a pod that Istio has injected before (4 KB), huge one with 10,000 environment variables (1 MB).",
-    "The empty handler is a FastAPI endpoint that returns an empty response and looks at no body; its server settings, "
-    "TLS and connection handling are ours.",
+    "The empty handler is a FastAPI endpoint that returns an empty response and reads no body. Its server settings, "
+    "TLS and connections are as ours.",
     "Added is the median of our latencies less the median of the empty handler's, within a round.",
 )
 
@@ -58,7 +58,7 @@ class Way:
     request: bytes
 
     def warm_up(self, expected: bytes) -> None:
-        """Until answers are what they are to be: a webhook that has just started knows no chains yet."""
+        """Sends requests until an answer contains `expected`: a webhook that has just started knows no chains yet."""
         deadline = time.monotonic() + START_SECONDS
         for i in itertools.count():
             self.sockets[0].sendall(self.request)
@@ -68,7 +68,7 @@ class Way:
                 raise RuntimeError(f"not admitted: {answer!r}")
 
     def latencies(self, amount: int) -> list[float]:
-        """Milliseconds."""
+        """Of so many requests, one after the other; in milliseconds."""
         found = []
         for _ in range(amount):
             started = time.perf_counter()
@@ -78,7 +78,7 @@ class Way:
         return found
 
     def rate(self, amount: int) -> float:
-        """Requests a second, one on each connection at any time."""
+        """Requests a second, with one in flight on each connection."""
         started = time.perf_counter()
         for connection in self.sockets:
             connection.sendall(self.request)
@@ -91,6 +91,7 @@ class Way:
 
 
 def main() -> None:
+    """ROUNDS times both servers with both pods, in turn."""
     os.sched_setaffinity(0, {CLIENT_CPU})
     described = machine()
     figures: dict[str, dict[str, list[float]]] = {"median ms": {}, "p99 ms": {}, "requests per second": {}}
@@ -155,7 +156,7 @@ def _empty(directory: Path) -> Iterator[int]:
 
 @contextmanager
 def _webhook(directory: Path) -> Iterator[int]:
-    """As it is deployed, with a chain to look up."""
+    """Runs the webhook with the options of its deployment, and a chain to look up; yields its port."""
     api = FakeApi()
     chain = objects.chain()
     chain["metadata"]["resourceVersion"] = "5"

@@ -1,6 +1,6 @@
-"""A BPF file system of a benchmark's own: its pins are nobody else's, and go with it.
+"""A BPF file system for one benchmark alone, whose pins vanish with it.
 
-Its folder carries the process id in its name; that of a run that was killed is removed by the next.
+The name of its folder contains the process id. A run removes the folders that killed runs left.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ PREFIX = "sfc-bench-"
 
 @contextmanager
 def private_bpffs() -> Iterator[Path]:
+    """Mounts one; yields its folder."""
     _remove_leftovers()
     with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-") as path:
         subprocess.run(["mount", "-t", "bpf", "none", path], check=True)

@@ -1,4 +1,4 @@
-"""A real Kubernetes for a benchmark, with the project on it, from the testbed."""
+"""Brings up a real Kubernetes with the project on it, from the testbed, for a benchmark that needs one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 TESTBED = os.environ.setdefault("SFC_TESTBED", "sfc-bench")
-"""A testbed of the benchmarks' own: whatever else runs on the machine stays as it is."""
+"""The name of the benchmarks' own testbed, so that a cluster from `make cluster` stays as it is."""
 KUBECONFIG = CHECKOUT / "build" / TESTBED / "kubeconfig"
 IMAGES = {
     "localhost/sfc/webhook:dev": ("deploy/webhook.Dockerfile", "."),
@@ -21,16 +21,18 @@ IMAGES = {
     "localhost/sfc/nf:dev": ("deploy/examples/nf/Dockerfile", "deploy/examples/nf"),
 }
 WORKLOADS = ("deployment/sfc-cluster-controller", "deployment/sfc-webhook", "daemonset/sfc-node")
+"""By name: the Dockerfile, and the folder that it copies from."""
 PATIENCE_SECONDS = 60.0
 PART_OF = {"app.kubernetes.io/part-of": "sfc-benchmarks"}
-"""Labels of the namespaces that benchmarks make."""
+"""The label of all namespaces that benchmarks make."""
 
 
 @contextmanager
 def running(manifest: Path, namespace: str, nodes: int = 1) -> Iterator[None]:
-    """The cluster, the project, and the chains in `manifest`, all in that namespace and Ready.
+    """Runs the cluster, the project, and the chains in `manifest`; yields when these are Ready.
 
-    KEEP_CLUSTER=1 in the environment keeps all of it, for a look and for the next benchmark.
+    `namespace` is that of the chains. With KEEP_CLUSTER=1 in the environment all of it stays, for a look and for the
+    next benchmark. RuntimeError when a step fails.
     """
     try:
         _bring_up(manifest, namespace, nodes)
@@ -53,34 +55,41 @@ def _bring_up(manifest: Path, namespace: str, nodes: int) -> None:
 
 
 def build(image: str, dockerfile: str, context: str) -> None:
+    """Builds an image and loads it into the cluster; paths are relative to the checkout."""
     testbed("build-image", "-t", image, "-f", dockerfile, context)
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:
+    """Returns when the condition holds; RuntimeError, with `what`, when it does not within `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise RuntimeError(f"not so within {seconds:.0f} s: {what}")
+            raise RuntimeError(f"did not come true within {seconds:.0f} s: {what}")
         time.sleep(0.02)
 
 
 def kubectl(*arguments: str) -> str:
+    """Runs kubectl against the cluster; its standard output. RuntimeError when it fails."""
     return run(*_kubectl(arguments))
 
 
 def try_kubectl(*arguments: str) -> bool:
+    """Runs kubectl against the cluster; whether it succeeded."""
     return subprocess.run(_kubectl(arguments), cwd=CHECKOUT, capture_output=True, check=False).returncode == 0
 
 
 def in_node(*command: str) -> str:
+    """Runs a program inside node 1; its standard output. RuntimeError when it fails."""
     return testbed("exec", "node1", *command)
 
 
 def testbed(*arguments: str) -> str:
+    """Runs `python -m testbed`; its standard output. RuntimeError when it fails."""
     return run(sys.executable, "-m", "testbed", *arguments)
 
 
 def run(*command: str) -> str:
+    """Runs a program in the checkout; its standard output. RuntimeError, with its last words, when it fails."""
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()[-500:]}")

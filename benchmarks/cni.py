@@ -1,11 +1,11 @@
-"""What giving a pod an interface costs, and taking it away: our plugin and agent beside the reference plugin `ptp`.
+"""How long CNI ADD and DEL of one interface take: our plugin and agent beside the reference plugin `ptp`.
 
-Both delegate to the same IPAM plugin `static`. Each call is one that a runtime makes: a process is started and told by
-its environment and its standard input, from a namespace that stands for the node, for a pod's namespace of its own. The
-agent is a process of its own, as on a node. A namespace is made before, not within, the time that is taken.
+Both delegate to the same IPAM plugin `static`. Each call is like a container runtime's: a process that gets its request
+by environment and standard input. It runs in a namespace that stands for the node, and every pod has a new namespace,
+made before the clock starts. The agent is a separate process, as on a node.
 
-Where our time goes: a STATUS call is answered by the agent at once, so it is what process, socket and thread cost; the
-IPAM plugin alone is what the agent waits for besides; the rest is netlink and the agent's own work.
+The parts of our time: the agent answers a STATUS call at once, so this is the cost of process, socket and thread. The
+IPAM plugin alone is the time that the agent waits for it. The rest is netlink and the agent's own work.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ ADDRESS = "10.1.0.2/24"
 
 
 def main() -> None:
+    """ROUNDS pairs of ADD and DEL with each plugin, in turn."""
     described = machine()
     figures: dict[str, dict[str, list[float]]] = {unit: {} for unit in (ADD, DEL, PARTS)}
     with ExitStack() as cleanup:
@@ -56,14 +57,14 @@ def main() -> None:
 
 
 def _of_medians(rounds: Mapping[str, list[float]]) -> Spread:
-    """The ratio of the medians, which is what is promised, with the quartiles of the rounds' ratios."""
+    """The ratio of the medians, for which the target is set, with the quartiles of the rounds' ratios."""
     spread = ratio(rounds, OURS, PEER)
     return Spread(statistics.median(rounds[OURS]) / statistics.median(rounds[PEER]), spread.low, spread.high)
 
 
 @contextmanager
 def _node() -> Iterator[Path]:
-    """Our plugin, and its agent in a namespace into which the caller goes, too."""
+    """Starts our agent in a new namespace, and moves the caller there, too; yields our plugin."""
     with tempfile.TemporaryDirectory() as folder, lab.namespace("node") as name, lab.inside(name):
         socket = Path(folder) / "run" / "cni.sock"
         plugin = lab.build_plugin(Path(folder), socket)
@@ -87,7 +88,7 @@ def _added_and_deleted(plugin: Path, config: Mapping[str, Any], number: int) -> 
 
 
 def _call(plugin: Path, command: str, config: Mapping[str, Any], pod: str | None) -> float:
-    """Milliseconds."""
+    """The milliseconds that a call takes; RuntimeError when it fails."""
     environment = {
         "CNI_COMMAND": command,
         "CNI_CONTAINERID": "c0ffee",

@@ -1,12 +1,13 @@
-"""Many TCP connections to one server, each of which is sure that it talks to itself: a script of its own, which runs
-inside a network namespace and needs nothing but the standard library.
+"""Opens many TCP connections to one server, and checks that none receives another one's bytes.
 
     connections.py serve
     connections.py open SERVER --from ADDRESS... --connections 20000 --at-a-time 2000
 
-The client's addresses use the same source ports in turn, as clients that know nothing of each other may. A connection
-sends bytes that nobody else sends, twice with a pause in between, and expects to get them back both times. One that is
-refused, reset, silent, or gets other bytes is broken. The last line that it prints is the account, as JSON.
+The client's addresses use the same source ports in turn, as independent clients may. Each connection sends unique
+bytes, twice with a pause in between, and expects them back both times. A connection that is refused, reset, silent, or
+gets other bytes is broken. The last line of the output is the account, as JSON.
+
+It runs as a plain script inside a network namespace: standard library only.
 """
 
 from __future__ import annotations
@@ -23,29 +24,33 @@ PORT = 7
 FIRST_PORT = 10000
 PAYLOAD_BYTES = 256
 HOLD_SECONDS = 0.5
-"""Between the two exchanges of a connection: all that are open then have to be told apart."""
+"""The pause between the two exchanges of a connection. Meanwhile many are open that must not be confused."""
 PATIENCE_SECONDS = 4.0
-"""Without an answer, after which a connection is broken: time for two retransmissions."""
+"""A connection without an answer for so long is broken. Long enough for two retransmissions."""
 BACKLOG = 4096
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Sends every byte back, to the end of the connection."""
     try:
         while data := await reader.read(4096):
             writer.write(data)
     except OSError:
-        pass  # the client has it in its account
+        pass  # the client counts it
     finally:
         writer.close()
 
 
 async def serve() -> None:
+    """Runs the server; prints a line when it listens."""
     server = await asyncio.start_server(echo, "0.0.0.0", PORT, backlog=BACKLOG)  # noqa: S104 - of a namespace
     print("ready", flush=True)
     await server.serve_forever()
 
 
 class Client:
+    """Opens the connections and counts their outcomes."""
+
     def __init__(self, server: str, addresses: list[str], connections: int) -> None:
         self._server = (server, PORT)
         self._addresses = addresses
@@ -55,6 +60,7 @@ class Client:
         self.most_open = 0
 
     async def run(self, at_a_time: int) -> None:
+        """Runs all connections, so many at the same time; `outcomes` has the result."""
         await asyncio.gather(*(self._one_after_the_other() for _ in range(at_a_time)))
 
     async def _one_after_the_other(self) -> None:
@@ -95,7 +101,7 @@ class Client:
 
 
 async def received(sock: socket.socket) -> bytes:
-    """As many bytes as a payload has; fewer when the connection ends."""
+    """PAYLOAD_BYTES bytes; fewer when the connection ends."""
     data = b""
     while len(data) < PAYLOAD_BYTES and (part := await asyncio.get_running_loop().sock_recv(sock, PAYLOAD_BYTES)):
         data += part
@@ -103,6 +109,7 @@ async def received(sock: socket.socket) -> bytes:
 
 
 async def open_connections(options: argparse.Namespace) -> None:
+    """Runs the client; prints the account."""
     client = Client(options.server, options.addresses, options.connections)
     await client.run(options.at_a_time)
     broken = {why: number for why, number in client.outcomes.items() if why != "sound"}
@@ -116,6 +123,7 @@ async def open_connections(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    """Runs the server or the client, as the command line says."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("serve")

@@ -1,21 +1,19 @@
-/* Numbered datagrams from one network namespace to another, and what became of each of them.
+/* Sends numbered datagrams from one network namespace to another, and accounts for each of them.
  *
  *   datagrams FROM TO FLOWS SEED
  *
- * FROM and TO are namespaces (/proc/PID/ns/net); the server is 10.9.1.2. A flow is one source port for a few seconds,
- * another takes its place; all flows send at every tick. Whatever network function a datagram crosses writes its own
- * number over the first four bytes (benchmarks/events.yaml), so that each datagram says which replica carried it.
+ * FROM and TO are namespaces (/proc/PID/ns/net); the server is 10.9.1.2. A flow uses one source port for a few seconds,
+ * then another flow takes its place. All flows send at every tick. The network function that a datagram crosses writes
+ * its own number over the first four bytes (benchmarks/events.yaml), so each datagram shows which replica carried it.
  *
- * Every line on the standard input begins a new phase: what is sent from then on is counted with it. At the end of the
- * input it stops and prints the account of all phases as JSON, with the time at which each datagram was sent that did
- * not arrive, and each flow that came through another replica than before. Times are in ns since 1970.
+ * Every line on the standard input begins a new phase; a datagram counts for the phase in which it was sent. At the end
+ * of the input the program stops and prints the account of all phases as JSON: also when each lost datagram was sent,
+ * and each flow that changed its replica. Times are in ns since 1970.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <err.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/sock_diag.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -27,6 +25,8 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "sockets.h"
 
 #define SERVER	     "10.9.1.2"
 #define PORT	     9
@@ -42,7 +42,7 @@
 #define MOST_PHASES  4096
 #define MOST_MOVES   (1 << 16)
 #define MOST_SPANS   4096
-#define SPAN_TICKS   (TICKS_A_SEC / 10) /* without a datagram end a span */
+#define SPAN_TICKS   (TICKS_A_SEC / 10) /* a longer pause ends a span */
 #define BUFFER	     (128 << 20)
 #define BATCH	     64
 #define ATTEMPTS     3
@@ -76,7 +76,7 @@ struct move {
 	unsigned int flow, from, to, tick;
 };
 
-/* A time during which a replica carried datagrams. */
+/* A time during which a replica carried datagrams without a pause longer than SPAN_TICKS. */
 struct span {
 	unsigned int replica;
 	unsigned long datagrams;
@@ -114,31 +114,12 @@ static void *table(size_t count, size_t size)
 	return made;
 }
 
-static void enter(const char *namespace)
-{
-	int fd = open(namespace, O_RDONLY);
-
-	if (fd < 0 || setns(fd, CLONE_NEWNET))
-		err(1, "enter %s", namespace);
-	close(fd);
-}
-
 static struct sockaddr_in server(void)
 {
 	struct sockaddr_in it = {.sin_family = AF_INET, .sin_port = htons(PORT)};
 
 	inet_pton(AF_INET, SERVER, &it.sin_addr);
 	return it;
-}
-
-static unsigned int overflowed(int fd)
-{
-	unsigned int info[SK_MEMINFO_VARS];
-	socklen_t size = sizeof(info);
-
-	if (getsockopt(fd, SOL_SOCKET, SO_MEMINFO, info, &size))
-		err(1, "SO_MEMINFO");
-	return info[SK_MEMINFO_DROPS];
 }
 
 static int receiving_socket(void)
@@ -153,7 +134,7 @@ static int receiving_socket(void)
 	return fd;
 }
 
-/* Without a checksum, which the function would have to mend when it writes its number. */
+/* Sends without a checksum; otherwise the function would have to correct it when it writes its number. */
 static int sending_socket(struct flow *flow)
 {
 	struct sockaddr_in to = server(), own;
@@ -167,7 +148,7 @@ static int sending_socket(struct flow *flow)
 	return fd;
 }
 
-/* Other flows begin at any time of their lives, so that they do not all end together. */
+/* Opens another flow. The first flows have shorter, random lives, so that not all end at the same time. */
 static unsigned int opened(int *fd, unsigned int tick, bool first)
 {
 	unsigned int id = atomic_load(&flow_count);
@@ -184,7 +165,7 @@ static unsigned int opened(int *fd, unsigned int tick, bool first)
 	return id;
 }
 
-/* An error that an earlier datagram met is told to the next one. */
+/* Tries again, because send also reports errors of earlier datagrams. */
 static void send_one(int fd, const struct datagram *datagram)
 {
 	for (int attempt = 0; attempt < ATTEMPTS; attempt++)
@@ -210,7 +191,7 @@ static void send_tick(int *fds, unsigned int *ids, unsigned int tick)
 	}
 }
 
-/* A tick that comes late puts off the others: what this machine could not send in time must not come as a burst. */
+/* A late tick delays all that follow, so that datagrams never come as a burst. */
 static void *send_all(void *unused)
 {
 	static unsigned int ids[MOST_OPEN];
@@ -316,7 +297,7 @@ static void *receive_all(void *socket)
 	return NULL;
 }
 
-static void tell_phases(void)
+static void print_phases(void)
 {
 	printf("{\"phases\": [");
 	for (unsigned int i = 0; i <= phase; i++) {
@@ -331,8 +312,8 @@ static void tell_phases(void)
 	printf("],\n\"ended\": %ld, \"unstamped\": %u, ", tick_ns[ticks - 1], unstamped);
 }
 
-/* `replica`: through which the flow's latest datagram came. */
-static void tell_lost(void)
+/* `replica` is the one that carried the flow's latest datagram. */
+static void print_lost(void)
 {
 	const char *comma = "";
 
@@ -351,7 +332,7 @@ static void tell_lost(void)
 	printf("],\n");
 }
 
-static void tell_ways(void)
+static void print_ways(void)
 {
 	printf("\"moves\": [");
 	for (unsigned int i = 0; i < move_count; i++)
@@ -400,8 +381,8 @@ int main(int count, char **arguments)
 	clock_nanosleep(CLOCK_MONOTONIC, 0, &(struct timespec){.tv_sec = SETTLE_NS / 1000000000L}, NULL);
 	atomic_store(&deaf, true);
 	pthread_join(receiver, NULL);
-	tell_phases();
-	tell_lost();
-	tell_ways();
+	print_phases();
+	print_lost();
+	print_ways();
 	return 0;
 }

@@ -1,8 +1,8 @@
-"""What scaling one stage asks of the cluster, and what scaling the whole chain would (the paper, V.A and Fig. 4).
+"""How much CPU pods request when one stage scales, and when the whole chain scales (the paper, V.A and Fig. 4).
 
-The firewall goes from 1 to 10 replicas, once alone and once with the rest of the chain, on a real Kubernetes; each time
-all replicas are Ready, the milliCPU that the running pods request are read from the API server and added. At last a
-HorizontalPodAutoscaler does the same to the firewall, as a metric tells it of more and less load (hpa.yaml).
+The firewall goes from 1 to 10 replicas on a real Kubernetes, once alone and once with the rest of the chain. Whenever
+all replicas are Ready, the benchmark adds up the milliCPU that the running pods request. In the end a
+HorizontalPodAutoscaler scales the firewall, by a metric that rises (hpa.yaml).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.cluster import kubectl, run, running, until
+from benchmarks.happenings import has, leaving
 from benchmarks.report import QUICK, Report, Spread, machine, ratio
 
 HERE = Path(__file__).resolve().parent
@@ -21,16 +22,17 @@ STAGES = ("firewall", "policer", "gateway")
 MOST = 3 if QUICK else 10
 BY_AUTOSCALER = (1, 3) if QUICK else (1, 2, 4, 7, 10)
 NODES = 1 if QUICK else 3
-"""Each kubelet counts the machine's CPUs as its own; ten whole chains ask for 4.5."""
+"""Each kubelet counts the machine's CPUs as its own; ten whole chains request 4.5 CPUs."""
 SCALE_SECONDS = 120.0
 LOAD_OF_ONE = 100
-"""For a replica, in hpa.yaml."""
+"""The target for one replica, in hpa.yaml."""
 UNIT = "requested milliCPU"
 STAGE, CHAIN, HPA = WAYS = "the firewall alone", "the whole chain", "the firewall alone, by an autoscaler"
-NOTES = ("Read from the pods of a real cluster; the figures are sums of requests, so there is no spread.",)
+NOTES = ("Read from the pods of a real cluster. The figures are sums of requests, so they have no spread.",)
 
 
 def main() -> None:
+    """Brings the cluster up and scales by hand, then by the autoscaler."""
     with running(Path(__file__).with_suffix(".yaml"), "efficiency", NODES):
         described = machine()
         figures = {name(way, n): [float(total)] for scaled in (_scaled, _autoscaled) for way, n, total in scaled()}
@@ -39,6 +41,7 @@ def main() -> None:
 
 
 def name(way: str, replicas: int) -> str:
+    """The name of a figure: `way` is one of WAYS, `replicas` the number of firewalls."""
     return f"{way}, {replicas}"
 
 
@@ -47,7 +50,7 @@ def _ratio(figures: Mapping[str, list[float]], replicas: int) -> Spread:
 
 
 def _scaled() -> Iterator[tuple[str, int, int]]:
-    """Up with the firewall alone, down with all."""
+    """(way, replicas, milliCPU): up with the firewall alone, down with all stages."""
     for replicas in range(1, MOST + 1):
         yield STAGE, replicas, _requested({"firewall": replicas, "policer": 1, "gateway": 1})
     for replicas in range(MOST, 0, -1):
@@ -55,13 +58,13 @@ def _scaled() -> Iterator[tuple[str, int, int]]:
 
 
 def _autoscaled() -> Iterator[tuple[str, int, int]]:
-    """By the load alone, at which the autoscaler looks every 15 seconds."""
+    """(way, replicas, milliCPU) as the load alone rises; the autoscaler looks at it every 15 seconds."""
     try:
         _apply_autoscaler()
         for replicas in BY_AUTOSCALER:
             _namespaced("exec", "deployment/load", "--", "sh", "-c", f"echo {replicas * LOAD_OF_ONE} >/tmp/load")
             yield HPA, replicas, _settled({"firewall": replicas, "policer": 1, "gateway": 1})
-    finally:  # no namespace can be deleted while an API is announced that nobody serves
+    finally:  # with an announced API that no pod serves, no namespace can be deleted
         kubectl("delete", "apiservice", "v1beta1.external.metrics.k8s.io", "--ignore-not-found")
 
 
@@ -77,7 +80,7 @@ def _apply_autoscaler() -> None:
 
 
 def _requested(replicas: Mapping[str, int]) -> int:
-    """Scales; the milliCPU that the pods request when all are Ready."""
+    """Scales, and waits until all are Ready; the milliCPU that the pods then request."""
     for stage, wanted in replicas.items():
         _namespaced("scale", f"deployment/{stage}", f"--replicas={wanted}")
     return _settled(replicas)
@@ -91,17 +94,16 @@ def _settled(replicas: Mapping[str, int]) -> int:
 def _serving() -> dict[str, int]:
     found = dict.fromkeys(STAGES, 0)
     for pod in _pods():
-        conditions = {c["type"]: c["status"] for c in pod["status"].get("conditions", ())}
-        if conditions.get("Ready") == "True":
+        if has(pod, "Ready"):
             found[pod["metadata"]["labels"]["app"]] += 1
     return found
 
 
 def _pods() -> list[dict[str, Any]]:
-    """Of the functions; those on their way out hold nothing that another could not have."""
+    """The functions' pods, without those that terminate."""
     selector = f"--selector=app in ({','.join(STAGES)})"
     pods = json.loads(_namespaced("get", "pods", selector, "--output=json"))["items"]
-    return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+    return [pod for pod in pods if not leaving(pod)]
 
 
 def _namespaced(*arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.empty_handler PORT TLS-DIRECTORY`: a handler that does nothing, served as the webhook is."""
+"""`python -m benchmarks.empty_handler PORT TLS-DIRECTORY`: a handler that does nothing, under the webhook's server."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ application = FastAPI()
 
 @application.post("/mutate/pods")
 async def nothing() -> Response:
+    """An empty response; the request's body is not read."""
     return Response()
 
 

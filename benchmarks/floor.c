@@ -1,8 +1,8 @@
 /* The least that a session-aware redirect can do: parse IPv4 and TCP, look one session up, redirect.
  *
- * It is what `cross_connect` is compared with, so it is compiled by the same compiler with the same options, checks its
- * bounds, and has as large a table with values of the same size. It counts nothing, knows no sides, links or states,
- * renews no time, and carries nothing else.
+ * `cross_connect` is compared with it. So the same compiler compiles it with the same options, it checks its bounds,
+ * and its table and values have the same size. It counts nothing, knows no sides, links or states, updates no time, and
+ * forwards no other packets.
  */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/if_ether.h>

@@ -1,17 +1,16 @@
-"""What a hop costs real network stacks: a TCP connection, small packets, and one packet at a time.
+"""What a hop costs between real network stacks: for a TCP connection, small packets, and one packet at a time.
 
-Everything that carries a packet from the sender into the receiver's stack runs on the sender's CPU, in the softirq that
-the sending raises; the receiving program alone has the other CPU. So nothing queues, nothing is lost on the way, and
-small packets per second are the inverse of what one packet costs: the sending, the way, the receiving stack. The sender
-is a loop around sendmmsg on a packet socket that bypasses queueing.
+The whole way of a packet, from the sender into the receiver's stack, runs on the sender's CPU, in the softirq that
+sending raises. The receiving program alone has the other CPU. So no packet waits in a queue or is lost on the way, and
+the rate of small packets is the inverse of one packet's cost: the sending, the way, the receiving stack. The sender is
+a loop around sendmmsg on a packet socket that bypasses queueing.
 
-Both ends of a TCP connection share one CPU, so its rate is the inverse of what a byte costs: on two CPUs, which of them
-waits for the other decides, and one and the same way gives 8 or 18 Gbit/s from one second to the next.
+Both ends of a TCP connection share one CPU, so its rate is the inverse of one byte's cost. On two CPUs each end waits
+for the other at times, and the same way gives 8 or 18 Gbit/s from one second to the next.
 """
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,15 +18,17 @@ from pathlib import Path
 from bcc import BPF
 
 from benchmarks.bpffs import private_bpffs
-from benchmarks.lab import JOINS, SENDER_ALONE, Lab, Programs, remove_leftovers
-from benchmarks.report import BUILD, QUICK, Report, Rounds, Spread, Target, machine, ratio
+from benchmarks.compiler import compiled
+from benchmarks.lab import JOINS, PREFIX, SENDER_ALONE, Lab, Programs
+from benchmarks.report import QUICK, Report, Rounds, Spread, Target, machine, ratio
 from controller.node.kernel.datapath import Datapath
+from tests.netns.node import remove_leftovers
 
 HERE = Path(__file__).resolve().parent
 ROUNDS = 3 if QUICK else 7
 TCP_BYTES = 150_000_000
 PASSES = 1 if QUICK else 5
-"""Of each kind in a round: the machine changes its pace, and short ones meet the same pace."""
+"""Measurements of each kind a round. They are short, so that all ways run while the machine keeps its pace."""
 FLOOD_SECONDS = 0.1
 PING_SECONDS = 0.05
 HOPS = (1, 3)
@@ -48,18 +49,19 @@ UNITS = {
 NOTES = (
     "Ratios without a number of hops are those of one hop. A round trip crosses each hop twice.",
     "Both ends of a TCP connection share one CPU.",
-    "Of small packets, sender, way and receiving stack share one CPU, the receiving program has the other; packets are "
-    "counted at the receiving socket. The sender alone, its frames dropped where they reach the node, says how much of "
-    "the time is its own.",
+    "For small packets, sender, way and receiving stack share one CPU; the receiving program has the other. Packets "
+    "are counted at the receiving socket. The sender alone, whose frames are dropped where they reach the node, shows "
+    "how much of the time is its own.",
 )
 
 Figures = dict[str, dict[str, list[float]]]
-"""Rounds by kind of figure and by lab."""
+"""Rounds, by kind of figure (UNITS) and by lab."""
 
 
 def main() -> None:
+    """ROUNDS times PASSES times all labs, in changing order."""
     described = machine()
-    remove_leftovers()
+    remove_leftovers(PREFIX)
     figures: Figures = {kind: {_name(hops, join): [] for hops in HOPS for join in JOINS} for kind in UNITS}
     figures["pps"][SENDER_ALONE] = []
     with ExitStack() as cleanup:
@@ -81,9 +83,7 @@ def main() -> None:
 
 def _labs(cleanup: ExitStack) -> Iterator[tuple[str, Lab]]:
     bpffs = cleanup.enter_context(private_bpffs())
-    BUILD.mkdir(parents=True, exist_ok=True)
-    built = BUILD / "traffic"
-    subprocess.run(["gcc", "-O2", "-pthread", "-o", built, HERE / "traffic.c"], check=True)
+    built = compiled("traffic.c")
     datapath = Datapath.open(bpffs / "v1")
     cleanup.callback(datapath.close)
     cleanup.callback(datapath.unpin)
@@ -97,7 +97,10 @@ def _labs(cleanup: ExitStack) -> Iterator[tuple[str, Lab]]:
 
 
 def _order(names: list[str], number: int) -> list[str]:
-    """Another lab begins each round, and every other round goes backwards: nobody always follows the same one."""
+    """The labs' order: each time another one begins, and every other time it runs backwards.
+
+    So no lab always follows the same one.
+    """
     start = number * 5 % len(names)
     turned = names[start:] + names[:start]
     return turned[::-1] if number % 2 else turned

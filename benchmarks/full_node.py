@@ -1,14 +1,14 @@
 """`python -m benchmarks.full_node CONNECTIONS REPLICAS`: a node agent's work on a node of that size, as JSON.
 
-Reconciler, plan, tables and maps are the real ones; links and cluster are values. Chains have five stages, the inner
-ones transparent, as the paper's. A node has 4,095 slots; what needs more is measured with maps for 65,535, the most
-that a class id can name.
+Reconciler, plan, tables and maps are the real ones; links and cluster are plain values. Chains have five stages, the
+inner ones transparent, as in the paper. A node has 4,095 slots, too few for the largest sizes; the maps here have room
+for 65,535, the most that a class id can name.
 
   cold     the first pass of an agent that finds empty maps: observe, plan, every table, every map entry
   change   one replica more in the targets, or one less, from the news to the last write
   verify   a pass that observes everything and finds nothing to do
 
-It imports what an agent imports, and nothing else that is large: resident memory is part of the answer.
+It imports what an agent imports, and nothing else that is large, because it reports resident memory, too.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ UNITS = COLD, CPU, CHANGE, VERIFY, RESIDENT = (
 
 
 class _Links:
-    """Those of a node, as they are listed; filters are only noted."""
+    """Stands for the node's links. A filter is only remembered."""
 
     def __init__(self, links: Sequence[HostLink]) -> None:
         self._links = {link.ifindex: link for link in links}
@@ -64,6 +64,7 @@ class _Links:
 
 
 def measured(connections: int, replicas: int, datapath: Datapath) -> dict[str, float]:
+    """The figures of one size, by unit; `datapath` is empty before."""
     cluster, links = world(connections, replicas)
     current = [cluster]
     reconciler = Reconciler(_Links(links), datapath, lambda: current[0])
@@ -85,7 +86,7 @@ def measured(connections: int, replicas: int, datapath: Datapath) -> dict[str, f
 
 
 def _timed_change(reconciler: Reconciler, current: list[Cluster], number: int) -> float:
-    """A replica of an inner stage leaves the targets at even numbers, and comes back at odd ones."""
+    """Seconds that a change takes. At even numbers a replica leaves the targets, at odd ones it comes back."""
     cluster = current[0]
     inner = [uid for uid, each in cluster.replicas.items() if each.stage == "s1"]
     uid = inner[number // 2 * 7 % len(inner)]
@@ -97,7 +98,7 @@ def _timed_change(reconciler: Reconciler, current: list[Cluster], number: int) -
 
 
 def world(connections: int, replicas: int) -> tuple[Cluster, list[HostLink]]:
-    """Chains with so many cross-connections in all, and a replica's link for each of its stage's interfaces."""
+    """The chains with so many cross-connections in all, their replicas, and a link for each replica's interface."""
     chains = [
         _chain(f"chain{at}", min(LINKS_OF_CHAIN, connections - at)) for at in range(0, connections, LINKS_OF_CHAIN)
     ]
@@ -144,6 +145,7 @@ def _replica(chain: Chain, stage: str, number: int, interfaces: Sequence[str]) -
 
 
 def main(connections: int, replicas: int) -> None:
+    """Prints the figures as one line of JSON."""
     with private_bpffs() as bpffs, ExitStack() as cleanup:
         datapath = Datapath.open(bpffs / "v1", cflags=["-USLOTS", f"-DSLOTS={MANY_SLOTS}"])
         cleanup.callback(datapath.close)

@@ -1,5 +1,7 @@
-"""All that can happen to a chain on a real cluster, and to what wires it. Each is a method that returns when it is
-over: the replicas asked for are Ready, whoever was killed is back. A replica that leaves may go on draining meanwhile.
+"""Everything that can happen to a chain on a real cluster, and to the agent, the webhook and the API server behind it.
+
+Each event is a method. It returns when the event is over: the replicas asked for are Ready, and a killed process is
+back. A replica that leaves may still drain then.
 """
 
 from __future__ import annotations
@@ -37,57 +39,59 @@ NEXT_LAYOUT = (
     ("controller/node/kernel/maps.py", '"<QQ8xQ4xBBBx"', '"<QQ8xQ4xBBBx8x"'),
     ("controller/node/kernel/maps.py", '"<QQ24x"', '"<QQ32x"'),
 )
-"""(file, text, what stands in its place in a version whose links and sessions are larger)"""
+"""(file, text, replacement): the next version has larger links and sessions."""
 
 Pod = Mapping[str, Any]
 
 
 class Chain:
-    """The chain of benchmarks/events.yaml."""
+    """The chain of benchmarks/events.yaml, and the components behind it."""
 
     def __init__(self) -> None:
         self._api = ApiServer.from_environment(str(cluster.KUBECONFIG))
         self.replicas = self._api.get(FUNCTION)["spec"]["replicas"]
 
-    # What is there
+    # Looks
 
     def functions(self) -> list[Pod]:
-        """Those that are not leaving, the oldest first."""
+        """The function's pods that do not terminate, the oldest first."""
         return [pod for pod in self._pods("app=function") if not leaving(pod)]
 
     def settled(self) -> bool:
+        """Whether as many functions as asked for exist, all Ready. Others may still drain."""
         functions = self.functions()
         return len(functions) == self.replicas and all(has(pod, "Ready") for pod in functions)
 
     def settle(self) -> None:
+        """Returns when the chain is settled; RuntimeError after MINUTES."""
         cluster.until(self._answers(self.settled), f"{self.replicas} functions are Ready", MINUTES)
 
     def quiet(self) -> bool:
-        """Nobody drains any more."""
+        """Whether the chain is settled and no replica drains any more."""
         return self.settled() and len(self._pods("app=function")) == self.replicas
 
     def process(self, app: str) -> int:
-        """On this machine, of the first container of that application's only pod."""
+        """The process id, on this machine, of the first container of that application's only pod."""
         return processes(container(self._pods(f"app={app}")[0]))[0]
 
     def disagreements(self) -> list[str]:
-        """What does not hold of a quiet chain: that its status and the node's links tell of all that exists, alone."""
+        """How a quiet chain's status or its host links differ from the replicas that exist; empty when they agree."""
         functions = [pod["metadata"]["name"] for pod in self._pods("app=function")]
         found = self._api.get(f"/apis/sfc.dev/v1alpha1/namespaces/{NAMESPACE}/crossconnections")["items"]
         sides = [side for connection in found for side in ("upstream", "downstream")]
         told = [c["status"][s]["serving"] for c in found for s in ("upstream", "downstream")]
         broken = []
         if sorted(told) != sorted([1, self.replicas, self.replicas, 1]):
-            broken.append(f"of {len(sides)} sides, {told} are told to serve; {len(functions)} functions: {functions}")
+            broken.append(f"status: {told} links serve, of {len(sides)} sides; {len(functions)} functions: {functions}")
         links = [line for line in cluster.in_node("ip", "-o", "link").splitlines() if "sfc" in line.split()[1]]
         if len(links) != 2 * len(functions) + 2:
             broken.append(f"{len(links)} host links for {len(functions)} functions")
         return broken
 
-    # What is done to the function
+    # Events of the function
 
     def scale(self, replicas: int, wait: bool = True) -> None:
-        """The oldest leaves first: it has most to lose."""
+        """Scales the function. When it shrinks, the oldest replica leaves first: it has the most sessions to lose."""
         if replicas < self.replicas:
             for pod in self.functions()[: self.replicas - replicas]:
                 self._annotate(pod, {DELETION_COST: "-100"})
@@ -97,6 +101,7 @@ class Chain:
             self.settle()
 
     def roll(self) -> None:
+        """A rolling update of the function."""
         before = {name(pod) for pod in self.functions()}
         stamp = {"metadata": {"annotations": {"benchmark/rolled": str(time.time_ns())}}}
         self._patch(FUNCTION, {"spec": {"template": stamp}})
@@ -107,20 +112,23 @@ class Chain:
         )
 
     def set_deadline(self, seconds: int) -> None:
+        """Sets the chain's drain deadline."""
         chain = f"/apis/sfc.dev/v1alpha1/namespaces/{NAMESPACE}/servicefunctionchains/events"
         self._api.patch(chain, {"spec": {"drain": {"deadlineSeconds": seconds}}}, "application/merge-patch+json")
 
     def delete(self, pod: Pod, by_force: bool) -> None:
+        """Deletes a replica; by force, without a grace period."""
         options: dict[str, str | int | bool] = {"gracePeriodSeconds": 0} if by_force else {}
         self._api.delete(f"{PODS}/{name(pod)}", options)
 
-    # What is done to what wires it
+    # Events of the components behind it
 
     def agent(self) -> Pod:
-        """The newest."""
+        """The newest pod of the node agent."""
         return self._system_pods("sfc-node")[-1]
 
     def kill_agent(self) -> None:
+        """Kills the agent's process, and waits until it is back."""
         before = restarts(self.agent(), "node")
         kill(container(self.agent(), "node"))
         cluster.until(
@@ -130,7 +138,7 @@ class Chain:
         )
 
     def roll_agent(self, image: str | None = None) -> None:
-        """A new agent, of another image if one is given."""
+        """Replaces the agent's pod; with that image, if given."""
         before = name(self.agent())
         template: dict[str, Any] = {"metadata": {"annotations": {"benchmark/rolled": str(time.time_ns())}}}
         if image:
@@ -148,15 +156,17 @@ class Chain:
         cluster.until(self._answers(replaced), "the new agent alone is Ready", MINUTES)
 
     def other_image(self) -> str:
-        """Of the agent: the next version's while the present one's runs, and the other way round."""
+        """The agent's image that does not run: that of the next version, or that of the present one."""
         image = self._api.get(AGENT)["spec"]["template"]["spec"]["containers"][0]["image"]
         return IMAGE if image == NEXT_IMAGE else NEXT_IMAGE
 
     def restart_webhook(self) -> None:
+        """Replaces the webhook's pods."""
         cluster.kubectl("--namespace=sfc-system", "rollout", "restart", "deployment/sfc-webhook")
         cluster.kubectl("--namespace=sfc-system", "rollout", "status", "deployment/sfc-webhook", "--timeout=180s")
 
     def lose_api_server(self, seconds: float) -> None:
+        """Kills the API server, and starts it again after so many seconds."""
         cluster.testbed("api-server", "stop")
         time.sleep(seconds)
         cluster.testbed("api-server", "start")
@@ -164,7 +174,7 @@ class Chain:
         cluster.until(self._answers(lambda: has(self.agent(), "Ready")), "the agent is Ready", MINUTES)
 
     def said(self, **fields: str) -> list[dict[str, Any]]:
-        """Lines of the agent's log with these fields."""
+        """The lines of the agent's log that have these fields."""
         output = cluster.kubectl("--namespace=sfc-system", "logs", name(self.agent()), "--container=node")
         lines = [json.loads(line) for line in output.splitlines() if line.startswith('{"time"')]
         return [line for line in lines if fields.items() <= line.items()]
@@ -184,10 +194,10 @@ class Chain:
         self._api.patch(path, body, STRATEGIC_MERGE_PATCH)
 
     def _answers(self, look: Callable[[], bool]) -> Callable[[], bool]:
-        """An API server that does not answer at this moment is no reason to give up."""
+        """The same look, except that it is False when the API server does not answer."""
 
         def attempt() -> bool:
-            time.sleep(0.1)  # many looks would be a load of their own
+            time.sleep(0.1)  # looking more often would load the machine
             try:
                 return look()
             except ApiError:
@@ -197,7 +207,10 @@ class Chain:
 
 
 def build_next_image() -> None:
-    """The node agent of a version whose maps have another layout."""
+    """Builds NEXT_IMAGE: the node agent of a version whose maps have another layout.
+
+    RuntimeError when the code has changed so that NEXT_LAYOUT does not fit any more.
+    """
     context = BUILD / "next-layout"
     shutil.rmtree(context, ignore_errors=True)
     for folder in ("bpf", "cni", "controller", "kube", "sfc", "deploy"):
@@ -213,35 +226,39 @@ def build_next_image() -> None:
 
 
 def name(pod: Pod) -> str:
+    """The pod's name."""
     return str(pod["metadata"]["name"])
 
 
 def stamp(pod: Pod) -> str:
-    """What the function writes into datagrams (benchmarks/events.yaml)."""
+    """The number that the function writes into datagrams (benchmarks/events.yaml), as eight hexadecimal digits."""
     return str(pod["metadata"]["uid"]).partition("-")[0]
 
 
 def leaving(pod: Pod) -> bool:
+    """Whether its deletion was asked for."""
     return "deletionTimestamp" in pod["metadata"]
 
 
 def has(pod: Pod, condition: str) -> bool:
+    """Whether that condition of the pod is True."""
     conditions = pod.get("status", {}).get("conditions") or ()
     return any(c["type"] == condition and c["status"] == "True" for c in conditions)
 
 
 def restarts(pod: Pod, of: str) -> int:
+    """How often the container of that name was restarted."""
     return sum(s["restartCount"] for s in pod["status"].get("containerStatuses", ()) if s["name"] == of)
 
 
 def container(pod: Pod, of: str | None = None) -> str:
-    """Its id; of the first container when none is named."""
+    """The id of the container of that name, or of the first one."""
     status = next(s for s in pod["status"]["containerStatuses"] if of in (None, s["name"]))
     return str(status["containerID"]).removeprefix("containerd://")
 
 
 def sandbox(pod: Pod) -> str:
-    """The container that holds the pod's namespaces."""
+    """The id of the container that holds the pod's namespaces."""
     label = f"labels.io.kubernetes.pod.uid=={pod['metadata']['uid']}"
     listed = cluster.in_node("ctr", "-n", "k8s.io", "containers", "ls", label, "-q").split()
     known = {container_id(status) for status in pod["status"].get("containerStatuses", ())}
@@ -250,11 +267,12 @@ def sandbox(pod: Pod) -> str:
 
 
 def container_id(status: Mapping[str, Any]) -> str:
+    """From a container's status; empty when it has none yet."""
     return str(status.get("containerID", "")).removeprefix("containerd://")
 
 
 def processes(container: str) -> Sequence[int]:
-    """Of a container, on this machine; the one that the container ends with is the first."""
+    """The ids, on this machine, of a container's processes. The first is the one whose end is the container's end."""
     found = {}
     for cgroup in Path("/proc").glob("[0-9]*/cgroup"):
         with suppress(OSError):  # it has ended
@@ -264,13 +282,13 @@ def processes(container: str) -> Sequence[int]:
 
 
 def _own_number(process: Path) -> int:
-    """In its own PID namespace: this machine's numbers may have begun anew meanwhile."""
+    """The process's id in its own PID namespace. Ids on this machine may have wrapped around, so they give no order."""
     status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
     return int(status["NSpid"].split()[-1])
 
 
 def kill(container: str, number: signal.Signals = signal.SIGKILL) -> float:
-    """Its first process; when, in seconds since 1970."""
+    """Sends a signal to a container's first process; returns when, in seconds since 1970."""
     first, *_ = processes(container)
     at = time.time()
     os.kill(first, number)
@@ -278,5 +296,5 @@ def kill(container: str, number: signal.Signals = signal.SIGKILL) -> float:
 
 
 def moment(line: Mapping[str, Any]) -> float:
-    """Of a transition in the agent's log: when the data path was written."""
+    """When the data path was written for a transition, from its line in the agent's log; seconds since 1970."""
     return datetime.fromisoformat(line["since"]).timestamp() + float(line["after_ms"]) / 1000

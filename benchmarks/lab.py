@@ -1,11 +1,10 @@
-"""Two hosts and a way between them, in network namespaces: the same wires, joined in one way or another.
+"""Two hosts in network namespaces and the wires between them, to compare ways of joining the wires.
 
-A host is joined to the next over one hop, or over three with two transparent functions between them. Each interface
-is the far end of a veth pair whose near end is in the node's namespace; what is compared is how the node joins two near
-ends. A direct veth pair has no near ends. A function passes frames between its two interfaces by tc mirred, the
-cheapest there is, and alike in every lab.
+The hosts are joined over one hop, or over three with two transparent functions between them. Each interface is the far
+end of a veth pair whose near end is in the node's namespace. Labs differ in how the node joins two near ends; a direct
+veth pair has none. A function forwards frames between its two interfaces by tc mirred, the cheapest way, in every lab.
 
-Namespaces carry the process id in their name, and those of a run that was killed are removed by the next.
+The names of the namespaces contain the process id. A run removes the namespaces that killed runs left.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count
@@ -29,34 +27,40 @@ from controller.node.kernel.links import Links
 from controller.node.plane import maglev
 from controller.node.plane.model import PROGRAM, LinkEntry, LinkState
 from sfc.chain import Side
+from tests.netns.node import inside
 
 PREFIX = "sfcb-"
 MAC = {"a": "02:00:00:00:00:0a", "b": "02:00:00:00:00:0b"}
 ADDRESS = {"a": "10.0.0.1", "b": "10.0.0.2"}
 ALL_FRAMES = "protocol all u32 match u32 0 0"
 
+Enter = Sequence[str]
+"""The beginning of a command line; the command after it runs in a network namespace."""
+
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """Of all labs; a session table is as large for a benchmark as on a node."""
+    """The loaded programs that all labs share. The session table is as large as on a node."""
 
     ours: Datapath
     plain: BPF
 
     def redirect(self, name: str) -> int:
+        """The descriptor of a program in redirect.c."""
         fd: int = self.plain.load_func(name.encode(), BPF.SCHED_CLS).fd
         return fd
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """Where near ends are joined."""
+    """The namespace in which near ends are joined."""
 
     namespace: str
     links: Links
     programs: Programs
 
     def ifindex(self, interface: str) -> int:
+        """The index of one of the node's interfaces."""
         shown = _ip(self.namespace, "ip", "-o", "link", "show", interface)
         return int(shown.partition(":")[0])
 
@@ -68,6 +72,7 @@ _slots = count(1)
 
 
 def bridge(node: Node, number: int, up: str, down: str) -> None:
+    """A Linux bridge for each join."""
     _batch(
         node.namespace,
         f"link add bridge{number} type bridge",
@@ -77,14 +82,17 @@ def bridge(node: Node, number: int, up: str, down: str) -> None:
 
 
 def mirred(node: Node, number: int, up: str, down: str) -> None:
-    _mirred(node.namespace, up, down)
+    """tc mirred, without a program."""
+    mirred_between(_enter(node.namespace), up, down)
 
 
 def redirect(node: Node, number: int, up: str, down: str) -> None:
+    """A program that only calls bpf_redirect."""
     _redirect(node, "redirect", up, down)
 
 
 def redirect_peer(node: Node, number: int, up: str, down: str) -> None:
+    """A program that only calls bpf_redirect_peer."""
     _redirect(node, "redirect_peer", up, down)
 
 
@@ -101,7 +109,7 @@ def ours(node: Node, number: int, up: str, down: str) -> None:
 
 
 def nowhere(node: Node, number: int, up: str, down: str) -> None:
-    """Drops what comes, at the first moment: what is left is the sender."""
+    """Drops every frame where it reaches the node, so that only the sender's cost is left."""
     node.links.attach(node.ifindex(up), 1, node.programs.redirect("nowhere"), "nowhere")
 
 
@@ -119,20 +127,29 @@ JOINS: dict[str, Join | None] = {
 
 @dataclass(frozen=True, slots=True)
 class Flood:
+    """Small packets, sent as fast as possible."""
+
     sent: int
     arrived: int
+    """At the receiving socket, those that its buffer could not hold included."""
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Ping:
+    """Percentiles of round-trip times, in microseconds."""
+
     p50: float
-    """Microseconds there and back, as the others."""
     p90: float
     p99: float
 
 
 class Lab:
+    """Two hosts, `a` and `b`, over so many hops, joined as `name` says: one of JOINS, or SENDER_ALONE.
+
+    `tool` is the program traffic.c. `cleanup` ends the lab.
+    """
+
     def __init__(self, name: str, hops: int, programs: Programs, tool: Path, cleanup: ExitStack) -> None:
         self._label = f"{name.replace(' ', '-')}{hops}"
         self._tool = tool
@@ -143,7 +160,7 @@ class Lab:
         join = nowhere if name == SENDER_ALONE else JOINS[name]
         self._wire(join, [(ends[2 * hop], ends[2 * hop + 1]) for hop in range(hops)], programs)
         for function in functions:
-            _mirred(self._host[function], "left", "right")
+            mirred_between(_enter(self._host[function]), "left", "right")
         for host, other in (("a", "b"), ("b", "a")):
             _batch(
                 self._host[host],
@@ -151,22 +168,19 @@ class Lab:
                 f"address add {ADDRESS[host]}/24 dev left",
                 f"neighbour add {ADDRESS[other]} lladdr {MAC[other]} dev left nud permanent",
             )
-        self._start_server()
+        serve_iperf(_enter(self._host["b"]), cleanup)
 
     def tcp(self, size: int) -> float:
         """Gbit/s that one iperf3 connection received while it carried `size` bytes."""
-        client = ["taskset", "-c", "0", "iperf3", "-c", ADDRESS["b"], "-n", str(size), "-f", "m"]
-        report = _ip(self._host["a"], *client)
-        found = re.search(r"([\d.]+) Mbits/sec\s+receiver", report)
-        if not found:
-            raise RuntimeError(f"{self._label}: iperf3 tells no rate: {report}")
-        return float(found[1]) / 1000
+        return iperf_rate(_enter(self._host["a"]), ADDRESS["b"], size)
 
     def flood(self, seconds: float) -> Flood:
+        """Floods `b` from `a`, one way."""
         sent, arrived, nanoseconds = self._run("flood", seconds, "left", MAC["a"], MAC["b"])
         return Flood(sent, arrived, nanoseconds / 1e9)
 
     def ping(self, seconds: float) -> Ping:
+        """Sends one packet at a time from `a` to `b` and back."""
         _, p50, p90, p99 = self._run("ping", seconds)
         return Ping(p50 / 1000, p90 / 1000, p99 / 1000)
 
@@ -190,7 +204,8 @@ class Lab:
                 self._veth(self._host[host], interface, self._host[next_host], next_interface)
             return
         namespace = self._namespace("node")
-        links = _links_of(namespace)
+        with inside(namespace):
+            links = Links()
         self._cleanup.callback(links.close)
         node = Node(namespace, links, programs)
         for number, hop in enumerate(hops):
@@ -205,44 +220,35 @@ class Lab:
         _batch(namespace, f"link set {interface} up")
         _batch(other, f"link set {other_interface} up")
 
-    def _start_server(self) -> None:
-        if_killed = ["setpriv", "--pdeathsig", "TERM"]
-        enter = ["ip", "netns", "exec", self._host["b"], "taskset", "-c", "0"]
-        server = subprocess.Popen(
-            [*if_killed, *enter, "iperf3", "-s"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        self._cleanup.callback(server.wait)
-        self._cleanup.callback(server.terminate)
-        deadline = time.monotonic() + 10
-        while ":5201" not in _ip(self._host["b"], "ss", "-Hltn"):
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"{self._label}: the iperf3 server does not listen after 10 seconds")
-            time.sleep(0.05)
+
+def serve_iperf(enter: Enter, cleanup: ExitStack) -> None:
+    """Runs an iperf3 server on CPU 0 until `cleanup`; returns when it listens, RuntimeError after 10 seconds."""
+    command = ["setpriv", "--pdeathsig", "TERM", *enter, "taskset", "-c", "0", "iperf3", "-s"]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    cleanup.callback(server.wait)
+    cleanup.callback(server.terminate)
+    deadline = time.monotonic() + 10
+    while ":5201" not in _run([*enter, "ss", "-Hltn"]):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{' '.join(enter)}: the iperf3 server does not listen after 10 seconds")
+        time.sleep(0.05)
 
 
-def remove_leftovers() -> None:
-    for namespace in netns.listnetns():
-        owner = re.match(rf"{PREFIX}(\d+)-", namespace)
-        if owner and not Path("/proc", owner[1]).exists():
-            netns.remove(namespace)
+def iperf_rate(enter: Enter, address: str, size: int) -> float:
+    """Gbit/s that one connection to an iperf3 server received while it carried `size` bytes, its client on CPU 0."""
+    report = _run([*enter, "taskset", "-c", "0", "iperf3", "-c", address, "-n", str(size), "-f", "m"])
+    found = re.search(r"([\d.]+) Mbits/sec\s+receiver", report)
+    if not found:
+        raise RuntimeError(f"{' '.join(enter)}: iperf3 reports no rate: {report}")
+    return float(found[1]) / 1000
 
 
-def _links_of(namespace: str) -> Links:
-    """Made in a thread that enters the namespace and ends there."""
-
-    def make() -> Links:
-        netns.setns(namespace, flags=0)
-        return Links()
-
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(make).result()
-
-
-def _mirred(namespace: str, one: str, other: str) -> None:
+def mirred_between(enter: Enter, one: str, other: str) -> None:
+    """Forwards every frame from each of two interfaces to the other, by tc mirred."""
     for interface, target in ((one, other), (other, one)):
-        _ip(namespace, "tc", "qdisc", "add", "dev", interface, "clsact")
-        action = f"action mirred egress redirect dev {target}"
-        _ip(namespace, "tc", "filter", "add", "dev", interface, "ingress", *f"{ALL_FRAMES} {action}".split())
+        _run([*enter, "tc", "qdisc", "add", "dev", interface, "clsact"])
+        rule = f"{ALL_FRAMES} action mirred egress redirect dev {target}"
+        _run([*enter, "tc", "filter", "add", "dev", interface, "ingress", *rule.split()])
 
 
 def _redirect(node: Node, program: str, one: str, other: str) -> None:
@@ -257,7 +263,11 @@ def _batch(namespace: str, *commands: str) -> None:
 
 
 def _ip(namespace: str, *command: str) -> str:
-    return _run(["ip", "netns", "exec", namespace, *command])
+    return _run([*_enter(namespace), *command])
+
+
+def _enter(namespace: str) -> Enter:
+    return ["ip", "netns", "exec", namespace]
 
 
 def _run(command: Sequence[str]) -> str:

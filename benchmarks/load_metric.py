@@ -1,7 +1,7 @@
-"""An external metric for a HorizontalPodAutoscaler: a script that runs in a pod of its own (benchmarks/hpa.yaml), and
-needs nothing but the standard library.
+"""An external metric for a HorizontalPodAutoscaler.
 
-It serves external.metrics.k8s.io/v1beta1 with one metric, `load`, whose value stands in the file LOAD.
+It serves external.metrics.k8s.io/v1beta1 with one metric, `load`, whose value is in the file LOAD. It runs as a plain
+script in a pod of its own (benchmarks/hpa.yaml): standard library only.
 """
 
 import json
@@ -11,14 +11,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 GROUP = "external.metrics.k8s.io/v1beta1"
-LOAD = Path("/tmp/load")  # noqa: S108 - of its own container
+LOAD = Path("/tmp/load")  # noqa: S108 - in its own container
 CERTIFICATE = Path("/tls/tls.crt")
 KEY = Path("/tls/tls.key")
 PORT = 6443
 
 
 class Metric(BaseHTTPRequestHandler):
+    """Answers with the metric's value, and otherwise with the list of metrics."""
+
     def do_GET(self) -> None:
+        """One request."""
         if self.path.endswith("/load") or "/load?" in self.path:
             self._answer(_values(LOAD.read_text().strip()))
         else:
@@ -33,7 +36,7 @@ class Metric(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Silence."""
+        """Logs nothing."""
 
 
 def _resources() -> object:
@@ -53,6 +56,7 @@ def _values(value: str) -> object:
 
 
 def main() -> None:
+    """Serves over TLS, for ever, with the load 0 at first."""
     LOAD.write_text("0")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(CERTIFICATE, KEY)

@@ -1,5 +1,6 @@
-"""The traffic of `events` and `soak`: numbered datagrams, long TCP transfers, and a churn of short connections, from
-the chain's source to its sink, in the network namespaces of those pods. The pods themselves do nothing.
+"""The traffic of `events` and `soak`: numbered datagrams, long TCP transfers, and many short connections.
+
+It runs from the chain's source to its sink, in the network namespaces of those pods. The pods themselves do nothing.
 """
 
 from __future__ import annotations
@@ -7,7 +8,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,40 +16,44 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cluster import CHECKOUT
+from benchmarks.compiler import compiled
 
 SERVER = "10.9.1.2"
 FLOWS = 120
-"""At 200 datagrams a second each: a fifth more than is asked for, since a busy machine puts some off."""
+"""Of 200 datagrams a second each: a fifth more than DATAGRAMS_PER_SECOND, because a busy machine delays some."""
 DATAGRAMS_PER_SECOND = 20_000
 LONG_TRANSFERS = 200
 SHORT_PER_SECOND = 40
 END_SECONDS = 90.0
-"""Until the last transfer must have come to its end."""
-SOURCE = Path(__file__).with_name("datagrams.c")
+"""Time for the last transfer to end."""
 
 
 @dataclass(slots=True)
 class Loads:
-    """While it runs, each `phase` begins a new account; afterwards the accounts are there."""
+    """The running traffic; after its end, its accounts (see the top of datagrams.c and of transfers.py)."""
 
     datagrams: dict[str, Any] = field(default_factory=dict)
     transfers: dict[str, Any] = field(default_factory=dict)
     dropped_by_backlog: int = 0
-    """Packets of any kind that this machine's CPUs had no room for before any of our programs saw them."""
+    """Packets of any kind that the machine dropped from full CPU queues, before any of our programs saw them."""
     _input: Any = None
 
     def phase(self) -> None:
+        """Begins a new phase: datagrams sent from now on are counted with it."""
         self._input.write("\n")
         self._input.flush()
 
 
 @contextmanager
 def running(source: int, sink: int, seed: int) -> Iterator[Loads]:
-    """`source`, `sink`: process ids in the pods' network namespaces."""
+    """Runs the traffic; `source` and `sink` are ids of processes in the pods' network namespaces.
+
+    The accounts are there when the block has ended. RuntimeError when a program fails.
+    """
     loads = Loads()
     dropped = _backlog_drops()
     with ExitStack() as cleanup:
-        program = _compiled(Path(cleanup.enter_context(tempfile.TemporaryDirectory())))
+        program = compiled("datagrams.c")
         _start(cleanup, _inside(sink, "benchmarks.connections", "serve"), wait=True)
         options = [SERVER, f"--long={LONG_TRANSFERS}", f"--short-per-second={SHORT_PER_SECOND}", f"--seed={seed}"]
         transfers = _start(cleanup, _inside(source, "benchmarks.transfers", *options))
@@ -62,12 +66,6 @@ def running(source: int, sink: int, seed: int) -> Iterator[Loads]:
         loads.datagrams = _finished(datagrams)
         loads.transfers = _finished(transfers)
     loads.dropped_by_backlog = _backlog_drops() - dropped
-
-
-def _compiled(folder: Path) -> Path:
-    program = folder / SOURCE.stem
-    subprocess.run(["gcc", "-O2", "-pthread", "-o", program, SOURCE], check=True)
-    return program
 
 
 def _inside(pid: int, module: str, *arguments: str) -> list[str]:

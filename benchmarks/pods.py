@@ -1,17 +1,15 @@
 """Throughput between real pods (the paper, V.B and Fig. 5): a client, transparent functions, a server.
 
-Chains of 1 to 8 hops on a real Kubernetes. Beside the interfaces that their chain gives them, the same pods get two
-more sets, joined by direct veth pairs and by bridges of the node: the ways differ in the wires alone. A function passes
-frames between the two interfaces of a set by tc mirred. Then the function of the two-hop chain is scaled, and what its
-cross-connections carry is compared with the direct veth pairs of the first replica.
+Chains of 1 to 8 hops run on a real Kubernetes. Besides the interfaces of their chain, the pods get two more sets: one
+joined by direct veth pairs, one by bridges of the node. So the three ways cross the same pods and differ only in their
+wires. A function forwards frames between the two interfaces of a set by tc mirred. Then the function of the two-hop
+chain is scaled, and its cross-connections are compared with the direct veth pairs of its first replica.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import cluster
+from benchmarks.compiler import compiled
 from benchmarks.happenings import container, has, leaving, processes
-from benchmarks.lab import ALL_FRAMES
+from benchmarks.lab import ALL_FRAMES, Enter, iperf_rate, mirred_between, serve_iperf
 from benchmarks.report import BUILD, QUICK, Report, Rounds, Spread, machine, ratio
 
-HERE = Path(__file__).resolve().parent
 NAMESPACE = "pods"
 ROUNDS = 2 if QUICK else 9
 HOPS = (1, 2) if QUICK else (1, 2, 4, 8)
@@ -47,7 +45,7 @@ UNITS = {
 }
 NOTES = (
     "All ways cross the same pods. Both ends of an iperf3 connection share one CPU; CPU time is the whole machine's, "
-    "its other work included. Of small packets, sender and way share one CPU, the receiving program has the other.",
+    "its other work included. For small packets, sender and way share one CPU; the receiving program has the other.",
 )
 FUNCTION = f"""
 trap 'exit 0' TERM
@@ -58,37 +56,43 @@ pass() {{
 if [ -e /sys/class/net/left ] && [ -e /sys/class/net/right ]; then pass left right; pass right left; fi
 sleep infinity & wait
 """
-"""Client and server wait; what is between them passes frames on."""
+"""The script of every pod. A pod with two interfaces forwards frames between them; client and server only wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
+    """A way from client to server, with interfaces and addresses of its own."""
+
     name: str
     prefix: str
-    """Of its interfaces' names in the pods."""
+    """The prefix of its interfaces' names in the pods."""
     subnet: int
 
     def address(self, end: int) -> str:
+        """The IPv4 address of the client, end 1, or of the server, end 2."""
         return f"10.0.{self.subnet}.{end}"
 
     def address6(self, end: int) -> str:
+        """The IPv6 address of the client, end 1, or of the server, end 2."""
         return f"fd00:{self.subnet}::{end}"
 
 
 VETH, BRIDGE, OURS = WAYS = (Way("veth", "v", 1), Way("bridge", "b", 2), Way("ours", "", 0))
 
 Figures = dict[str, dict[str, list[float]]]
-"""Rounds by kind of figure, and by what was measured."""
+"""Rounds, by kind of figure (UNITS) and by what was measured."""
 
 
 def main() -> None:
+    """Brings the cluster up and measures."""
     with cluster.running(_manifest(), NAMESPACE):
         measure()
 
 
 def measure() -> None:
+    """ROUNDS times all chains and ways in turn, then the same for each number of replicas."""
     described = machine()
-    tool = _compiled()
+    tool = compiled("traffic.c")
     figures: Figures = {kind: {} for kind in UNITS}
     with ExitStack() as cleanup:
         chains = {hops: _Chain(hops, tool, cleanup) for hops in HOPS}
@@ -108,10 +112,12 @@ def measure() -> None:
 
 
 def name(hops: int, way: Way) -> str:
+    """The name of a figure over so many hops."""
     return f"{hops} {'hop' if hops == 1 else 'hops'}, {way.name}"
 
 
 def scaled_name(replicas: int, way: Way) -> str:
+    """The name of a figure with so many replicas."""
     return f"{replicas} {'replica' if replicas == 1 else 'replicas'}, {way.name}"
 
 
@@ -137,7 +143,7 @@ def _ratios(figures: Figures) -> Iterator[tuple[str, Spread]]:
 
 
 class _Chain:
-    """One on the cluster, with the ways beside it wired into its pods."""
+    """A chain on the cluster, whose pods also get the interfaces of the other ways."""
 
     def __init__(self, hops: int, tool: Path, cleanup: ExitStack) -> None:
         self._name, self._hops, self._tool = _chain_name(hops), hops, tool
@@ -150,12 +156,12 @@ class _Chain:
             self._bridge(hop)
         for way in (VETH, BRIDGE):
             for pid in self._pids[1:-1]:
-                _pass_on(pid, f"{way.prefix}left", f"{way.prefix}right")
+                mirred_between(_enter(pid), f"{way.prefix}left", f"{way.prefix}right")
             for end, (pid, interface) in enumerate(zip(self._ends, ("right", "left"), strict=True), start=1):
                 device = f"dev {way.prefix}{interface}"
                 _ip(pid, f"address add {way.address(end)}/24 {device}")
                 _ip(pid, f"address add {way.address6(end)}/64 {device} nodad")
-        _serve(self._ends[1], cleanup)
+        serve_iperf(_enter(self._ends[1]), cleanup)
 
     def measured(self, way: Way) -> dict[str, float]:
         before = _busy_seconds()
@@ -176,7 +182,7 @@ class _Chain:
         }
 
     def scale(self, replicas: int) -> None:
-        """The function; the pod that the other ways cross stays, for it is the oldest."""
+        """Scales the function. The pod that the other ways cross stays, because it is the oldest."""
         deployment = f"deployment/{self._name}-h1"
         cluster.kubectl(f"--namespace={NAMESPACE}", "scale", deployment, f"--replicas={replicas}")
 
@@ -206,51 +212,24 @@ class _Chain:
             _ip(pid, f"link set {interface} up")
 
     def _wire(self, way: Way) -> list[str]:
-        """The client's interface, its MAC and the server's."""
+        """The client's interface, its MAC and the server's MAC."""
         interfaces = f"{way.prefix}right", f"{way.prefix}left"
         return [interfaces[0], *(_mac(pid, each) for pid, each in zip(self._ends, interfaces, strict=True))]
 
     def _tcp(self, address: str) -> float:
-        """Gbit/s received."""
-        report = _inside(self._ends[0], "taskset", "-c", "0", "iperf3", "-c", address, "-n", str(TCP_BYTES), "-f", "m")
-        found = re.search(r"([\d.]+) Mbits/sec\s+receiver", report)
-        if not found:
-            raise RuntimeError(f"{self._name}: iperf3 tells no rate: {report}")
-        return float(found[1]) / 1000
+        return iperf_rate(_enter(self._ends[0]), address, TCP_BYTES)
 
     def _run(self, what: str, way: Way, seconds: float, *arguments: str) -> list[int]:
         namespaces = [f"/proc/{pid}/ns/net" for pid in self._ends]
         addresses = [way.address(end) for end in (1, 2)]
-        told = cluster.run(str(self._tool), what, *namespaces, *addresses, str(seconds), *arguments)
-        return [int(word) for word in told.split()]
+        output = cluster.run(str(self._tool), what, *namespaces, *addresses, str(seconds), *arguments)
+        return [int(word) for word in output.split()]
 
 
 def _listed(namespace: str, selector: str) -> list[Mapping[str, Any]]:
-    told = cluster.kubectl(f"--namespace={namespace}", "get", "pods", f"--selector={selector}", "--output=json")
-    listed: list[Mapping[str, Any]] = json.loads(told)["items"]
+    output = cluster.kubectl(f"--namespace={namespace}", "get", "pods", f"--selector={selector}", "--output=json")
+    listed: list[Mapping[str, Any]] = json.loads(output)["items"]
     return listed
-
-
-def _compiled() -> Path:
-    BUILD.mkdir(parents=True, exist_ok=True)
-    tool = BUILD / "traffic"
-    cluster.run("gcc", "-O2", "-pthread", "-o", str(tool), str(HERE / "traffic.c"))
-    return tool
-
-
-def _pass_on(pid: int, one: str, other: str) -> None:
-    for interface, target in ((one, other), (other, one)):
-        _inside(pid, "tc", "qdisc", "add", "dev", interface, "clsact")
-        rule = f"{ALL_FRAMES} action mirred egress redirect dev {target}"
-        _inside(pid, "tc", "filter", "add", "dev", interface, "ingress", *rule.split())
-
-
-def _serve(pid: int, cleanup: ExitStack) -> None:
-    command = ["setpriv", "--pdeathsig", "TERM", *_enter(pid), "taskset", "-c", "0", "iperf3", "-s"]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    cleanup.callback(server.wait)
-    cleanup.callback(server.terminate)
-    cluster.until(lambda: ":5201" in _inside(pid, "ss", "-Hltn"), "the iperf3 server listens")
 
 
 def _mac(pid: int, interface: str) -> str:
@@ -258,7 +237,7 @@ def _mac(pid: int, interface: str) -> str:
 
 
 def _busy_seconds() -> float:
-    """Of all CPUs, since the machine's start."""
+    """CPU time that all CPUs have spent at work since the machine's start."""
     ticks = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
     idle = ticks[3] + ticks[4]
     return (sum(ticks[:8]) - idle) / os.sysconf("SC_CLK_TCK")
@@ -272,7 +251,7 @@ def _inside(pid: int, *command: str) -> str:
     return cluster.run(*_enter(pid), *command)
 
 
-def _enter(pid: int) -> list[str]:
+def _enter(pid: int) -> Enter:
     return ["nsenter", f"--net=/proc/{pid}/ns/net"]
 
 

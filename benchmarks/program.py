@@ -1,7 +1,7 @@
 """Nanoseconds that a packet costs in the program alone, under BPF_PROG_TEST_RUN.
 
-The kernel repeats the program on one frame, with its own loop around it: that is what the empty program costs, and it
-is part of every figure. A frame that is meant to be the first of its kind is made so before each run (renew.h).
+The kernel repeats the program on one frame. Its loop is part of every figure; the empty program costs nothing else.
+Where every frame should be the first of its kind, the program itself changes the frame before each run (renew.h).
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ HERE = Path(__file__).resolve().parent
 ROUNDS = 7 if QUICK else 101
 REPEAT = 20_000 if QUICK else 100_000
 COPIES = 2 if QUICK else 6
-"""Of each program, for the kernel puts each into memory wherever there is room, and where it lies is worth up to three
-nanoseconds. Rounds take turns among them."""
+"""Of each program; rounds use them in turn. The place in memory that the kernel gives a program can change its figure
+by up to three nanoseconds."""
 NEW_SESSIONS = 2_500
-"""A round; all rounds together stay within the capacity, so that no session has to give way."""
+"""New sessions a round. All rounds together stay within the capacity, so that no session is evicted."""
 
 TC_ACT_OK = 0
 
@@ -43,26 +43,31 @@ SENDER, RECEIVER = 3, 4
 EMPTY, FLOOR, OURS = "empty program", "floor program", "ours, known IPv4/TCP session"
 TARGETS = {"ours/floor": Target(1.15, at_most=True)}
 NOTES = (
-    "Every figure contains the kernel's loop around the program, which is what the empty program costs, and is "
-    "truncated to whole nanoseconds by the kernel.",
-    "A test run can not set tc_classid: ours reads its slot from the mark. Either is one load from the packet's "
-    "own structure, so nothing is added or taken off. The 18 ns that tc_classid saves are a lookup of the link by its "
+    "Every figure contains the kernel's loop around the program, which is all that the empty program costs. The kernel "
+    "truncates figures to whole nanoseconds.",
+    "A test run cannot set tc_classid, so ours reads its slot from the mark. Each is one load from the packet's own "
+    "structure, so the figure needs no correction. The 18 ns that tc_classid saves are a lookup of the link by its "
     "interface index, which neither build makes.",
     "New session and ARP request include 1 to 2 ns for making each run the first of its kind.",
-    "A redirect only returns here; what it costs to carry it out is in the forwarding benchmark.",
+    "A redirect only returns here. The forwarding benchmark measures the redirect itself.",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
+    """A program and a frame to measure it with."""
+
     name: str
     program_fds: Sequence[int]
     """The same program, loaded several times."""
     frame: bytes
     action: int
+    """The tc action that the program must return."""
     repeat: int = REPEAT
+    """Runs a round."""
 
     def measure(self, number: int) -> float:
+        """Nanoseconds a run, in the round of that number; RuntimeError when the action is another."""
         program_fd = self.program_fds[number % len(self.program_fds)]
         action, _, nanoseconds = test_run(program_fd, SENDER, self.frame, self.repeat)
         if action != self.action:
@@ -71,6 +76,7 @@ class Case:
 
 
 def main() -> None:
+    """ROUNDS times all cases in turn, on one CPU."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     described = machine()
     with ExitStack() as cleanup:
@@ -120,7 +126,7 @@ def _cases(cleanup: ExitStack) -> Iterator[Case]:
 
 
 def _wire(datapath: Datapath) -> None:
-    """One link on each side, and an answer to whoever asks for either's address."""
+    """Makes one link on each side, and an answer to an ARP request for either address."""
     for slot, side in ((SENDER, UP), (RECEIVER, DOWN)):
         datapath.set_link(slot, LinkEntry(IFINDEX, CONNECTION, side, LinkState.SERVING))
         datapath.set_targets(CONNECTION, side, maglev.table([("replica", slot)]))
@@ -145,7 +151,7 @@ def _ipv6() -> Packet:
 
 
 def _icmp_error() -> Packet:
-    """What the upstream host says of a TCP packet that it got."""
+    """The upstream host's ICMP error about a TCP packet that it received."""
     return ip(UP) / ICMP(type="dest-unreach", code=4) / bytes(tcp(DOWN)[IP])[:28]
 
 

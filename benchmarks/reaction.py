@@ -1,10 +1,10 @@
-"""How long a replica takes to join its chain and to leave it, on a real Kubernetes, and whose part is how large.
+"""How long a replica takes to join its chain and to leave it on a real Kubernetes, and how much of that is our part.
 
 joining   its container is ready → the node agent hears of it → it is in the targets → the condition is set → Ready
 leaving   its deletion is asked for → the hook arrives → out of the targets → drained → SIGTERM in its container
 
-Again and again one of four replicas is deleted, which its ReplicaSet replaces. Every moment is taken where it happens,
-all by the clock of the one machine: by the function itself, by the agent, by an API server's watch.
+The benchmark deletes one of four replicas, waits until the ReplicaSet has replaced it, and repeats. Each moment is
+recorded where it happens, by the function itself, by the agent, or by a watch; all use the clock of the one machine.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import cluster
-from benchmarks.report import BUILD, QUICK, machine
+from benchmarks.happenings import has
+from benchmarks.report import QUICK, machine, save
 from kube.api import ApiError, ApiServer
 
 MANIFEST = Path(__file__).with_suffix(".yaml")
@@ -39,15 +40,17 @@ LEAVE = ("deletion asked for", "hook arrives", "out of the targets", "drained", 
 OURS = {"join": ("agent hears", "in the targets"), "leave": ("hook arrives", "out of the targets")}
 
 Moments = dict[str, float]
-"""Seconds since 1970, by what happened then."""
+"""By what happened: when, in seconds since 1970."""
 
 
 def main() -> None:
+    """Brings the cluster up and measures."""
     with cluster.running(MANIFEST, "reaction"):
         measure()
 
 
 def measure() -> None:
+    """REPETITIONS times on a cluster that runs: prints the phases and writes build/bench/reaction.json."""
     described = machine()
     api = ApiServer.from_environment(str(cluster.KUBECONFIG))
     with _Watched(api) as watched:
@@ -56,24 +59,20 @@ def measure() -> None:
     ended = {"load_after": os.getloadavg()[0]}
     content = {"benchmark": "reaction", "quick": QUICK, "machine": {**described, **ended}, **summary(joins, leaves)}
     _show(content)
-    BUILD.mkdir(parents=True, exist_ok=True)
-    path = BUILD / "reaction.json"
-    path.write_text(json.dumps(content, indent=1) + "\n")
-    plot(content)
-    print(f"{path.relative_to(cluster.CHECKOUT)}; reaction.svg and reaction.png beside it")
+    print(f"{save('reaction', content)}: every moment of every repetition")
 
 
 class _Watched:
-    """What an API server's watch says of the functions, and when it said it first."""
+    """The functions, and when they became Ready, as a watch at the API server reports them."""
 
     def __init__(self, api: ApiServer) -> None:
         self._api = api
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self.deleted: Moments = {}
-        """When a pod's deletion was asked for, by pod."""
+        """By pod: when its deletion was asked for."""
         self.ready: Moments = {}
-        """When a pod was Ready."""
+        """By pod: when it was first seen Ready."""
         self.pods: dict[str, Mapping[str, Any]] = {}
 
     def __enter__(self) -> _Watched:
@@ -84,9 +83,9 @@ class _Watched:
         self._stop.set()
 
     def settled(self) -> bool:
-        """As many functions as should be, all of them Ready, and none on its way out."""
+        """Whether there are REPLICAS functions, all of them Ready and none terminating."""
         pods = list(self.pods.values())
-        return len(pods) == REPLICAS and all(_is_ready(p) and "deletionTimestamp" not in p["metadata"] for p in pods)
+        return len(pods) == REPLICAS and all(has(p, "Ready") and "deletionTimestamp" not in p["metadata"] for p in pods)
 
     def _follow(self) -> None:
         while not self._stop.is_set():
@@ -96,12 +95,12 @@ class _Watched:
             try:
                 for event in self._api.watch(PODS, {**FUNCTIONS, **version}, read_timeout=60):
                     self._note(event["type"], event["object"])
-            except ApiError:  # silence for a minute, or a version that is too old: list again
+            except ApiError:  # no event for a minute, or a version that is too old: list again
                 continue
 
     def _note(self, kind: str, pod: Mapping[str, Any]) -> None:
         name = pod["metadata"]["name"]
-        if _is_ready(pod):
+        if has(pod, "Ready"):
             self.ready.setdefault(name, time.time())
         self.pods = {key: value for key, value in self.pods.items() if key != name}
         if kind != "DELETED":
@@ -111,7 +110,7 @@ class _Watched:
 def _replace_functions(api: ApiServer, watched: _Watched) -> None:
     for repetition in range(REPETITIONS):
         cluster.until(watched.settled, f"{REPLICAS} functions are Ready before repetition {repetition + 1}")
-        time.sleep(0.3)  # so that the last event's echoes are over
+        time.sleep(0.3)  # lets the work that follows the last repetition end
         oldest = min(watched.pods, key=lambda name: watched.pods[name]["metadata"]["creationTimestamp"])
         _delete(api, watched, oldest)
     cluster.until(watched.settled, "the last function is Ready")
@@ -125,7 +124,7 @@ def _delete(api: ApiServer, watched: _Watched, pod: str) -> None:
 
 
 def _moments(watched: _Watched) -> tuple[list[Moments], list[Moments]]:
-    """Of each replica that joined or left while it was measured."""
+    """(joins, leaves): one entry for each replica that joined or left during the measurement."""
     said = _agent_said()
     noted = _functions_noted()
     joins, leaves = [], []
@@ -141,7 +140,7 @@ def _moments(watched: _Watched) -> tuple[list[Moments], list[Moments]]:
 
 
 def _agent_said() -> dict[str, Moments]:
-    """From the node agent's log."""
+    """By pod, the moments in the node agent's log."""
     output = cluster.kubectl("--namespace=sfc-system", "logs", "daemonset/sfc-node", "--container=node")
     moments: dict[str, Moments] = {}
     for line in (json.loads(line) for line in output.splitlines() if line.startswith('{"time"')):
@@ -167,6 +166,7 @@ def _moments_of(line: Mapping[str, Any]) -> Moments:
 
 
 def _functions_noted() -> dict[str, Moments]:
+    """By pod, the moments that the functions wrote into a folder of the node (reaction.yaml)."""
     script = f"cd {MOMENTS} && grep -H . -- *"
     output = cluster.in_node("sh", "-c", script)
     noted: dict[str, Moments] = {}
@@ -180,20 +180,24 @@ def _functions_noted() -> dict[str, Moments]:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
+    """The time between two moments, in all repetitions."""
+
     name: str
     milliseconds: Sequence[float] = field(repr=False)
 
     @property
     def median(self) -> float:
+        """Milliseconds."""
         return statistics.median(self.milliseconds)
 
     @property
     def p99(self) -> float:
-        """Of a hundred, the largest but one: by nearest rank, nothing is interpolated."""
+        """Milliseconds, by nearest rank: of a hundred values the second largest, never interpolated."""
         return sorted(self.milliseconds)[math.ceil(0.99 * len(self.milliseconds)) - 1]
 
 
 def summary(joins: Sequence[Moments], leaves: Sequence[Moments]) -> dict[str, Any]:
+    """The figures of all phases, as the JSON has them."""
     phases = {"join": _phases(JOIN, joins), "leave": _phases(LEAVE, leaves)}
     ours = {what: _between(OURS[what], moments) for what, moments in (("join", joins), ("leave", leaves))}
     return {
@@ -232,60 +236,3 @@ def _show(result: Mapping[str, Any]) -> None:
             print(f"  {name:<40}{phase['median_ms']:9.2f} ms{phase['p99_ms']:9.2f} ms")
         verdict = "MISSED" if what in result["missed"] else "met"
         print(f"  our own part, p99: {result['p99_ms'][what]:.2f} ms; at most {TARGET_MS:.0f} ms: {verdict}")
-
-
-def plot(content: Mapping[str, Any]) -> None:
-    """build/bench/reaction.svg: each phase's spread above, our own part in full below."""
-    from matplotlib import pyplot  # noqa: PLC0415 - a second, for one benchmark of several
-
-    pyplot.switch_backend("svg")
-    figure, rows = pyplot.subplots(2, 2, figsize=(13, 8), height_ratios=(3, 2), layout="constrained")
-    for column, (what, title) in enumerate((("join", "Joining"), ("leave", "Leaving"))):
-        phases = content["phases"][what]
-        _plot_phases(rows[0][column], f"{title}, {content['repetitions'][what]} times", phases)
-        _plot_ours(rows[1][column], what, phases[" → ".join(OURS[what])]["all_ms"])
-    figure.suptitle(
-        "From a replica's readiness to its place in the chain, and from its deletion to its SIGTERM\n"
-        "box: quartiles and median; line: least to 99th percentile; orange: the node agent's own part"
-    )
-    for kind in ("svg", "png"):
-        figure.savefig(BUILD / f"reaction.{kind}", dpi=100)
-
-
-def _plot_phases(axes: Any, title: str, phases: Mapping[str, Any]) -> None:
-    names = list(phases)[::-1]
-    ours = {" → ".join(pair) for pair in OURS.values()}
-    boxes = axes.boxplot(
-        [[max(value, 0.1) for value in phases[name]["all_ms"]] for name in names],
-        orientation="horizontal",
-        whis=(0, 99),
-        showfliers=False,
-        patch_artist=True,
-        tick_labels=[f"in all: {name}" if name == names[0] else name for name in names],
-        medianprops={"color": "black"},
-    )
-    for name, box in zip(names, boxes["boxes"], strict=True):
-        box.set_facecolor("tab:orange" if name in ours else "lightgray")
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel("milliseconds")
-    axes.set_title(title)
-    axes.grid(axis="x", alpha=0.3)
-
-
-def _plot_ours(axes: Any, what: str, values: Sequence[float]) -> None:
-    ordered = sorted(values)
-    share = [100 * (i + 1) / len(ordered) for i in range(len(ordered))]
-    axes.step(ordered, share, where="post", color="tab:orange")
-    axes.axvline(TARGET_MS, color="gray", linestyle="--")
-    axes.text(TARGET_MS, 5, f" target: {TARGET_MS:.0f} ms for 99 %", color="gray")
-    axes.set_xlim(left=0, right=max(1.6 * TARGET_MS, 1.1 * ordered[-1]))
-    axes.set_ylim(0, 102)
-    axes.set_xlabel(f"milliseconds, {' → '.join(OURS[what])}")
-    axes.set_ylabel("% of the repetitions")
-    axes.grid(alpha=0.3)
-
-
-def _is_ready(pod: Mapping[str, Any]) -> bool:
-    conditions = pod.get("status", {}).get("conditions") or ()
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)

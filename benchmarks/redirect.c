@@ -1,4 +1,4 @@
-/* Redirects without a thought, to the interface that the filter's class id names; or drops. */
+/* Programs that only redirect every frame, to the interface that the filter's class id names, or drop it. */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/if_packet.h>
 #include <uapi/linux/pkt_cls.h>

@@ -1,11 +1,11 @@
-"""How many sessions change replica when their stage scales by one: ours, and what a hash modulo the replicas does.
+"""How many sessions change replica when their stage scales by one: with ours, and with a hash modulo the replicas.
 
-The real program chooses, under BPF_PROG_TEST_RUN; ways differ in what stands in the targets' table and in what happens
-to the replica that leaves. Each session sends a packet, the stage scales, each sends another. Once the session table
-holds every session, once it is full, with room for a quarter: what was evicted has to be chosen again.
+The real program chooses the replica, under BPF_PROG_TEST_RUN. The ways differ in the content of the targets' table, and
+in what happens to a replica that leaves. Each session sends a packet, the stage scales, each session sends another. One
+run has room for every session in the session table; the other has room for a quarter, and evicts the rest.
 
-A session that moves is one whose two packets went to different replicas. When the stage grows, none has to. When it
-shrinks without drain, those of the replica that leaves have to.
+A session moves when its two packets go to different replicas. When the stage grows, no session has to move. When it
+shrinks without a drain, those of the replica that leaves have to.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from tests.bpf.node import CONNECTION, IFINDEX, SLOT_FROM_MARK, TC_ACT_REDIRECT,
 ROUNDS = 3 if QUICK else 7
 SESSIONS = 1_000 if QUICK else 4_000
 REPLICAS = (1, 2, 4, 8, 16, 32)
-"""Of the stage before it grows, and after it has shrunk."""
+"""Replicas of the stage before it grows, and after it has shrunk."""
 SENDER = 1
 FIRST = 10
 """The first replica's slot."""
 SOURCE = slice(26, 30)
-"""Of an IPv4 frame."""
+"""The bytes of a frame that hold the IPv4 source address."""
 ROOMS = {"every session remembered": 2.0, "table full": 0.25}
-"""Room in the session table, of the sessions there are."""
+"""Room in the session table, as a multiple of the sessions that exist."""
 OURS = "ours"
 UNIT = "% of the sessions that change replica"
 NOTES = (
-    "Ours: Maglev table, and a replica that leaves is drained. The others remove it at once, as the paper does; modulo "
-    "puts the replicas into the table in turn.",
-    "The full table has room for a quarter of the sessions, and each session is evicted before its next packet; "
-    "those of the replica that left have to move then, whatever the way.",
+    "Ours: a Maglev table, and a replica that leaves drains. The others remove it at once, as the paper does; modulo "
+    "fills the table with the replicas in turn.",
+    "The full table has room for a quarter of the sessions, and each session is evicted before its next packet. So the "
+    "sessions of the replica that left have to move, in every way.",
 )
 
 
@@ -54,18 +54,23 @@ Replicas = Sequence[tuple[str, int]]
 
 
 def by_maglev(replicas: Replicas) -> bytes:
+    """The targets' table that the node agent writes."""
     return maglev.table(replicas)
 
 
 def by_modulo(replicas: Replicas) -> bytes:
+    """A targets' table that sends a session to its hash modulo the replicas."""
     slots = [slot for _, slot in replicas]
     return struct.pack(f"<{maglev.LENGTH}H", *(slots[entry % len(slots)] for entry in range(maglev.LENGTH)))
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
+    """A way to choose replicas."""
+
     table: Callable[[Replicas], bytes]
     leaving: LinkState
+    """The state of a replica that leaves."""
 
 
 WAYS = {
@@ -77,6 +82,7 @@ EVENTS = ("out", "in")
 
 
 def main() -> None:
+    """ROUNDS times all ways, rooms and numbers of replicas, each round with other sessions."""
     described = machine()
     figures: dict[str, list[float]] = {name(*key): [] for key in product(WAYS, EVENTS, ROOMS, REPLICAS)}
     with ExitStack() as cleanup:
@@ -93,12 +99,13 @@ def main() -> None:
 
 
 def name(way: str, event: str, room: str, replicas: int) -> str:
+    """The name of a figure; `replicas` is the smaller number."""
     fewer, more = (replicas, replicas + 1) if event == "out" else (replicas + 1, replicas)
     return f"{way}, {fewer} → {more}, {room}"
 
 
 def _most(figures: Mapping[str, Sequence[float]], room: str) -> Spread:
-    """Of all events, by round."""
+    """The largest share of any event in a round, over the rounds."""
     found = [figures[name(OURS, event, room, replicas)] for event in EVENTS for replicas in REPLICAS]
     return Spread.of([max(of_round) for of_round in zip(*found, strict=True)])
 
@@ -111,7 +118,7 @@ def _datapath(pins: Path, room: str, cleanup: ExitStack) -> Datapath:
 
 
 def _scaled(datapath: Datapath, way: Way, replicas: int, number: int) -> dict[str, float]:
-    """% of the sessions that move when one replica more comes, and when the first of as many leaves."""
+    """By event, the percentage of sessions that move: when a replica is added, and when the first one leaves."""
     present = [(str(UUID(int=(number << 64) + (i + 1) * 0x9E3779B97F4A7C15)), FIRST + i) for i in range(replicas + 1)]
     datapath.set_link(SENDER, LinkEntry(IFINDEX, CONNECTION, Side.UPSTREAM, LinkState.SERVING))
     frames = list(islice(_frames(number), SESSIONS))
@@ -136,14 +143,14 @@ def _enter(datapath: Datapath, slot: int, state: LinkState) -> None:
 
 
 def _frames(number: int) -> Iterator[bytes]:
-    """One of each session; other sessions in each round."""
+    """One frame of each session. Each round has other sessions."""
     whole = bytes(tcp(Side.UPSTREAM))
     for host in range(1 << 20):
         yield whole[: SOURCE.start] + struct.pack(">I", (10 << 24) + (number << 20) + host) + whole[SOURCE.stop :]
 
 
 def _receivers(datapath: Datapath, frames: Sequence[bytes]) -> list[int]:
-    """The slot that each frame went to, read from its session at once, before that can be evicted."""
+    """The slot that each frame went to, read from its session at once, before an eviction."""
     return [_receiver(datapath, frame) for frame in frames]
 
 

@@ -1,11 +1,12 @@
-/* Makes every run of a repeated test run the first of its kind. Included before the cross-connection's source; takes
- * the place where a test run tells the program its slot (tests/bpf/node.py), and first changes the frame:
+/* Makes every run of a repeated test run the first of its kind. It is included before the cross-connection's source,
+ * and replaces the macro by which a test run gives the program its slot (tests/bpf/node.py). It first changes the
+ * frame:
  *
  *   RENEW_SESSION   another IPv4 source address, so that every run opens a session; with RENEW_AMONG, a power of two,
- *                   one of so many in turn
- *   RENEW_QUESTION  the ARP answer, which the last run left, becomes a question again, of the host that answered
+ *                   so many addresses in turn
+ *   RENEW_QUESTION  turns the ARP answer, which the last run left, back into a request by the host that answered
  *
- * That is 1 to 2 ns of the figure.
+ * This takes 1 to 2 ns of the figure.
  */
 #pragma once
 

@@ -1,7 +1,7 @@
 """What every benchmark does with its figures: medians, ratios within a round, a table, a file.
 
-Alternatives take turns within a round, so that what else the machine does meets them alike; a ratio is formed within a
-round, and its median and its quartiles over the rounds are told.
+Alternatives take turns within a round, so that other work on the machine affects them alike. A ratio is computed within
+a round; the report gives its median and its quartiles over the rounds.
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ BUILD = Path(__file__).resolve().parent.parent / "build" / "bench"
 QUICK = os.environ.get("QUICK", "") not in ("", "0")
 
 Rounds = Mapping[str, Sequence[float]]
-"""One figure a round, by what was measured."""
+"""By what was measured: one figure a round."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
+    """A bound that a ratio should keep."""
+
     bound: float
     at_most: bool
 
     def met(self, value: float) -> bool:
+        """Whether the value keeps the bound; the bound itself does."""
         return value <= self.bound if self.at_most else value >= self.bound
 
     def __str__(self) -> str:
@@ -36,6 +39,8 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
+    """A median with its quartiles."""
+
     median: float
     low: float
     """First quartile."""
@@ -44,7 +49,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """A single value has no spread."""
+        """Of at least one value. A single value is its own median and quartiles."""
         low, median, high = statistics.quantiles(
             [*values, *values] if len(values) == 1 else values, n=4, method="inclusive"
         )
@@ -52,30 +57,32 @@ class Spread:
 
 
 def ratio(rounds: Rounds, ours: str, other: str) -> Spread:
+    """`ours` divided by `other`, round by round."""
     return Spread.of([a / b for a, b in zip(rounds[ours], rounds[other], strict=True)])
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
+    """A benchmark's result."""
+
     name: str
     machine: Mapping[str, object]
+    """As `machine()` returned it before the first round."""
     rounds: Mapping[str, Rounds]
     """By unit."""
     ratios: Mapping[str, Spread]
     targets: Mapping[str, Target]
-    """By the ratio they are set for."""
+    """By the name of a ratio."""
     notes: Sequence[str]
+    """Printed below the table."""
     more: Mapping[str, object] = field(default_factory=dict)
-    """What the file says beside."""
+    """Further entries of the file."""
 
     def publish(self) -> None:
         """Prints the table, writes build/bench/NAME.json."""
         _show(list(self._rows()))
         print(*self.notes, sep="\n", end="\n\n")
-        BUILD.mkdir(parents=True, exist_ok=True)
-        path = BUILD / f"{self.name}.json"
-        path.write_text(json.dumps(self._content(), indent=1, ensure_ascii=False) + "\n")
-        print(f"{path.relative_to(BUILD.parent.parent)}: machine, raw rounds, ratios")
+        print(f"{save(self.name, self._content())}: machine, raw rounds, ratios")
 
     def _rows(self) -> Iterator[tuple[str, ...]]:
         for unit, rounds in self.rounds.items():
@@ -109,8 +116,16 @@ class Report:
         }
 
 
+def save(name: str, content: Mapping[str, object]) -> Path:
+    """Writes build/bench/NAME.json; returns its path within the checkout."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    path = BUILD / f"{name}.json"
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return path.relative_to(BUILD.parent.parent)
+
+
 def machine() -> dict[str, object]:
-    """As it is before the first round."""
+    """Describes the machine, and prints the description. To be called before the first round: it notes the load."""
     cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), ":")
     found: dict[str, object] = {
         "cpu": cpu.partition(":")[2].strip(),

@@ -1,7 +1,7 @@
-"""How the node agent and its program do as a node fills: cross-connections, replicas a side, sessions.
+"""How the cost of the node agent and of its program grows with cross-connections, replicas a side, and sessions.
 
-The agent, in a process of its own for each size, is told in full_node.py. The program: nanoseconds a packet under
-BPF_PROG_TEST_RUN while each run is of the next of so many sessions (renew.h).
+The agent is measured by full_node.py, in a new process for each size. The program's figure is nanoseconds a packet
+under BPF_PROG_TEST_RUN, where each packet belongs to the next of so many known sessions (renew.h).
 """
 
 from __future__ import annotations
@@ -40,13 +40,14 @@ TARGETS = {
 }
 PACKET = "ns per packet"
 NOTES = (
-    "Sizes are cross-connections × replicas a side. Links and cluster are values here: netlink and the API server are "
-    "not contained.",
-    "Resident is all of the process, the compiler that made the program included; maps are the kernel's memory.",
+    "Sizes are cross-connections × replicas a side. Links and cluster are plain values here, so netlink and the API "
+    "server are not part of the figures.",
+    "Resident is the whole process, including the compiler of the program; the maps are the kernel's memory.",
 )
 
 
 def main() -> None:
+    """ROUNDS times all sizes, then all numbers of sessions."""
     described = machine()
     figures: dict[str, dict[str, list[float]]] = {unit: {} for unit in (*full_node.UNITS, PACKET)}
     for number in range(ROUNDS):
@@ -56,12 +57,13 @@ def main() -> None:
         for sessions, nanoseconds in _packets():
             figures[PACKET].setdefault(f"{sessions:,}", []).append(nanoseconds)
         print(f"round {number + 1} of {ROUNDS}", flush=True)
-    told = dict(zip(TARGETS, (full_node.COLD, full_node.CHANGE, full_node.RESIDENT), strict=True))
-    ratios = {name: Spread.of(figures[unit][size(*FULL)]) for name, unit in told.items()}
+    judged = dict(zip(TARGETS, (full_node.COLD, full_node.CHANGE, full_node.RESIDENT), strict=True))
+    ratios = {name: Spread.of(figures[unit][size(*FULL)]) for name, unit in judged.items()}
     Report("scale", described, figures, ratios, TARGETS, NOTES).publish()
 
 
 def size(connections: int, replicas: int) -> str:
+    """The name of a size, in tables and in the JSON."""
     return f"{connections:,} × {replicas:,}"
 
 
@@ -75,7 +77,7 @@ def _in_own_process(connections: int, replicas: int) -> dict[str, float]:
 
 
 def _packets() -> Iterator[tuple[int, float]]:
-    """Of known sessions in turn, by how many there are."""
+    """(known sessions, nanoseconds a packet) for each number of sessions; the packets belong to them in turn."""
     for sessions in SESSIONS:
         with private_bpffs() as bpffs, ExitStack() as cleanup:
             flags = ["-include", f"{HERE}/renew.h", "-DRENEW_SESSION", f"-DRENEW_AMONG={sessions}"]

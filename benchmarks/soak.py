@@ -1,16 +1,15 @@
-"""Minutes of everything at random, on a real Kubernetes, with the same traffic and the same account as `events`.
+"""Random events for ten minutes on a real Kubernetes, with the traffic and the account of `events`.
 
-    make soak                                     # ten minutes, a seed of its own, which it prints
-    SOAK_SEED=7 SOAK_SECONDS=60 make soak         # the same events in the same order, as many as fit in
+    make soak                                     # ten minutes, with a new seed, which it prints
+    SOAK_SEED=7 SOAK_SECONDS=60 make soak         # the events of that seed in the same order, for a minute
 
-What must hold: no datagram is lost or comes twice, no transfer breaks and no flow changes its replica, except through
-the ends that nobody announces, while those last; after each event the replicas asked for serve, and whenever all drains
-have ended, status, host links and replicas agree.
+What must hold: no datagram is lost or arrives twice, no transfer breaks, and no flow changes its replica, except during
+an unannounced end. After each event the replicas asked for serve. Whenever all drains have ended, status, host links
+and replicas agree.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import sys
@@ -18,10 +17,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks import cluster, events, happenings, loads
-from benchmarks.events import Play, Window
+from benchmarks import account, cluster, events, happenings, loads
+from benchmarks.account import LAST_SECONDS, Play, Window
+from benchmarks.ends import ENDS, ended
 from benchmarks.happenings import Chain
-from benchmarks.report import BUILD, machine
+from benchmarks.report import machine, save
 
 SECONDS = float(os.environ.get("SOAK_SECONDS") or 600)
 SEED = int(os.environ.get("SOAK_SEED") or time.time())
@@ -29,9 +29,9 @@ REPLICAS = (2, 5)
 AWAY_SECONDS = (2.0, 30.0)
 PAUSE_SECONDS = (0.0, 3.0)
 QUIET_EVERY = 12
-"""Events, after which all drains are waited for and what then must agree is compared."""
+"""Events between two checks. A check waits until all drains have ended, then compares what must agree."""
 NOTICED_SECONDS = loads.END_SECONDS
-"""After an end that nobody announced, within which a transfer on the dead replica is given up."""
+"""Within this time after an unannounced end, its client gives up a transfer on the dead replica."""
 
 WEIGHTS = {
     "scale": 12,
@@ -42,21 +42,23 @@ WEIGHTS = {
     "agent rollout, other map layout": 1,
     "webhook restart": 1,
     "no API server": 1,
-    **dict.fromkeys(events.ENDS, 1),
+    **dict.fromkeys(ENDS, 1),
 }
-"""How often each comes, beside the others."""
+"""How likely each event is, relative to the others."""
 
 
 def main() -> None:
+    """Brings the cluster up and runs the soak; fails with the list of violations."""
     print(f"SOAK_SEED={SEED} SOAK_SECONDS={SECONDS:.0f}", flush=True)
     with cluster.running(events.MANIFEST, happenings.NAMESPACE):
         happenings.build_next_image()
         violations = soak(Chain())
     if violations:
-        sys.exit(f"SOAK_SEED={SEED}: " + "\n  ".join(["what must hold did not:", *violations]))
+        sys.exit(f"SOAK_SEED={SEED}: " + "\n  ".join(["what must hold does not:", *violations]))
 
 
 def soak(chain: Chain) -> list[str]:
+    """Runs random events for SECONDS, writes build/bench/soak.json; what did not hold, in words."""
     described = machine()
     chain.settle()
     chosen = random.Random(SEED)  # noqa: S311 - repeatable on purpose
@@ -70,18 +72,17 @@ def soak(chain: Chain) -> list[str]:
             if len(play.windows) % QUIET_EVERY == 0:
                 violations += _compared(chain, play)
         violations += _compared(chain, play)
-        time.sleep(events.LAST_SECONDS)
-    result = events.accounted(running, play.windows)
-    events.show(result)
+        time.sleep(LAST_SECONDS)
+    result = account.accounted(running, play.windows)
+    account.show(result)
     violations += [*play.unfinished, *broken_rules(result, play.windows)]
     content = {"seed": SEED, "machine": described, "violations": violations, **result}
-    BUILD.mkdir(parents=True, exist_ok=True)
-    (BUILD / "soak.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    save("soak", content)
     return violations
 
 
 def _next(chain: Chain, chosen: random.Random) -> tuple[str, Callable[[], None]]:
-    """Everything is drawn here, so that the order of events does not depend on how long they took."""
+    """The next event. All random numbers are drawn here, so that durations do not change the order of events."""
     kind = chosen.choices([*WEIGHTS], [*WEIGHTS.values()])[0]
     replicas, away, victim = chosen.randint(*REPLICAS), chosen.uniform(*AWAY_SECONDS), chosen.random()
     actions: dict[str, Callable[[], None]] = {
@@ -98,9 +99,9 @@ def _next(chain: Chain, chosen: random.Random) -> tuple[str, Callable[[], None]]
 
 
 def _end(chain: Chain, kind: str, victim: float) -> None:
-    end = events.ended(chain, kind, victim)
+    end = ended(chain, kind, victim)
     if end["out_ms"] is None:
-        raise RuntimeError(f"of {end['pod']} the agent told nothing: {end['cause']}")
+        raise RuntimeError(f"{end['pod']}: {end['cause']}")
 
 
 def _compared(chain: Chain, play: Play) -> list[str]:
@@ -118,19 +119,19 @@ def _compared(chain: Chain, play: Play) -> list[str]:
 
 
 def broken_rules(result: Mapping[str, Any], windows: Sequence[Window]) -> list[str]:
-    """What the account shows that no end without announcement excuses."""
-    excused = {number for number, window in enumerate(windows) if window.kind in events.ENDS}
+    """Losses in the account that no unannounced end excuses, in words."""
+    excused = {number for number, window in enumerate(windows) if window.kind in ENDS}
     rules = [
-        f"{account[count]} datagrams {count} during {account['kind']!r}, event {number + 1}"
-        for number, account in enumerate(result["events"])
+        f"{event[count]} datagrams {count} during {event['kind']!r}, event {number + 1}"
+        for number, event in enumerate(result["events"])
         for count in ("lost", "duplicated", "moved")
-        if account[count] and (number not in excused or count == "duplicated")
+        if event[count] and (number not in excused or count == "duplicated")
     ]
     ends = [windows[number].began for number in sorted(excused)]
     return rules + [f"a transfer broke: {each}" for each in result["broken"] if not _excused(each, ends)]
 
 
 def _excused(broken: Mapping[str, Any], ends: Sequence[float]) -> bool:
-    """It had begun, or began, when a replica ended without announcement."""
+    """Whether the transfer ran when a replica ended unannounced, and broke soon after."""
     began, ended = broken["began"] / 1e9, broken["ended"] / 1e9
-    return any(began - events.LAST_SECONDS <= end <= ended <= end + NOTICED_SECONDS for end in ends)
+    return any(began - LAST_SECONDS <= end <= ended <= end + NOTICED_SECONDS for end in ends)

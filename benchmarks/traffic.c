@@ -1,25 +1,23 @@
-/* Small packets from one network namespace to another, and what became of them. One process, so that both ends stop at
- * the same moment; a socket stays in the namespace in which it was made, whoever uses it.
+/* Sends small packets from one network namespace to another, and measures them. It is one process, so that both ends
+ * stop at the same moment; a socket stays in the namespace in which it was made.
  *
  *   traffic flood   FROM TO SOURCE DESTINATION SECONDS INTERFACE SOURCE-MAC DESTINATION-MAC
  *   traffic ping    FROM TO SOURCE DESTINATION SECONDS
  *   traffic connect FROM TO SOURCE DESTINATION SECONDS
  *
- * flood: a packet socket in FROM sends frames of 64 bytes (60 and the checksum) past all queueing; a UDP socket in TO
- *	  takes them. Prints frames sent, datagrams that reached that socket, and nanoseconds.
- * ping:  a datagram goes to TO and back, one at a time, and both ends spin, so that no sleep or wake-up is measured.
- *	  Prints the rounds made and the round-trip times' 50th, 90th and 99th percentile in nanoseconds.
- * connect: one TCP connection after the other, each until TO has sent a byte; a reset then frees its port. Prints
- *	  connections and nanoseconds.
+ * flood: a packet socket in FROM sends frames of 64 bytes (60 and the checksum), bypassing queueing; a UDP socket in
+ *	  TO receives them. Prints frames sent, datagrams that reached that socket, and nanoseconds.
+ * ping:  a datagram goes to TO and back, one at a time. Both ends spin, so that no sleep or wake-up is measured.
+ *	  Prints the number of round trips, and the 50th, 90th and 99th percentile of their times in nanoseconds.
+ * connect: one TCP connection after the other, each until TO has sent a byte. A reset then frees its port. Prints
+ *	  the number of connections, and nanoseconds.
  *
  * FROM and TO are namespaces, SOURCE and DESTINATION their IPv4 addresses; the sender has CPU 0, the receiver CPU 1.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <err.h>
-#include <fcntl.h>
 #include <linux/if_packet.h>
-#include <linux/sock_diag.h>
 #include <net/ethernet.h>
 #include <net/if.h>
 #include <netinet/ip.h>
@@ -34,6 +32,8 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "sockets.h"
 
 #define BATCH	    64
 #define BUFFER	    (16 << 20)
@@ -74,15 +74,6 @@ static void run_on(int cpu)
 	CPU_SET(cpu, &cpus);
 	if (sched_setaffinity(0, sizeof(cpus), &cpus))
 		err(1, "CPU %d", cpu);
-}
-
-static void enter(const char *namespace)
-{
-	int fd = open(namespace, O_RDONLY);
-
-	if (fd < 0 || setns(fd, CLONE_NEWNET))
-		err(1, "enter %s", namespace);
-	close(fd);
 }
 
 static struct sockaddr_in host(const char *address)
@@ -147,16 +138,6 @@ static struct frame frame_of(const struct way *way, const char *source_mac, cons
 	it.ip.check = checksum(&it.ip);
 	it.udp.len = htons(sizeof(it.udp) + sizeof(it.payload));
 	return it;
-}
-
-static unsigned int overflowed(int fd)
-{
-	unsigned int info[SK_MEMINFO_VARS];
-	socklen_t size = sizeof(info);
-
-	if (getsockopt(fd, SOL_SOCKET, SO_MEMINFO, info, &size))
-		err(1, "SO_MEMINFO");
-	return info[SK_MEMINFO_DROPS];
 }
 
 static void *receive(void *socket)

@@ -1,11 +1,11 @@
-"""Long TCP transfers and a churn of short connections, until standard input ends: run inside a network namespace.
+"""Long TCP transfers and many short connections, until standard input ends. It runs inside a network namespace.
 
     python -m benchmarks.transfers SERVER --long 200 --short-per-second 40 --seed 1
 
 The server is `python -m benchmarks.connections serve`. A long transfer sends block after block for a quarter of a
-minute, and another takes its place when it ends; a short one sends a single block. Whoever sends wants each block
-back, and in the end the checksum of all of them. What is refused, reset, silent, or gets other bytes is broken. The
-last line that it prints is the account, as JSON; times are in ns since 1970.
+minute; when it ends, another takes its place. A short connection sends a single block. The sender expects each block
+back, and compares the checksum of all blocks. A transfer that is refused, reset, silent, or gets other bytes is broken.
+The last line of the output is the account, as JSON; its times are in ns since 1970.
 """
 
 from __future__ import annotations
@@ -25,17 +25,21 @@ BLOCK_BYTES = 4096
 PAUSE_SECONDS = 0.5
 LONG_SECONDS = (10.0, 20.0)
 PATIENCE_SECONDS = 20.0
-"""Without an answer, after which a connection is broken: time for several retransmissions on a busy machine."""
+"""A transfer without an answer for so long is broken. Long enough for several retransmissions on a busy machine."""
 
 
 @dataclass(slots=True)
 class Account:
+    """What became of the transfers of one kind, long or short."""
+
     completed: int = 0
     blocks: int = 0
     broken: list[dict[str, object]] = field(default_factory=list)
 
 
 class Client:
+    """Runs the transfers and counts their outcomes."""
+
     def __init__(self, server: str, seed: int) -> None:
         self._server = server
         self._random = random.Random(seed)  # noqa: S311 - nothing secret
@@ -43,6 +47,7 @@ class Client:
         self.accounts = {"long": Account(), "short": Account()}
 
     async def run(self, long: int, short_per_second: float) -> None:
+        """Runs until standard input ends and all transfers are over; `accounts` has the result."""
         asyncio.get_running_loop().run_in_executor(None, sys.stdin.read).add_done_callback(lambda _: self._stop.set())
         async with asyncio.TaskGroup() as tasks:
             for _ in range(long):
@@ -51,7 +56,7 @@ class Client:
                 tasks.create_task(self._converse("short", 0))
 
     async def _one_after_the_other(self) -> None:
-        """The first is cut short, so that not all end together."""
+        """Runs long transfers. The first has a random length, so that not all end at the same time."""
         seconds = self._random.uniform(0, LONG_SECONDS[1])
         while not self._stop.is_set():
             await self._converse("long", seconds)
@@ -107,12 +112,14 @@ class Client:
 
 
 async def run(options: argparse.Namespace) -> None:
+    """Runs the client; prints the account."""
     client = Client(options.server, options.seed)
     await client.run(options.long, options.short_per_second)
     print(json.dumps({kind: asdict(account) for kind, account in client.accounts.items()}))
 
 
 def main() -> None:
+    """Runs the client with the options of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("server", help="its address")
     parser.add_argument("--long", type=int, required=True, help="at a time")

@@ -1,7 +1,7 @@
-"""`python -m evaluation`: every experiment that has no result yet, then docs/evaluation.md with its plots.
+"""`python -m evaluation` runs every experiment that has no result yet, then writes docs/evaluation.md and its plots.
 
-An experiment is a benchmark in a process of its own. Its result is kept in build/evaluation/ (build/evaluation/quick/
-for QUICK=1), so that a run that was interrupted goes on where it was; ANEW="NAME …" or ANEW=all forgets results first.
+An experiment is a benchmark in a process of its own. Results are kept in build/evaluation/ (build/evaluation/quick/ for
+QUICK=1), so that an interrupted run continues where it stopped. ANEW="NAME …" or ANEW=all deletes results first.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 RESULTS = CHECKOUT / "build" / "evaluation" / ("quick" if QUICK else "")
 ANEW = os.environ.get("ANEW", "").split()
 TENTH = {"events"}
-"""Taken as a look in every run: in full it alone would take longer than all may. A look leaves it out."""
+"""Always run with QUICK=1, because in full they take longer than the whole evaluation may. A quick look omits them."""
 ON_CLUSTER = ("efficiency", "pods", "reaction", "events")
-"""Come last, one after the other on the same cluster where that has the nodes they want."""
+"""Run last, one after the other. The cluster stays from one to the next if it has the right number of nodes."""
 MOST_SECONDS = 240 if QUICK else 600
-"""Of one experiment."""
+"""After so many seconds an experiment is ended, and counts as failed."""
 
 
 def main() -> None:
+    """Runs what has no result, ends the cluster and writes the page; fails when an experiment failed."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     names = list(dict.fromkeys(name for section in SECTIONS for name in section.experiments))
     names = [name for name in names if name not in ON_CLUSTER] + list(ON_CLUSTER)
@@ -43,11 +44,11 @@ def main() -> None:
     page.write(RESULTS, CHECKOUT / "docs")
     print("docs/evaluation.md; its plots in docs/evaluation/")
     if failed:
-        sys.exit(f"failed: {', '.join(failed)}; what they said: {RESULTS.relative_to(CHECKOUT)}/NAME.log")
+        sys.exit(f"failed: {', '.join(failed)}; see {RESULTS.relative_to(CHECKOUT)}/NAME.log")
 
 
 def _run_all(names: list[str]) -> Iterator[str]:
-    """Runs what has no result; the names of those that failed."""
+    """Runs the experiments that have no result; yields the names of those that failed."""
     began = time.monotonic()
     for number, name in enumerate(names, start=1):
         at = f"[{number}/{len(names)}, {time.monotonic() - began:4.0f} s] {name}"

@@ -1,4 +1,4 @@
-"""docs/evaluation.md: what the sections make of the results, and the machine they were taken on."""
+"""Writes docs/evaluation.md: the targets, the sections, and the machine on which the results were measured."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ formed within a round. What is absolute holds for this machine alone.
 
 
 def write(results: Path, docs: Path) -> None:
+    """Writes the page and its plots below `docs`; `results` has a file NAME.json for each experiment."""
     found = dict(_read(results))
     pictures = docs / NAME
     pictures.mkdir(exist_ok=True)
@@ -60,7 +61,7 @@ def _lines(found: Results, pictures: Path) -> Iterator[str]:
 
 
 def _targets(found: Results) -> Iterator[str]:
-    """All of them at one glance, and what stands in the way of those that are missed."""
+    """All targets in one table, and the reasons for those that are missed."""
     judged = [(experiment, content, each) for experiment, content in found.items() for each in verdicts(content)]
     rows = [
         (experiment, each.figure, each.found, each.target, "met" if each.met else "**missed**", _load(content))

@@ -1,4 +1,8 @@
-"""How plots look: units on the axes, from zero or (lines) logarithmic, told apart without colour, always alike."""
+"""Draws the plots, all in one style.
+
+Axes have units and begin at zero or are logarithmic. Series can be distinguished without colour, and ours always looks
+the same. The same figures give the same file.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ matplotlib.use("svg")
 from matplotlib import pyplot, ticker
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's, which the colour-blind tell apart."""
+"""The palette of Okabe and Ito, for colour-blind readers too."""
 MARKERS = "osD^vPX"
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "ooo", "++")
 STYLE = {
@@ -33,11 +37,13 @@ STYLE = {
 }
 
 Draw = Callable[[Any], None]
-"""Draws into matplotlib axes."""
+"""Draws one panel into matplotlib axes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plane:
+    """A panel's title, axes and target."""
+
     title: str
     x: str
     y: str
@@ -45,13 +51,13 @@ class Plane:
     log_x: bool = False
     log_y: bool = False
     bound: tuple[float, str] | None = None
-    """A target, and what it is called."""
+    """A target to draw as a line: its value and its label."""
     top: float | None = None
-    """Of the y axis, where panels are to be compared."""
+    """The end of the y axis, for panels that are compared."""
 
 
 def save(path: Path, draws: Sequence[Draw]) -> None:
-    """The panels side by side, as SVG."""
+    """Writes the panels, side by side, as SVG."""
     with pyplot.rc_context(STYLE):
         figure, panels = pyplot.subplots(1, len(draws), figsize=size(draws), squeeze=False)
         for axes, draw in zip(panels[0], draws, strict=True):
@@ -61,12 +67,12 @@ def save(path: Path, draws: Sequence[Draw]) -> None:
 
 
 def size(draws: Sequence[Draw]) -> tuple[float, float]:
-    """Inches; a single panel is wide, too."""
+    """(width, height) in inches. A single panel is as wide as most pairs."""
     return max(9.0, 5.5 * len(draws)), 4.6
 
 
 def lines(plane: Plane, series: Mapping[str, Mapping[int, Spread]]) -> Draw:
-    """Medians with quartiles, by place on the x axis."""
+    """Lines through medians, with quartiles; `series` has a point for each place on the x axis."""
 
     def draw(axes: Any) -> None:
         for (label, points), index in zip(series.items(), _looks(series), strict=True):
@@ -92,7 +98,7 @@ def lines(plane: Plane, series: Mapping[str, Mapping[int, Spread]]) -> Draw:
 
 
 def bars(plane: Plane, groups: Mapping[str, Mapping[str, Spread]]) -> Draw:
-    """Medians with quartiles: groups along the x axis, the same series in each."""
+    """Bars for medians, with quartiles; `groups` are along the x axis, with the same series in each."""
 
     def draw(axes: Any) -> None:
         names = list(dict.fromkeys(name for group in groups.values() for name in group))
@@ -122,13 +128,13 @@ def bars(plane: Plane, groups: Mapping[str, Mapping[str, Spread]]) -> Draw:
 
 
 def _looks(names: Iterable[str]) -> Iterator[int]:
-    """Which colour and which marker or hatch a series has. Ours has the first of them in every plot."""
+    """For each series, the index of its colour and of its marker or hatch. Ours has the first in every plot."""
     others = itertools.count(1)
     return (0 if name.startswith(("ours", "sfc")) else next(others) for name in names)
 
 
 def steps(plane: Plane, spreads: Mapping[str, Spread], far: Mapping[str, float]) -> Draw:
-    """Medians with quartiles, one above the other, and how `far` the longest go: the first on top."""
+    """Medians with quartiles, one above the other, the first on top, each with a stroke that ends at its `far`."""
 
     def draw(axes: Any) -> None:
         upwards = list(spreads.items())[::-1]
@@ -155,7 +161,7 @@ def steps(plane: Plane, spreads: Mapping[str, Spread], far: Mapping[str, float])
 
 
 def _legend(axes: Any, entries: int) -> None:
-    """Below, where it hides nothing."""
+    """The legend goes below the axes, where it covers no data."""
     if entries > 1:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=min(entries, 6))
 

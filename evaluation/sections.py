@@ -1,4 +1,4 @@
-"""What each section of the page tells: its plots, their tables, and sentences made from the figures."""
+"""The sections of the page: their plots and tables, and sentences made from the figures."""
 
 from __future__ import annotations
 
@@ -12,28 +12,36 @@ from evaluation import plots
 from evaluation.plots import Draw, Plane
 
 Results = Mapping[str, Mapping[str, Any]]
-"""By experiment, as its benchmark wrote it."""
+"""By experiment, the JSON that its benchmark wrote."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
+    """A table in Markdown; all cells are text."""
+
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
+    """A plot, the sentences below it, and tables."""
+
     name: str
-    """Of the picture's file, too."""
+    """Also the name of the plot's file."""
     draws: Sequence[Draw]
+    """The panels of the plot; without any, the part has no plot."""
     says: str
     tables: Sequence[Table]
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
+    """A section of the page."""
+
     title: str
     experiments: Sequence[str]
+    """Those whose results it needs."""
     parts: Callable[[Results], Iterator[Part]]
 
 
@@ -169,7 +177,7 @@ def _throughput_says(kind: str, content: Mapping[str, Any], groups: Mapping[str,
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """Along which figures between pods are told."""
+    """The x axis of figures between pods: hops or replicas."""
 
     what: str
     label: Callable[[int, pods.Way], str]

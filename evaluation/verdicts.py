@@ -1,4 +1,4 @@
-"""What the targets have come to, and why those are missed that are."""
+"""Compares results with their targets, and gives the reason for each that is missed."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from dataclasses import dataclass
 from typing import Any
 
 Content = Mapping[str, Any]
-"""Of an experiment's result."""
+"""An experiment's result: the JSON that its benchmark wrote."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
+    """One figure and its target."""
+
     figure: str
     found: str
     target: str
     met: bool
     why: str
-    """What stands in the way, or would."""
+    """Why the target is missed. It has a text when the target is met, too."""
 
 
 def verdicts(content: Content) -> Iterator[Verdict]:
-    """Of any benchmark's result."""
+    """The verdicts on a result of any benchmark."""
     yield from _ratios(content)
     yield from _reactions(content)
     yield from _losses(content)
@@ -54,7 +56,7 @@ def _losses(content: Content) -> Iterator[Verdict]:
 
 
 def _ends(content: Content) -> Iterator[Verdict]:
-    """Of those that an agent was there to notice."""
+    """The unannounced ends during which an agent ran."""
     for end in content.get("unannounced", {}).get("ends", ()):
         if "no agent" in end["kind"] or "on purpose" in end["kind"]:
             continue
@@ -107,4 +109,4 @@ REASONS: Mapping[str, Callable[[Content], str]] = {
         "making of 1,250 lookup tables."
     ),
 }
-"""By figure; what the experiments have shown of their causes."""
+"""By figure: the cause, as far as experiments have shown it."""

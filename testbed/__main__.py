@@ -13,6 +13,7 @@ DEFAULT_KUBERNETES = "1.37"
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command line; the chosen function is in the `command` of what it parses."""
     top = argparse.ArgumentParser(prog="python -m testbed", description="A real Kubernetes on this machine.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
@@ -29,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     server = command("api-server", _api_server, "kill the API server, or start it again with what etcd holds")
     server.add_argument("action", choices=("stop", "start"))
     command("down", _down, "end the cluster and remove all that belongs to it")
-    command("status", _status, "say what runs; fails unless all is well")
+    command("status", _status, "show what runs; fails unless all is well")
     load = command("load-image", _load_image, "put images into every node")
     load.add_argument("image", nargs="+", help="docker-archive file, or name of an image made by build-image")
     command("base-image", _base_image, "make the Debian base image that Dockerfiles here build on")
@@ -94,6 +95,7 @@ def _exec(arguments: argparse.Namespace) -> int:
 
 
 def main() -> int:
+    """The exit status: 0, or 1 with one line of explanation on standard error."""
     arguments = parser().parse_args()
     if os.geteuid() != 0:
         print("the testbed makes namespaces and mounts: run it as root", file=sys.stderr)

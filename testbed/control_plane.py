@@ -1,4 +1,4 @@
-"""Command lines of the control plane, which runs inside node 1."""
+"""Command lines and configuration of the control plane, which runs inside node 1."""
 
 import json
 from pathlib import Path
@@ -26,14 +26,16 @@ CLIENTS = {
     "controller-manager": Identity("system:kube-controller-manager"),
     "scheduler": Identity("system:kube-scheduler"),
 }
-"""Their rights come with Kubernetes."""
+"""Identities by component. Kubernetes itself brings their rights."""
 
 
 def server_identity(node: Node) -> Identity:
+    """The API server's, with every name and address under which clients reach it."""
     return Identity("kube-apiserver", serves=(*SERVING_NAMES, f"IP:{node.address}"))
 
 
 def etcd(binaries: Binaries) -> list[str | Path]:
+    """etcd's command line: one member, reachable from its own node only."""
     return [
         binaries.etcd / "etcd",
         "--data-dir=/var/lib/etcd",
@@ -46,6 +48,7 @@ def etcd(binaries: Binaries) -> list[str | Path]:
 
 
 def api_server(binaries: Binaries, node: Node) -> list[str | Path]:
+    """The API server's command line; `node` is the one that it runs on."""
     keys = CONFIGURATION
     return [
         binaries.kubernetes / "kube-apiserver",
@@ -79,6 +82,7 @@ def api_server(binaries: Binaries, node: Node) -> list[str | Path]:
 
 
 def admission(pod_security: str) -> str:
+    """The API server's admission configuration, in JSON, with that level of pod security as default."""
     level = dict.fromkeys(("enforce", "audit", "warn"), pod_security)
     configuration = {
         "apiVersion": "pod-security.admission.config.k8s.io/v1",
@@ -96,6 +100,7 @@ def admission(pod_security: str) -> str:
 
 
 def controller_manager(binaries: Binaries) -> list[str | Path]:
+    """The controller manager's command line. It also signs certificate requests."""
     return [
         binaries.kubernetes / "kube-controller-manager",
         *_client("controller-manager"),
@@ -108,6 +113,7 @@ def controller_manager(binaries: Binaries) -> list[str | Path]:
 
 
 def scheduler(binaries: Binaries) -> list[str | Path]:
+    """The scheduler's command line."""
     return [binaries.kubernetes / "kube-scheduler", *_client("scheduler")]
 
 

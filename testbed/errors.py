@@ -1,7 +1,7 @@
-"""The one exception of the testbed."""
+"""The testbed's only exception."""
 
 
 class TestbedError(Exception):
     """Something the user must act on; the text says what is wrong, where, and what to do."""
 
-    __test__ = False  # not a test, whatever pytest makes of the name
+    __test__ = False  # pytest would take the name for a test class

@@ -1,10 +1,10 @@
-"""Process 1 of a node: gives the node's namespaces their file systems, then only collects ended processes.
+"""Process 1 of a node: mounts the node's file systems, then only collects ended processes.
 
-Run by `unshare` in new mount, network, process, host-name and IPC namespaces. The node's root is an overlay: the
-machine's own root below, memory above. A node sees every program of the machine and can write nowhere outside its
-folder in the testbed's state. All of it belongs to the mount namespace, so it goes when the last process goes.
+`unshare` runs it in new mount, network, process, host-name and IPC namespaces. The node's root is an overlay: the
+machine's own root below, memory above. So a node sees every program of the machine, and cannot write outside its folder
+in the testbed's state. All mounts belong to the mount namespace and vanish with its last process.
 
-Standard library only, and no import of the testbed: it runs as a plain script.
+It runs as a plain script: standard library only, and no import of the testbed.
 """
 
 import json
@@ -23,14 +23,16 @@ SHIELDED = (
     "kernel/keys/root_maxkeys",
     "kernel/keys/root_maxbytes",
 )
-"""Settings of the whole machine that a kubelet writes when it starts. Here it writes to a file instead."""
+"""Settings of the whole machine that a kubelet changes at its start. Here it writes to copies of them."""
 
 
 def mount(*arguments: str | Path) -> None:
+    """Runs `mount`; CalledProcessError when it fails."""
     subprocess.run(["mount", *map(str, arguments)], check=True)
 
 
 def make_root(folder: Path) -> Path:
+    """Mounts the node's root, an overlay, below `folder`; returns where."""
     upper, root = folder / "upper", folder / "root"
     for made in (upper, root):
         made.mkdir()
@@ -42,6 +44,7 @@ def make_root(folder: Path) -> Path:
 
 
 def mount_kernel_file_systems(root: Path) -> None:
+    """Mounts proc, sysfs, cgroups, bpf and dev, which show the new namespaces, and empty /run, /tmp and /dev/shm."""
     mount("-t", "proc", "proc", root / "proc")
     mount("-t", "sysfs", "sysfs", root / "sys")
     mount("--rbind", "/sys/fs/cgroup", root / "sys/fs/cgroup")
@@ -53,6 +56,7 @@ def mount_kernel_file_systems(root: Path) -> None:
 
 
 def shield_settings(root: Path) -> None:
+    """Mounts a copy over each setting in SHIELDED, so that the machine's own stays as it is."""
     for name in SHIELDED:
         setting = root / "proc/sys" / name
         if setting.exists():
@@ -63,7 +67,7 @@ def shield_settings(root: Path) -> None:
 
 
 def bind(root: Path, folders: dict[str, str]) -> None:
-    """Shows folders of the machine, each at its place in the node."""
+    """Mounts folders of the machine in the node: by path on the machine, the path in the node."""
     for source, target in folders.items():
         place = root / target.lstrip("/")
         place.mkdir(parents=True, exist_ok=True)
@@ -71,6 +75,7 @@ def bind(root: Path, folders: dict[str, str]) -> None:
 
 
 def enter(root: Path) -> None:
+    """Makes `root` the root of this mount namespace, and lets go of the old one."""
     old = root / ".old"
     old.mkdir()
     os.chdir(root)
@@ -78,12 +83,13 @@ def enter(root: Path) -> None:
     os.chdir("/")
     subprocess.run(["umount", "--lazy", "/.old"], check=True)
     Path("/.old").rmdir()
-    mount("--make-rshared", "/")  # as on any node: mounts made by pods marked Bidirectional must arrive
+    mount("--make-rshared", "/")  # as on any node, so that Bidirectional mounts of pods reach it
     for made in ("/run/netns", "/run/lock", "/run/sfc", "/run/containerd"):
         Path(made).mkdir(parents=True, exist_ok=True)
 
 
 def collect_ended_processes() -> None:
+    """Waits for ended children, as process 1 must; never returns."""
     while True:
         signal.sigwait({signal.SIGCHLD})
         try:
@@ -94,7 +100,10 @@ def collect_ended_processes() -> None:
 
 
 def main() -> None:
-    """Arguments: the node's name, its folder, the state folder to hide, a JSON object of folders to bind, a pipe."""
+    """Arguments: the node's name, its folder, the state folder to hide, a JSON object of folders to bind, a pipe.
+
+    It writes to the pipe when all is mounted.
+    """
     name, folder, hidden, folders, ready = sys.argv[1:]
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     socket.sethostname(name)
@@ -102,7 +111,7 @@ def main() -> None:
     mount_kernel_file_systems(root)
     shield_settings(root)
     bind(root, json.loads(folders))
-    mount("-t", "tmpfs", "tmpfs", root / hidden.lstrip("/"))  # the other nodes' keys are none of this node's business
+    mount("-t", "tmpfs", "tmpfs", root / hidden.lstrip("/"))  # a node must not see the other nodes' keys
     enter(root)
     os.write(int(ready), b"ready")
     os.close(int(ready))

@@ -1,4 +1,4 @@
-"""Images: the sandbox image, and loading images into the nodes."""
+"""Makes the sandbox image, and loads images into the nodes."""
 
 import hashlib
 import io
@@ -23,7 +23,7 @@ SOURCE = Path(__file__).with_name("pause.c")
 
 
 def pause() -> Path:
-    """The docker-archive of the sandbox image, compiled once."""
+    """The docker-archive of the sandbox image. It is compiled once and stays in the cache."""
     digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]
     made = CACHE / f"pause-{digest}.tar"
     if not made.exists():
@@ -39,7 +39,10 @@ def pause() -> Path:
 
 
 def load(images: Iterable[Path], nodes: Iterable[Daemon]) -> None:
-    """Brings docker-archives into the containerd of every node, all nodes at once; skips what a node has already."""
+    """Imports docker-archives into the containerd of every node, all nodes at once; skips what a node already has.
+
+    TestbedError when a file is no docker-archive or a node cannot import it.
+    """
     wanted = [(image, node) for image in images for node in nodes]
     with ThreadPoolExecutor() as pool:
         for _ in pool.map(lambda pair: _load(*pair), wanted):
@@ -47,7 +50,11 @@ def load(images: Iterable[Path], nodes: Iterable[Daemon]) -> None:
 
 
 def _load(image: Path, node: Daemon) -> None:
-    """A record for each name says which image it means in this node, so that a name may move back and forth."""
+    """Imports one image into one node, unless the records in the state folder show that the node has it.
+
+    There is a record for each image name, with the image that the name stands for in this node. So a name may move to
+    another image and back.
+    """
     entry = _manifest(image)
     records = [STATE / node.name / "images" / quote(name, safe="") for name in entry["RepoTags"]]
     if records and all(record.exists() and record.read_text() == entry["Config"] for record in records):

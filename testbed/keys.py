@@ -1,4 +1,4 @@
-"""Which identity is given to whom. Every node's folder holds its own keys and nobody else's."""
+"""Which component gets which identity. Every node's folder holds the node's own keys, and no others."""
 
 import shutil
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ ADMINISTRATOR = Identity("admin", "system:masters")
 
 
 def make(nodes: Iterable[Node], server: str, pool: Executor) -> None:
-    """All keys, certificates and kubeconfigs. `server` is the API server's URL for the machine's own users."""
+    """Writes all keys, certificates and kubeconfigs. `server` is the API server's URL for users on this machine."""
     authority, front_proxy = pool.map(lambda name: pki.authority(PKI, name), ("ca", "front-proxy-ca"))
     first, *others = nodes
     tasks = [

@@ -1,4 +1,4 @@
-"""Configuration files and command lines of what every node runs: containerd, kubelet, kube-proxy, CNI."""
+"""Configuration files and command lines of the daemons of every node: containerd, kubelet, kube-proxy, CNI."""
 
 import json
 from pathlib import Path
@@ -34,15 +34,16 @@ disabled_plugins = [
 
 
 def node_identity(node: Node) -> Identity:
-    """What the Node authorizer and NodeRestriction go by."""
+    """The user name and group that the Node authorizer and NodeRestriction expect."""
     return Identity(f"system:node:{node.name}", "system:nodes", (f"DNS:{node.name}", f"IP:{node.address}"))
 
 
 CLIENTS = {"kube-proxy": Identity("system:kube-proxy"), "multus": Identity("multus")}
-"""kube-proxy's rights come with Kubernetes, those of Multus from manifests/multus.yaml."""
+"""Identities by component. Kubernetes brings kube-proxy's rights, manifests/multus.yaml those of Multus."""
 
 
 def kubelet_configuration(cgroup_root: str) -> str:
+    """In JSON. `cgroup_root` is the cgroup for pods, as `cgroups.node_root` returns it."""
     return json.dumps(
         {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -63,16 +64,16 @@ def kubelet_configuration(cgroup_root: str) -> str:
             "failSwapOn": False,
             "maxPods": 250,
             "clusterDomain": "cluster.local",
-            "clusterDNS": ["127.0.0.1"],  # there is none, and a pod's own loopback says so at once
+            "clusterDNS": ["127.0.0.1"],  # there is no DNS; a pod's own loopback refuses at once
             "resolvConf": "",
             "makeIPTablesUtilChains": False,
-            # The disk is the machine's: neither its images nor its pods are to be cleared away when it fills.
+            # The disk is the machine's: the kubelet must not remove images or evict pods when it fills.
             "evictionHard": {},
             "imageGCHighThresholdPercent": 100,
             "localStorageCapacityIsolation": False,
             "syncFrequency": "10s",
             "nodeStatusUpdateFrequency": "5s",
-            # Tests kill containers on purpose, again and again, and what they kill should not stay away for minutes.
+            # Tests kill containers again and again. Without this, the kubelet would delay their restart for minutes.
             "featureGates": {"KubeletCrashLoopBackOffMax": True},
             "crashLoopBackOff": {"maxContainerRestartPeriod": "2s"},
         },
@@ -81,6 +82,7 @@ def kubelet_configuration(cgroup_root: str) -> str:
 
 
 def proxy_configuration(node: Node) -> str:
+    """kube-proxy's, in JSON."""
     return json.dumps(
         {
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
@@ -97,8 +99,10 @@ def proxy_configuration(node: Node) -> str:
 
 
 def cni_configuration(node: Node) -> str:
-    """Multus, with the pods' own network inside. Not by `clusterNetwork`, which Multus would first look for in the
-    cluster, with a warning event for every pod.
+    """Multus, in JSON, with the pods' usual network as its delegate.
+
+    `clusterNetwork` would be the other way to name that network, but Multus looks for it in the cluster first and
+    records a warning event for every pod.
     """
     return json.dumps(
         {
@@ -116,8 +120,10 @@ def cni_configuration(node: Node) -> str:
 
 
 def _pod_network(node: Node) -> dict[str, object]:
-    """Every pod on a routed link of its own: service traffic between two pods of a node then passes kube-proxy's
-    rules in both directions, with no need for the machine's br_netfilter module.
+    """Gives every pod a routed link of its own.
+
+    So service traffic between two pods of a node passes kube-proxy's rules in both directions, without the machine's
+    br_netfilter module.
     """
     addresses = {"type": "host-local", "ranges": [[{"subnet": node.pods}]], "routes": [{"dst": "0.0.0.0/0"}]}
     plugin = {"type": "ptp", "ipMasq": False, "ipam": addresses}
@@ -125,10 +131,12 @@ def _pod_network(node: Node) -> dict[str, object]:
 
 
 def containerd() -> list[str | Path]:
+    """containerd's command line."""
     return ["containerd", "--config", f"{CONFIGURATION}/containerd.toml"]
 
 
 def kubelet(binaries: Binaries, node: Node) -> list[str | Path]:
+    """The kubelet's command line."""
     return [
         binaries.kubernetes / "kubelet",
         f"--config={CONFIGURATION}/kubelet.json",
@@ -139,4 +147,5 @@ def kubelet(binaries: Binaries, node: Node) -> list[str | Path]:
 
 
 def kube_proxy(binaries: Binaries) -> list[str | Path]:
+    """kube-proxy's command line."""
     return [binaries.kubernetes / "kube-proxy", f"--config={CONFIGURATION}/kube-proxy.json"]

@@ -1,7 +1,7 @@
-"""The network of the testbed: nodes on a bridge in a namespace of its own that has no other link.
+"""The network of the testbed: the nodes on a bridge, in a network namespace with no other link.
 
-Nothing leaves: whatever is neither a node, a pod nor a service is unreachable at once. Services need a route only so
-that a node's own packets reach the point where kube-proxy rewrites their destination.
+Nothing leaves it: an address that is no node, pod or service is unreachable at once. Services need a route only so that
+a node's own packets reach the point where kube-proxy rewrites their destination.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ PODS = "10.244.0.0/16"
 MOST_NODES = 9
 SETTINGS = (
     "net.ipv4.ip_forward=1",
-    "net.ipv4.icmp_ratelimit=0",  # or a pod is not told that an address is unreachable, and waits for its time-out
+    "net.ipv4.icmp_ratelimit=0",  # otherwise a pod gets no "unreachable", and waits for its time-out
 )
 
 
@@ -26,19 +26,22 @@ class Node:
 
     @property
     def name(self) -> str:
+        """As Kubernetes knows it, and its link on the bridge."""
         return f"node{self.number}"
 
     @property
     def address(self) -> str:
+        """Its IPv4 address among the nodes."""
         return f"10.200.0.{10 + self.number}"
 
     @property
     def pods(self) -> str:
+        """The subnet of its pods, 512 addresses."""
         return f"10.244.{2 * self.number}.0/23"
 
 
 def links(node: Node, others: Iterable[Node], fabric: int) -> list[str]:
-    """`ip` commands for inside the node. `fabric` is a process in the fabric's network namespace."""
+    """`ip` commands to run inside the node. `fabric` is the id of a process in the bridge's network namespace."""
     return [
         "link set lo up",
         f"link add eth0 type veth peer name {node.name} netns {fabric}",
@@ -51,5 +54,5 @@ def links(node: Node, others: Iterable[Node], fabric: int) -> list[str]:
 
 
 def ports(nodes: Iterable[Node]) -> list[str]:
-    """`ip` commands for inside the fabric, once the nodes' links exist."""
+    """`ip` commands to run in the bridge's network namespace, once the nodes' links exist."""
     return [f"link set {node.name} master fabric up" for node in nodes]

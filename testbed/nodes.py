@@ -1,4 +1,4 @@
-"""Starting nodes: their namespaces, files, links and daemons; and running programs inside them."""
+"""Starts nodes (their namespaces, files, links and daemons) and runs programs inside them."""
 
 import json
 import os
@@ -25,7 +25,7 @@ for mount in $mounts; do umount -l "$mount"; done
 rm -rf /run/netns/* /run/containerd/* /run/sfc/* /sys/fs/bpf/sfc
 nft flush ruleset
 """
-"""Ends every process of a node at once, and removes what only the kernel's memory held. What is on disk stays."""
+"""Kills every process of a node at once, and removes all that a power cut would erase. Files on disk stay."""
 
 FOLDERS = {
     "kubernetes": "/etc/kubernetes",
@@ -36,14 +36,16 @@ FOLDERS = {
     "etcd": "/var/lib/etcd",
     "log": "/var/log",
 }
-"""Folders of a node in the state folder, and where the node sees them."""
+"""By the name of a folder in the node's state folder, where the node sees it."""
 
 
 def folder(node: Node) -> Path:
+    """The node's own, in the state folder."""
     return STATE / node.name
 
 
 def make_folders(node: Node) -> None:
+    """Makes the folders that the node will see, and the one for the records of its images."""
     for name in (*FOLDERS, "images"):
         (folder(node) / name).mkdir()
 
@@ -62,7 +64,7 @@ def start_fabric() -> Daemon:
 
 
 def start_holder(node: Node, binaries: Binaries) -> Daemon:
-    """A node's namespaces with their file systems; no daemon yet."""
+    """Makes a node's namespaces with their file systems, and the process that holds them; no daemon yet."""
     files = folder(node)
     shared = [binaries.kubernetes, binaries.etcd]
     binds = {str(files / name): place for name, place in FOLDERS.items()} | {str(path): str(path) for path in shared}
@@ -73,7 +75,7 @@ def start_holder(node: Node, binaries: Binaries) -> Daemon:
 
 
 def _start_and_wait(name: str, command: Sequence[str | Path]) -> Daemon:
-    """Starts a process that is given the number of a pipe as last argument and writes to it when it is ready."""
+    """Starts a process and waits until it is ready. It gets a pipe's number as last argument, and writes to it then."""
     reader, writer = os.pipe()
     daemon = spawn(name, [*command, str(writer)], pass_fds=[writer])
     os.close(writer)
@@ -85,6 +87,7 @@ def _start_and_wait(name: str, command: Sequence[str | Path]) -> Daemon:
 
 
 def connect(holders: Mapping[Node, Daemon], fabric: Daemon) -> None:
+    """Joins the nodes by the bridge, with addresses and routes."""
     for node, holder in holders.items():
         _ip(holder, network.links(node, holders, fabric.pid))
         run("nsenter", f"--target={holder.pid}", "--net", "sysctl", "-qw", *network.SETTINGS)
@@ -96,12 +99,12 @@ def _ip(place: Daemon, commands: Sequence[str]) -> None:
 
 
 def write(node: Node, name: str, content: str) -> None:
-    """A file in the node's /etc/kubernetes."""
+    """Writes a file into the node's /etc/kubernetes."""
     (folder(node) / "kubernetes" / name).write_text(content)
 
 
 def write_configuration(node: Node, binaries: Binaries) -> None:
-    """Everything but keys."""
+    """Writes all that the node's daemons read, except keys: configuration files and CNI plugins."""
     files = folder(node)
     cgroup_root = cgroups.node_root(node.name)
     written = {
@@ -116,6 +119,7 @@ def write_configuration(node: Node, binaries: Binaries) -> None:
 
 
 def cut_power(holder: Daemon) -> None:
+    """Runs POWER_CUT in the node; the process that holds its namespaces stays."""
     run(*inside(holder, "sh", "-euc", POWER_CUT))
 
 

@@ -1,4 +1,4 @@
-"""Where things are. The state folder does not depend on the checkout, so that `down` works from any."""
+"""Where things are. The state folder does not depend on the checkout, so that `down` works from every checkout."""
 
 import os
 from pathlib import Path
@@ -9,16 +9,16 @@ MANIFESTS = CHECKOUT / "testbed" / "manifests"
 
 USUAL_NAME = "sfc-testbed"
 NAME = os.environ.get("SFC_TESTBED") or USUAL_NAME
-"""Of the state folder and the cgroups. Two testbeds of different names share nothing but the cache."""
+"""The name of the state folder and of the cgroups. Testbeds with different names share only the cache."""
 PUBLISHED = Path("build") if NAME == USUAL_NAME else Path("build", NAME)
 """Where in a checkout users find kubeconfig and kubectl."""
 STATE = Path("/var/lib") / NAME
 LOG = STATE / "log"
 RUN = STATE / "run"
-"""Process ids of what we started, one file each."""
+"""One file for each daemon that we started, with its process id."""
 PKI = STATE / "pki"
 KUBECONFIG = STATE / "kubeconfig"
 CLUSTER = STATE / "cluster.json"
-"""What runs; written last, so that its presence means a finished `up`."""
+"""The cluster that runs. `up` writes it last: when it exists, `up` has finished."""
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sfc-testbed"

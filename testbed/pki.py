@@ -1,7 +1,7 @@
 """The cluster's certificates: two authorities, and one identity for each component.
 
-The authority for the aggregation layer (front proxy) is not the one for clients: whoever holds a front-proxy
-certificate may claim any user name, so no ordinary client certificate may pass for one.
+The authority for the aggregation layer (front proxy) is not the one for clients. The holder of a front-proxy
+certificate may claim any user name, so an ordinary client certificate must not count as one.
 """
 
 import base64
@@ -16,13 +16,15 @@ DAYS = "365"
 
 @dataclass(frozen=True, slots=True)
 class Authority:
+    """The files of a certificate authority, PEM."""
+
     certificate: Path
     key: Path
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A certificate's subject (groups are organisations to Kubernetes) and the names it serves under."""
+    """A certificate's subject, and the names it serves under (`DNS:…`, `IP:…`). Kubernetes takes O for the group."""
 
     user: str
     group: str = ""
@@ -30,11 +32,13 @@ class Identity:
 
     @property
     def subject(self) -> str:
+        """In openssl's syntax."""
         # A user name like system:node:node1 holds no slash, so openssl's own syntax is safe.
         return f"/O={self.group}/CN={self.user}" if self.group else f"/CN={self.user}"
 
 
 def authority(folder: Path, name: str) -> Authority:
+    """Writes `name`.crt and `name`.key of a new authority into `folder`."""
     made = Authority(folder / f"{name}.crt", folder / f"{name}.key")
     extensions = ["basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign"]
     _request(made.certificate, made.key, f"/CN=sfc-testbed-{name}", extensions)
@@ -42,7 +46,7 @@ def authority(folder: Path, name: str) -> Authority:
 
 
 def certificate(signer: Authority, folder: Path, name: str, identity: Identity) -> None:
-    """Writes `name`.crt and `name`.key into `folder`."""
+    """Writes `name`.crt and `name`.key into `folder`: a serving certificate too where the identity has names."""
     usage = "serverAuth,clientAuth" if identity.serves else "clientAuth"
     extensions = [
         "basicConstraints=critical,CA:FALSE",
@@ -75,14 +79,14 @@ def _request(
 
 
 def service_account_keys(folder: Path) -> None:
-    """The pair that signs and checks service account tokens: `service-accounts.key` and `.pub`."""
+    """Writes the pair that signs and checks service account tokens: `service-accounts.key` and `.pub`."""
     key = folder / "service-accounts.key"
     run("openssl", "genrsa", "-out", key, "2048")
     run("openssl", "rsa", "-in", key, "-pubout", "-out", key.with_suffix(".pub"))
 
 
 def kubeconfig(signer: Authority, folder: Path, name: str, server: str) -> str:
-    """A kubeconfig (JSON, which is YAML) with certificates inside, for the identity `name` in `folder`."""
+    """A kubeconfig in JSON, which is YAML, for the identity `name` in `folder`. Keys and certificates are inside."""
     user = {
         "client-certificate-data": _inline(folder / f"{name}.crt"),
         "client-key-data": _inline(folder / f"{name}.key"),

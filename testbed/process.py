@@ -1,4 +1,4 @@
-"""Running programs: to their end, or as daemons inside the testbed's cgroup."""
+"""Runs programs: to their end, or as daemons inside the testbed's cgroup."""
 
 import shlex
 import subprocess
@@ -17,7 +17,7 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def run(*argv: str | Path, stdin: str | None = None) -> str:
-    """The standard output of a program; TestbedError with its standard error when it fails."""
+    """Runs a program; returns its standard output. TestbedError with its standard error when it fails."""
     words = [str(word) for word in argv]
     done = subprocess.run(words, input=stdin, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -27,23 +27,25 @@ def run(*argv: str | Path, stdin: str | None = None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """A process of ours, known by name. It is ours as long as it is in our cgroup, so a reused pid cannot deceive."""
+    """A process of ours, by name. It counts as ours while it is in our cgroup, so that a reused pid cannot mislead."""
 
     name: str
     pid: int
 
     @property
     def log(self) -> Path:
+        """The file with its standard output and standard error."""
         return LOG / f"{self.name}.log"
 
     def alive(self) -> bool:
+        """Whether the process runs and is ours."""
         return cgroups.holds(self.pid)
 
 
 def spawn(name: str, argv: Sequence[str | Path], *, pass_fds: Sequence[int] = ()) -> Daemon:
     """Starts a daemon in a session of its own, with a clean environment.
 
-    It enters the cgroup before it becomes the program: there is no moment in which `down` would miss it.
+    It enters the cgroup before it becomes the program, so that `down` cannot miss it.
     """
     enter = ["sh", "-c", 'echo $$ >"$0" && exec "$@"', str(cgroups.daemons() / "cgroup.procs")]
     with (LOG / f"{name}.log").open("ab") as log:
@@ -64,16 +66,16 @@ def spawn(name: str, argv: Sequence[str | Path], *, pass_fds: Sequence[int] = ()
 
 
 def recorded() -> dict[str, Daemon]:
-    """What `up` started, whether it still runs or not."""
+    """The daemons that `up` started, by name, whether they still run or not."""
     if not RUN.is_dir():
         return {}
     return {file.name: Daemon(file.name, int(file.read_text() or 0)) for file in sorted(RUN.iterdir())}
 
 
 def wait_for(what: str, condition: Callable[[], bool], *, seconds: float, daemon: Daemon) -> None:
-    """Returns when `condition` holds.
+    """Returns when `condition` holds; `what` is its name in messages.
 
-    Raises TestbedError with the end of the daemon's log when the daemon ends, or after `seconds`.
+    TestbedError, with the end of the daemon's log, when the daemon ends or `seconds` are over.
     """
     deadline = time.monotonic() + seconds
     while not condition():

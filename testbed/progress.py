@@ -1,4 +1,4 @@
-"""Lines that tell the user what happens and how long it takes."""
+"""Lines for the user: what happens, and how long it takes."""
 
 import sys
 import time
@@ -12,12 +12,13 @@ _start = time.monotonic()
 
 
 def say(text: str) -> None:
+    """Prints a line to standard error, with the seconds since the program's start."""
     print(f"[{time.monotonic() - _start:6.1f} s] {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager
 def long_step(text: str, detail: Callable[[], str] = lambda: "") -> Iterator[None]:
-    """Says `text` now and again every ten seconds, with the time it has taken so far."""
+    """Prints `text` at once, and every ten seconds again with the time so far and what `detail` returns."""
     began, done = time.monotonic(), Event()
 
     def report() -> None:
@@ -35,6 +36,7 @@ def long_step(text: str, detail: Callable[[], str] = lambda: "") -> Iterator[Non
 
 
 def tail(log: Path, lines: int = 20) -> str:
+    """The last lines of a file, indented."""
     if not log.exists():
         return "  (no such file)"
     return "\n".join("  " + line for line in log.read_text(errors="replace").splitlines()[-lines:])

@@ -1,9 +1,9 @@
 """Carries TCP connections from the machine's 127.0.0.1 to the API server inside node 1.
 
-The listening socket is made outside and handed over; this process then moves into the node's network namespace, so
-the connections it makes start there. No link joins the machine and the testbed.
+No link joins the machine and the testbed. This process inherits a listening socket of the machine, then moves into the
+node's network namespace, so that the connections it makes start there.
 
-Standard library only, and no import of the testbed: it runs as a plain script.
+It runs as a plain script: standard library only, and no import of the testbed.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ CHUNK = 1 << 16
 
 
 def enter_network(namespace: str) -> None:
+    """Moves this thread into the network namespace of that path; OSError when that fails."""
     libc = ctypes.CDLL(None, use_errno=True)
     handle = os.open(namespace, os.O_RDONLY)
     if libc.setns(handle, CLONE_NEWNET):
@@ -27,7 +28,7 @@ def enter_network(namespace: str) -> None:
 
 
 async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """One direction, to its end; the other may go on after it."""
+    """Copies one direction of a connection to its end. The other direction may continue."""
     while data := await reader.read(CHUNK):
         writer.write(data)
         await writer.drain()
@@ -35,6 +36,7 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host: str, port: int) -> None:
+    """Joins an accepted connection with a new one to `host`; returns when both directions have ended."""
     with contextlib.suppress(OSError), contextlib.closing(writer):
         far_reader, far_writer = await asyncio.open_connection(host, port)
         with contextlib.closing(far_writer):
@@ -45,6 +47,7 @@ async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host
 
 
 async def quiet(direction: Coroutine[None, None, None], *ends: asyncio.StreamWriter) -> None:
+    """Runs one direction; when it breaks, aborts both ends instead of raising."""
     try:
         await direction
     except OSError:
@@ -53,6 +56,7 @@ async def quiet(direction: Coroutine[None, None, None], *ends: asyncio.StreamWri
 
 
 async def serve(listener: socket.socket, host: str, port: int) -> None:
+    """Accepts connections for ever, each carried to `host`."""
     server = await asyncio.start_server(lambda reader, writer: carry(reader, writer, host, port), sock=listener)
     await server.serve_forever()
 

@@ -64,10 +64,10 @@ class Demo:
             wait(lambda: installed(self._kubectl), seconds=INSTALL_SECONDS)
 
     def _wire(self) -> None:
-        title("A chain of four stages, and four ordinary Deployments")
+        title("Create a chain of four stages, and four ordinary Deployments")
         for manifest in ("chain.yaml", "functions.yaml"):
             self._apply(manifest)
-        title("Two labels make each Deployment a stage: its pods are replaced by pods of the chain")
+        title("Make each Deployment a stage, by two labels: pods of the chain replace its pods")
         with self._step("label, until the chain is ready"):
             for stage in STAGES:
                 labels = (f"sfc.dev/chain={CHAIN}", f"sfc.dev/stage={stage}")
@@ -76,7 +76,7 @@ class Demo:
         self._act("exec", self._client(), "--", "ping", "-c", "3", "-i", "0.3", "-W", "2", SERVER)
 
     def _scale_under_traffic(self) -> dict[str, Any]:
-        title("Traffic from the client to the server, and scaling while it runs")
+        title("Send traffic from the client to the server, and scale meanwhile")
         with ExitStack() as cleanup:
             count = SessionCount(self._kubectl, NAMESPACE, CHAIN)
             cleanup.callback(count.stop)
@@ -217,12 +217,12 @@ def where_to_look(outcome: Mapping[str, Any]) -> str:
     traffic = outcome["traffic"]
     begun = {step["action"]: step["trafficSecond"] for step in outcome["steps"] if "trafficSecond" in step}
     return f"""  packets lost, by the second in which they were sent: {traffic["lostPerSecond"] or "none"}
-  of these, lost before the server at most: {outcome["packets"]["lostBeforeServer"]}
+  at most so many of these were lost before the server: {outcome["packets"]["lostBeforeServer"]}
   dropped at the client's own full buffers: {traffic["bufferErrors"]}
   connections broken: {traffic["breaks"] or "none"}
-  second in which each step began: {begun}
-  the server's own account: kubectl -n {NAMESPACE} logs deployment/server
-  node agents: kubectl -n {SYSTEM_NAMESPACE} logs daemonset/{NODE_AGENT}"""
+  second of the traffic in which each step began: {begun}
+  the server's log: kubectl -n {NAMESPACE} logs deployment/server
+  the node agents' log: kubectl -n {SYSTEM_NAMESPACE} logs daemonset/{NODE_AGENT}"""
 
 
 def main() -> int:

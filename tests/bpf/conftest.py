@@ -1,4 +1,4 @@
-"""The program is compiled once for all tests, and every test begins with empty maps."""
+"""The node of the BPF tests: the program is compiled once for all, and every test begins with empty maps."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-/* Hands a test run's frame to the program as the kernel hands over one that a link received, which a test run alone can
- * not: with the outermost VLAN tag taken out of the frame and kept beside it (skb_vlan_untag), and shorter than the IP
- * header that its type promises.
+/* Delivers a test run's frame to the program as the kernel delivers a frame that a link received. A test run alone
+ * cannot do this: the outermost VLAN tag is taken out of the frame and kept outside it (skb_vlan_untag), and the frame
+ * may be shorter than the IP header that its type promises.
  *
  * In skb->cb: the tag (EtherType << 16 | TCI), or 0; and the length.
  */

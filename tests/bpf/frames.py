@@ -1,4 +1,4 @@
-"""Frames of one conversation between the two sides of a cross-connection, as either side sends them."""
+"""Frames of a conversation between the two sides of a cross-connection, as each side sends them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ADDRESS6 = {Side.UPSTREAM: "fd00::2", Side.DOWNSTREAM: "fd00::1"}
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 
 Conversation = Callable[[Side, int], Packet]
-"""The frame that a side sends in the conversation of a number: the same number, the same conversation."""
+"""(side, number) → the frame that the side sends in the conversation of that number."""
 
 
 def ether(sender: Side, **fields: Any) -> Packet:
@@ -124,14 +124,14 @@ def fragments(sender: Side, number: int = 0, size: int = 4000) -> list[Packet]:
 
 
 def fragments6(sender: Side, number: int = 0, size: int = 4000) -> list[Packet]:
-    """With an extension header in each fragment, and one in the first alone."""
+    """IPv6 fragments: one extension header is in each of them, another one in the first alone."""
     whole = IPv6(src=ADDRESS6[sender], dst=ADDRESS6[sender.other]) / IPv6ExtHdrHopByHop()
     whole /= IPv6ExtHdrFragment(id=100 + number) / IPv6ExtHdrDestOpt() / udp6(sender, number)[UDP] / Raw(bytes(size))
     return [ether(sender) / IPv6(bytes(part)) for part in fragment6(whole, 1400)]  # type: ignore[no-untyped-call]
 
 
 def icmp_error(quoted: Packet, sender: Side, error: Packet | None = None) -> Packet:
-    """From a router between the two ends, about a packet of the other side."""
+    """A router between the two ends reports an error about a packet of the other side."""
     router = ether(sender) / IP(src="10.99.0.1", dst=quoted[IP].src)
     return router / (error or ICMP(type="time-exceeded")) / Raw(bytes(quoted[IP]))
 
@@ -142,7 +142,7 @@ def icmp_error6(quoted: Packet, sender: Side, error: Packet | None = None) -> Pa
 
 
 def tagged(conversation: Conversation, *tags: Packet) -> Conversation:
-    """The same conversation in a VLAN, or in one within another, the outermost first."""
+    """The same conversation in a VLAN, or in nested ones, the outermost first."""
 
     def frame(sender: Side, number: int = 0) -> Packet:
         untagged = Ether(bytes(conversation(sender, number)))
@@ -160,7 +160,7 @@ def vlan(sender: Side, number: int = 0) -> Packet:
 
 
 def between(sender: Side, number: int, **fields: Any) -> Packet:
-    """IP without ports: the conversation is told by the upstream address."""
+    """IP without ports: each conversation has another upstream address."""
     address = ADDRESS | {Side.UPSTREAM: f"10.2.0.{number % 250 + 1}"}
     return ether(sender) / IP(**{"src": address[sender], "dst": address[sender.other], **fields})
 
@@ -171,7 +171,7 @@ def between6(sender: Side, number: int, **fields: Any) -> Packet:
 
 
 def mac_pair(sender: Side, number: int, **fields: Any) -> Packet:
-    """No IP: the conversation is told by the upstream MAC."""
+    """No IP: each conversation has another upstream MAC."""
     mac = MAC | {Side.UPSTREAM: f"02:00:00:00:01:{number % 256:02x}"}
     return Ether(**{"src": mac[sender], "dst": mac[sender.other], **fields})
 

@@ -1,7 +1,6 @@
-"""Every kind of frame that a network function may send, and what is to become of it.
+"""Every kind of frame that a network function may send, and its fate.
 
-One catalogue for all that must hold of every kind (test_kinds.py) and for the table that tells of each
-(packets_table.py).
+One catalogue for the rules that hold for every kind (test_kinds.py) and for the table of all kinds (packets_table.py).
 """
 
 from __future__ import annotations
@@ -58,14 +57,14 @@ class Kind:
     frame: Conversation
     fate: Fate = Fate.SESSION
     reacts_to: Conversation | None = None
-    """What the other side sent before: what an error quotes, what an answer answers."""
+    """The frame that the other side sent before: the one that an error quotes, or that an answer answers."""
     continues: Conversation | None = None
-    """What the sender itself sent before: another fragment of the datagram."""
+    """The frame that the sender itself sent before: another fragment of the datagram."""
     one_way: bool = False
-    """Nobody answers it with a frame of its kind."""
+    """There is no answer with a frame of the same kind."""
 
     def before(self, sender: Side, number: int) -> list[tuple[Side, Packet]]:
-        """What was sent before it, and by whom."""
+        """(frame, sender) of each frame that was sent before it."""
         told = [(sender.other, self.reacts_to), (sender, self.continues)]
         return [(side, conversation(side, number)) for side, conversation in told if conversation]
 
@@ -83,7 +82,7 @@ def _over_ether(payload: Packet, **fields: Any) -> Conversation:
 
 
 def _to(destination: str, conversation: Conversation) -> Conversation:
-    """The same to a MAC of many hosts."""
+    """The same conversation to a group MAC."""
 
     def frame(sender: Side, number: int) -> Packet:
         packet = conversation(sender, number)
@@ -102,7 +101,7 @@ def _fragment(of: Callable[[Side, int], list[Packet]], index: int) -> Conversati
 
 
 def _error(quoted: Conversation, error: Packet | None = None) -> Conversation:
-    """About a packet of the other side."""
+    """An error about a packet of the other side."""
     return lambda sender, number: frames.icmp_error(quoted(sender.other, number), sender, error)
 
 
@@ -153,7 +152,7 @@ def _extensions(count: int) -> Packet:
 
 
 def _malformed(**fields: Any) -> Conversation:
-    """IPv4 that is none, so told by the MACs alone."""
+    """Not valid as IPv4, so only the MACs distinguish conversations."""
     return lambda sender, number: mac_pair(sender, number) / IP(src="10.1.0.2", dst="10.1.0.1", **fields) / UDP()
 
 
@@ -162,7 +161,7 @@ def _malformed6(**fields: Any) -> Conversation:
 
 
 def _arp(**fields: Any) -> Conversation:
-    """A question of the sender to everybody; each field may say how a conversation's number tells."""
+    """A request of the sender to all. Each field may be a function of the conversation's number."""
 
     def frame(sender: Side, number: int) -> Packet:
         question = {"psrc": f"10.9.0.{number % 250 + 1}", "pdst": ADDRESS[sender.other]} | fields
@@ -181,7 +180,7 @@ def _arp_answer(sender: Side, number: int) -> Packet:
 
 
 def _stranger(sender: Side, number: int) -> str:
-    """An address that the chain does not know."""
+    """An address that the chain does not have."""
     return f"10.9.0.{number % 250 + 1}"
 
 
@@ -549,4 +548,4 @@ CONVERSATIONS = {
     for name, kind in KINDS.items()
     if kind.fate == Fate.SESSION and not kind.one_way
 }
-"""What opens a session, and what the other side says to it."""
+"""A packet that opens a session, and the other side's answer."""

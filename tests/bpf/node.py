@@ -1,11 +1,11 @@
 """A node without interfaces: the cross-connect program under BPF_PROG_TEST_RUN.
 
-A test run can not set tc_classid, so the program is compiled to read the sender's slot from the mark. Every link has
-interface index 1, the one a test run gives a packet, and a redirect does nothing but return: what the program decided
-is read from its counters, as the slot that the frame was sent to.
+A test run cannot set tc_classid, so the program is compiled to read the sender's slot from the mark. Every link has
+interface index 1, which a test run gives to a packet. A redirect only returns, so the program's counters show its
+decision: the slot to which it sent the frame.
 
-Frames are handed over as the kernel does it for a link (delivery.c): any frame of 14 bytes or more, and the outermost
-VLAN tag beside it.
+The program gets frames as from the kernel (delivery.c): any frame of 14 bytes or more, with the outermost VLAN tag
+outside it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _libbpf = ctypes.CDLL("libbpf.so.1", use_errno=True)
 
 
 _LAST, _LAST_AT = struct.Struct("<QI"), 24
-"""last_seen and last_tick in a session, bpf/session.h."""
+"""The offsets of last_seen and last_tick in a session, bpf/session.h."""
 _MANY_TICKS = 10_000
 
 _ARRAYS = {"links", "traffic", "opened"}
@@ -53,14 +53,14 @@ _VLAN_TAGS = (b"\x81\x00", b"\x88\xa8")
 class Outcome:
     action: int
     sent_to: int | None
-    """The slot whose counter of frames sent went up."""
+    """The slot to which the frame was sent, or None."""
     frame: bytes
-    """As the program left it; whether it left the outermost VLAN tag alone is not to be seen."""
+    """The frame after the program. A change of the outermost VLAN tag would not show."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What the program has counted: frames sent by slot, frames that got a named verdict."""
+    """The program's counters: frames sent, by slot, and frames by named verdict."""
 
     sent: Counter[int]
     verdicts: Counter[str]
@@ -70,7 +70,7 @@ class Tally:
 
 
 def shortest(frame: bytes) -> int:
-    """What of a frame the kernel hands over at least. It gives up on a VLAN tag with less behind it than a type."""
+    """The shortest part of the frame that the kernel delivers. It drops a VLAN tag without a type behind it."""
     return 20 if frame[12:14] in _VLAN_TAGS else 14
 
 
@@ -84,7 +84,7 @@ class Node:
         self.datapath.close()
 
     def reset(self) -> None:
-        """Empties every map, past the adapter: what that does for each link and neighbour would take a test's time."""
+        """Empties every map directly. The adapter, entry by entry, would take too long."""
         for name, table in self.datapath._maps.items():
             for key in [] if name in _ARRAYS else [key for key, _ in table.items()]:
                 table.delete(key)
@@ -105,14 +105,14 @@ class Node:
         self.datapath.set_link(slot, LinkEntry(ifindex, connection, side, state))
 
     def serve(self, side: Side, slots: Sequence[int], connection: int = CONNECTION) -> None:
-        """Puts links into the targets of a side, under identities that are the same on every side."""
+        """Puts links into the targets of a side. Their identities are the same on both sides."""
         table = maglev.table((f"replica-{index}", slot) for index, slot in enumerate(slots))
         for slot in slots:
             self.link(slot, side, connection=connection)
         self.datapath.set_targets(connection, side, table)
 
     def deliver(self, slot: int, frame: Packet | bytes) -> tuple[int, bytes]:
-        """The action for a frame that the replica behind `slot` sends, and what became of the frame."""
+        """Sends a frame from the replica behind `slot`; the tc action, and the outcome."""
         whole = bytes(frame)
         tag, data = _split_tag(whole)
         context = struct.pack("<III36xII", 0, 0, slot, int.from_bytes(tag), len(data))
@@ -121,7 +121,7 @@ class Node:
         return action, out[:12] + tag + out[12:]
 
     def send(self, slot: int, frame: Packet | bytes) -> Outcome:
-        """What becomes of a frame that the replica behind `slot` sends."""
+        """Sends a frame from the replica behind `slot`; the outcome."""
         before = self._frames_sent()
         action, out = self.deliver(slot, frame)
         raised = self._frames_sent() - before
@@ -129,19 +129,19 @@ class Node:
         return Outcome(action, next(iter(raised), None), out)
 
     def receiver(self, slot: int, frame: Packet | bytes) -> int:
-        """The slot that gets a frame which must not be dropped."""
+        """The slot that gets the frame, which must not be dropped."""
         outcome = self.send(slot, frame)
         assert (outcome.action, outcome.sent_to is not None) == (TC_ACT_REDIRECT, True)
         return outcome.sent_to or 0
 
     def age_of_learned(self, seconds: int) -> None:
-        """Makes everything heard of neighbours so old."""
+        """Makes all learned neighbours so many seconds old."""
         learned, now = self.datapath._learned, time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         for key, (mac, _) in list(learned.items()):
             learned.put(key, (mac, now - seconds * 1_000_000_000))
 
     def age_of_sessions(self, seconds: int) -> None:
-        """Makes every session so long silent, past the adapter, which writes no session."""
+        """Makes every session silent for so many seconds. It writes the map itself: the adapter writes no session."""
         for table in self.datapath._sessions:
             for keys, values in list(table.batches()):
                 for key, value in zip(
@@ -154,7 +154,7 @@ class Node:
 
     @property
     def program(self) -> int:
-        """The kernel's number of it."""
+        """The kernel's id of the program."""
         info, size = (ctypes.c_uint32 * 2)(), ctypes.c_uint32(8)
         assert not _libbpf.bpf_obj_get_info_by_fd(self.datapath.program_fd, info, ctypes.byref(size))
         return int(info[1])
@@ -187,7 +187,7 @@ def _delivery() -> BPF:
 
 
 def _delivery_to(program_fd: int) -> int:
-    """The file descriptor of the program that hands frames to another."""
+    """The descriptor of the program that delivers frames to another program."""
     _delivery()[b"program"][ctypes.c_int(0)] = ctypes.c_int(program_fd)
     return _delivery().load_func(b"deliver", BPF.SCHED_CLS).fd  # type: ignore[no-any-return]
 
@@ -223,7 +223,7 @@ test_run.__test__ = False  # type: ignore[attr-defined]
 
 
 def _test_run(program_fd: int, context: bytes, frame: bytes, repeat: int = 1) -> tuple[int, bytes, int]:
-    """`context` is the beginning of a struct __sk_buff: len, pkt_type, mark … The kernel refuses a frame shorter than
+    """`context` is the beginning of a struct __sk_buff: len, pkt_type, mark … The kernel refuses frames shorter than
     `_least`."""
     out = ctypes.create_string_buffer(len(frame) + 256)
     options = _Options(
@@ -242,5 +242,5 @@ def _test_run(program_fd: int, context: bytes, frame: bytes, repeat: int = 1) ->
 
 
 def _least(frame: bytes) -> int:
-    """What a test run wants at least: Ethernet, and by its type a whole IP header without options."""
+    """The shortest frame that a test run accepts: Ethernet and, by its type, a whole IP header without options."""
     return 14 + {b"\x08\x00": 20, b"\x86\xdd": 40}.get(frame[12:14], 0)

@@ -1,8 +1,8 @@
-"""What becomes of a kind of frame, found out by trying.
+"""Finds the fate of a kind of frame by trying.
 
-The other side has one target, which is then taken out of the targets but not away, as in a drain: what still reaches it
-is remembered, all else is chosen anew. What a frame is known by are the fields whose change loses its place, or, where
-nothing is remembered, makes the choice fall otherwise.
+The other side has one target, which then leaves the targets but stays, as in a drain. Frames that still reach it have a
+session; for all others the program chooses again. A frame is known by those fields whose change loses its session or,
+without a session, changes the choice.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ _NUMBERS = {"vlan": 100, "proto": 200, "nh": 200, "type": 0x9000}
 _MAC = re.compile("..(:..){5}")
 
 Change = tuple[str, Callable[[int], bytes]]
-"""What a field is called, and the frame with the n-th other value in it."""
+"""(name of a field, n → the frame with the n-th other value in it)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Observation:
 
 
 def observe(node: Node, kind: Kind, sender: Side) -> Observation:
-    """On a node that is emptied for it, and left in disorder."""
+    """Tries one kind of frame. It empties the node first, and leaves entries behind."""
     frame = bytes(kind.frame(sender, 0))
     alone = _counted_as(_wired(node, sender), frame)
     before = kind.before(sender, 0)
@@ -91,7 +91,7 @@ def observe(node: Node, kind: Kind, sender: Side) -> Observation:
 
 
 def wire(node: Node, slots: Mapping[Side, Sequence[int]]) -> None:
-    """Both sides served, each with the other's address for a neighbour."""
+    """Links on both sides; the address of each is a neighbour of the other."""
     for side in Side:
         node.serve(side, slots[side])
         for address in (ADDRESS, ADDRESS6):
@@ -99,7 +99,7 @@ def wire(node: Node, slots: Mapping[Side, Sequence[int]]) -> None:
 
 
 def _wired(node: Node, sender: Side, before: Sequence[tuple[Side, Packet]] = ()) -> Node:
-    """With one link on each side, when some frames have passed."""
+    """A node with one link on each side, after some frames."""
     node.reset()
     wire(node, {sender: (SENDER,), sender.other: (REMEMBERED,)})
     for side, earlier in before:
@@ -125,7 +125,7 @@ def _known_by(frame: bytes, matters: Callable[[Callable[[int], bytes]], bool]) -
 
 
 def changes(frame: bytes) -> Iterator[Change]:
-    """One for each field that a frame may be known by; not where another value makes it a frame of another kind."""
+    """A change of each field that a frame may be known by, unless another value makes it another kind of frame."""
     layers = list(_layers(Ether(frame)))
     understood = any(isinstance(layer, _UNDERSTOOD) for layer in layers)
     telling = any(isinstance(layer, _TELLING) for layer in layers)
@@ -164,7 +164,7 @@ def _changer(frame: bytes, index: int, field: str) -> Callable[[int], bytes]:
 
 
 def _other_value(field: str, value: str | int, number: int) -> str | int:
-    """A number, a MAC of one or of many hosts as before, or an IPv6 or IPv4 address."""
+    """Another value: a number, an address of the same family, or a MAC, of a group if it was one."""
     if isinstance(value, int):
         return _NUMBERS.get(field, 40000) + number
     if _MAC.fullmatch(value):

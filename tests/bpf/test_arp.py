@@ -1,4 +1,4 @@
-"""ARP: the static addresses of a segment are answered by the program, everything else goes to the other side."""
+"""ARP: the program answers requests for the segment's static addresses; all others go to the other side."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_padding_of_a_short_frame_survives_the_answer(wired: Node) -> None:
 
 
 def test_a_probe_for_a_known_address_is_answered(wired: Node) -> None:
-    """RFC 5227: a host asks on behalf of no address whether one is taken; it is."""
+    """RFC 5227: a host without an address asks whether an address is taken. It is."""
     outcome = wired.send(1, question(UP, ADDRESS[DOWN], source="0.0.0.0"))
 
     assert outcome.sent_to == 1
@@ -80,7 +80,7 @@ def test_a_cleared_neighbour_is_not_answered(wired: Node) -> None:
 
 
 def test_an_announcement_is_passed_on_and_not_answered(wired: Node) -> None:
-    """Even for an address that has an answer, as when another host takes it over."""
+    """Even for a known address, as when another host takes it over."""
     announcement = question(UP, ADDRESS[DOWN], source=ADDRESS[DOWN])
 
     outcome = wired.send(1, announcement)
@@ -104,7 +104,7 @@ def test_an_unknown_address_is_asked_on_the_other_side_and_the_latest_asker_gets
 
 
 def stranger(target: str = ADDRESS[UP], op: str = "is-at") -> Packet:
-    """What a host behind the downstream side says of itself."""
+    """An announcement by a host behind the downstream side."""
     destination = BROADCAST if target == STRANGER else MAC[UP]
     return Ether(src=STRANGER_MAC, dst=destination) / ARP(op=op, hwsrc=STRANGER_MAC, psrc=STRANGER, pdst=target)
 

@@ -1,4 +1,4 @@
-"""A million sessions of each kind, and more than fit: the tables stay within their bound, and no flow notices.
+"""A million sessions of each kind, and more than fit: the tables keep their bound, and no flow breaks.
 
 `-s` prints how long that took.
 """
@@ -24,7 +24,7 @@ ROUNDS = 6
 CLIENT, CROWD = 1, 2
 REPLICAS = (11, 12, 13, 14, 15)
 PATIENT = Timeouts(other_ns=10**15)
-"""However long it takes here to fill a table."""
+"""Longer than filling a table takes here."""
 
 CROWD_HEADER = """
 /* The slot comes from the mark, as in all test runs. What the crowd sends has another source address every time: the

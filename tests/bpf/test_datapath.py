@@ -1,4 +1,4 @@
-"""The adapter: what is set is observed, what is pinned survives the agent."""
+"""The adapter of the data path: it observes all that it has set, and pinned maps survive the agent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fragments go where their first one went, which goes by its ports; orphans are carried and counted."""
+"""Fragments follow their first one, whose ports decide; those without a first one are forwarded and counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a replica sends arrives on the other side, unchanged, or is dropped with a reason."""
+"""Every frame of a replica arrives unchanged on the other side, or is dropped for a named reason."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_random_bytes_are_carried(wired: Node, ethertype: bytes, start: bytes, r
     flips=st.lists(st.integers(0, 150 * 8 - 1), min_size=1, max_size=30),
 )
 def test_a_frame_with_some_bits_wrong_is_carried(wired: Node, kind: str, sender: Side, flips: list[int]) -> None:
-    """Each example is a walk: one bit more at each step."""
+    """Each example flips one more bit at each step."""
     frame, walk = bytearray(FRAMES[kind][sender]), []
     for bit in flips:
         frame[bit // 8 % len(frame)] ^= 1 << bit % 8
@@ -129,7 +129,7 @@ def test_a_frame_with_some_bits_wrong_is_carried(wired: Node, kind: str, sender:
 def test_whatever_the_links_are_a_frame_has_one_fate(
     wired: Node, states: tuple[LinkState | None, ...], sender: Side
 ) -> None:
-    """With the targets as they were: half-way through a change, and with sessions of all that went before."""
+    """The targets stay as they were, as half-way through a change, and sessions of all frames before exist."""
     for slot, state in zip(SLOTS[sender.other], states, strict=True):
         if state:
             wired.link(slot, sender.other, state)
@@ -147,7 +147,7 @@ def test_whatever_the_links_are_a_frame_has_one_fate(
 
 @pytest.mark.parametrize("sender", Side)
 def test_no_frame_goes_to_a_replica_of_its_own_side(wired: Node, sender: Side) -> None:
-    """Not even one that pretends to come from the other side, once there is a session."""
+    """Not even a frame with the other side's addresses, for which there is a session."""
     frames = [each[side] for each in FRAMES.values() for side in Side]
 
     for slot in SLOTS[sender]:
@@ -210,7 +210,7 @@ def test_what_a_link_sends_is_carried_in_every_state(wired: Node, state: LinkSta
 
 
 def test_a_table_that_names_links_of_elsewhere_reaches_none_of_them(wired: Node) -> None:
-    """What a reader may hold for a moment when a table's memory is taken for another side's."""
+    """A reader may see such a table for a moment, when the kernel reuses a table's memory for another side."""
     wired.serve(DOWN, (21, 22), connection=CONNECTION + 1)
     wired.datapath.set_targets(CONNECTION, DOWN, wired.datapath.observe().targets[CONNECTION + 1, DOWN])
 

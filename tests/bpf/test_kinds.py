@@ -1,4 +1,4 @@
-"""The catalogue against the program, and the page that tells of it against both."""
+"""Compares the catalogue with the program, and docs/packets.md with both."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.bpf.packets_table import DOCUMENT, observed, page
 UP = Side.UPSTREAM
 Observations = dict[str, tuple[Observation, Observation]]
 UNTOLD = {"forwarded", "answered", "not_ours"}
-"""Verdicts that are not counted by name: the page has them as packets, answers and what is left to the host."""
+"""Verdicts without a counter of their own: the page has them as packets, answers and frames left to the host."""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_a_frame_is_counted_as_one_packet(observations: Observations, kind: str)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_frame_is_known_by_some_of_its_fields(observations: Observations, kind: str) -> None:
-    """Nothing always goes to one replica, and nothing here and there."""
+    """No kind always goes to one replica, and none goes to random ones."""
     assert all(seen.known_by for seen in observations[kind])
 
 

@@ -1,7 +1,7 @@
-"""Replicas come and go, N = 1 … 64: no established flow changes its replica, whatever the table says by then.
+"""Replicas come and go, N = 1 … 64: no established flow changes its replica, although the table changes.
 
-Each flow comes from an upstream link of its own, so a session's upstream end names the flow and its downstream end the
-replica. `-s` prints how many flows there were, and how many of as many new ones the other table places elsewhere.
+Each flow comes from an upstream link of its own. So a session's upstream end identifies the flow, and its downstream
+end the replica. `-s` prints the number of flows, and how many of as many new flows the other table places elsewhere.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ COUNTS = range(1, 65)
 FAMILIES = pytest.mark.parametrize("kind", [tcp, udp6], ids=["IPv4", "IPv6"])
 
 Pins = dict[int, int]
-"""The replica's slot, by the slot of the client whose flow it is."""
+"""By the slot of a flow's client, the slot of its replica."""
 
 
 @pytest.fixture

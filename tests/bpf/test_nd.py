@@ -1,4 +1,4 @@
-"""Neighbour discovery: as with ARP, what the chain knows is answered by the program and the rest by the other side."""
+"""Neighbour discovery: as with ARP, the program answers for the chain's addresses, the other side for the rest."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_an_answered_question_needs_no_target(wired: Node) -> None:
 
 
 def test_a_host_that_checks_whether_its_address_is_taken_is_not_answered(wired: Node) -> None:
-    """RFC 4862, and all replicas of a stage have the address on purpose."""
+    """RFC 4862. All replicas of a stage have the same address on purpose, so an answer would stop them."""
     probe = question(UP, ADDRESS6[DOWN], source="::", option=False)
 
     outcome = wired.send(1, probe)

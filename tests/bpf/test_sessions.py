@@ -1,4 +1,4 @@
-"""Sessions: both directions in one entry, sticky for as long as the link lives, chosen by table otherwise."""
+"""Sessions: one entry for both directions keeps its replica while the link exists; the table chooses for new ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def wired(node: Node) -> Node:
 
 @functools.cache
 def built(conversation: Conversation, sender: Side, number: int) -> bytes:
-    """Scapy takes longer than everything else together."""
+    """A cache, because scapy takes longer than all the rest of the tests."""
     return bytes(conversation(sender, number))
 
 
@@ -51,7 +51,7 @@ def test_both_directions_meet_one_session_and_the_same_two_replicas(wired: Node,
 
         assert chosen in others
         assert wired.receiver(chosen, built(answer, opener.other, number)) == slot
-        if not KINDS[kind].reacts_to:  # a question that has an answer need not be asked again
+        if not KINDS[kind].reacts_to:  # a request that has an answer need not be repeated
             assert wired.receiver(slot, built(question, opener, number)) == chosen
     assert len(list(wired.datapath.sessions())) == len(FEW)
 
@@ -114,7 +114,7 @@ def test_a_draining_link_keeps_its_sessions_and_gets_no_new_one(wired: Node) -> 
 
 @pytest.mark.parametrize("kind", ["UDP", "IPv6 UDP"])
 def test_a_port_used_again_after_a_silence_does_not_hold_up_a_drain(wired: Node, kind: str) -> None:
-    """What a drain does not wait for any more must not begin anew on the replica that leaves."""
+    """A session for which the drain no longer waits must not begin again on the replica that leaves."""
     question, answer = CONVERSATIONS[kind]
     before = sent(wired, 1, question, UP, NUMBERS)
     mine = [number for number in NUMBERS if before[number] == 11]
@@ -256,7 +256,7 @@ def test_a_target_whose_link_is_gone_is_passed_over(wired: Node) -> None:
 
 
 def test_the_two_cross_connections_of_a_stage_choose_the_same_replica(wired: Node) -> None:
-    """Without any session to help: the stage's replicas are 11 … 14 before it and 21 … 24 behind it."""
+    """Without the help of a session. The stage's replicas are slots 11 … 14 before it and 21 … 24 behind it."""
     beyond = CONNECTION + 1
     wired.serve(UP, (21, 22, 23, 24), connection=beyond)
     wired.serve(DOWN, (31,), connection=beyond)

@@ -1,4 +1,4 @@
-"""Labelled pods and Deployments, created at a steady rate, and a look at every chain pod that comes of it."""
+"""Creates labelled pods and Deployments at a steady rate, and checks every chain pod that results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kube.api import ApiError, ApiServer
 
 LABELS = {"sfc.dev/chain": "edge", "sfc.dev/stage": "nat"}
 DEPLOYMENT_EVERY = 10
-"""Every so many-th creation is a Deployment, whose pod a ReplicaSet creates."""
+"""One creation in so many is a Deployment, whose pod a ReplicaSet creates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Account:
 
 
 class AdmissionLoad:
-    """Runs from `start` to `stop`. Nothing is scheduled, so what is exercised is admission alone."""
+    """Runs from `start` to `stop`. No pod is scheduled, so the load is admission alone."""
 
     def __init__(self, kubeconfig: str, namespace: str, per_minute: float) -> None:
         self._creator = ApiServer.from_environment(kubeconfig)
@@ -46,7 +46,7 @@ class AdmissionLoad:
         self._interval = 60.0 / per_minute
         self._stopped = threading.Event()
         self.asking = threading.Lock()
-        """Held while an answer is awaited. Who holds it knows that nothing is in flight."""
+        """Held during each request. Whoever holds it knows that no request is in flight."""
         self._account = Account()
         loops = (self._create, self._look)
         self._threads = [threading.Thread(target=loop, daemon=True) for loop in loops]
@@ -58,7 +58,7 @@ class AdmissionLoad:
             thread.start()
 
     def stop(self) -> Account:
-        """The witness looks on for a while: ReplicaSets may still be at work."""
+        """Ends the load. The watch continues for a while, because ReplicaSets may still create pods."""
         self._stopped.set()
         for thread in self._threads:
             thread.join(30)
@@ -94,7 +94,7 @@ class AdmissionLoad:
         self._forget(number - DEPLOYMENT_EVERY * 2)
 
     def _forget(self, number: int) -> None:
-        """Delete an object made a few seconds ago: its ReplicaSet had time to make the pod."""
+        """Deletes an object made a few seconds ago, so that its ReplicaSet had time to make the pod."""
         whole = number % DEPLOYMENT_EVERY == 0
         path = f"{self._deployments()}/load-{number}" if whole else f"{self._pods()}/pod-{number}"
         try:
@@ -117,7 +117,7 @@ class AdmissionLoad:
 
 
 def injected(seen: Mapping[str, Any]) -> bool:
-    """Whether a pod has all that the webhook gives to a replica: nothing half."""
+    """Whether a pod has everything that the webhook injects into a replica."""
     annotations = seen["metadata"].get("annotations") or {}
     gates = [gate["conditionType"] for gate in seen["spec"].get("readinessGates", ())]
     return (
@@ -133,12 +133,12 @@ def pod(name: str) -> dict[str, Any]:
 
 
 def pod_spec() -> dict[str, Any]:
-    """Of a pod that stays Pending: no scheduler has this name."""
+    """The spec of a pod that stays Pending, because no scheduler has this name."""
     return {"schedulerName": "nobody", "containers": [{"name": "nf", "image": "nf"}]}
 
 
 def deployment(number: int) -> dict[str, Any]:
-    """Its template has the labels from the webhook only."""
+    """A Deployment whose template has no labels of ours: the webhook adds them."""
     name = f"load-{number}"
     return {
         "apiVersion": "apps/v1",

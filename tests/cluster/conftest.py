@@ -20,7 +20,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 LAST = "test_testbed_lifecycle.py"
 
 TESTBED = os.environ.setdefault("SFC_TESTBED", "sfc-tests")
-"""A testbed of the tests' own: whatever else runs on the machine, a demo's cluster say, stays as it is."""
+"""The name of the tests' own testbed, so that a cluster of the demo, for example, stays as it is."""
 KUBECONFIG = CHECKOUT / "build" / TESTBED / "kubeconfig"
 EXAMPLES = CHECKOUT / "deploy" / "examples"
 IMAGES = {
@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def testbed(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-    """Runs the testbed's command line, whatever its outcome."""
+    """Runs the testbed's command line; a failure does not raise."""
     command = [sys.executable, "-m", "testbed", *map(str, arguments)]
     return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
 
@@ -55,12 +55,12 @@ testbed.__test__ = False  # type: ignore[attr-defined]
 
 @dataclass(frozen=True, slots=True)
 class Kubectl:
-    """kubectl as the administrator, in one namespace, or in those that the objects name."""
+    """kubectl as the administrator, in one namespace, or in the objects' own."""
 
     namespace: str | None = None
 
     def try_(self, *arguments: str | Path, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
-        """Whatever the outcome."""
+        """Runs kubectl; a failure does not raise."""
         command = [*KUBECTL]
         command += [f"--namespace={self.namespace}"] if self.namespace else []
         command += map(str, arguments)
@@ -76,7 +76,7 @@ SYSTEM = Kubectl("sfc-system")
 
 
 def eventually(look: Callable[[], Any], seconds: float = 90) -> Any:
-    """The first true answer; AssertionError with the last one when there is none in time."""
+    """Asks until an answer is true, and returns it. AssertionError with the last answer when the time is over."""
     until = time.monotonic() + seconds
     while not (answer := look()):
         assert time.monotonic() < until, f"not so within {seconds} s; last answer: {answer!r}"
@@ -99,7 +99,7 @@ def cluster() -> None:
 
 @pytest.fixture(scope="session")
 def images(cluster: None) -> None:
-    """The project's images, in every node."""
+    """Builds the project's images and loads them into every node."""
     for name, (dockerfile, context) in IMAGES.items():
         done = testbed("build-image", "-t", name, "-f", dockerfile, context)
         assert done.returncode == 0, done.stderr
@@ -124,7 +124,7 @@ def wait_installed() -> None:
 
 @pytest.fixture(scope="session")
 def peer_image(cluster: None) -> str:
-    """A pod that answers every TCP connection on port 8080 with its name."""
+    """An image whose pods answer every TCP connection on port 8080 with their name."""
     name = "localhost/sfc-testbed/peer:dev"
     folder = Path(__file__).with_name("peer")
     done = testbed("build-image", "-t", name, "-f", folder / "Dockerfile", folder)
@@ -134,7 +134,7 @@ def peer_image(cluster: None) -> str:
 
 @pytest.fixture(scope="module")
 def kubectl(cluster: None) -> Iterator[Kubectl]:
-    """kubectl in a namespace that lasts as long as the test module."""
+    """kubectl in a namespace of the test module, which is deleted after it."""
     namespace = f"test-{uuid4().hex[:8]}"
     Kubectl()("create", "namespace", namespace)
     yield Kubectl(namespace)
@@ -142,7 +142,7 @@ def kubectl(cluster: None) -> Iterator[Kubectl]:
 
 
 def as_bearer(folder: Path, account: str, *options: str) -> ApiServer:
-    """The API server as one of our components sees it, by a token of its account."""
+    """A client of the API server as one of our components, with a token of its service account."""
     kubeconfig = json.loads(KUBECONFIG.read_text())
     kubeconfig["users"][0]["user"] = {"token": SYSTEM("create", "token", account, *options).strip()}
     file = folder / "kubeconfig"

@@ -1,4 +1,4 @@
-"""JSON schemas for kubeconform, from what an API server says of its kinds, and from CustomResourceDefinitions."""
+"""JSON schemas for kubeconform, from an API server's OpenAPI document and from CustomResourceDefinitions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _INT_OR_STRING = {"oneOf": [{"type": "string"}, {"type": "integer"}]}
 
 
 def write(folder: Path, swagger: Mapping[str, Any], crds: Iterable[Json]) -> None:
-    """`swagger`: the API server's /openapi/v2."""
+    """Writes a file for each kind; `swagger` is the API server's /openapi/v2."""
     definitions = {name: strict(schema) for name, schema in swagger["definitions"].items()}
     (folder / _DEFINITIONS).write_text(json.dumps({"definitions": definitions}))
     for name, schema in definitions.items():
@@ -30,7 +30,7 @@ def write(folder: Path, swagger: Mapping[str, Any], crds: Iterable[Json]) -> Non
 
 
 def strict(schema: Json) -> Json:
-    """The same, but unknown fields are errors, as they are for `kubectl apply --validate=strict`."""
+    """The same schema, but unknown fields are errors, as for `kubectl apply --validate=strict`."""
     if schema.get("format") == "int-or-string" or schema.get("x-kubernetes-int-or-string"):
         return _INT_OR_STRING
     made = dict(schema)
@@ -45,6 +45,6 @@ def strict(schema: Json) -> Json:
 
 
 def _file(group: str, version: str, kind: str) -> str:
-    """As kubeconform fills in LOCATION."""
+    """The name that kubeconform makes from LOCATION."""
     suffix = "-".join(part for part in (group.partition(".")[0], version) if part)
     return f"{kind}-{suffix}.json".lower()

@@ -1,7 +1,8 @@
-"""The webhook stands in the path of the cluster's API: whatever becomes of its replicas and its certificates, labelled
-pods are admitted while one replica is up, none is ever admitted without its injection, and the rest does not notice.
+"""The webhook is part of every request for labelled objects, so its failures must not harm the cluster.
 
-SFC_ADMISSION_ROTATIONS=10 gives the full proof (about 4 minutes); by default certificates are rotated twice.
+Labelled pods are admitted while one of its replicas is up, none is ever admitted without its injection, and other
+objects are never affected, whatever happens to its replicas and certificates. SFC_ADMISSION_ROTATIONS=10 gives the full
+proof (about 4 minutes); by default certificates are rotated twice.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ COMPONENTS = ("sfc-webhook", "sfc-cluster-controller", "sfc-node")
 PROCESSES = ("^python3 -m webhook$", "^python3 -m webhook --health-port=8081$")
 PORTS = (8080, 8081)
 KILL = 'pid=$(pgrep -f "$0"); kill -KILL "$pid"; while [ -e "/proc/$pid" ]; do sleep 0.05; done'
-"""A killed process has its connections until the kernel has taken it apart."""
+"""A killed process keeps its connections until the kernel has removed it."""
 WEBHOOK = "app.kubernetes.io/name=sfc-webhook"
 
 Json = dict[str, Any]
@@ -47,7 +48,7 @@ def chained(installed: None, kubectl: Kubectl) -> Kubectl:
 
 
 def replicas() -> list[Json]:
-    """The webhook's pods that are ready and stay."""
+    """The webhook's pods that are Ready and do not terminate."""
     found = json.loads(SYSTEM("get", "pods", "-l", WEBHOOK, "-o", "json"))["items"]
     return [p for p in found if "deletionTimestamp" not in p["metadata"] and ready(p)]
 
@@ -90,7 +91,7 @@ def test_images_of_webhook_and_cluster_controller_have_no_shell(installed: None)
 
 
 def test_no_admission_fails_while_a_replica_is_up(chained: Kubectl, capsys: pytest.CaptureFixture[str]) -> None:
-    """Replicas crash, are killed, drained, rolled out, given new certificates: one after the other, under load."""
+    """Replicas crash, are killed, drain, are rolled out, and get new certificates: one after the other, under load."""
     assert chained.namespace
     load = AdmissionLoad(str(KUBECONFIG), chained.namespace, PODS_PER_MINUTE)
     load.start()
@@ -115,8 +116,8 @@ def test_no_admission_fails_while_a_replica_is_up(chained: Kubectl, capsys: pyte
 
 
 def crash_each(load: AdmissionLoad) -> None:
-    """By SIGKILL, one process after the other. What a process was answering at that moment is lost with it, so it is
-    killed when nothing is in flight."""
+    """Kills one process after the other by SIGKILL. A request in flight would be lost with its process, so there must
+    be none at that moment."""
     for node in ("node1", "node2"):
         for process in PROCESSES:
             with load.asking:
@@ -127,7 +128,7 @@ def crash_each(load: AdmissionLoad) -> None:
 
 
 def kill_each() -> None:
-    """Without any grace."""
+    """Deletes each replica without a grace period."""
     for name in names(replicas()):
         SYSTEM("delete", "pod", name, "--force", "--grace-period=0")
         both_are_up()
@@ -147,12 +148,12 @@ def roll_out() -> None:
 
 
 def install_again() -> None:
-    """What an upgrade does that changes nothing: caBundles that a manifest does not have must stay."""
+    """Applies the same manifests again. caBundles, which they do not contain, must stay."""
     Kubectl()("apply", "--kustomize", "deploy")
 
 
 def rotate() -> None:
-    """In turn the authority and the certificate are lost, and made anew while the old ones are in use."""
+    """Deletes the authority and the certificate in turn. New ones are made while the old ones are in use."""
     for turn in range(ROTATIONS):
         before = shown()
         secret = ("sfc-webhook-ca", "sfc-webhook-tls")[turn % 2]
@@ -164,7 +165,7 @@ def rotate() -> None:
 
 
 def shown() -> str | None:
-    """The certificate that the Secret holds."""
+    """The certificate in the Secret."""
     done = SYSTEM.try_("get", "secret", "sfc-webhook-tls", "-o", "jsonpath={.data.tls\\.crt}")
     return done.stdout or None
 
@@ -174,7 +175,7 @@ def expires() -> str:
 
 
 def served(name: str, port: int) -> str:
-    """When the certificate expires that a replica's process serves, from the metrics at this port."""
+    """The expiry of the certificate that a replica's process serves, from the metrics at this port."""
     text = SYSTEM("get", "--raw", f"/api/v1/namespaces/sfc-system/pods/{name}:{port}/proxy/metrics")
     found = re.search(r"^sfc_served_certificate_expiry_timestamp_seconds (\S+)$", text, re.MULTILINE)
     assert found
@@ -213,7 +214,7 @@ def test_no_component_logs_a_secret(installed: None) -> None:
 
 @pytest.fixture(scope="module")
 def webhook_down(chained: Kubectl) -> Iterator[Kubectl]:
-    """Both replicas are gone. The namespace of the chain."""
+    """Removes both replicas; yields kubectl in the chain's namespace."""
     SYSTEM("scale", "deployment/sfc-webhook", "--replicas=0")
     eventually(lambda: not json.loads(SYSTEM("get", "pods", "-l", WEBHOOK, "-o", "json"))["items"])
     yield chained
@@ -274,7 +275,7 @@ def opted_out(cluster: None) -> Iterator[None]:
 
 
 def test_without_the_webhook_mirror_pods_are_created(webhook_down: Kubectl) -> None:
-    """As a kubelet reports the pods it read from files."""
+    """Mirror pods are a kubelet's reports of pods that it read from files."""
     mirror = pod("mirror")
     mirror["metadata"]["annotations"] = {"kubernetes.io/config.mirror": "1234"}
     mirror["spec"] |= {"nodeName": "node1"}
@@ -293,7 +294,7 @@ def test_without_the_webhook_our_own_components_can_write(webhook_down: Kubectl)
 
 
 def test_without_the_webhook_labelled_objects_can_be_deleted_and_lose_finalizers(webhook_down: Kubectl) -> None:
-    """Namespaces could not go otherwise."""
+    """Otherwise namespaces could not be deleted."""
     held = deployment(4)
     held["metadata"]["finalizers"] = ["tests.sfc.dev/hold"]
     as_controller = ("--as=system:serviceaccount:sfc-system:sfc-cluster-controller", "--as-group=system:masters")

@@ -1,4 +1,4 @@
-"""The whole system on a real Kubernetes: labels in, packets through several replicas, nothing lost when they change."""
+"""The whole system on a real Kubernetes: labels make stages, packets cross several replicas, no change loses one."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.cluster.conftest import EXAMPLES, KUBECTL, SYSTEM, Kubectl, eventuall
 STAGES = ("client", "firewall", "nat", "server")
 SERVER = "198.51.100.2"
 ON_ONE_NODE = {"spec": {"template": {"spec": {"nodeSelector": {"kubernetes.io/hostname": "node1"}}}}}
-"""A chain does not leave its node yet."""
+"""One node, because a chain cannot span nodes yet."""
 
 
 @pytest.fixture(scope="module")
 def edge(installed: None) -> Iterator[Kubectl]:
-    """The example chain, its stages labelled, in namespace telco."""
+    """The example chain in namespace telco, with labelled stages; kubectl in that namespace."""
     telco = Kubectl("telco")
     telco("apply", "-f", EXAMPLES / "chain.yaml", "-f", EXAMPLES / "functions.yaml")
     for stage in STAGES:
@@ -42,7 +42,7 @@ def wait_ready(telco: Kubectl) -> None:
 
 
 def pods(telco: Kubectl, stage: str) -> list[dict[str, Any]]:
-    """Of the chain, those that are not leaving."""
+    """The chain's pods that do not terminate."""
     found = json.loads(telco("get", "pods", "-o", "json", "-l", f"sfc.dev/stage={stage}"))["items"]
     return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
@@ -68,7 +68,7 @@ def _condition(obj: dict[str, Any], kind: str) -> dict[str, Any]:
 
 @contextmanager
 def traffic(telco: Kubectl) -> Iterator[dict[str, Any]]:
-    """Traffic from client to server while the block runs; the dictionary holds its account afterwards."""
+    """Runs traffic from client to server during the block. Afterwards the dictionary has its account."""
     command = [*KUBECTL, "--namespace=telco", "exec", "-i"]
     command += [name_of(telco, "client"), "--", "traffic.py", "client", SERVER, "--until-enter", "--duration=300"]
     pipe = subprocess.PIPE
@@ -93,7 +93,7 @@ def in_node(*command: str) -> str:
 
 
 def filters() -> list[str]:
-    """Host ends that carry our filter."""
+    """The host ends that have our filter."""
     links = re.findall(r"(sfc[0-9a-f]{12})", in_node("ip", "-o", "link"))
     return [link for link in links if "cross_connect" in in_node("tc", "filter", "show", "dev", link, "ingress")]
 
@@ -161,7 +161,7 @@ def test_a_replica_leaves_the_targets_then_the_hook_is_answered_then_it_is_told_
 
 
 def _agent_said(*pod: str) -> dict[str, datetime]:
-    """When the agent of node1 logged what about a pod, by message."""
+    """By message: when the agent of node1 logged it about the pod."""
     agents = json.loads(SYSTEM("get", "pods", "-o", "json", "-l", "app.kubernetes.io/name=sfc-node"))["items"]
     agent = next(a["metadata"]["name"] for a in agents if a["spec"]["nodeName"] == "node1")
     lines = [json.loads(line) for line in SYSTEM("logs", agent).splitlines() if line.startswith("{")]

@@ -1,5 +1,8 @@
-"""The power of all nodes fails while the webhook is configured and nothing of it runs, and comes back in a cluster that
-enforces Pod Security `restricted` by default. Everything heals by itself, and the project can be installed anew."""
+"""The power of all nodes fails, and returns in a cluster that enforces Pod Security `restricted` by default.
+
+The webhook is configured, but no pod of it runs. Everything must recover by itself, and the project can be installed
+again.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ ADMITTED = "jsonpath={.status.replicas}"
 
 @pytest.fixture(scope="module")
 def waiting(installed: None, kubectl: Kubectl) -> Kubectl:
-    """A namespace with a labelled Deployment. Like any with network functions, it asks for no restriction."""
+    """A namespace with a labelled Deployment. As for all network functions, its level of Pod Security is privileged."""
     assert kubectl.namespace
     Kubectl()("label", "namespace", kubectl.namespace, "pod-security.kubernetes.io/enforce=privileged")
     eventually(lambda: kubectl.try_("get", "serviceaccount", "default").returncode == 0)
@@ -28,7 +31,7 @@ def waiting(installed: None, kubectl: Kubectl) -> Kubectl:
 
 @pytest.fixture(scope="module")
 def power_cut(waiting: Kubectl) -> Iterator[Kubectl]:
-    """What our components and the stage run was deleted just before: all of it must be created, and admitted, anew."""
+    """Cuts the power after all pods of ours and of the stage were deleted: all must be created and admitted again."""
     SYSTEM("delete", "pods", "--all", "--force", "--grace-period=0", "--wait=false")
     waiting("delete", "pods", "--all", "--force", "--grace-period=0", "--wait=false")
     done = testbed("restart", "--pod-security=restricted")

@@ -1,4 +1,4 @@
-"""The manifests as `kubectl apply -k deploy` renders them, held against the names that the code uses."""
+"""The manifests as `kubectl apply -k deploy` renders them, compared with the names in the code."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_nothing_is_rendered_twice(rendered: list[Json]) -> None:
 
 @pytest.fixture(scope="module")
 def kubeconform(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[Json]], list[str]]:
-    """What kubeconform finds, by the schemas of the API server at hand and of cert-manager's."""
+    """kubeconform's findings, by the schemas of this API server and of cert-manager."""
     folder = tmp_path_factory.mktemp("schemas")
     ours = [yaml.safe_load(file.read_text()) for file in (DEPLOY / "crds").iterdir()]
     theirs = [yaml.safe_load(file.read_text()) for file in (build.cert_manager() / "deploy/crds").glob("*.yaml")]
@@ -127,7 +127,7 @@ def test_a_slip_in_a_manifest_is_found(
 
 
 def test_the_api_server_takes_every_manifest_strictly(installed: None, rendered: list[Json]) -> None:
-    """Admission, defaulting and the compilation of every CEL expression included."""
+    """This includes admission, defaulting and the compilation of every CEL expression."""
     Kubectl()("apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=yaml.safe_dump_all(rendered))
 
 
@@ -158,7 +158,7 @@ def test_every_finding_of_the_linter_is_explained(rendered: list[Json]) -> None:
 
 @pytest.fixture(scope="module")
 def with_cert_manager(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> list[Json]:
-    """The manifests with the component, as a user's own kustomization has it."""
+    """The manifests with the cert-manager component, as in a user's own kustomization."""
     folder = tmp_path_factory.mktemp("kustomization")
     relative = os.path.relpath(DEPLOY, folder)
     user = {"resources": [relative], "components": [f"{relative}/components/cert-manager"]}
@@ -390,7 +390,7 @@ def test_every_component_has_an_account_probes_a_priority_and_bounded_memory(
 
 
 def granted(rendered: list[Json], component: str) -> set[tuple[str, str, str]]:
-    """What a component may do, as (group/resource, verb, the names it is restricted to)."""
+    """A component's rights: (group/resource, verb, the names to which they are restricted)."""
     roles = [o for o in rendered if o["kind"] in ("Role", "ClusterRole") and o["metadata"]["name"] == component]
     return {
         (f"{group}/{resource}", verb, ",".join(rule.get("resourceNames", ())))

@@ -1,4 +1,4 @@
-"""A replica's end in every way a cluster knows, and the node agent's own: what the chain does meanwhile."""
+"""Every way in which a replica or the node agent can end, and the chain meanwhile."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.cluster.test_chain import SERVER, SYSTEM, eventually, in_node, name_o
 edge = test_chain.edge
 
 STEERED_MS = 1000.0
-"""At once, and not when the loop next looks by itself; how fast it is, the benchmark `events` tells."""
+"""Soon enough that a signal must have woken the loop. The benchmark `events` measures the real delay."""
 AGENTS = "app.kubernetes.io/name=sfc-node"
 
 
@@ -33,14 +33,14 @@ def two_nats(edge: Kubectl) -> Iterator[Kubectl]:
 
 
 def agents() -> list[str]:
-    """Of node1, the one that leads last."""
+    """The agents of node1; the leader is the last."""
     found = json.loads(SYSTEM("get", "pods", "-o", "json", "-l", AGENTS))["items"]
     mine = [pod for pod in found if pod["spec"]["nodeName"] == "node1"]
     return [pod["metadata"]["name"] for pod in sorted(mine, key=lambda pod: pod["metadata"]["creationTimestamp"])]
 
 
 def said(message: str, **fields: Any) -> list[dict[str, Any]]:
-    """Lines of node1's agents' logs, and of those that were killed last."""
+    """Lines from the logs of node1's agents, including containers that were killed last."""
     logs = [
         SYSTEM.try_("logs", agent, "--container=node", *which).stdout
         for agent in agents()
@@ -51,7 +51,7 @@ def said(message: str, **fields: Any) -> list[dict[str, Any]]:
 
 
 def metric(name: str) -> float:
-    """Summed over its labels."""
+    """A metric's value, summed over its labels."""
     text = SYSTEM("get", "--raw", f"/api/v1/namespaces/sfc-system/pods/{agents()[-1]}:9811/proxy/metrics")
     return sum(float(value) for value in re.findall(rf"^{re.escape(name)}(?:\{{[^\n]*\}})? (\S+)$", text, re.MULTILINE))
 
@@ -67,7 +67,7 @@ def container_of(where: Kubectl, pod: str, name: str = "nat") -> str:
 
 
 def sandbox_of(pod: str) -> str:
-    """The pause container of the pod, by its labels."""
+    """The id of the pod's pause container."""
     listed = in_node("ctr", "-n", "k8s.io", "containers", "ls", f"labels.io.kubernetes.pod.name=={pod}", "-q").split()
     infos = [json.loads(in_node("ctr", "-n", "k8s.io", "containers", "info", one)) for one in listed]
     return next(str(i["ID"]) for i in infos if i["Labels"].get("io.cri-containerd.kind") == "sandbox")
@@ -82,7 +82,7 @@ def ping(telco: Kubectl, *options: str) -> str:
 
 
 def hook(pod: dict[str, Any], signature: str | None = None) -> int:
-    """Calls a pod's own PreStop hook from its node; the HTTP status."""
+    """Calls the pod's own PreStop hook from its node; the HTTP status."""
     action = pod["spec"]["containers"][0]["lifecycle"]["preStop"]["httpGet"]
     header = signature or action["httpHeaders"][0]["value"]
     script = (
@@ -171,7 +171,7 @@ def test_a_rolling_update_never_has_fewer_serving_replicas_than_asked_for(two_na
 
 
 def moment(line: dict[str, Any]) -> datetime:
-    """When the data path was written."""
+    """When the data path was written, from a line of the agent's log; seconds since 1970."""
     return datetime.fromisoformat(line["since"]) + timedelta(milliseconds=line["after_ms"])
 
 
@@ -187,7 +187,7 @@ def test_a_forged_hook_drains_nothing_and_is_counted(two_nats: Kubectl) -> None:
 
 
 def test_a_hook_called_without_a_deletion_is_undone_when_new_containers_are_ready(two_nats: Kubectl) -> None:
-    """What the kubelet does when it restarts a container whose liveness probe failed."""
+    """The kubelet does this when it restarts a container whose liveness probe failed."""
     pod = pods(two_nats, "nat")[0]
     name = pod["metadata"]["name"]
 
@@ -201,7 +201,7 @@ def test_a_hook_called_without_a_deletion_is_undone_when_new_containers_are_read
 
 
 def test_an_agent_rollout_meets_every_hook_and_goes_on_with_drains_and_traffic(two_nats: Kubectl) -> None:
-    """A replica with a busy session drains when the rollout begins; others are deleted all through it."""
+    """A replica with a busy session drains when the rollout begins. Others are deleted during the whole rollout."""
     busy = name_of(two_nats, "nat")
     before = agents()
 
@@ -228,7 +228,7 @@ def test_an_agent_rollout_meets_every_hook_and_goes_on_with_drains_and_traffic(t
 
 @contextmanager
 def followed(telco: Kubectl, pod: str) -> Iterator[list[str]]:
-    """A pod's log; complete after the block, or half a minute later."""
+    """Follows a pod's log, which is complete at the end of the block or half a minute later."""
     command = [*KUBECTL, "--namespace=telco", "logs", "-f", pod]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     lines: list[str] = []
@@ -241,7 +241,7 @@ def followed(telco: Kubectl, pod: str) -> Iterator[list[str]]:
 
 
 def test_an_agent_that_is_killed_again_and_again_loses_no_drain_and_no_packet(two_nats: Kubectl) -> None:
-    """The hook of a leaving replica with busy sessions is held through it all."""
+    """The hook of a leaving replica with busy sessions is held all the time."""
     leaving = name_of(two_nats, "nat")
 
     with traffic(two_nats) as account, followed(two_nats, leaving) as words:

@@ -1,4 +1,4 @@
-"""What each component may do in the cluster, as the API server sees it: this, and no more."""
+"""The rights of each component, as the API server grants them: these, and no more."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.cluster.conftest import SYSTEM, Kubectl, as_bearer, eventually, examp
 
 Json = dict[str, Any]
 Rights = set[tuple[str, str, str]]
-"""(resource, names it is restricted to, verb)"""
+"""(resource, names to which the right is restricted, verb)"""
 
 CHAINS, CONNECTIONS = "servicefunctionchains.sfc.dev", "crossconnections.sfc.dev"
 NETWORKS = "network-attachment-definitions.k8s.cni.cncf.io"
@@ -73,7 +73,7 @@ def test_component_may_do_what_it_needs_and_nothing_else(installed: None, accoun
 
 @pytest.fixture(scope="module")
 def agent_on(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ApiServer]:
-    """The API server as the node agent of a node sees it: with a token like the agent's own, bound to its pod."""
+    """A client of the API server as a node's agent, with a token like the agent's own, bound to its pod."""
     agents = json.loads(SYSTEM("get", "pods", "-l", "app.kubernetes.io/name=sfc-node", "-o", "json"))["items"]
     pods = {a["spec"]["nodeName"]: a["metadata"]["name"] for a in agents}
     folder = tmp_path_factory.mktemp("agents")
@@ -86,7 +86,7 @@ def agent_on(installed: None, tmp_path_factory: pytest.TempPathFactory) -> Calla
 
 @pytest.fixture(scope="module")
 def pods(installed: None, kubectl: Kubectl) -> Iterator[dict[str, str]]:
-    """The status path of a pod on each node, which need not run for that."""
+    """The status path of a pod on each node. The pods need not run."""
     eventually(lambda: kubectl.try_("get", "serviceaccount", "default").returncode == 0)
     for node in ("node1", "node2"):
         spec = {"nodeName": node, "containers": [{"name": "idle", "image": "none", "imagePullPolicy": "Never"}]}

@@ -1,4 +1,4 @@
-"""Replicas that share an address, on a real Kubernetes: each has source ports of its own, or waits until it can."""
+"""Replicas that share an address, on a real Kubernetes: each has its own source ports, or waits for them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def three(installed: None, kubectl: Kubectl) -> Iterator[Kubectl]:
 
 
 def pods(kubectl: Kubectl) -> list[dict[str, Any]]:
-    """Those that are not leaving."""
+    """The pods that do not terminate."""
     found = json.loads(kubectl("get", "pods", "-o", "json", "-l", "app=client"))["items"]
     return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
@@ -84,12 +84,12 @@ def chain_condition(kubectl: Kubectl) -> dict[str, Any]:
 
 
 def waiting(kubectl: Kubectl) -> list[dict[str, Any]]:
-    """Pods that were told that they wait."""
+    """The pods whose condition reports that they wait."""
     return [p for p in pods(kubectl) if condition(p, "sfc.dev/wired").get("reason") == "NoFreeSourcePorts"]
 
 
 def settled(kubectl: Kubectl) -> bool:
-    """Two run, with both slices; one waits."""
+    """Whether two replicas run, with both slices, and one waits."""
     return len(waiting(kubectl)) == 1 and {ports(pod) for pod in running(kubectl)} == HALVES
 
 

@@ -12,7 +12,7 @@ from testbed.__main__ import DEFAULT_KUBERNETES
 
 from .conftest import KUBECONFIG, KUBECTL, Kubectl, testbed
 
-FAR_AWAY = "192.0.2.1"  # RFC 5737: nobody's address
+FAR_AWAY = "192.0.2.1"  # RFC 5737: an address that is never in use
 PEERS = """
 apiVersion: v1
 kind: Service
@@ -53,7 +53,7 @@ spec:
 
 @pytest.fixture(scope="module")
 def peers(kubectl: Kubectl, peer_image: str) -> dict[str, str]:
-    """Addresses of a pod on each node, and of the service `peers` in front of both."""
+    """The addresses of a pod on each node, and of the Service `peers` in front of both."""
     kubectl("create", "--filename=-", stdin=PEERS.format(image=peer_image))
     kubectl("wait", "--for=condition=Ready", "--timeout=60s", "pod/peer1", "pod/peer2")
     pods = {name: kubectl("get", "pod", name, "--output=jsonpath={.status.podIP}") for name in ("peer1", "peer2")}
@@ -61,7 +61,7 @@ def peers(kubectl: Kubectl, peer_image: str) -> dict[str, str]:
 
 
 def asking(address: str, port: int) -> list[str]:
-    """A shell command that prints what a TCP server says, and fails when nobody answers."""
+    """A shell command that prints a TCP server's output, and fails without an answer."""
     return ["timeout", "5", "bash", "-c", f"exec 3<>/dev/tcp/{address}/{port} && cat <&3"]
 
 

@@ -1,4 +1,4 @@
-"""The testbed goes without a trace, and comes up over whatever a killed run left. These tests end the cluster."""
+"""The testbed leaves no trace, and comes up over the remains of a killed run. These tests end the cluster."""
 
 import signal
 import subprocess
@@ -12,8 +12,8 @@ from .conftest import CHECKOUT, TESTBED, testbed
 
 
 def traces() -> list[str]:
-    """Everything of the testbed's that can be seen on the machine. Namespaces and pins live only as long as the
-    processes and mounts that hold them.
+    """Everything of the testbed that is visible on the machine. Namespaces and pins exist only while processes or
+    mounts hold them.
     """
     links = subprocess.run(["ip", "-brief", "link"], capture_output=True, text=True, check=True).stdout
     groups = [file for file in Path("/proc").glob("[0-9]*/cgroup") if f"/{TESTBED}/" in text(file)]

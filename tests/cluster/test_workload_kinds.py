@@ -1,4 +1,4 @@
-"""Every kind of workload, and every way in which users write them, against the real API server."""
+"""Every kind of workload, written in all the ways that users write them, on a real API server."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_an_ephemeral_container_is_added_and_left_alone(telco: Kubectl) -> None:
         found: Json = json.loads(telco("get", "pod", "debugged", "-o", "json"))["spec"]
         return found
 
-    eventually(lambda: "schedulingGates" not in spec())  # it has source ports then, and nobody else changes it
+    eventually(lambda: "schedulingGates" not in spec())  # then it has source ports, and no other component changes it
     before = spec()
 
     telco("debug", "debugged", "--image=localhost/none", "--attach=false", "--profile=general", "--container=look")

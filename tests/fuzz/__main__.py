@@ -1,7 +1,7 @@
 """`python -m tests.fuzz`: all targets, FUZZ inputs in all (1,000,000), two processes at a time.
 
-Corpora stay in build/fuzz for the next run to go on from. A finding ends its target, and the run with status 1; its
-input is left in build/fuzz/TARGET.
+Corpora stay in build/fuzz, where the next run continues. A finding ends its target and makes the run fail; its input
+stays in build/fuzz/TARGET.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ INPUTS = int(os.environ.get("FUZZ", "1000000"))
 FORWARDER_INPUTS = max(10, INPUTS // 1000)
 SECONDS_FOR_ONE = 10
 LARGEST = 20_000
-"""Bytes of an input."""
+"""The longest input, in bytes."""
 DONE = re.compile(r"^#(\d+)\s+DONE\s+cov: (\d+) ft: (\d+) corp: (\d+)/", re.MULTILINE)
 
 

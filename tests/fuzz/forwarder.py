@@ -1,6 +1,6 @@
 """The CNI plugin, built with sanitizers, between a container runtime and an agent that may each send anything.
 
-Not guided by coverage: it is a few dozen lines, and each input is a process of its own.
+It is not guided by coverage, because the plugin has a few dozen lines and each input needs a process.
 """
 
 from __future__ import annotations

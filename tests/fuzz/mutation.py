@@ -1,4 +1,4 @@
-"""How one input becomes another: trees of JSON are changed as trees, or nearly all inputs would end in the parser."""
+"""Makes one input from another. JSON is changed as a tree; otherwise the parser would refuse nearly all inputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 Bytes = Callable[[bytes, int], bytes]
-"""A mutation of plain bytes, of at most so many bytes: libFuzzer's own."""
+"""libFuzzer's own mutation of plain bytes; the number limits the result's length."""
 
 ODD: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 2**31, 2**63, 10**30, 0.5, -1e308),
@@ -20,9 +20,9 @@ ODD: tuple[Any, ...] = (
 
 
 class Trees:
-    """Changes JSON texts; words are keys and values that mean something.
+    """Changes JSON texts. `words` are keys and values with a meaning.
 
-    Now and then it begins with a seed instead, for libFuzzer prefers what is small, and little of that is labelled.
+    Sometimes it begins with a seed instead, because libFuzzer prefers small inputs, and few of these have labels.
     """
 
     def __init__(self, seeds: list[bytes], plain: Bytes) -> None:

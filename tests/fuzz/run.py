@@ -23,7 +23,7 @@ def main() -> None:
         (corpus / f"seed-{i}").write_bytes(seed)
     arguments = [sys.argv[0], f"-artifact_prefix={directory}/", *options, str(corpus)]
     if target.trees:
-        # Setup() puts another Mutate in place: it is looked up when it is called.
+        # Setup() replaces Mutate, so it must be looked up at each call.
         trees = Trees(target.seeds, lambda data, most: atheris.Mutate(data, most))  # noqa: PLW0108
         atheris.Setup(arguments, target.check, custom_mutator=trees)
     else:

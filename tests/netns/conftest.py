@@ -1,4 +1,4 @@
-"""The program is compiled once for all tests, whose nodes have it one after the other."""
+"""The data path, compiled once for all tests. Their nodes use it one after the other."""
 
 from __future__ import annotations
 

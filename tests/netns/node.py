@@ -1,9 +1,10 @@
-"""A node of its own for a test: a network namespace that the test enters, pods' namespaces, the agent's CNI side."""
+"""A node for one test: a network namespace that the test enters, pods' namespaces, and the agent's CNI side."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -27,12 +28,12 @@ POD_UID = "5e0f5c44-3a1e-4a53-9a35-1c3d1a0b7e30"
 MAC = "02:5f:c0:00:00:01"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sfc-testbed"
 CNI_PATH = ":".join([*map(str, CACHE.glob("cni-*[0-9a-f]/")), "/usr/lib/cni"])
-"""Where the IPAM plugin `static` is: what the testbed built, or Debian's."""
+"""Folders with the IPAM plugin `static`: built by the testbed, or Debian's."""
 
 
 @cache
 def program(action: int = -1) -> int:
-    """Descriptor of a loaded tc program that returns `action`; by default, as without a filter."""
+    """A descriptor of a loaded tc program that returns `action`; -1, the default, acts as if there were no filter."""
     bpf = BPF(text=f"int {PROGRAM_NAME}(struct __sk_buff *skb) {{ return {action}; }}".encode())
     return os.dup(bpf.load_func(PROGRAM_NAME.encode(), BPF.SCHED_CLS).fd)
 
@@ -43,7 +44,7 @@ def run(*command: str, check: bool = True) -> str:
 
 @contextmanager
 def namespace(label: str) -> Iterator[str]:
-    """A network namespace, removed at the end; its name."""
+    """Makes a network namespace, and removes it at the end; yields its name."""
     name = f"sfcc-{os.getpid()}-{label}"
     run("ip", "netns", "add", name)
     try:
@@ -55,7 +56,7 @@ def namespace(label: str) -> Iterator[str]:
 
 @contextmanager
 def inside(name: str) -> Iterator[None]:
-    """The calling thread, and the threads and processes it starts meanwhile, are inside the namespace."""
+    """Moves the calling thread into the namespace, with the threads and processes that it starts meanwhile."""
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     netns.setns(name, flags=0)
     try:
@@ -65,8 +66,17 @@ def inside(name: str) -> Iterator[None]:
         os.close(before)
 
 
+def remove_leftovers(prefix: str) -> None:
+    """Removes the namespaces of runs that were killed: named by the prefix and the id of a process that has ended."""
+    for name in netns.listnetns():
+        owner = re.match(rf"{prefix}(\d+)-", name)
+        if owner and not Path("/proc", owner[1]).exists():
+            netns.remove(name)
+
+
 @contextmanager
 def opened(name: str) -> Iterator[int]:
+    """A descriptor of the namespace."""
     descriptor = os.open(f"/run/netns/{name}", os.O_RDONLY)
     try:
         yield descriptor
@@ -75,17 +85,17 @@ def opened(name: str) -> Iterator[int]:
 
 
 def show(*query: str, pod: str | None = None) -> Any:
-    """What `ip -json` shows, in the pod or, without one, where the caller is."""
+    """The output of `ip -json`, in the pod's namespace or, without a pod, in the caller's."""
     return json.loads(run("ip", *(("-n", pod) if pod else ()), "-json", "-details", *query) or "[]")
 
 
 def descriptors() -> int:
-    """How many this process has open."""
+    """The number of descriptors that this process has open."""
     return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
 
 def settles(condition: Callable[[], bool], seconds: float = 5) -> bool:
-    """Whether the condition comes true in time."""
+    """Whether the condition comes true within so many seconds."""
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -104,7 +114,7 @@ class Answer:
 
 @dataclass
 class Node:
-    """The agent's CNI side, running, and the plugin to call it with."""
+    """The agent's running CNI side, and the plugin that calls it."""
 
     plugin: Path
     socket: Path
@@ -148,7 +158,7 @@ def configuration(
     mtu: int | None = None,
     source_ports: str | None = None,
 ) -> dict[str, Any]:
-    """As Multus passes it on from the webhook's annotation."""
+    """A configuration as the plugin gets it: Multus adds the webhook's annotation to it."""
     args = {"chain": "edge", "stage": "nat", "drainId": DRAIN_ID, "mtu": mtu, "routes": routes}
     args["sourcePorts"] = source_ports
     return {
@@ -170,7 +180,7 @@ def build_plugin(folder: Path, socket: Path, timeout_seconds: int = 10) -> Path:
 
 @contextmanager
 def agent(plugin: Path, socket: Path) -> Iterator[Node]:
-    """The agent's CNI side in the namespace where the caller is."""
+    """Runs the agent's CNI side in the caller's namespace."""
     links = Links()
     changes: list[None] = []
     wiring = PodWiring(links, program, PROGRAM_NAME, lambda: changes.append(None))

@@ -1,7 +1,7 @@
-"""Replicas of an address translator behind one address, eight clients' addresses before them, one server behind: what
-becomes of the clients' connections, with slices of source ports and without.
+"""Connections of eight client addresses to one server, through replicas of an address translator behind one address.
 
-The translators are the example's own, in namespaces of their own, around the real program.
+The replicas have slices of source ports or not. They run the example's own translator, each in a namespace of its own,
+around the real program.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CLIENTS = [f"10.1.0.{number}" for number in range(11, 19)]
 SERVER = "198.51.100.2"
 REPLICAS = 4
 SECONDS = 150
-"""After which a run is given up."""
+"""After so many seconds a run fails."""
 
 CHAIN = {
     "metadata": {"name": "shared", "namespace": "telco", "uid": "shared-address"},
@@ -62,7 +62,7 @@ class Lab:
     translators: tuple[Replica, ...]
 
     def connect(self, connections: int, at_a_time: int) -> dict[str, Any]:
-        """The account of benchmarks/connections.py."""
+        """Opens the connections; the account that benchmarks/connections.py prints."""
         command = [*_python(self.client), "open", SERVER, "--from", *CLIENTS]
         command += ["--connections", str(connections), "--at-a-time", str(at_a_time)]
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=SECONDS)
@@ -73,7 +73,7 @@ class Lab:
 
 @contextmanager
 def shared_address(label: str, datapath: Datapath, slices: int | None) -> Iterator[Lab]:
-    """`slices`: of the translators' source ports; None lets them use what ports they like."""
+    """`slices` is the number of slices of source ports. With None the translators use any port."""
     with ExitStack() as cleanup:
         node = Node(label, CHAIN, datapath)
         cleanup.callback(node.close)
@@ -81,7 +81,7 @@ def shared_address(label: str, datapath: Datapath, slices: int | None) -> Iterat
         translators = tuple(node.add("nat") for _ in range(REPLICAS))
         _start(cleanup, [*_python(server), "serve"], "ready")
         for index, replica in enumerate(translators):
-            replica.run("sysctl", "-qw", "net.ipv4.ip_forward=1")  # as the pod's init container
+            replica.run("sysctl", "-qw", "net.ipv4.ip_forward=1")  # as the pod's init container does
             ports = str(nth(index, slices)) if slices else ""
             _start(cleanup, [*_inside(replica), "env", f"SOURCE_PORTS={ports}", str(TRANSLATOR)], "ready")
         node.serve(client, server, *translators)
@@ -97,10 +97,10 @@ def _inside(replica: Replica) -> list[str]:
 
 
 def _start(cleanup: ExitStack, command: list[str], word: str) -> None:
-    """Runs until the end of the lab; returns when it has said the word."""
+    """Runs a program until the end of the lab; returns when it has printed the word."""
     process = subprocess.Popen(["setpriv", "--pdeathsig", "TERM", *command], stdout=subprocess.PIPE, text=True)
     assert process.stdout
-    cleanup.callback(process.stdout.close)  # last: what it says at its end must not end it too soon
+    cleanup.callback(process.stdout.close)  # after its end: with a closed pipe, its last output would kill it
     cleanup.callback(process.wait, 10)
     cleanup.callback(process.terminate)
     line = next((line for line in process.stdout if word in line), "")

@@ -1,4 +1,4 @@
-"""The CNI plugin and the agent together, as the container runtime sees them: real processes, namespaces and links."""
+"""The CNI plugin with the agent, as a container runtime calls them: real processes, namespaces and links."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Functions × families × traffic: real network functions in pairs, three replicas of each stage, real stacks.
+"""Functions × address families × traffic: pairs of real network functions, three replicas of each, and real stacks.
 
-Every function stands once before another and once behind one. A stateful function drops what belongs to no connection
-that it knows.
+Each function is once the first of a pair and once the second. A stateful function drops packets of connections that it
+does not know.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.netns.world import TRANSPARENT, World, family_of, world_of
 PAIRS = [("watchful bridge", "nat"), ("router", "firewall"), ("firewall", "bridge"), ("nat", "router")]
 BLOCKS = 12
 TRANSFERS, TLS_TRANSFERS, TRACEROUTES, FLOWS = 12, 3, 6, 8
-"""Of each client, at a time."""
+"""Transfers of each client at the same time."""
 MOST_HOPS = 5
 FAMILIES = pytest.mark.parametrize("family", [4, 6], ids=["IPv4", "IPv6"])
 
@@ -44,7 +44,7 @@ def world(request: pytest.FixtureRequest, datapath: Datapath) -> Iterator[World]
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-signed one with its key, for the name `server`."""
+    """A self-signed certificate with its key, for the name `server`."""
     path = tmp_path_factory.mktemp("tls") / "server.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=server",
@@ -62,7 +62,7 @@ def server_of(world: World, family: int) -> str:
 async def transfers(
     world: World, family: int, each: int, tls: tuple[ssl.SSLContext, ssl.SSLContext] | None = None
 ) -> list[int]:
-    """`each` transfers of every client at a time; the blocks of each. Fails with the first that breaks."""
+    """Runs `each` transfers of every client at the same time; the blocks of each. The first that breaks raises."""
     ours, theirs = tls or (None, None)
     address = server_of(world, family)
     async with AsyncExitStack() as servers:
@@ -135,7 +135,7 @@ def test_a_traceroute_of_every_client_sees_every_hop(world: World, family: int) 
 
 
 def hops(client: Replica, server: str) -> list[str]:
-    """Who answers, as the kernel tells the very socket that asked: routers, and at last the server's closed port."""
+    """Who answers a traceroute: routers, at last the server. The kernel reports them to the sending socket."""
     answers = []
     with client.socket(family_of(server), socket.SOCK_DGRAM) as asker:
         level, hop_limit, errors = (
@@ -156,11 +156,11 @@ def hops(client: Replica, server: str) -> list[str]:
 
 IP_RECVERR, IPV6_RECVERR = 11, 25
 EXTENDED_ERROR = struct.Struct("=IBBBBII")
-"""struct sock_extended_err, which the offender's socket address follows."""
+"""struct sock_extended_err; the address of the error's sender follows it."""
 
 
 def offender(asker: socket.socket) -> str:
-    """Who sent the ICMP error that the socket waits for."""
+    """The address of the sender of the ICMP error that the socket waits for."""
     poller = select.poll()
     poller.register(asker, select.POLLERR)
     if not poller.poll(5000):
@@ -212,8 +212,8 @@ def test_every_client_learns_of_a_narrow_link_behind_the_functions(world: World,
 
 @FAMILIES
 def test_every_server_learns_of_a_narrow_link_before_the_functions(world: World, family: int) -> None:
-    """The server sends what it echoes to whoever the last function says that it is."""
-    narrow = 1300 + family  # less than the test before has taught the clients, who tell the servers
+    """The server's echo goes to the address that the last function shows it."""
+    narrow = 1300 + family  # less than the clients learned in the test before, and announce to the servers
     address = sees(world, family)
     set_mtu(world, "left", narrow)
 
@@ -225,13 +225,13 @@ def test_every_server_learns_of_a_narrow_link_before_the_functions(world: World,
 
 
 def set_mtu(world: World, interface: str, mtu: int) -> None:
-    """Of the last function that routes; a transparent one says nothing of what does not fit."""
+    """Sets the MTU of the last function that routes. A transparent one would not report a packet that is too big."""
     stage = [stage for stage, function in world.functions.items() if function not in TRANSPARENT][-1]
     for replica in world.of(stage):
         replica.run("ip", "link", "set", interface, "mtu", str(mtu))
 
 
 def sees(world: World, family: int) -> str:
-    """The address that the server sees."""
+    """The client's address as the server sees it."""
     translator = next((stage for stage, function in world.functions.items() if function == "nat"), None)
     return world.address(*((translator, "right") if translator else ("client", "lan")), family)

@@ -1,7 +1,7 @@
-"""Replicas of a stage share their addresses and never hear each other, whatever one of them says.
+"""Replicas of a stage share their addresses, but never receive each other's frames, whatever a replica sends.
 
-Every frame sent carries a mark of its own, which an answer to it carries too; captures in all replicas' namespaces say
-where it went. In each stage at most one replica may hear of it, and in the sender's own stage only the sender.
+Every frame carries a unique mark, and so does an answer to it. Captures in all replicas' namespaces show where it went.
+At most one replica of each stage may receive the mark, and in the sender's own stage only the sender.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PACKET_OUTGOING = 4
 
 @dataclass(frozen=True)
 class Talk:
-    """What a frame is made of: the sender's addresses, those across the chain, and the frame's mark, as bytes of a
+    """The parts of a frame: the sender's addresses, those across the chain, and the frame's mark, as bytes of a
     payload or as an address that nobody has."""
 
     mac: str
@@ -121,7 +121,7 @@ KINDS: dict[str, Callable[[Talk], Packet]] = {
 
 @pytest.fixture(scope="module")
 def world(datapath: Datapath) -> Iterator[World]:
-    """Of each stage three serving replicas, one that does not serve yet, and one that drains as long as it is used."""
+    """Three serving replicas of each stage, one that does not serve yet, and one that drains while it is used."""
     with world_of("apart", {"firewall": "bridge"}, datapath, replicas=4) as world:
         server = (world.address("server", "wan", 4), Echo.PORT)
         used = [world.connect(world.of("client")[0], server) for _ in range(30)]
@@ -137,11 +137,11 @@ def world(datapath: Datapath) -> Iterator[World]:
 
 
 Hearer = tuple[str, str]
-"""Stage and replica."""
+"""(stage, replica)"""
 
 
 class Captures:
-    """What the replicas receive, at all of their interfaces."""
+    """Records the frames that replicas receive, at all of their interfaces."""
 
     def __init__(self, world: World) -> None:
         self._sockets: list[tuple[Hearer, socket.socket]] = []
@@ -157,7 +157,7 @@ class Captures:
             tap.close()
 
     def heard(self) -> dict[int, set[Hearer]]:
-        """By mark."""
+        """The receivers, by mark."""
         heard: dict[int, set[Hearer]] = defaultdict(set)
         for hearer, tap in self._sockets:
             for frame in _received(tap):
@@ -183,7 +183,7 @@ def raw_socket(replica: Replica, interface: str) -> socket.socket:
 
 
 def talk_of(world: World, stage: str, interface: str, number: int) -> Talk:
-    """A transparent function, which has no addresses, speaks as the client does."""
+    """A transparent function has no addresses, so it uses the client's."""
     here, there = (("server", "wan"), ("client", "lan"))[:: 1 if stage == "server" else -1]
     return Talk(
         mac=world.mac(stage, interface),
@@ -197,7 +197,7 @@ def talk_of(world: World, stage: str, interface: str, number: int) -> Talk:
 
 
 def spoken(world: World, kind: Callable[[Talk], Packet], first: int) -> dict[int, Hearer]:
-    """Every replica sends some frames of a kind at each of its interfaces; who sent each, by mark."""
+    """Every replica sends some frames of a kind from each of its interfaces; the senders, by mark."""
     senders: dict[int, Hearer] = {}
     for replica in world.node.replicas:
         for interface in replica.slots:
@@ -233,7 +233,7 @@ def test_a_frame_reaches_one_replica_of_the_other_side_and_none_of_its_own(world
 
 @pytest.mark.parametrize("seed", range(3))
 def test_whatever_a_frame_says_its_own_side_does_not_hear_it(world: World, seed: int) -> None:
-    """Random EtherTypes and random MACs, or shared ones, or those of groups; random bytes where a header would be."""
+    """Random EtherTypes; random, shared or group MACs; random bytes instead of a header."""
     choice = random.Random(seed)
 
     def anything(talk: Talk) -> Packet:

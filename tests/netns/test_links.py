@@ -1,4 +1,4 @@
-"""Links against a real kernel: what is attached, what is shown, and what a pod cannot reach."""
+"""Links on a real kernel: what is attached, what is listed, and what a pod cannot reach."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def filters(ifindex: int) -> set[tuple[int, str]]:
 
 
 def send_to_node(pod: str, version: int, neighbour: str | None, node_end: str = "net1") -> bytes | None:
-    """What arrives at a socket of the node that listens on every address; None when nothing does."""
+    """The data that reaches a socket of the node that listens on every address; None without any."""
     address = NODE_ADDRESSES[version]
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     lab.run("ip", "-n", pod, f"-{version}", "route", "replace", address, "dev", node_end)
@@ -219,7 +219,7 @@ def test_a_filter_sees_frames_of_the_pod(links: Links, pod: str) -> None:
 def test_a_link_whose_other_end_stays_on_the_node_gets_its_frames_too(
     links: Links, node: str, pod: str, datapath: Datapath
 ) -> None:
-    """The kernel puts frames straight into the other end only where that is in another network namespace."""
+    """bpf_redirect_peer works only when the other end is in another network namespace."""
     create(links, pod, "sfc000000000001", slot=7)
     create(links, node, "sfc000000000002", slot=8)
     shown = {link.slot: link for link in links.list()}

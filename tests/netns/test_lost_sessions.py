@@ -1,7 +1,7 @@
 """The session table is lost while a thousand transfers run through a transparent stage of five stateful replicas.
 
-Each replica knows the connections that began in it, and refuses packets of all others (`ct state invalid`, no pick-up
-in the middle). So nothing but the same choice by both cross-connections, in both directions, keeps a connection alive.
+Each replica accepts only connections that began in it (`ct state invalid`, no pick-up in the middle). So a connection
+survives only if both cross-connections choose the same replica again, in both directions.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def five(datapath: Datapath) -> Iterator[World]:
 
 
 def flush(world: World) -> int:
-    """Empties both session tables; how many sessions there were."""
+    """Empties both session tables; the number of sessions they had."""
     before = len(list(world.node.datapath.sessions()))
     for connection in world.node.chain.cross_connections:
         world.node.datapath.forget(connection.number)
@@ -38,7 +38,7 @@ def flush(world: World) -> int:
 
 
 async def transfers_while_sessions_are_lost(world: World) -> tuple[list[int], list[BaseException], list[int]]:
-    """(blocks of the transfers that went well, why others broke, sessions at each flush)"""
+    """(blocks of each transfer that succeeded, the errors of the others, sessions at each flush)"""
     stop = asyncio.Event()
     begun = 0
 
@@ -79,7 +79,7 @@ def test_nothing_breaks_when_the_session_table_is_lost(five: World) -> None:
 
 
 def test_a_stateful_replica_refuses_the_connections_of_another(five: World) -> None:
-    """What makes the other test one."""
+    """Without this, the other test would prove nothing."""
     (client,) = five.of("client")
     server = (five.address("server", "wan", 4), Echo.PORT)
     established = [five.connect(client, server) for _ in range(20)]

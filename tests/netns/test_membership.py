@@ -1,9 +1,9 @@
-"""Thousands of membership changes under traffic: whatever is not addressed to a replica that crashed arrives.
+"""Thousands of membership changes under traffic. Only packets to a crashed replica may be lost.
 
-What becomes of pods is random and repeatable (SEED): they become ready and unready, are drained by a hook and come
-back, are deleted, drain, vanish, and are replaced. The reconciler makes of that what it makes of it on a node. Traffic
-and its account are the demo's own tool: sequence-numbered datagrams and TCP connections, short ones, so that there are
-always new sessions and always established ones.
+The changes of the pods are random and repeatable (SEED): pods become ready and unready, a hook drains them and they
+come back, they are deleted, drain, vanish, and are replaced. The reconciler works as on a node. The demo's own tool
+sends the traffic and accounts for it: numbered datagrams, and short TCP connections, so that there are always both new
+and established sessions.
 
 `-s` prints the account.
 """
@@ -33,9 +33,9 @@ from tests.netns.world import STATELESS, World, world_of
 SEED = 4
 CHANGES = 5000
 MOST_REPLACED = 40
-"""Replicas, which cost more than all else here; the changes beyond are of those that stay."""
+"""Replicas that are replaced, the slowest kind of change. All further changes concern replicas that stay."""
 FASTER = 20
-"""The clock of drains: a stateless replica's 30 seconds take 1.5."""
+"""How much faster the clock of drains runs: the 30 seconds of a stateless replica take 1.5."""
 TRAFFIC = Path(__file__).parents[2] / "deploy/examples/nf/traffic.py"
 PORT = 7000
 FUNCTIONS = {"firewall": "bridge", "router": "router", "nat": "nat"}
@@ -43,7 +43,7 @@ REPLICAS = {"client": 2, "firewall": 4, "router": 4, "nat": 3, "server": 3}
 
 
 class Churn:
-    """What becomes of the pods, one random change after the other, with a serving replica left in each stage."""
+    """Changes the pods at random, one after the other. Each stage always keeps a serving replica."""
 
     def __init__(self, world: World, seed: int) -> None:
         self._world = world
@@ -65,7 +65,7 @@ class Churn:
             process.communicate()
 
     def some(self) -> None:
-        """One change of each of some replicas; the agent hears of all at once."""
+        """Changes some replicas, one change each; the agent sees all of them in one pass."""
         replicas = self._world.node.replicas
         for replica in self._random.sample(replicas, self._random.randint(1, len(replicas))):
             self._one(replica)
@@ -86,7 +86,9 @@ class Churn:
             self._take_out(replica)
 
     def _take_out(self, replica: Replica) -> None:
-        """Clients only rest: what they have begun is theirs. Who holds state is drained when it is idle, if ever."""
+        """Takes a replica out: a client only becomes unready, because its connections are its own. A replica with state
+        must be idle before its drain.
+        """
         kinds = ["unready", "restarting", "terminating"]
         if replica.stage == "client" or self.changes["replaced"] >= MOST_REPLACED:
             kinds.remove("terminating")
@@ -125,7 +127,7 @@ class Churn:
 
 
 class Tally(logging.Handler):
-    """What the reconciler says it did, counted."""
+    """Counts the reconciler's reports."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,7 +158,7 @@ def in_namespace(replica: Replica, *arguments: str) -> subprocess.Popen[str]:
 
 
 class Printed:
-    """What a process prints, read all the while: one whose pipe is full stands still, and its connections time out."""
+    """Reads a process's output all the time: with a full pipe the process would stop, and its connections time out."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -169,7 +171,7 @@ class Printed:
             self.last_line = line
 
     def account(self) -> dict[str, Any]:
-        """Ends the client, which waits for what is under way, and returns its account."""
+        """Ends the client, which first finishes its flows; returns its account."""
         assert self.process.stdin
         self.process.stdin.write("\n")
         self.process.stdin.close()
@@ -218,7 +220,7 @@ def test_nothing_is_lost_in_thousands_of_membership_changes(datapath: Datapath) 
 
 
 class Flow:
-    """Numbered datagrams of one five-tuple, and the way they took as the answers tell it."""
+    """Numbered datagrams of one five-tuple, and their way as the answers show it."""
 
     def __init__(self, client: Replica, server: tuple[str, int]) -> None:
         self._socket = client.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -228,7 +230,7 @@ class Flow:
         self._numbers = count()
         self.outstanding: set[int] = set()
         self.way: tuple[str, ...] = ()
-        """Server and router of the latest answer."""
+        """(server, router) of the latest answer."""
 
     def close(self) -> None:
         self._socket.close()
@@ -236,11 +238,11 @@ class Flow:
     def send(self) -> None:
         number = next(self._numbers)
         self.outstanding.add(number)
-        with suppress(ConnectionError):  # an ICMP error about an earlier one, which is in the account anyway
+        with suppress(ConnectionError):  # an ICMP error about an earlier datagram, which is counted as lost anyway
             self._socket.send(number.to_bytes(8, "big"))
 
     def receive(self) -> int:
-        """How many are still outstanding."""
+        """Receives answers; the number of datagrams still without one."""
         while True:
             try:
                 answer, ((_, _, stamp),), _, _ = self._socket.recvmsg(100, 100)
@@ -262,7 +264,7 @@ table inet stamp {{
 }}
 END
 """
-"""Each router marks what passes it, there and back."""
+"""Makes each router mark the packets that pass it, in both directions."""
 
 
 def exchange(flows: Sequence[Flow], stop: threading.Event) -> None:
@@ -276,7 +278,7 @@ def exchange(flows: Sequence[Flow], stop: threading.Event) -> None:
 
 @contextmanager
 def traffic(flows: Sequence[Flow]) -> Iterator[None]:
-    """On every flow meanwhile; at the end all that comes back has come back."""
+    """Sends on every flow during the block; ends when no further answer arrives."""
     stop = threading.Event()
     thread = threading.Thread(target=exchange, args=(flows, stop))
     thread.start()

@@ -1,7 +1,7 @@
 """The example network functions in real namespaces, joined by plain veths: client - firewall - nat - server.
 
-What the cross-connections add is not here; this shows what the functions do alone, and that the traffic tool sees
-every loss that is really there.
+There are no cross-connections here. The tests show the functions alone, and that the traffic tool notices every real
+loss.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Chain:
             self.functions[stage] = function(stage)
 
     def terminate(self, stage: str) -> tuple[str, float]:
-        """What the function printed, and the seconds it took to leave."""
+        """Terminates the function; (its output, seconds until it ended)."""
         process = self.functions.pop(stage)
         began = time.monotonic()
         process.terminate()
@@ -89,7 +89,7 @@ def namespaces() -> Iterator[Chain]:
 
 
 def wire() -> None:
-    """The interfaces and addresses that the chain's manifest asks for."""
+    """Makes the interfaces and addresses of the chain's manifest."""
     for (up, up_interface), (down, down_interface) in WIRES:
         run("ip", "link", "add", up_interface, "netns", f"sfcn-{up}", "type", "veth",
             "peer", "name", down_interface, "netns", f"sfcn-{down}")  # fmt: skip
@@ -108,7 +108,7 @@ def wire() -> None:
 
 @pytest.fixture
 def chain(namespaces: Chain) -> Chain:
-    """The whole chain, ready."""
+    """Runs the whole chain; yields when it is ready."""
     wire()
     namespaces.start(*NAMESPACES)
     for stage in NAMESPACES:
@@ -117,7 +117,7 @@ def chain(namespaces: Chain) -> Chain:
 
 
 def send(*options: str) -> dict[str, Any]:
-    """The result of a short run of the client."""
+    """Runs the client for a short time; its result."""
     printed = run(*inside("client", str(NF / "traffic.py"), "client", SERVER, *options))
     word, _, result = printed.splitlines()[-1].partition(" ")
     assert word == "RESULT"
@@ -130,7 +130,7 @@ def rules(stage: str, text: str) -> None:
 
 
 def counted(stage: str, *name: str) -> int:
-    """The packets of a named nftables counter."""
+    """The number of packets in a named nftables counter."""
     found = re.search(r"packets (\d+)", run(*inside(stage, "nft", "list", "counter", *name)))
     assert found
     return int(found[1])
@@ -179,7 +179,7 @@ def test_the_nat_forwards_no_connection_that_begins_outside(chain: Chain) -> Non
 
 def test_the_firewall_stops_telnet_and_nothing_else(chain: Chain) -> None:
     def refused(port: int) -> bool:
-        """Whether the server answers on a closed port (it does so with a reset, at once)."""
+        """Whether the server refuses a connection to a closed port, which it does at once, by a reset."""
         code = f"import socket; socket.create_connection(('{SERVER}', {port}), 1)"
         done = subprocess.run(
             inside("client", "/usr/bin/python3", "-c", code), capture_output=True, text=True, check=False, timeout=10

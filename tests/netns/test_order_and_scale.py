@@ -1,4 +1,4 @@
-"""Much at once, or in an order that nobody would choose: real stacks, the real data path, the agent's own passes."""
+"""Many changes at once, or in an unusual order: real stacks, the real data path, the agent's own passes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SERVER = ("10.1.0.1", Echo.PORT)
 
 @contextmanager
 def pinging(world: World) -> Iterator[Callable[[], int]]:
-    """A ping every 2 ms; how many were lost, to be asked at the end."""
+    """Sends a ping every 2 ms; yields a function that, after the block, returns the number of lost ones."""
     command = ["ping", "-q", "-i", "0.002", "-W", "1", SERVER[0]]
     inside = ["ip", "netns", "exec", world.of("client")[0].namespace]
     ping = subprocess.Popen([*inside, *command], stdout=subprocess.PIPE, text=True)
@@ -117,7 +117,7 @@ def test_a_replica_whose_label_moves_to_another_stage_serves_there_and_no_longer
 
 
 def test_after_a_reboot_replicas_are_wired_anew(bpffs: Path) -> None:
-    """Links, filters, pins and maps are gone; the API server still says that the pods exist, and then runs them."""
+    """Links, filters, pins and maps are gone. The API server still has the pods, which then start again."""
     pins = bpffs / "reboot"
     before = Datapath.open(pins, capacity=1024)
     with world_of("boots", {"firewall": "bridge"}, before, replicas=2) as world:

@@ -82,7 +82,7 @@ def test_the_last_replica_keeps_its_sessions_while_it_drains_and_new_ones_find_n
 
 
 def idle_after(world: World, replica: Replica) -> float:
-    """Seconds until the replica has no active session."""
+    """The seconds until the replica has no active session."""
     begin = time.monotonic()
     while world.node.activity(replica):
         assert time.monotonic() - begin < 10, "sessions do not become idle"
@@ -104,7 +104,7 @@ def test_connections_through_a_transparent_replica_survive_its_crash(two: World)
 def test_a_link_that_vanishes_under_a_pass_does_not_keep_its_replica_in_the_targets(
     two: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A namespace that dies loses its filters first and its links a little later; a pass may see what is between."""
+    """A dying namespace loses its filters first and its links a little later. A pass may run in between."""
     lost = two.of("server")[0]
     listed = [replace(link, filter_slot=None) if link.pod_uid == lost.name else link for link in two.node.links.list()]
     monkeypatch.setattr(two.node.links, "list", lambda: tuple(listed))

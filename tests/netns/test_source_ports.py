@@ -1,4 +1,4 @@
-"""Replicas behind one address: their connections break each other, unless each has source ports of its own."""
+"""Replicas behind one address break each other's connections, unless each has its own source ports."""
 
 from __future__ import annotations
 

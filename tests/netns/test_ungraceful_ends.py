@@ -1,4 +1,4 @@
-"""What the kernel tells of a replica that ends without a word: real links, the real data path, the agent's loop."""
+"""The kernel reports the end of a replica that nobody announced: real links, the real data path, the agent's loop."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tests.unit.objects import pod
 from tests.unit.test_desired import EDGE, cluster
 
 STEERED_SECONDS = 1.0
-"""At once, and not when the loop next looks by itself; how fast it is, the benchmark `events` tells."""
+"""Soon enough that a signal must have woken the loop. The benchmark `events` measures the real delay."""
 REPLICAS = {"client-1": ("lan",), "firewall-1": ("left", "right"), "firewall-2": ("left", "right")}
 CLUSTER = cluster(*(pod(name, name.partition("-")[0]) for name in REPLICAS))
 
 
 class World:
-    """A node with a client and two firewalls, each in a namespace of its own, and an agent."""
+    """A node with a client, two firewalls and an agent. Each replica has a namespace of its own."""
 
     def __init__(self, datapath: Datapath) -> None:
         self.cluster: Cluster = CLUSTER
@@ -69,7 +69,7 @@ class World:
             loop.join(5)
 
     def state(self, name: str, interface: str) -> LinkState | None:
-        """As the agent's last pass left it; reading the maps takes too long to time anything by."""
+        """The state after the agent's last pass. Reading the maps themselves takes too long for measuring times."""
         entry = self.reconciler.state.plane.links.get(self.slots[name, interface])
         return entry.state if entry else None
 
@@ -77,7 +77,7 @@ class World:
         return all(self.state(name, interface) == LinkState.SERVING for interface in REPLICAS[name])
 
     def targets(self) -> set[int]:
-        """Slots that any table names."""
+        """The slots in any table."""
         tables = self.datapath.observe().targets.values()
         return {slot for table in tables for slot in memoryview(table).cast("H")}
 
@@ -103,14 +103,14 @@ def world(datapath: Datapath) -> Iterator[World]:
 
 
 class NoLinks(Links):
-    """As if all of them had gone."""
+    """Links of a node on which none exists."""
 
     def list(self) -> tuple[HostLink, ...]:
         return ()
 
 
 def seconds_until(condition: Callable[[], bool]) -> float:
-    """By polling; infinite when it takes longer than five seconds."""
+    """The seconds until the condition holds, by polling; infinity after five seconds."""
     start = time.monotonic()
     while not condition():
         if time.monotonic() - start > 5:

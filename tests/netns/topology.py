@@ -1,24 +1,21 @@
 """A node with replicas made of network namespaces: real network stacks around the real program.
 
-The host ends of all links are in one namespace, the node's; every replica has one of its own. Links are made as the CNI
-server makes them, and what is in the maps is what the reconciler makes of the chain, the pods and the links: a test
-says what becomes of pods, and never writes a map. Namespaces carry the test's process id in their name, and those of a
-run that was killed are removed by the next.
+The host ends of all links are in the node's namespace; every replica has a namespace of its own. Links are made as the
+CNI server makes them. The reconciler fills the maps, from the chain, the pods and the links: a test changes pods, and
+never writes a map. The names of namespaces contain the test's process id. A run removes those that killed runs left.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 from pyroute2 import netns
@@ -30,9 +27,10 @@ from controller.node.plane.cluster import Cluster
 from controller.node.plane.model import PROGRAM
 from controller.node.reconcile.reconciler import Reconciler
 from sfc.chain import Chain, chain_of
+from tests.netns.node import inside, opened, remove_leftovers
 
 PREFIX = "sfcx-"
-SO_RCVBUFFORCE = 33  # which Python's socket module does not name
+SO_RCVBUFFORCE = 33  # Python's socket module does not have it
 
 
 @dataclass
@@ -42,7 +40,7 @@ class Replica:
     """The pod's name and UID."""
     namespace: str
     slots: dict[str, int] = field(default_factory=dict)
-    """By interface."""
+    """By the name of the interface."""
 
     @property
     def drain_id(self) -> str:
@@ -56,13 +54,13 @@ class Replica:
         return done.stdout
 
     def socket(self, *arguments: int) -> socket.socket:
-        """A socket of the replica's namespace; it stays there whoever uses it."""
+        """Makes a socket in the replica's namespace. It stays there, whichever thread uses it."""
         with inside(self.namespace):
             return socket.socket(*arguments)
 
 
 class Node:
-    """Has the data path to itself until it is closed; `clock` is that of drains."""
+    """A node with the data path to itself until it is closed. `clock` is the reconciler's, for drains."""
 
     def __init__(
         self, label: str, chain: Mapping[str, Any], datapath: Datapath, clock: Callable[[], float] = time.monotonic
@@ -73,7 +71,7 @@ class Node:
         self._label = label
         self._slots = count(1)
         self._numbers = count(1)
-        _remove_leftovers()
+        remove_leftovers(PREFIX)
         with ExitStack() as unfinished:
             self._cleanup = unfinished
             self.datapath = datapath
@@ -89,7 +87,7 @@ class Node:
         self._cleanup.close()
 
     def add(self, stage: str) -> Replica:
-        """A new replica, wired but not yet serving."""
+        """Makes a replica that is wired but does not serve yet."""
         name = f"{stage}-{next(self._numbers)}"
         added = Replica(stage, name, self._namespace(name))
         self.wire(added)
@@ -100,7 +98,7 @@ class Node:
         self.reconciler.reconcile()
 
     def wire(self, replica: Replica) -> None:
-        """Makes the pod and its links, as CNI ADD does; the namespace is there."""
+        """Makes the pod and its links, as CNI ADD does. Its namespace must exist."""
         stage = self.chain.stage(replica.stage)
         assert stage
         self.pods[replica.name] = pod.Replica(
@@ -115,7 +113,7 @@ class Node:
             incarnation="first",
             condition=None,
         )
-        with _opened(replica.namespace) as namespace:
+        with opened(replica.namespace) as namespace:
             for interface in stage.interfaces:
                 slot = replica.slots[interface.name] = next(self._slots)
                 identity = Identity(replica.name, interface.name, replica.drain_id, slot)
@@ -125,7 +123,7 @@ class Node:
         self.reconcile()
 
     def become(self, replica: Replica, **fields: Any) -> None:
-        """What the API server says of the pod from now on; the reconciler hears of it at its next pass."""
+        """Changes fields of the pod in the API server's snapshot. The next pass sees them."""
         self.pods[replica.name] = replace(self.pods[replica.name], **fields)
 
     def serve(self, *replicas: Replica) -> None:
@@ -138,12 +136,12 @@ class Node:
         self.reconcile()
 
     def stop(self, replica: Replica) -> None:
-        """As when the drain is over and the containers have ended; what they had to send may still be on its way."""
+        """The drain is over and the containers have ended. Their last packets may still be under way."""
         self.become(replica, stopped=True)
         self.reconcile()
 
     def remove(self, replica: Replica) -> None:
-        """As when a pod is gone, drained or not: its links vanish, and then the agent notices."""
+        """The pod is gone, drained or not: its links vanish, and then the agent makes a pass."""
         self.replicas.remove(replica)
         self._delete_links(replica)
         _delete_namespace(replica.namespace)
@@ -162,7 +160,7 @@ class Node:
         return Cluster({(self.chain.namespace, self.chain.name): self.chain}, dict(self.pods))
 
     def _clear(self) -> None:
-        """Nothing of this node stays in the data path, which the next node may have."""
+        """Clears the data path of this node's entries, because the next node uses it, too."""
         self.pods.clear()
         for replica in self.replicas:
             self._delete_links(replica)
@@ -180,41 +178,13 @@ class Node:
         return namespace
 
 
-@contextmanager
-def inside(namespace: str) -> Iterator[None]:
-    """The calling thread is in the namespace meanwhile."""
-    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    netns.setns(namespace, flags=0)
-    try:
-        yield
-    finally:
-        netns.setns(before)
-        os.close(before)
-
-
-@contextmanager
-def _opened(namespace: str) -> Iterator[int]:
-    descriptor = os.open(f"/run/netns/{namespace}", os.O_RDONLY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
 def _delete_namespace(namespace: str) -> None:
     if namespace in netns.listnetns():
         netns.remove(namespace)
 
 
-def _remove_leftovers() -> None:
-    for namespace in netns.listnetns():
-        owner = re.match(rf"{PREFIX}(\d+)-", namespace)
-        if owner and not Path("/proc", owner[1]).exists():
-            _delete_namespace(namespace)
-
-
 class Echo:
-    """A server in a replica: says who it is, then sends back whatever it receives, over TCP and UDP, IPv4 and IPv6."""
+    """A server in a replica: sends its name, then all that it receives, over TCP and UDP, IPv4 and IPv6."""
 
     PORT = 7
 

@@ -1,6 +1,6 @@
-"""TCP transfers that notice every wrong byte, plain or under TLS: thousands at a time, in one thread.
+"""TCP transfers that notice every wrong byte, plain or under TLS: thousands at the same time, in one thread.
 
-A client sends random blocks and wants each back as it was; both directions are full at the same time.
+A client sends random blocks and expects each back unchanged. Both directions are busy at the same time.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ BLOCK = 8192
 BLOCKS_ON_THE_WAY = 8
 BACKLOG = 4096
 PATIENCE = 60
-"""Seconds that a transfer may take; far beyond what it needs, so that a busy machine does not pass for a fault."""
+"""Seconds that a transfer may take: far more than it needs, so that a busy machine causes no failure."""
 
 Enough = Callable[[int], bool]
-"""Told the blocks sent so far."""
+"""Gets the number of blocks sent so far; True ends the transfer."""
 
 
 class WrongBytesError(Exception):
-    """What came back is not what was sent."""
+    """The block that came back is not the one that was sent."""
 
 
 async def serve(replica: Replica, tls: ssl.SSLContext | None = None) -> asyncio.Server:
-    """To be used in `async with`."""
+    """Starts an echo server in the replica; use it in `async with`."""
     listener = replica.socket(socket.AF_INET6, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("", TLS_PORT if tls else PORT))
@@ -40,7 +40,7 @@ async def serve(replica: Replica, tls: ssl.SSLContext | None = None) -> asyncio.
 async def transfer(
     client: Replica, address: str, enough: Enough, tls: ssl.SSLContext | None = None, pause: float = 0
 ) -> int:
-    """Blocks sent and verified; `pause`: seconds after each.
+    """The number of blocks sent and verified. `pause` is in seconds, after each block.
 
     Raises OSError, TimeoutError, EOFError or WrongBytesError when the transfer breaks.
     """
@@ -56,7 +56,7 @@ async def transfer(
 
 
 async def outcomes(transfers: Iterable[Awaitable[int]]) -> tuple[list[int], list[BaseException]]:
-    """(blocks of each that went well, why each of the others broke)"""
+    """(blocks of each transfer that succeeded, the errors of the others)"""
     results = await asyncio.gather(*transfers, return_exceptions=True)
     return [each for each in results if isinstance(each, int)], [each for each in results if not isinstance(each, int)]
 
@@ -93,6 +93,6 @@ async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             writer.write(data)
             await writer.drain()
     except OSError:
-        pass  # the client, which knows what it wanted, has it in its account
+        pass  # the client counts it
     finally:
         writer.close()

@@ -1,7 +1,7 @@
-"""What runs in the replicas of a node: network functions, echo servers, and clients that notice what goes wrong.
+"""The programs in the replicas of a node: network functions, echo servers, and clients that notice every fault.
 
-All replicas of a stage have the same addresses and MACs. Clients and NATs keep to source ports of their own, so that no
-two replicas produce the same five-tuple.
+All replicas of a stage have the same addresses and MACs. Each client and NAT uses source ports of its own, so that no
+two replicas send the same five-tuple.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SLICES, SLICE = 30, 2048
 FIRST_PORT = 2048
 
 QUICK = "sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0"
-"""Or a traceroute of many waits for its answers."""
+"""Otherwise many traceroutes at the same time wait for their answers."""
 ROUTER = "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1"
 BRIDGE = """
 ip link add bridge type bridge
@@ -70,11 +70,11 @@ SCRIPTS = {
 TRANSPARENT = ("bridge", "watchful bridge")
 STATELESS = ("bridge", "router")
 LONG = {"deadlineSeconds": 1_000_000}
-"""The drain of those whose sessions no other replica can go on with: until they are idle."""
+"""The drain of functions whose sessions cannot move to another replica: it lasts until they are idle."""
 
 
 class World:
-    """The node, and what runs in its replicas: client → functions → server. `functions` says what each stage runs."""
+    """A node with the chain client → functions → server. `functions` names a script (SCRIPTS) by stage."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class World:
         self.node.close()
 
     def add(self, stage: str) -> Replica:
-        """A replica that works, but does not serve yet."""
+        """Makes a replica that works, but does not serve yet."""
         replica = self.node.add(stage)
         self.start(replica)
         if stage == "server":
@@ -118,7 +118,7 @@ class World:
         return replica
 
     def start(self, replica: Replica) -> None:
-        """Brings the stage's function up."""
+        """Starts the stage's function in the replica."""
         script = SCRIPTS[self.functions.get(replica.stage, replica.stage)]
         first = FIRST_PORT + SLICE * (next(self._slices) % SLICES) if "{first}" in script else 0
         left, right = (*replica.slots, *replica.slots)[:2]
@@ -136,7 +136,7 @@ class World:
         self._dropped_before = self.node.datapath.counters.drops()
 
     def dropped(self) -> dict[tuple[int, str], int]:
-        """Of this chain; what a removed replica still says while its namespace dies belongs to no chain."""
+        """The drops in this chain since `begin`. Packets of a replica whose namespace is dying belong to no chain."""
         before = self._dropped_before
         now = self.node.datapath.counters.drops()
         ours = {connection.number for connection in self.node.chain.cross_connections}
@@ -160,7 +160,7 @@ def world_of(
     replicas: int | Mapping[str, int],
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[World]:
-    """With so many replicas of each stage, all serving."""
+    """A world with so many replicas of each stage, all serving."""
     world = World(label, functions, datapath, clock)
     number = replicas if isinstance(replicas, Mapping) else dict.fromkeys(world.stages, replicas)
     try:
@@ -204,7 +204,7 @@ def family_of(address: str) -> socket.AddressFamily:
 
 
 def chain_of(label: str, functions: Mapping[str, str]) -> dict[str, Any]:
-    """On each segment the downstream end is host 1, the upstream end host 2."""
+    """The chain's object. On each segment the downstream end is host 1, the upstream end host 2."""
     segment = 1
     stages = [_stage("client", "client", lan=_interface(1, 2, _everywhere(1, 1)))]
     for name, function in functions.items():

@@ -1,4 +1,4 @@
-"""A Kubernetes API server on a real socket that misbehaves as told: the tests' stand-in for networks and outages."""
+"""A fake Kubernetes API server on a real socket, which fails in the ways that a test scripts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kubernetes.client import Configuration
 from kube.api import ApiServer
 
 HANG = object()
-"""In a watch: keep the connection open and say nothing more, like a peer whose machine has died."""
+"""In a watch: keeps the connection open and sends nothing more, like a peer whose machine has died."""
 
 
 def pod(name: str, version: int, **labels: str) -> dict[str, Any]:
@@ -103,7 +103,7 @@ class FakeApi:
             daemon_threads = True
 
             def handle_error(self, request: object, client_address: object) -> None:
-                """A client that goes away in the middle of an answer is what some tests are about."""
+                """Ignores errors: in some tests a client leaves in the middle of an answer."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"

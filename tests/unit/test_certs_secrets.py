@@ -22,7 +22,7 @@ State = tuple[secrets.Secret, secrets.Secret]
 
 
 def pass_at(now: datetime, state: tuple[secrets.Secret | None, secrets.Secret | None] = (None, None)) -> State:
-    """One pass of the cluster controller, as far as Secrets are concerned."""
+    """One pass of the cluster controller, its Secrets only."""
     ca = secrets.authority_secret(state[0], now)
     return ca, secrets.serving_secret(state[1], ca, now)
 
@@ -89,8 +89,8 @@ def test_new_authority_joins_the_old_one_and_does_not_sign_at_once() -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(min_value=1, max_value=50), min_size=1, max_size=40), st.integers(0, 300))
 def test_never_expired_and_old_and_new_trust_overlap(hours: list[int], lead_in: int) -> None:
-    """However the passes fall, if they are at most 50 hours apart: what API servers trusted before a pass accepts what
-    the webhook serves after it, and the other way round; for both lag behind."""
+    """For any times of the passes, at most 50 hours apart. API servers and webhooks may both lag behind, so what API
+    servers trusted before a pass must accept what the webhook serves after it, and the other way round."""
     now = START
     ca = secrets.authority_secret(None, now - lead_in * DAY)
     state = pass_at(now, (ca, None))

@@ -1,4 +1,4 @@
-"""One leader at a time, whatever clocks and networks do."""
+"""Leases: one leader at a time, with any clocks and any network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOW = datetime(2027, 1, 1, tzinfo=UTC)
 
 
 class Server:
-    """Keeps one Lease as an API server does: a write by an old version is refused."""
+    """Keeps one Lease like an API server: it refuses a write with an old version."""
 
     def __init__(self) -> None:
         self.lease: dict[str, Any] | None = None

@@ -1,4 +1,4 @@
-"""The loop against an API server in memory: what is planned gets done, failures are tried again and hold up nothing."""
+"""The loop with an API server in memory: it makes the planned writes, and retries failures without delaying others."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CHAIN = yaml.safe_load("""
 
 
 class Server:
-    """Objects by path. Lists are those of all namespaces; a watch tells of every change of its kind."""
+    """Objects by path. A list has all namespaces; a watch reports every change of its kind."""
 
     def __init__(self) -> None:
         self.objects: dict[str, Json] = {}
@@ -96,7 +96,7 @@ class Server:
 
 
 def _kept(found: Json | None) -> Json:
-    """Applying a status does not touch the rest."""
+    """Applying a status leaves the rest of the object."""
     return {"metadata": found["metadata"], **({"spec": found["spec"]} if "spec" in found else {})} if found else {}
 
 

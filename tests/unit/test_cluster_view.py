@@ -1,4 +1,4 @@
-"""What the node agent reads from snapshots: only what changed, and a bad edit cuts nothing."""
+"""The node agent's view of snapshots: only changed objects are read, and an invalid edit keeps the last valid chain."""
 
 from __future__ import annotations
 

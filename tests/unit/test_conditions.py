@@ -1,3 +1,5 @@
+"""A replica's wired condition: when it is True, and its reason when it is not."""
+
 from __future__ import annotations
 
 from dataclasses import replace

@@ -1,3 +1,5 @@
+"""Contests: two serving links of one side claim a flow, and the replicas' pods get an event about it."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Planning again after a change: the same as planning from nothing, but only what the change concerns is planned."""
+"""Planning again after a change gives the same plan as planning from nothing, but plans only the chains concerned."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def replica(name: str) -> Replica:
 
 @dataclass
 class World:
-    """What a plan follows from; each step changes one thing of it."""
+    """The inputs of a plan; each step changes one of them."""
 
     chains: dict[str, Chain] = field(default_factory=lambda: {name: chain_called(name) for name in ("edge", "core")})
     replicas: dict[str, Replica] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class World:
         getattr(self, step)(name, choice)
 
     def hear(self, name: str, choice: int) -> None:
-        """Or begin anew, with an API server that is not there yet."""
+        """The API server is heard; or not yet, as after a start."""
         self.heard = bool(choice)
 
     def edit_chain(self, name: str, choice: int) -> None:
@@ -74,7 +74,7 @@ class World:
         self.chains.pop(name.split("-", maxsplit=1)[0], None)
 
     def join(self, name: str, choice: int) -> None:
-        """The pod is heard of, or heard of again."""
+        """The pod is new, or reported again."""
         self.replicas[f"uid-{name}"] = replica(name)
 
     def relabel(self, name: str, choice: int) -> None:
@@ -96,7 +96,7 @@ class World:
         self.drains.pop(f"uid-{name}", None)
 
     def wire(self, name: str, choice: int) -> None:
-        """A link in a slot that may have been another's a moment ago, but that no other link has."""
+        """A new link in a free slot, which another link may have had before."""
         used = {each.slot for each in self.links}
         slot = next((s for at in range(SLOTS) if (s := 1 + (choice + at) % SLOTS) not in used), None)
         if slot:
@@ -109,7 +109,7 @@ class World:
         self.links = [each for each in self.links if each.pod_uid != f"uid-{name}" or choice & 1]
 
     def rewire(self, name: str, choice: int) -> None:
-        """One link vanishes, and another gets its slot before anybody looks."""
+        """A link vanishes, and another one gets its slot before the next pass."""
         if self.links:
             self.links.pop(choice % len(self.links))
             self.wire(name, choice)
@@ -118,7 +118,7 @@ class World:
         self.links = [replace(e, up=bool(choice & 1)) if e.pod_uid == f"uid-{name}" else e for e in self.links]
 
     def list_again(self, name: str, choice: int) -> None:
-        """The same links, as other objects."""
+        """The links are equal, but other objects."""
         self.links = [replace(each) for each in self.links]
 
     @property
@@ -132,7 +132,7 @@ steps = st.lists(st.tuples(st.sampled_from(STEPS), st.sampled_from(PODS), st.int
 
 @dataclass
 class Maps:
-    """The data path, as the changes make it."""
+    """The content of the maps after the changes."""
 
     plane: DataPlane = field(default_factory=lambda: DataPlane({}, {}, {}, {}))
 
@@ -146,7 +146,7 @@ class Maps:
                 assert connection not in {entry.connection for entry in self.plane.links.values()}
 
     def named(self) -> Iterator[int]:
-        """Slots in the targets."""
+        """The slots in the targets."""
         return (int(slot) for table in self.plane.targets.values() for slot in table.split())
 
 
@@ -190,7 +190,7 @@ def test_whatever_changed_the_transitions_are_the_same(history: list[tuple[str, 
 
 CORE = chain_called("core")
 CORE_PODS = {f"uid-{name}": replica(name) for name in ("core-server-1", "core-server-2")}
-"""Of which the second has no link yet."""
+"""Two replicas; the second has no link yet."""
 TWO_CHAINS = Cluster({**TWO_FIREWALLS.chains, ("telco", "core"): CORE}, {**TWO_FIREWALLS.replicas, **CORE_PODS})
 LINKS = by_pod((*ALL, link(6, "core-server-1", "wan")))
 EDGE_KEY, CORE_KEY = ("telco", "edge"), ("telco", "core")
@@ -260,7 +260,7 @@ def test_a_link_of_an_unknown_pod_is_no_reason_to_plan_a_chain_again() -> None:
 
 
 def test_sessions_are_kept_while_any_chain_has_a_link_in_their_cross_connection() -> None:
-    """The last link of a deleted pod goes, while others of the cross-connection are not planned again."""
+    """The last link of a deleted pod vanishes, and the chains of the other links are not planned again."""
     deleted = cluster(pod("client-1", "client"), pod("firewall-2", "firewall"))
     served = plan.desired(TWO_FIREWALLS, by_pod(ALL), {}, Plan(), Plan())
     before = plan.desired(deleted, by_pod(ALL), {}, served, served)

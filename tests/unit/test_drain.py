@@ -1,3 +1,5 @@
+"""A drain as a value: when it ends, and when a restart undoes it."""
+
 from controller.node.plane.drain import Drain, advance, undone
 from controller.node.plane.replica import Replica
 

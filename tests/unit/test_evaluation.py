@@ -1,4 +1,4 @@
-"""The evaluation's page: what it tells is what the results say."""
+"""The evaluation's page follows from the results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MACHINE = {
 
 
 def scaled(firewall: int) -> dict[str, Any]:
-    """Two steps, in which a firewall asks for so many milliCPU and the rest of the chain for 250."""
+    """A result with two steps: a firewall requests so many milliCPU, the rest of the chain 250."""
     figures = {
         efficiency.name(way, n): [float(n * firewall + (n if way == efficiency.CHAIN else 1) * 250)]
         for way in (efficiency.STAGE, efficiency.CHAIN)

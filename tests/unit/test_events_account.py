@@ -1,11 +1,11 @@
-"""What the events benchmark and the soak test conclude from what their generators saw."""
+"""The account of the events benchmark and of the soak test, from the reports of their generators."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from benchmarks import events, loads, soak
-from benchmarks.events import Window
+from benchmarks import loads, soak
+from benchmarks.account import Window, accounted
 from benchmarks.transfers import PATIENCE_SECONDS
 
 SCALE, KILL, END = "scale-in", "agent killed", "sandbox killed"
@@ -14,7 +14,7 @@ SOUND = {"sent": 100, "received": 100, "duplicated": 0, "reordered": 0, "moved":
 
 
 def account(*phases: dict[str, int], broken: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
-    """Of the phase before the first window, and of one a window."""
+    """The account of the phase before the first window, and of one phase for each window."""
     began = (5, 10, 20, 60)
     datagrams = {
         "phases": [SOUND | phase | {"began": at * 10**9} for at, phase in zip(began, phases, strict=True)],
@@ -25,7 +25,7 @@ def account(*phases: dict[str, int], broken: tuple[dict[str, Any], ...] = ()) ->
     }
     kinds = {"long": [*broken], "short": []}
     transfers = {kind: {"completed": 7, "blocks": 9, "broken": found} for kind, found in kinds.items()}
-    return events.accounted(loads.Loads(datagrams, transfers), WINDOWS)
+    return accounted(loads.Loads(datagrams, transfers), WINDOWS)
 
 
 def broken(began: float, ended: float, why: str = "silent") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What fuzzing found once stays mended: tests/fuzz/findings/TARGET/NAME, and the seeds that fuzzing starts from."""
+"""Inputs that once failed must pass: tests/fuzz/findings/TARGET/NAME, and the seeds from which fuzzing starts."""
 
 from __future__ import annotations
 

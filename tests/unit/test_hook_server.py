@@ -1,4 +1,4 @@
-"""The PreStop endpoint over real HTTP, on a unix socket; the drain behind it is a function of the test."""
+"""The PreStop endpoint, with real HTTP on a unix socket. The test provides the drain behind it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def started(path: Path, drain: Callable[[str, float], Drain | None]) -> HookServ
 
 @pytest.fixture
 def path() -> Iterator[Path]:
-    """Short enough for the address of a unix socket."""
+    """A path that is short enough for a unix socket."""
     with tempfile.TemporaryDirectory(prefix="sfc-hook-") as folder:
         yield Path(folder, "hooks.sock")
 

@@ -1,4 +1,4 @@
-"""What decides whether an image is built again."""
+"""When the testbed builds an image again."""
 
 import subprocess
 from pathlib import Path

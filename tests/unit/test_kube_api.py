@@ -1,3 +1,5 @@
+"""The API client on a real socket: requests, and the errors that it raises."""
+
 from __future__ import annotations
 
 import socket

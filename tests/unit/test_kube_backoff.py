@@ -1,4 +1,4 @@
-"""The wait after failures in a row."""
+"""The back-off: the wait after consecutive failures."""
 
 from __future__ import annotations
 

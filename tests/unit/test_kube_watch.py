@@ -1,3 +1,5 @@
+"""The list-watch on a real socket: its snapshot through errors, silence and garbage."""
+
 from __future__ import annotations
 
 import time

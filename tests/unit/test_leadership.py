@@ -1,4 +1,4 @@
-"""Two agents of one node, in one process: locks belong to the open file, so they meet as two processes would."""
+"""Two agents of one node, in one process. Locks belong to the open file, so they exclude each other like processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DRAIN = Drain("uid-1", "c1", asked_at=10.0, deadline=40.0, out_of_targets_at=10.
 
 
 class Agent:
-    """Acquires in a thread of its own."""
+    """An agent that acquires leadership in a thread of its own."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.leadership = Leadership(folder, name)
@@ -36,7 +36,7 @@ class Agent:
         self._thread.start()
 
     def leads(self, seconds: float = 5.0) -> bool:
-        """Whether it has acquired within this time."""
+        """Whether it acquires leadership within so many seconds."""
         self._thread.join(seconds)
         return not self._thread.is_alive() and self.drains is not None
 
@@ -61,7 +61,7 @@ def test_the_first_agent_leads_at_once_and_its_name_can_be_read(old: Agent, tmp_
 
 
 def started(folder: Path, pod: str) -> bool:
-    """What the startup probe of deploy/node.yaml says."""
+    """The result of the startup probe in deploy/node.yaml."""
     daemon_set = next(o for o in yaml.safe_load_all(NODE.read_text()) if o and o["kind"] == "DaemonSet")
     container = daemon_set["spec"]["template"]["spec"]["containers"][0]
     command = [part.replace("/run/sfc", str(folder)) for part in container["startupProbe"]["exec"]["command"]]
@@ -74,9 +74,9 @@ def test_an_agent_has_started_once_it_leads(old: Agent, tmp_path: Path) -> None:
 
 
 def test_an_agent_whose_name_was_left_by_the_one_that_was_killed_has_not_started(old: Agent, tmp_path: Path) -> None:
-    """Else the liveness probe would end it before it has compiled its program."""
+    """Otherwise the liveness probe would kill it before it has compiled its program."""
     os.close(old.leadership._lock)
-    old.leadership._lock = os.open(os.devnull, os.O_RDWR)  # what the fixture's end may close
+    old.leadership._lock = os.open(os.devnull, os.O_RDWR)  # the fixture closes it at its end
 
     assert (tmp_path / "leader").read_text() == "old"
     assert not started(tmp_path, "old")

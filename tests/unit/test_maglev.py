@@ -1,4 +1,4 @@
-"""The lookup table: even shares, little moved, the same wherever it is built."""
+"""The lookup table: even shares, few moves, and the same table on every machine."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ def moved(before: bytes, after: bytes) -> float:
 
 COUNTS = range(1, 65)
 MOST_MOVED = 0.01
-"""Of all flows, beyond the share of the replica that comes or goes."""
+"""The share of all flows that may move in addition to those of the replica that comes or goes."""
 MOST_ABOVE_MEAN = 1.05
 EVEN_UP_TO = 32
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Shares of all flows, and the fullest replica's entries as a multiple of the mean."""
+    """Shares of all flows, and the largest replica's entries as a multiple of the mean."""
 
     count: int
     more: float
-    """Moved when one comes."""
+    """The share that moves when a replica comes."""
     fewer: float
-    """Moved when one leaves."""
+    """The share that moves when a replica leaves."""
     fullest: float
 
 
 def measured(names: list[str]) -> Measured:
-    """Of all but the last, which is the one that comes; one of the others is the one that leaves."""
+    """Measures with all replicas but the last, which then comes; one of the others leaves."""
     present = names[:-1]
     leaves = present[len(present) // 2]
     table = maglev.table(replicas(present))
@@ -112,7 +112,7 @@ def test_a_hash_leads_to_the_same_replica_whatever_its_slot(names: list[str]) ->
 
 
 def test_the_table_is_the_same_everywhere_and_for_ever() -> None:
-    """Nodes of different versions choose alike; a change here breaks sessions across an upgrade."""
+    """Nodes of different versions must choose alike, so a change of the table breaks sessions during an upgrade."""
     table = entries(maglev.table([("a", 1), ("b", 2), ("c", 3)]))
 
     assert table[:12] == (2, 2, 3, 1, 2, 3, 1, 2, 3, 3, 1, 1)

@@ -1,3 +1,5 @@
+"""The node agent's metrics: names, labels, and what they leave out."""
+
 from __future__ import annotations
 
 from collections.abc import Collection

@@ -1,3 +1,5 @@
+"""Orphans: when a link whose pod does not exist is removed, and when it must stay."""
+
 from __future__ import annotations
 
 import pytest

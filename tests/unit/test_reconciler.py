@@ -1,4 +1,4 @@
-"""The loop around the plan, on fakes of its two adapters; the real ones are tested in network namespaces."""
+"""The loop around the plan, with fakes of its two adapters. The real ones are tested in network namespaces."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.unit.test_desired import CLIENT_FIREWALL, cluster
 
 
 class Node:
-    """Links and maps of a node that exists only here; records what happened to it, in order."""
+    """The links and maps of an imaginary node; it records every call, in order."""
 
     program_fd = 3
 
@@ -102,7 +102,7 @@ def states(node: Node) -> dict[int, LinkState]:
 
 
 def look(reconciler: Reconciler) -> None:
-    """A pass, then a count of the sessions, then a pass that knows them."""
+    """Makes a pass, counts the sessions, and makes a pass that knows the count."""
     reconciler.reconcile()
     reconciler.sessions.count()
     reconciler.reconcile()

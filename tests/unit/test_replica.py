@@ -1,3 +1,5 @@
+"""From a pod's object to a replica."""
+
 from __future__ import annotations
 
 import json

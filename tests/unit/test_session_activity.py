@@ -1,4 +1,4 @@
-"""When a session is active: what holds a drain."""
+"""When a session is active, and so holds a drain."""
 
 from __future__ import annotations
 

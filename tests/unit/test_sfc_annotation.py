@@ -1,3 +1,5 @@
+"""The network annotation: our elements in it, and merging them with the pod's own."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Drain ids and their signature."""
+
 from __future__ import annotations
 
 import hashlib

@@ -1,3 +1,5 @@
+"""Validation of chains: each mistake gets its problem, with field, value and remedy."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

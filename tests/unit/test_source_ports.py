@@ -1,3 +1,5 @@
+"""Slices of source ports: how many, how large, how they are written and read."""
+
 from __future__ import annotations
 
 import itertools

@@ -1,3 +1,5 @@
+"""The status writer: which statuses are written, when again, and which failures matter."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The traffic tool's account: what was sent has exactly one end, and each end is told apart."""
+"""The traffic tool's account: every datagram sent has exactly one outcome, and each outcome has a count."""
 
 from __future__ import annotations
 

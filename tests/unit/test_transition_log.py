@@ -1,3 +1,5 @@
+"""The transition log: each transition is logged once and counted."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -26,16 +28,16 @@ def told(*states: State, drains: tuple[Drain, ...] = ()) -> list[str]:
     return [transition.reason for transition in transitions]
 
 
-def test_what_an_agent_finds_when_it_starts_is_no_news() -> None:
+def test_what_exists_when_an_agent_starts_is_no_transition() -> None:
     assert told(SERVING, SERVING) == []
     assert told(State(None, SERVING.plan), SERVING) == []
 
 
-def test_each_turn_is_told_once() -> None:
+def test_each_transition_is_logged_once() -> None:
     assert told(SERVING, DRAINING, DRAINING, DRAINED, DRAINED) == ["Draining", "Drained"]
 
 
-def test_a_drain_that_was_taken_over_is_told_of_only_as_far_as_it_goes_on() -> None:
+def test_of_a_drain_that_was_taken_over_only_the_rest_is_logged() -> None:
     assert told(DRAINING, DRAINED, drains=(DRAIN,)) == ["Drained"]
 
 

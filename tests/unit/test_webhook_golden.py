@@ -1,8 +1,8 @@
-"""Manifests as they are found in clusters, and the patch that each gets: NAME.yaml and NAME.patch.yaml in manifests/.
+"""Manifests as found in clusters, and the patch that each gets: NAME.yaml and NAME.patch.yaml in manifests/.
 
-A manifest may be preceded by its namespace; of two objects, the second is an update of the first. The chains are in
-chains.yaml. `python -m tests.unit.test_webhook_golden` writes the patches anew; the difference is then to be read, not
-trusted.
+A manifest may begin with its namespace; of two objects, the second is an update of the first. The chains are in
+chains.yaml. `python -m tests.unit.test_webhook_golden` writes all patches again; read the difference before you commit
+it.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def decide(case: Case) -> Callable[[AdmissionRequest], Decision]:
 
 
 def outcome(case: Case, uid: str = "u-1") -> Json:
-    """Through the envelope, as the API server gets it."""
+    """The webhook's response, with its envelope, as the API server gets it."""
     response = json.loads(review(case.envelope(uid), decide(case)).body)["response"]
     warnings = {"warnings": response["warnings"]} if "warnings" in response else {}
     if not response["allowed"]:
@@ -89,7 +89,7 @@ def outcome(case: Case, uid: str = "u-1") -> Json:
 
 
 def admitted(case: Case, uid: str = "u-1") -> Json:
-    """The object afterwards."""
+    """The object after the patch."""
     obj: Json = jsonpatch.apply_patch(case.obj, outcome(case, uid).get("patch", []))
     return obj
 
@@ -150,7 +150,7 @@ def test_the_users_networks_come_first_and_as_they_were(case: Case) -> None:
 
 @pytest.mark.parametrize("case", WORKLOADS)
 def test_a_template_gets_the_two_labels_and_nothing_else(case: Case) -> None:
-    """So an upgrade of the webhook, whatever it injects into pods, rolls nobody's pods."""
+    """So an upgrade of the webhook never rolls pods, although it may inject something else."""
     before, after = case, Case(admitted(case))
 
     assert without_template_labels(after) == without_template_labels(before)
@@ -187,7 +187,7 @@ def native_sidecar(pod: Json) -> None:
 
 
 def network(pod: Json) -> None:
-    """The way Istio's CNI mode does it: in the syntax that is there."""
+    """Adds a network as Istio's CNI mode does: in the syntax that the annotation has."""
     annotations = pod["metadata"]["annotations"] = pod["metadata"].get("annotations") or {}
     present = annotations.get(names.NETWORKS_ANNOTATION, "")
     if present.startswith(("[", "{")):
@@ -222,7 +222,7 @@ def test_an_injector_before_us_or_after_us_makes_the_same_pod(case: Case, inject
 
 
 def in_any_order(value: Any) -> Any:
-    """Lists as multisets; the network annotation as the list that it says."""
+    """Compares lists as multisets, and the network annotation as the list in it."""
     if isinstance(value, dict):
         read = {names.NETWORKS_ANNOTATION: annotation.read}
         return {key: in_any_order(read.get(key, lambda v: v)(item)) for key, item in value.items()}
@@ -253,7 +253,7 @@ def without_labels(metadata: Json) -> Json:
 
 
 def without_ours(obj: Any) -> Any:
-    """What carries our names, or comes from an earlier pass, is not the user's."""
+    """Removes all that has our names or comes from an earlier pass, so that only the user's parts are left."""
     if isinstance(obj, list):
         return [without_ours(item) for item in obj]
     if not isinstance(obj, dict):

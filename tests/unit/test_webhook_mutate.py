@@ -1,3 +1,5 @@
+"""The webhook's mutations as pure decisions: labels of workloads, injection into pods, and hostile input."""
+
 from __future__ import annotations
 
 import base64

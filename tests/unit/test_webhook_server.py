@@ -42,7 +42,7 @@ KEY = b"drain key of the tests, 32 bytes"
 
 
 def self_signed(directory: Path, name: str) -> None:
-    """tls.crt and tls.key, written the way a running authority replaces them: without notice."""
+    """Writes tls.crt and tls.key as a running authority replaces them: without notice."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
@@ -119,7 +119,7 @@ def webhook(
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Shared by the tests that leave it as it was."""
+    """A webhook that tests share if they leave it unchanged."""
     with webhook(tmp_path_factory.mktemp("tls")) as running:
         yield running
 
@@ -275,7 +275,7 @@ def test_an_endless_body_is_cut_off(running: Running) -> None:
 
     headers = {"content-type": "application/json"}
     with running.client.stream("POST", "/mutate/pods", content=endless(), headers=headers) as answer:
-        status = answer.status_code  # the rest may be lost with the connection, into which the client still sends
+        status = answer.status_code  # the rest may be lost with the connection, because the client still sends
 
     assert status == 413
     assert sum(sent) < 50 << 20
@@ -551,7 +551,7 @@ def test_losing_the_api_server_changes_neither_readiness_nor_answers(fresh: Runn
 
 @contextmanager
 def process(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A webhook of its own that is ready, and its port."""
+    """A webhook in a process of its own, when it is ready; and its port."""
     api = FakeApi()
     self_signed(tmp_path, "process")
     (tmp_path / "key").write_bytes(KEY)
@@ -601,7 +601,7 @@ def test_the_process_starts_with_its_options_and_ends_normally_on_sigterm(tmp_pa
 
 
 CUT_OFF = 0
-"""No answer: the exchange took too long, as 16 of the largest bodies at a time may on a busy machine."""
+"""No answer: the exchange took too long. 16 of the largest bodies at the same time may, on a busy machine."""
 
 
 def test_memory_is_bounded_whatever_is_sent_by_however_many(tmp_path: Path) -> None:

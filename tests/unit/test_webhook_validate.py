@@ -1,3 +1,5 @@
+"""The webhook's validation of chains and of their updates and deletions, as pure decisions."""
+
 from __future__ import annotations
 
 from typing import Any
