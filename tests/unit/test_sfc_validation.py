@@ -101,13 +101,13 @@ INSIDE = "spec.stages[2].interfaces[0]"
         ),
         (
             nat_inside(addresses=["255.255.255.255/32"]),
-            f'{INSIDE}.addresses[0]: "255.255.255.255/32": is not an address of its family that an interface can have; '
-            "give a unicast address",
+            f'{INSIDE}.addresses[0]: "255.255.255.255/32": is not an address that an interface can have; give a '
+            "unicast address",
         ),
         (
             nat_inside(addresses=["::ffff:10.1.0.1/120"]),
-            f'{INSIDE}.addresses[0]: "::ffff:10.1.0.1/120": is not an address of its family that an interface can '
-            "have; give a unicast address",
+            f'{INSIDE}.addresses[0]: "::ffff:10.1.0.1/120": is not an address that an interface can have; give a '
+            "unicast address",
         ),
         (
             nat_inside(addresses=["2001:db8::1/64"], mtu=1000),
@@ -326,7 +326,7 @@ def test_the_longest_legal_names_fit_into_a_cross_connections_name() -> None:
         ),
     ],
 )
-def test_what_is_legal_but_doubtful_is_a_warning(change: Callable[[Spec], object], warning: str) -> None:
+def test_what_is_legal_but_probably_a_mistake_is_a_warning(change: Callable[[Spec], object], warning: str) -> None:
     obj = chain(change)
 
     assert warning in warnings(obj)
