@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from sfc.names import CHAIN_KIND
-from sfc.validation import checks as validation
-from sfc.validation import update
-from sfc.validation import warnings as doubts
+from sfc.validation import checks, update, warnings
 from sfc.validation.problem import listing
 from webhook.model import Decision, Request, submapping
 
@@ -13,7 +11,7 @@ UNPROCESSABLE = 422
 
 
 def chain(request: Request) -> Decision:
-    """Denied with every problem at once; what is legal but doubtful becomes warnings.
+    """Denied with every problem at once; what is probably a mistake becomes warnings.
 
     Deleting is always allowed, or a namespace could not be deleted; so is an update that leaves the spec alone, or
     nobody could put a finalizer on, or a label off, a chain that an older version let in.
@@ -23,9 +21,9 @@ def chain(request: Request) -> Decision:
         return Decision(warnings=update.deletion_warnings(old))
     if request.operation == "UPDATE" and obj.get("spec") == old.get("spec"):
         return Decision()
-    problems = validation.problems(obj) or update.update_problems(old, obj)
+    problems = checks.problems(obj) or update.update_problems(old, obj)
     if problems:
         name = submapping(obj, "metadata", "object").get("name")
         subject = f"{CHAIN_KIND} {request.namespace}/{name if isinstance(name, str) else ''}"
         return Decision(denied=f"{subject} is not valid: {listing(problems)}", code=UNPROCESSABLE)
-    return Decision(warnings=doubts.warnings(obj) + update.update_warnings(old, obj))
+    return Decision(warnings=warnings.warnings(obj) + update.update_warnings(old, obj))

@@ -172,6 +172,50 @@ INSIDE = "spec.stages[2].interfaces[0]"
             "spec.stages: has 1 elements, needs 2 or more: the stages that traffic visits, in order",
         ),
         (
+            nat_inside(name=None),
+            f"{INSIDE}.name: null: is not an interface name; use lower-case letters, digits and "
+            "'-', with a letter or digit first and last",
+        ),
+        (nat_inside(addresses=[7]), f"{INSIDE}.addresses[0]: 7: must be a string, as 10.1.0.1/24"),
+        (
+            nat_inside(addresses=["10.1.0/24"]),
+            f'{INSIDE}.addresses[0]: "10.1.0/24": is not an address with prefix length; write it as 10.1.0.1/24 or '
+            "2001:db8::1/64",
+        ),
+        (
+            nat_inside(addresses=["10.1.0.1/024"]),
+            f'{INSIDE}.addresses[0]: "10.1.0.1/024": is not an address with prefix length; write it as 10.1.0.1/24 or '
+            "2001:db8::1/64",
+        ),
+        (
+            nat_inside(addresses=["127.0.0.1/8"]),
+            f'{INSIDE}.addresses[0]: "127.0.0.1/8": cannot be the address of an interface; give a unicast address',
+        ),
+        (
+            nat_inside(mac="02:00:00"),
+            f'{INSIDE}.mac: "02:00:00": is not a MAC; write six bytes as 02:00:5e:10:00:01, or leave mac out to have '
+            "one derived",
+        ),
+        (
+            nat_inside(mac="00:00:00:00:00:00"),
+            f'{INSIDE}.mac: "00:00:00:00:00:00": is the zero MAC; give another one, or leave mac out to have one '
+            "derived",
+        ),
+        (nat_inside(routes=[{}]), f"{INSIDE}.routes[0].dst: is required: the destination, as 0.0.0.0/0"),
+        (
+            nat_inside(routes=[{"dst": "10.9.0.0"}]),
+            f'{INSIDE}.routes[0].dst: "10.9.0.0": is not a destination; write it with prefix length, as 0.0.0.0/0 or '
+            "10.2.0.0/16",
+        ),
+        (
+            nat_inside(routes=[{"dst": "10.9.0.0/16", "gw": "10.1.0.9/24"}]),
+            f'{INSIDE}.routes[0].gw: "10.1.0.9/24": is not a gateway; write an address without prefix, as 10.1.0.1',
+        ),
+        (
+            nat_inside(routes=[{"dst": "10.9.0.0/16", "gw": "10.1.0.1"}]),
+            f'{INSIDE}.routes[0].gw: "10.1.0.1": is the interface\'s own address; give the address of the next hop',
+        ),
+        (
             links(["client.lan", "router.in"], ["client.lan", "nat.inside"]),
             'spec.links[0][1]: "router.in": there is no stage "router"; the stages are client, firewall, nat, server',
         ),
@@ -387,6 +431,13 @@ def test_a_mac_that_is_written_out_as_it_was_derived_is_no_change() -> None:
     derived = parse(old).stages[2].interfaces[0].mac.upper()
 
     assert update_problems(old, chain(nat_inside(mac=derived))) == ()
+
+
+def test_a_stored_chain_that_is_not_valid_does_not_keep_its_correction_out() -> None:
+    old = with_replicas(chain(nat_inside(mac="02")), nat=2)
+
+    assert update_problems(old, objects.chain()) == ()
+    assert update_warnings(old, objects.chain()) == ()
 
 
 def test_whatever_else_changes_may_change_while_a_stage_has_replicas() -> None:

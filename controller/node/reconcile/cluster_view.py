@@ -13,7 +13,7 @@ from kube.api import ApiServer
 from kube.watch import Key, Watch
 from sfc import names
 from sfc.chain import Chain
-from sfc.validation import checks as validation
+from sfc.validation import checks
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +61,8 @@ def chain(obj: Object, before: Chain | None) -> Chain | None:
     """A chain that got past admission and is not valid stays as it was, so that a bad edit does not cut traffic that
     flows."""
     try:
-        return validation.parse(obj)
-    except validation.InvalidChain as error:
+        return checks.parse(obj)
+    except checks.InvalidChain as error:
         metadata = obj["metadata"]
         path = f"{metadata['namespace']}/{metadata['name']}"
         log.warning("invalid chain not followed", extra={"chain": path, "error": str(error)})
