@@ -93,7 +93,7 @@ class Stage:
     name: str
     interfaces: tuple[Interface, ...]
     drain_deadline_seconds: int
-    drain_hook: Hook = Hook.AUTO
+    drain_hook: Hook
 
     @property
     def transparent(self) -> bool:

@@ -33,8 +33,8 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-def configure(level: str = "INFO") -> None:
-    """Send every logger's output to standard error in JSON. The entry point of a process calls it once."""
+def configure() -> None:
+    """Send every logger's output from INFO on to standard error in JSON. The entry point of a process calls it once."""
     output = logging.StreamHandler(sys.stderr)
     output.setFormatter(JsonFormatter())
-    logging.basicConfig(level=level, handlers=[output], force=True)
+    logging.basicConfig(level=logging.INFO, handlers=[output], force=True)

@@ -15,7 +15,7 @@ FIRST, LAST = 1024, 65535
 _RANGE = re.compile(r"([1-9][0-9]{0,4})-([1-9][0-9]{0,4})")
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class PortRange:
     """Consecutive ports. Its text is `first-last`, as in annotations and in the CNI arguments."""
 

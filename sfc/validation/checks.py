@@ -20,9 +20,8 @@ from sfc.validation.segment import segment_problems
 class InvalidChain(Exception):  # noqa: N818
     """A ServiceFunctionChain object has problems. The message lists them."""
 
-    def __init__(self, problems: tuple[Problem, ...]) -> None:
-        super().__init__(listing(problems))
-        self.problems = problems
+    def __init__(self, found: tuple[Problem, ...]) -> None:
+        super().__init__(listing(found))
 
 
 def problems(obj: object) -> tuple[Problem, ...]:

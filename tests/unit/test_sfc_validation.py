@@ -284,10 +284,12 @@ def test_all_problems_are_reported_at_once() -> None:
         spec["stages"][3]["name"] = "client"
         spec["drain"] = None
 
-    with pytest.raises(InvalidChain) as caught:
-        parse(chain(spoil))
+    spoiled = chain(spoil)
 
-    assert [problem.field for problem in caught.value.problems] == [
+    with pytest.raises(InvalidChain) as caught:
+        parse(spoiled)
+
+    assert [problem.field for problem in problems(spoiled)] == [
         "spec.drain",
         "spec.stages[0].interfaces[0].addresses[1]",
         "spec.stages[2].interfaces[0].mtu",
