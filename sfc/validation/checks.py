@@ -174,7 +174,7 @@ def _used_on_both_sides(elements: list[Node]) -> Iterator[Problem]:
         if len(list(node["interfaces"])) == 1:
             yield node["interfaces"].problem(
                 "the stage lies between two others but has one interface, which cannot be in two links; "
-                "give it a second interface, or say in spec.links what is joined"
+                "give it a second interface, or list the links in spec.links"
             )
 
 

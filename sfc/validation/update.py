@@ -31,7 +31,10 @@ def update_problems(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Pro
 
 
 def update_warnings(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
-    """Warnings for a change that leaves replicas without traffic or without effect. `new` must be without problems."""
+    """Warnings for changes that running pods do not follow, and for stages that lose their traffic or have no replica.
+
+    `new` must be without problems.
+    """
     if problems(old):
         return ()
     before, after, running = chain_of(old), chain_of(new), _replicas(old)
@@ -88,7 +91,7 @@ def _kept(before: Chain, after: Chain) -> Iterator[str]:
         if changed:
             yield (
                 f"stage {shown(stage.name)}: running pods keep the {' and the '.join(changed)} they were created with; "
-                "roll its workload out anew (kubectl rollout restart) for the change to take effect"
+                "restart its workload (kubectl rollout restart) to apply the change"
             )
 
 

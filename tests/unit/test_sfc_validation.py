@@ -165,7 +165,7 @@ INSIDE = "spec.stages[2].interfaces[0]"
         (
             lambda spec: spec["stages"][1]["interfaces"].pop(),
             "spec.stages[1].interfaces: the stage lies between two others but has one interface, which cannot be in "
-            "two links; give it a second interface, or say in spec.links what is joined",
+            "two links; give it a second interface, or list the links in spec.links",
         ),
         (
             lambda spec: spec.update(stages=spec["stages"][:1]),
@@ -398,7 +398,7 @@ def test_a_changed_drain_warns_of_every_stage_that_has_it() -> None:
     found = update_warnings(objects.chain(), chain(change))
 
     assert [text.partition(":")[0] for text in found] == ['stage "client"', 'stage "firewall"', 'stage "server"']
-    assert "running pods keep the drain hook and grace period they were created with; roll" in found[0]
+    assert "running pods keep the drain hook and grace period they were created with; restart" in found[0]
 
 
 def with_replicas(obj: dict[str, Any], **counts: int) -> dict[str, Any]:
