@@ -176,6 +176,16 @@ INSIDE = "spec.stages[2].interfaces[0]"
             f"{INSIDE}.name: null: is not an interface name; use lower-case letters, digits and "
             "'-', with a letter or digit first and last",
         ),
+        (lambda spec: interface(spec, 2, 0).pop("name"), f"{INSIDE}.name: is required"),
+        (
+            stage(interfaces=[]),
+            "spec.stages[2].interfaces: has 0 elements, needs 1 or more: the stage's data interfaces",
+        ),
+        (
+            nat_inside(addresses=["10.1.0.1/33"]),
+            f'{INSIDE}.addresses[0]: "10.1.0.1/33": is not an address with prefix length; write it as 10.1.0.1/24 or '
+            "2001:db8::1/64",
+        ),
         (nat_inside(addresses=[7]), f"{INSIDE}.addresses[0]: 7: must be a string, as 10.1.0.1/24"),
         (
             nat_inside(addresses=["10.1.0/24"]),
@@ -208,6 +218,10 @@ INSIDE = "spec.stages[2].interfaces[0]"
             "10.2.0.0/16",
         ),
         (
+            nat_inside(routes=[{"dst": {}, "gw": "10.1.0.9"}]),
+            f"{INSIDE}.routes[0].dst: is not a destination; write it with prefix length, as 0.0.0.0/0 or 10.2.0.0/16",
+        ),
+        (
             nat_inside(routes=[{"dst": "10.9.0.0/16", "gw": "10.1.0.9/24"}]),
             f'{INSIDE}.routes[0].gw: "10.1.0.9/24": is not a gateway; write an address without prefix, as 10.1.0.1',
         ),
@@ -234,6 +248,7 @@ def test_a_mistake_is_reported_with_field_value_and_remedy(change: Callable[[Spe
             [["client.lan", "nat.up"]],
             'spec.links[0][1]: "nat.up": stage "nat" has no interface "up"; it has inside, outside',
         ),
+        (["ab"], 'spec.links[0]: "ab": must be two interfaces, as ["nat.outside", "server.wan"]'),
         ([["client.lan"]], 'spec.links[0]: must be two interfaces, as ["nat.outside", "server.wan"]'),
         ([["client", "nat.inside"]], 'spec.links[0][0]: "client": must be stage.interface, as nat.outside'),
         (
@@ -261,6 +276,10 @@ def test_a_mistake_in_links_is_reported(pairs: list[Any], message: str) -> None:
     found = [str(problem) for problem in problems(chain(links(*pairs)))]
 
     assert message in found
+
+
+def test_a_link_local_gateway_needs_no_address_of_its_network() -> None:
+    assert problems(chain(nat_inside(routes=[{"dst": "::/0", "gw": "fe80::1"}]))) == ()
 
 
 def test_interfaces_of_a_stage_share_its_number_of_slices() -> None:
