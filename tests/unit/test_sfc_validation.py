@@ -202,6 +202,14 @@ INSIDE = "spec.stages[2].interfaces[0]"
             f'{INSIDE}.addresses[0]: "127.0.0.1/8": cannot be the address of an interface; give a unicast address',
         ),
         (
+            nat_inside(addresses=["0.0.0.0/0", "224.0.0.1/4"]),
+            f'{INSIDE}.addresses[0]: "0.0.0.0/0": cannot be the address of an interface; give a unicast address',
+        ),
+        (
+            nat_inside(addresses=["0.0.0.0/0", "224.0.0.1/4"]),
+            f'{INSIDE}.addresses[1]: "224.0.0.1/4": cannot be the address of an interface; give a unicast address',
+        ),
+        (
             nat_inside(mac="02:00:00"),
             f'{INSIDE}.mac: "02:00:00": is not a MAC; write six bytes as 02:00:5e:10:00:01, or leave mac out to have '
             "one derived",
@@ -215,6 +223,11 @@ INSIDE = "spec.stages[2].interfaces[0]"
         (
             nat_inside(routes=[{"dst": "10.9.0.0"}]),
             f'{INSIDE}.routes[0].dst: "10.9.0.0": is not a destination; write it with prefix length, as 0.0.0.0/0 or '
+            "10.2.0.0/16",
+        ),
+        (
+            nat_inside(routes=[{"dst": 7, "gw": "10.1.0.9"}]),
+            f"{INSIDE}.routes[0].dst: 7: is not a destination; write it with prefix length, as 0.0.0.0/0 or "
             "10.2.0.0/16",
         ),
         (
@@ -278,8 +291,19 @@ def test_a_mistake_in_links_is_reported(pairs: list[Any], message: str) -> None:
     assert message in found
 
 
-def test_a_link_local_gateway_needs_no_address_of_its_network() -> None:
-    assert problems(chain(nat_inside(routes=[{"dst": "::/0", "gw": "fe80::1"}]))) == ()
+@pytest.mark.parametrize(
+    "change",
+    [
+        nat_inside(mtu=68),
+        nat_inside(addresses=["10.1.0.1/24", "2001:db8::1/64"], mtu=1280),
+        nat_inside(mac="02:AA:00:00:00:01"),
+        nat_inside(routes=[{"dst": "::/0", "gw": "fe80::1"}]),
+        nat_inside(routes=[{"dst": "0.0.0.0/0"}, {"dst": "10.9.0.0/16", "gw": "10.1.0.9"}]),
+        *(stage(drain={"hook": hook, "deadlineSeconds": 0}) for hook in ("auto", "httpGet", "sleep", "none")),
+    ],
+)
+def test_what_is_at_a_limit_is_no_problem(change: Callable[[Spec], object]) -> None:
+    assert problems(chain(change)) == ()
 
 
 def test_interfaces_of_a_stage_share_its_number_of_slices() -> None:
