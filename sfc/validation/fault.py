@@ -134,9 +134,9 @@ def destination(value: object) -> str | None:
     """For the destination of a route: a prefix in CIDR notation, IPv4 or IPv6."""
     if value is MISSING:
         return "is required: the destination, as 0.0.0.0/0"
-    address, slash, prefix = value.partition("/") if isinstance(value, str) else ("", "", "")
+    address, _, prefix = value.partition("/") if isinstance(value, str) else ("", "", "")
     try:
-        if not slash or "%" in address or not _PREFIX.fullmatch(prefix):
+        if "%" in address or not _PREFIX.fullmatch(prefix):
             raise ValueError
         network = ipaddress.ip_network(value, strict=False)  # type: ignore[arg-type]
     except ValueError:
@@ -169,7 +169,7 @@ def gateway_mismatch(
         return "is the interface's own address; give the address of the next hop"
     if gateway.version == 6 and gateway.is_link_local:
         return None
-    if not any(gateway in address.network for address in addresses if address.version == gateway.version):
+    if not any(gateway in address.network for address in addresses):
         networks = ", ".join(str(address.network) for address in addresses) or "no address at all"
         return f"is not reachable: the interface has {networks}; give a gateway or an address of the same network"
     return None

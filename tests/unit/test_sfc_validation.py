@@ -219,6 +219,16 @@ INSIDE = "spec.stages[2].interfaces[0]"
             f'{INSIDE}.mac: "00:00:00:00:00:00": is the zero MAC; give another one, or leave mac out to have one '
             "derived",
         ),
+        (
+            lambda spec: interface(spec, 1, 0).update(routes=[{"dst": "10.9.0.0/16", "gw": "10.1.0.9"}]),
+            'spec.stages[1].interfaces[0].routes[0].gw: "10.1.0.9": is not reachable: the interface has no address at '
+            "all; give a gateway or an address of the same network",
+        ),
+        (
+            nat_inside(addresses=["10.1.0.1/24", "2001:db8::1/64"], routes=[{"dst": "::/0", "gw": "2001:db9::1"}]),
+            f'{INSIDE}.routes[0].gw: "2001:db9::1": is not reachable: the interface has 10.1.0.0/24, 2001:db8::/64; '
+            "give a gateway or an address of the same network",
+        ),
         (nat_inside(routes=[{}]), f"{INSIDE}.routes[0].dst: is required: the destination, as 0.0.0.0/0"),
         (
             nat_inside(routes=[{"dst": "10.9.0.0"}]),
@@ -340,6 +350,35 @@ def test_all_problems_are_reported_at_once() -> None:
         "spec.stages[2].interfaces[0].addresses[0]",
     ]
     assert str(caught.value).startswith("5 problems:\n- spec.drain: null: must be an object\n- ")
+
+
+def test_a_message_lists_twenty_problems_and_counts_the_rest() -> None:
+    spoiled = chain(nat_inside(routes=[{} for _ in range(25)]))
+
+    with pytest.raises(InvalidChain) as caught:
+        parse(spoiled)
+
+    lines = str(caught.value).splitlines()
+    assert (lines[0], len(lines), lines[-1]) == ("25 problems:", 22, "- … and 5 more")
+
+
+def test_a_long_value_is_cut_in_the_message() -> None:
+    (problem,) = problems(chain(nat_inside(mac="0" * 100)))
+
+    assert str(problem).startswith(f'{INSIDE}.mac: "{"0" * 76}…: is not a MAC')
+
+
+@pytest.mark.parametrize(
+    ("obj", "message"),
+    [
+        (7, "object: 7: must be an object"),
+        ({"metadata": {"namespace": "telco", "name": "edge"}}, "spec: is required"),
+        ({"spec": {}}, "spec.stages: is required: the stages that traffic visits, in order"),
+        ({"spec": {"stages": {}}}, "spec.stages: must be a list: the stages that traffic visits, in order"),
+    ],
+)
+def test_what_is_missing_or_of_another_kind_is_a_problem(obj: object, message: str) -> None:
+    assert message in [str(problem) for problem in problems(obj)]
 
 
 def test_the_same_address_on_two_segments_is_no_problem() -> None:
