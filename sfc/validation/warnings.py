@@ -78,7 +78,7 @@ def _overlaps(chain: Chain) -> Iterator[str]:
     for stage in chain.stages:
         networks = [(i.name, ipaddress.ip_interface(a).network) for i in stage.interfaces for a in i.addresses]
         for (one, network), (other, overlapping) in itertools.combinations(networks, 2):
-            if one != other and network.version == overlapping.version and network.overlaps(overlapping):
+            if one != other and network.overlaps(overlapping):
                 yield (
                     f"stage {shown(stage.name)}: the networks of its interfaces {one} ({network}) and {other} "
                     f"({overlapping}) overlap, its replicas reach only one of them; give them different networks"

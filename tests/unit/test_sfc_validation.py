@@ -461,6 +461,18 @@ def test_what_is_legal_but_probably_a_mistake_is_a_warning(change: Callable[[Spe
     assert all(len(text) <= 256 for text in warnings(obj))
 
 
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        ["10.1.0.1/24", "10.1.0.9/24"],
+        ["10.1.0.1/24", "2001:db8::/64"],
+        ["10.1.0.1/24", "10.1.0.4/31", "10.1.0.6/32"],
+    ],
+)
+def test_addresses_of_one_interface_are_no_mistake(addresses: list[str]) -> None:
+    assert warnings(chain(nat_inside(addresses=addresses))) == ()
+
+
 def test_a_changed_stage_warns_that_running_pods_keep_what_they_have() -> None:
     new = chain(nat_inside(mtu=9000))
 
