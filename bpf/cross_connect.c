@@ -1,15 +1,16 @@
-/* The cross-connection: the one program of a node, at tc ingress of the host end of every data link.
+/* The cross-connection: the only program of a node, at tc ingress of the host end of every data link.
  *
- * A frame from a replica goes to one replica of the other side, never to one of its own side: where its session says,
- * or where the lookup table of that side's targets says when it has no session or its link is gone. Which link a frame
- * comes from is the filter's class id, a constant per link that costs no lookup.
+ * A frame from a replica goes to one replica of the other side, never to one of its own side. Its session names the
+ * link. If it has no session, or the session's link is gone, the lookup table of the other side's targets names it. The
+ * filter's class id is the slot of the link that a frame comes from: a constant per link, which costs no lookup.
  *
- * Nothing here is ever reset or scanned: a link's state is one byte in `links`; a side's targets are one value,
- * exchanged at once (docs/decisions/0002); a session that remembers a link which is gone chooses again at its next
- * packet. Map calls stand in this file alone, because BCC does not load them from a header.
+ * Nothing here is ever reset or scanned. A link's state is one byte in `links`. A side's targets are one value, which
+ * the agent replaces as a whole (docs/decisions/0002). A session whose link is gone chooses again at its next packet.
+ * All map calls are in this file, because BCC does not load them from a header.
  *
- * Given by whoever compiles (controller/node/kernel/program.py): PIN_ROOT, a directory on a bpf file system; SESSION_CAPACITY;
- * SLOTS; TABLE_LENGTH, the entries of a side's lookup table.
+ * The agent (controller/node/kernel) defines these when it compiles: PIN_ROOT, a directory on a bpf file system;
+ * SESSION_CAPACITY, the sessions in each of the two maps; SLOTS, a power of two; TABLE_LENGTH, the entries of a side's
+ * lookup table.
  */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/if_packet.h>
@@ -19,7 +20,7 @@
 #include "session.h"
 #include "verdicts.h"
 
-/* A BPF_PROG_TEST_RUN can not set tc_classid; it compiles the program with another field here. */
+/* BPF_PROG_TEST_RUN cannot set tc_classid; tests and benchmarks compile the program with another field. */
 #ifndef LINK_SLOT
 #define LINK_SLOT(skb) ((skb)->tc_classid)
 #endif
@@ -27,13 +28,13 @@
 #define MOST_SIDES     8192
 #define MOST_OTHERS    16384
 #define MOST_ATTEMPTS  32
-#define MOST_DATAGRAMS 16384 /* in fragments, on their way at one time */
+#define MOST_DATAGRAMS 16384 /* that arrive in fragments at the same time */
 #define MOST_CONTESTS  1024
 
 #define SECOND	    1000000000ULL
-#define LEARNED_FOR (30 * SECOND) /* as long as a host itself believes an answer, at the median (RFC 4861) */
+#define LEARNED_FOR (30 * SECOND) /* as long as a host trusts an answer, on average (RFC 4861) */
 
-/* controller.node.plane.model.LinkState; 0 is a slot without link. */
+/* The same numbers as controller.node.plane.model.LinkState; 0 is a slot without a link. */
 enum link_state {
 	UNWIRED = 0,
 	WIRED = 1,
@@ -47,7 +48,7 @@ struct link {
 	u32 connection;
 	u8 side;
 	u8 state;
-	u8 plain; /* bpf_redirect_peer is not allowed: the other end is in no other network namespace */
+	u8 plain; /* bpf_redirect_peer does not work: the other end is in the same network namespace */
 	u8 unused;
 	u32 stamp; /* session.h */
 };
@@ -72,13 +73,13 @@ struct neighbour {
 	u16 unused;
 };
 
-/* What a frame said, not the chain. */
+/* An address that a frame announced; the chain does not give it. */
 struct learned {
 	struct neighbour neighbour;
 	u64 at; /* ns, CLOCK_MONOTONIC */
 };
 
-/* Two serving links of a side that claimed one session. */
+/* Two serving links of one side that used the same session. */
 struct contest {
 	u32 connection;
 	u32 side;
@@ -94,14 +95,14 @@ struct fragment_key {
 	u64 datagram;
 };
 
-/* Seen from the link: received from the replica, sent to it. A segmentation-offload frame counts once. */
+/* Received from the replica, and sent to it. A frame with segmentation offload counts once. */
 struct traffic {
 	u64 received_packets;
 	u64 received_bytes;
 	u64 sent_packets;
 	u64 sent_bytes;
-	u64 sessions_opened; /* whose first packet came from the replica */
-	u64 sessions_chosen; /* for which the replica was chosen, first or again */
+	u64 sessions_opened; /* the replica sent the first packet */
+	u64 sessions_chosen; /* the replica was chosen, when the session began or later */
 };
 
 struct drop_key {
@@ -122,9 +123,9 @@ BPF_TABLE_PINNED("percpu_array", u32, struct traffic, traffic, SLOTS, PIN_ROOT "
 BPF_TABLE_PINNED("percpu_hash", struct drop_key, u64, drops, MOST_OTHERS, PIN_ROOT "/drops", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("lru_hash", struct contest, u64, contests, MOST_CONTESTS, PIN_ROOT "/contests");
 BPF_TABLE_PINNED("percpu_array", u32, u64, opened, 2,
-		 PIN_ROOT "/opened"); /* entries made: in sessions, in wide_sessions */
+		 PIN_ROOT "/opened"); /* entries added: to sessions, to wide_sessions */
 
-/* The sender of the frame at hand. */
+/* The sender of this frame. */
 struct sender {
 	u64 end;
 	u32 connection;
@@ -133,6 +134,7 @@ struct sender {
 	u8 state;
 };
 
+/* Counts the verdict of a cross-connection. */
 static __always_inline void tell(u32 connection, u32 verdict)
 {
 	struct drop_key key = {.connection = connection, .verdict = verdict};
@@ -148,12 +150,13 @@ static __always_inline int drop(u32 connection, u32 verdict)
 	return TC_ACT_SHOT;
 }
 
+/* True when a link belongs to this side and may receive frames. */
 static __always_inline bool receives(const struct link *link, u32 connection, u32 side)
 {
 	return link->connection == connection && link->side == side && link->state != UNWIRED && link->state != GONE;
 }
 
-/* Whether a remembered end is still the same link and may still receive. */
+/* True when a remembered end is still the same link and may still receive frames. */
 static __always_inline bool alive(u64 end, u32 connection, u32 side)
 {
 	u32 slot = end_slot(end);
@@ -162,9 +165,8 @@ static __always_inline bool alive(u64 end, u32 connection, u32 side)
 	return link && end_of(slot, link->ifindex, link->plain) == end && receives(link, connection, side);
 }
 
-/* A link among the targets of a side, or 0. The table is looked up anew at each attempt, and the link checked: a
- * table's memory may be taken for another side's while we read it, and a link may be gone before its table is
- * exchanged.
+/* A link among the targets of a side, or 0. Each attempt looks the table up again and checks the link: the kernel may
+ * reuse a table's memory for another side while we read it, and a link may be gone before the agent replaces its table.
  */
 static __always_inline u64 choose(u32 connection, u32 side, u32 hash)
 {
@@ -194,7 +196,7 @@ static __always_inline struct session *find(union any_key *key, bool wide)
 	return wide ? wide_sessions.lookup(&key->wide) : sessions.lookup(&key->narrow);
 }
 
-/* False where there is one already, or no room. */
+/* False if the session exists already, or the map has no room. */
 static __always_inline bool add(union any_key *key, bool wide, struct session *session)
 {
 	u32 kind = wide;
@@ -221,8 +223,9 @@ static __always_inline u32 hash_of(const union any_key *key, bool wide)
 	return wide ? wide_hash(&key->wide) : session_hash(&key->narrow);
 }
 
-/* A drain does not wait for a session that was silent for so long, and what begins on the same ports must not make it
- * wait anew, again and again: it is for another replica. A silent TCP connection may go on after hours.
+/* True for a session of a draining link that was silent for SILENT_FOR. The drain does not wait for it. Frames that use
+ * its ports again go to another replica, otherwise they would hold up the drain again and again. TCP is never over: a
+ * connection may go on after hours of silence.
  */
 static __always_inline bool over(const struct session *session, u8 protocol, u64 far)
 {
@@ -232,7 +235,9 @@ static __always_inline bool over(const struct session *session, u8 protocol, u64
 	return link && link->state == DRAINING && protocol != IPPROTO_TCP && silent(session, bpf_ktime_get_ns());
 }
 
-/* Where a session's frames from a side go, as long as that link lives; 0 when it is for `choose` to say. */
+/* The end that frames of a session go to from this side. 0 if `choose` has to name one: there is no session, it begins
+ * anew after its close, or its link does not receive any more.
+ */
 static __always_inline u64 remembered(struct session *session, const struct flow *flow, u32 connection, u32 side)
 {
 	u64 far;
@@ -243,8 +248,9 @@ static __always_inline u64 remembered(struct session *session, const struct flow
 	return alive(far, connection, !side) && !over(session, flow->protocol, far) ? far : 0;
 }
 
-/* Tells of a session whose sender changed while both its senders serve: replicas share their addresses, so two of them
- * may use one port for two connections. That is never right, unlike a session that has moved because its replica left.
+/* Counts a contest: the sender of a session changed while both links serve. Replicas share their addresses, so two of
+ * them may use the same port for two connections, which cannot work. A session that moved because its replica left is
+ * no contest.
  */
 static __always_inline void tell_contest(const struct session *session, const struct flow *flow,
 					 const struct sender *from)
@@ -266,13 +272,13 @@ static __always_inline void tell_contest(const struct session *session, const st
 		__sync_fetch_and_add(count, 1);
 }
 
-/* What the sender's frames to an end are stamped with. Those that take the plain way there go without. */
+/* The sender's stamp for a session with this end. 0 if frames take the plain way there: `known` cannot send those. */
 static __always_inline u32 stamp_for(u64 end, const struct sender *from)
 {
 	return end & PLAIN ? 0 : from->stamp;
 }
 
-/* A frame on a session that goes on: the latest sender gets the answers, unless it is leaving for good. */
+/* Updates a session for one more frame. The latest sender gets the answers, unless its link is gone. */
 static __always_inline void keep(struct session *session, const struct flow *flow, const struct sender *from)
 {
 	if (from->state != GONE) {
@@ -287,7 +293,7 @@ static __always_inline void keep(struct session *session, const struct flow *flo
 		note_time(session, bpf_ktime_get_ns());
 }
 
-/* Pins a session to its sender and to the link chosen for it, or moves it there; returns where its frames go. */
+/* Pins a new session to its sender and to the chosen link, or moves an old one there. Returns the end to send to. */
 static __always_inline u64 pin(union any_key *key, bool wide, struct session *session, const struct flow *flow,
 			       const struct sender *from, u64 chosen)
 {
@@ -307,7 +313,7 @@ static __always_inline u64 pin(union any_key *key, bool wide, struct session *se
 		if (session) {
 			renew(key, wide, &fresh);
 		} else if (!add(key, wide, &fresh)) {
-			/* Another CPU was faster; or there is no room, and the frame goes its way without a session. */
+			/* Another CPU was faster; or there is no room, and the frame goes on without a session. */
 			u64 theirs = remembered(find(key, wide), flow, from->connection, from->side);
 
 			return theirs ? theirs : chosen;
@@ -322,7 +328,7 @@ static __always_inline u64 pin(union any_key *key, bool wide, struct session *se
 	return chosen;
 }
 
-/* As the chain says, or as somebody of the other side said not long ago. */
+/* The neighbour that a frame asks for: from the chain, or from a recent frame of the other side. NULL if unknown. */
 static __always_inline struct neighbour *neighbour_asked(const struct flow *flow, const struct sender *from)
 {
 	struct neighbour_key key = {.connection = from->connection, .side = from->side, .address = flow->destination};
@@ -335,7 +341,7 @@ static __always_inline struct neighbour *neighbour_asked(const struct flow *flow
 	return heard && bpf_ktime_get_ns() - heard->at < LEARNED_FOR ? &heard->neighbour : NULL;
 }
 
-/* For those of the other side: all of the sender's side have its addresses anyhow. */
+/* Remembers an address for questions from the other side. The sender's own side has the same address. */
 static __always_inline void learn(const struct address *address, const u8 *mac, const struct sender *from)
 {
 	struct neighbour_key key = {.connection = from->connection, .side = !from->side, .address = *address};
@@ -345,7 +351,7 @@ static __always_inline void learn(const struct address *address, const u8 *mac, 
 	learned.update(&key, &heard);
 }
 
-/* Turns an ARP request into its answer. */
+/* Turns an ARP request into its answer. False if the frame could not be changed. */
 static __always_inline bool answer_arp(struct __sk_buff *skb, const struct arp_frame *request,
 				       const struct neighbour *neighbour)
 {
@@ -377,7 +383,9 @@ static __always_inline __be16 checksum_of(const struct advertisement_frame *fram
 	return ~sum;
 }
 
-/* Turns a neighbour solicitation into its answer, which has an option that the question may lack, and no other. */
+/* Turns a neighbour solicitation into its answer. The answer has exactly one option, the target's MAC; the length of
+ * the frame may change. False if the frame could not be changed.
+ */
 static __always_inline bool answer_nd(struct __sk_buff *skb, const struct ethhdr *eth, const struct flow *question,
 				      const struct neighbour *neighbour)
 {
@@ -404,7 +412,8 @@ static __always_inline bool answer_nd(struct __sk_buff *skb, const struct ethhdr
 	return !bpf_skb_store_bytes(skb, 0, &reply.eth, ADVERTISEMENT_FRAME_LENGTH, 0);
 }
 
-/* By the flow's session, which is opened if there is none. An error about the flow follows it and leaves it as it is.
+/* Forwards by the flow's session, and opens one if there is none. An ICMP error about the flow follows the session, but
+ * neither opens nor changes it.
  */
 static __always_inline enum verdict carry(const struct flow *flow, bool wide, const struct sender *from, u64 *to)
 {
@@ -430,9 +439,9 @@ static __always_inline enum verdict carry(const struct flow *flow, bool wide, co
 	return VERDICT_FORWARDED;
 }
 
-/* By the flow's session, where its datagram may be divided: the later fragments go where the first one went. One that
- * comes before its first, or whose first is lost, is carried by its addresses: it does no harm where it does not
- * belong, and is right where the other side has a single link.
+/* Forwards a fragment: later fragments go where the first one went. A fragment that arrives before the first one, or
+ * whose first one was lost, goes by its addresses alone. That is right if the other side has a single link, and does no
+ * harm if it is wrong.
  */
 static __always_inline enum verdict carry_part(const struct flow *flow, bool wide, const struct sender *from, u64 *to)
 {
@@ -461,13 +470,13 @@ static __always_inline enum verdict carry_part(const struct flow *flow, bool wid
 	return *to ? VERDICT_FORWARDED : VERDICT_NO_TARGET;
 }
 
-/* The id of the tag that the kernel keeps beside the frame: always that of the outermost one, if any. */
+/* The id of the outermost VLAN tag, which the kernel keeps beside the frame; 0 without one. */
 static __always_inline u32 tag_beside(struct __sk_buff *skb)
 {
 	return skb->vlan_present ? skb->vlan_tci & VLAN_ID : 0;
 }
 
-/* Notes the time of a session, unless it was silent for so long that it may be over. */
+/* Notes the time of a session. False, without noting it, if the session was silent for SILENT_FOR: it may be over. */
 static __always_inline bool goes_on(struct session *session)
 {
 	u64 now;
@@ -481,8 +490,8 @@ static __always_inline bool goes_on(struct session *session)
 	return true;
 }
 
-/* Where a plain frame of a known session goes; 0 when it is for `decide` to say. Decides nothing that `decide` would
- * not: it spares most frames what only the others need.
+/* The fast path: the end that a plain frame of a known session goes to; 0 if `decide` has to decide. The result is
+ * always the one of `decide`, with fewer steps.
  */
 static __always_inline u64 known(struct __sk_buff *skb, const struct link *link)
 {
@@ -500,14 +509,14 @@ static __always_inline u64 known(struct __sk_buff *skb, const struct link *link)
 	return session->end[!side];
 }
 
-/* By the pair of MACs, without session: what no reader understands, and what goes to many. */
+/* Forwards by the pair of MACs, without a session: frames that no reader understands, multicast and broadcast. */
 static __always_inline enum verdict carry_any(const struct ethhdr *eth, const struct sender *from, u64 *to)
 {
 	*to = choose(from->connection, !from->side, mac_pair_hash(eth, from->side));
 	return *to ? VERDICT_FORWARDED : VERDICT_NO_TARGET;
 }
 
-/* Answers an ARP request if it can, and hears what others say; true if there is nothing left to carry. */
+/* Answers an ARP request if the neighbour is known, and learns from answers and announcements. True if answered. */
 static __always_inline bool settle_arp(struct __sk_buff *skb, struct arp_frame *frame, const struct flow *flow,
 				       const struct sender *from)
 {
@@ -537,6 +546,7 @@ static __always_inline bool settle_nd(struct __sk_buff *skb, const struct ethhdr
 	return false;
 }
 
+/* Reads IPv4 or IPv6 behind any VLAN tags. */
 static __always_inline bool read_ip(struct flow *flow, const struct payload *payload, void *end)
 {
 	if (payload->ethertype == ETHERTYPE(ETH_P_IPV6))
@@ -544,11 +554,11 @@ static __always_inline bool read_ip(struct flow *flow, const struct payload *pay
 	return payload->ethertype == ETHERTYPE(ETH_P_IP) && read_ipv4(flow, payload->header, end);
 }
 
-/* Whatever is not plain IPv4. */
+/* Decides for every frame whose EtherType is not IPv4: ARP, IPv6, VLAN tags in the frame, any other protocol. */
 static __always_inline enum verdict decide_wide(struct __sk_buff *skb, struct ethhdr *eth, struct payload payload,
 						void *end, const struct sender *from, u64 *to)
 {
-	/* Neighbours are known of the interface itself, not of VLANs on it. */
+	/* The chain gives the addresses of the interface itself, not those of VLANs on it. */
 	bool untagged = eth->h_proto == payload.ethertype && !payload.vlans;
 	struct flow flow = {.vlans = payload.vlans};
 
@@ -573,8 +583,7 @@ static __always_inline enum verdict decide(struct __sk_buff *skb, const struct s
 	struct flow flow = {.vlans = tag_beside(skb)};
 
 	if ((void *)(eth + 1) > end)
-		return VERDICT_NOT_OURS; /* never: an Ethernet device hands over no less; the verifier wants to see it
-					  */
+		return VERDICT_NOT_OURS; /* never happens on an Ethernet device; the verifier needs the check */
 	if (eth->h_proto != ETHERTYPE(ETH_P_IP))
 		return decide_wide(skb, eth, past_tags(eth, flow.vlans, skb->vlan_present, end), end, from, to);
 	if (eth->h_dest[0] & 1 || !read_ipv4(&flow, (void *)(eth + 1), end))
@@ -582,7 +591,7 @@ static __always_inline enum verdict decide(struct __sk_buff *skb, const struct s
 	return unlikely(flow.part) ? carry_part(&flow, false, from, to) : carry(&flow, false, from, to);
 }
 
-/* Into the other end of the link's pair. */
+/* Sends into the replica's end of the link. */
 static __always_inline int send_across(struct __sk_buff *skb, u64 to)
 {
 	u32 slot = end_slot(to);
@@ -592,12 +601,13 @@ static __always_inline int send_across(struct __sk_buff *skb, u64 to)
 		counters->sent_packets++;
 		counters->sent_bytes += skb->len;
 	}
-	/* The kernel compared the destination with the host end's MAC, and would drop the frame in the replica. */
+	/* The kernel compared the destination with the host end's MAC, so the replica would drop the frame. */
 	if (skb->pkt_type == PACKET_OTHERHOST)
 		bpf_skb_change_type(skb, PACKET_HOST);
 	return bpf_redirect_peer(end_ifindex(to), 0);
 }
 
+/* Sends to any end, also on the plain way. */
 static __always_inline int send(struct __sk_buff *skb, u64 to)
 {
 	int action = send_across(skb, to);
@@ -605,8 +615,8 @@ static __always_inline int send(struct __sk_buff *skb, u64 to)
 	return to & PLAIN ? bpf_redirect(end_ifindex(to), 0) : action;
 }
 
-/* Whether the headers of the commonest frames, TCP and UDP right behind IP, are in reach. A large TCP frame has little
- * more than its headers in the linear part, and to bring in what nobody reads would cost.
+/* True when the headers of the most common frames, TCP or UDP directly behind IP, are in the linear part. A large TCP
+ * frame has little more than its headers there, and pulling in bytes that no reader needs would cost time.
  */
 static __always_inline bool headers_in_reach(struct __sk_buff *skb)
 {
@@ -623,7 +633,7 @@ static __always_inline bool headers_in_reach(struct __sk_buff *skb)
 	       (ip6->nexthdr == IPPROTO_TCP || ip6->nexthdr == IPPROTO_UDP);
 }
 
-/* Headers may lie outside of the linear part of an skb; bring in as many bytes as are there. */
+/* Headers may be outside the linear part of an skb; pull in up to LONGEST_HEADERS bytes. */
 static __always_inline void pull_headers(struct __sk_buff *skb)
 {
 	u32 linear = skb->data_end - skb->data;

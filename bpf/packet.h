@@ -1,11 +1,11 @@
-/* What a frame says, without any judgement: no map, link or side is known here.
+/* Reads frames, and decides nothing: this file knows no map, link or side.
  *
- * One contract for every reader: it is given where to read and where the frame ends, never reads past that end, and
- * says false when the frame is too short or not what it should be, leaving its result untouched. A frame that no reader
- * understands is no error; it is carried by its MAC pair.
+ * All readers have one contract. A reader gets a pointer to its header and the end of the frame, and never reads past
+ * that end. If the frame is too short or of another kind, it returns false and leaves its result as it was. A frame
+ * that no reader understands is no error: it is forwarded by its MAC pair.
  *
- * The first fragment of a datagram says what a whole one says; the others know addresses and protocol alone, and share
- * with the first the number of the datagram.
+ * The first fragment of a datagram has everything that a whole datagram has. Later fragments have only addresses and
+ * protocol. All fragments share the number of the datagram.
  */
 #pragma once
 
@@ -27,14 +27,15 @@
 #define FRAGMENT_OFFSET __constant_htons(0x1fff)
 #define PLAIN_IPV4	0x45 /* version, and header length in words: no options */
 
-/* IPv6 has no bound for extension headers; a frame with more of them is known by addresses and the next one's number.
+/* IPv6 does not limit extension headers. Behind so many, a flow has its addresses and the number of the next header as
+ * its protocol.
  */
 #define MOST_EXTENSIONS 6
 
-/* What is brought into reach of the readers where a frame is not linear: Ethernet, IPv6, and room for extensions. */
+/* Bytes that are pulled into the linear part of a frame for the readers: Ethernet, IPv6, and room for extensions. */
 #define LONGEST_HEADERS 256
 
-/* IANA reserves protocol 255; it stands for ARP and neighbour discovery where a session has a protocol. */
+/* The protocol of a session for ARP and neighbour discovery. IANA reserves 255. */
 #define PROTOCOL_NEIGHBOUR 255
 
 #define TCP_FIN 0x01
@@ -42,7 +43,7 @@
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
 
-/* IPv4 as ::ffff:a.b.c.d, so that whatever is not in a hurry needs to know one kind of address only. */
+/* IPv4 is ::ffff:a.b.c.d (RFC 4291), so that only the fast path needs to know two kinds of address. */
 struct address {
 	__be32 word[4];
 };
@@ -53,23 +54,23 @@ enum part {
 	LATER,
 };
 
-/* The two ends of a conversation as one frame names them: who sent it, and to whom. */
+/* The two ends of a conversation as one frame names them: its sender and its receiver. */
 struct flow {
 	struct address source;
 	struct address destination;
 	union {
 		struct {
-			__be16 source_port; /* 0 where the protocol has none */
+			__be16 source_port; /* 0 if the protocol has none */
 			__be16 destination_port;
 		};
-		u32 ports; /* both, as they stand in a frame */
+		u32 ports; /* both, in the order of the frame */
 	};
 	u8 protocol;
 	u8 tcp_flags;
-	bool quoted;  /* read from an error about a packet of the flow, not from such a packet */
+	bool quoted;  /* read from an ICMP error about a packet of the flow */
 	u8 part;      /* enum part */
-	u32 vlans;    /* ids: the inner << 16 | the outer; 0: none, or a tag that only says a priority */
-	u64 datagram; /* unique for a while between source and destination; for a fragment only */
+	u32 vlans;    /* ids: inner << 16 | outer; 0: no tag, or one that only has a priority */
+	u64 datagram; /* only for fragments: unique for a while between source and destination */
 };
 
 struct arp_ipv4 {
@@ -94,7 +95,7 @@ struct vlan_tag {
 	__be16 ethertype; /* of what follows */
 };
 
-/* What a frame carries, past its tags. */
+/* The content of a frame, behind its VLAN tags. */
 struct payload {
 	void *header;
 	__be16 ethertype;
@@ -118,9 +119,8 @@ struct nd_option {
 	u8 mac[ETH_ALEN];
 };
 
-/* Two bytes longer than the frame: so nothing is packed, which the verifier does not bear on the stack ("bitwise
- * operator
- * |= on pointer prohibited").
+/* Two bytes longer than the frame, so that nothing needs to be packed. The verifier refuses packed values on the stack:
+ * "bitwise operator |= on pointer prohibited".
  */
 struct advertisement_frame {
 	u16 unused;
@@ -129,11 +129,11 @@ struct advertisement_frame {
 	struct nd_option option;
 };
 
-/* The latter is what follows the IPv6 header. */
+/* ADVERTISEMENT_LENGTH is the part behind the IPv6 header. */
 #define ADVERTISEMENT_FRAME_LENGTH (sizeof(struct advertisement_frame) - sizeof(u16))
 #define ADVERTISEMENT_LENGTH	   (ADVERTISEMENT_FRAME_LENGTH - ETH_HLEN - sizeof(struct ipv6hdr))
 
-#define ND_HOPS		 255 /* so that no router lets it in from elsewhere */
+#define ND_HOPS		 255 /* a router would have lowered it (RFC 4861) */
 #define ND_SOLICITATION	 135
 #define ND_ADVERTISEMENT 136
 #define ND_SOLICITED	 0x40
@@ -154,8 +154,8 @@ static __always_inline bool is_tag(__be16 ethertype)
 	return ethertype == ETHERTYPE(ETH_P_8021Q) || ethertype == ETHERTYPE(ETH_P_8021AD);
 }
 
-/* A third tag is left to stand as an EtherType that no reader understands. `outer` is the id of the tag that the kernel
- * keeps beside the frame, or 0; a tag with id 0 is none.
+/* Skips up to two VLAN tags. A third one remains as an EtherType that no reader understands. `outer` is the id of the
+ * tag that the kernel keeps beside the frame, or 0; a tag with id 0 counts as none. `beside`: there is such a tag.
  */
 static __always_inline struct payload past_tags(struct ethhdr *eth, u32 outer, bool beside, void *end)
 {
@@ -195,19 +195,19 @@ static __always_inline bool read_arp(struct flow *flow, struct arp_ipv4 *arp, vo
 	return true;
 }
 
-/* A question that wants an answer: an announcement asks for its own address (RFC 5227), which nobody should answer. */
+/* True for a question that needs an answer. An announcement asks for its own address (RFC 5227) and needs none. */
 static __always_inline bool arp_asks(struct arp_ipv4 *arp)
 {
 	return arp->operation == ARP_REQUEST && arp->sender != arp->target;
 }
 
-/* The sender says what is to be known: an answer, or an announcement. A probe has no sender's address. */
+/* True if the sender's address can be learned: an answer or an announcement. A probe has no sender's address. */
 static __always_inline bool arp_tells(struct arp_ipv4 *arp)
 {
 	return arp->sender && (arp->operation == ARP_REPLY || arp->sender == arp->target);
 }
 
-/* Who asks is the source and what is asked for the destination; an answer has them the other way round. */
+/* Source is the address that asks, destination the one it asks for; an answer has them the other way round. */
 static __always_inline bool read_nd(struct flow *flow, struct neighbour_discovery *nd, void *end)
 {
 	bool asks;
@@ -219,22 +219,24 @@ static __always_inline bool read_nd(struct flow *flow, struct neighbour_discover
 	asks = nd->type == ND_SOLICITATION;
 	if (!asks && nd->type != ND_ADVERTISEMENT)
 		return false;
-	/* Picks among addresses of the frame: "bitwise operator |= on pointer prohibited" for those on the stack. */
+	/* Chooses between pointers into the frame. The verifier refuses the same with pointers to the stack:
+	 * "bitwise operator |= on pointer prohibited".
+	 */
 	flow->source = *(asks ? (struct address *)&nd->ip.saddr : &nd->target);
 	flow->destination = *(asks ? &nd->target : (struct address *)&nd->ip.daddr);
 	flow->protocol = PROTOCOL_NEIGHBOUR;
 	return true;
 }
 
-/* A question that wants an answer: a host that asks without an address checks that nobody has its own (RFC 4862), and
- * all replicas of its stage have it.
+/* True for a question that needs an answer. A host without an address asks whether another one has its own (RFC 4862).
+ * That needs none: all replicas of its stage have the same address.
  */
 static __always_inline bool nd_asks(const struct flow *flow, struct neighbour_discovery *nd)
 {
 	return nd->type == ND_SOLICITATION && !unspecified(&flow->source);
 }
 
-/* An advertisement with its target's MAC, which an answer to a single asker may lack. */
+/* True for an advertisement with its target's MAC. An answer to a single host may lack it. */
 static __always_inline bool nd_tells(struct neighbour_discovery *nd, void *end)
 {
 	struct nd_option *option = (void *)(nd + 1);
@@ -252,7 +254,7 @@ static __always_inline void read_tcp(struct flow *flow, struct tcphdr *tcp, void
 	flow->tcp_flags = ((u8 *)tcp)[13];
 }
 
-/* UDP and SCTP alike begin with their ports. */
+/* UDP and SCTP both begin with their ports. */
 static __always_inline void read_ports(struct flow *flow, __be16 *port, void *end)
 {
 	if ((void *)(port + 2) > end)
@@ -266,7 +268,7 @@ static __always_inline bool begins_with_ports(u8 protocol)
 	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP || protocol == IPPROTO_SCTP;
 }
 
-/* The identifier belongs to whoever asks, like a source port: two hosts that ping each other share no session. */
+/* The identifier belongs to the host that asks, like a source port. Two hosts that ping each other share no session. */
 static __always_inline void read_echo(struct flow *flow, struct icmphdr *icmp, u8 request, u8 reply)
 {
 	if (icmp->type == request)
@@ -275,8 +277,8 @@ static __always_inline void read_echo(struct flow *flow, struct icmphdr *icmp, u
 		flow->destination_port = icmp->un.echo.id;
 }
 
-/* An error follows the session of the packet it quotes, back to its sender: the ends stand the other way round. Only
- * 8 bytes of the quoted payload are sure to be there (RFC 792).
+/* An ICMP error follows the session of the packet that it quotes, back to that packet's sender, so the two ends are
+ * swapped. Only the first 8 bytes of the quoted payload are certain (RFC 792).
  */
 static __always_inline void read_quoted(struct flow *flow, void *header, u8 icmp, u8 request, u8 reply, void *end)
 {
@@ -351,9 +353,10 @@ static __always_inline bool read_ipv4(struct flow *flow, struct iphdr *ip, void 
 	return true;
 }
 
-/* What most frames are: TCP that neither begins nor ends, or UDP, right behind an IPv4 header without options, whole,
- * for one receiver, and in reach. What read_ipv4 says of them, in fewer steps; a datagram too short for a TCP header is
- * left to it.
+/* Reads what most frames are: TCP without SYN, FIN and RST, or UDP, directly behind an IPv4 header without options, not
+ * fragmented, for one receiver, and in the linear part. The result is the one of read_ipv4, in fewer steps, but for the
+ * first three words of the addresses and the TCP flags, which it does not set. False for a UDP datagram that is shorter
+ * than a TCP header; read_ipv4 reads it.
  */
 static __always_inline bool read_plain(struct flow *flow, struct ethhdr *eth, void *end)
 {
@@ -375,12 +378,12 @@ static __always_inline bool read_plain(struct flow *flow, struct ethhdr *eth, vo
 
 struct extension {
 	u8 next;
-	u8 length; /* in units of 8 bytes, without the first */
+	u8 length; /* in units of 8 bytes, the first unit not counted */
 	__be16 fragment;
 	__be32 fragment_id;
 };
 
-/* The headers that may stand before the payload and leave it readable; the protocol then is the payload's. */
+/* True for the number of an extension header that can be skipped. */
 static __always_inline bool extends(u8 protocol)
 {
 	return protocol == IPPROTO_HOPOPTS || protocol == IPPROTO_ROUTING || protocol == IPPROTO_DSTOPTS ||
@@ -390,7 +393,7 @@ static __always_inline bool extends(u8 protocol)
 #define FRAGMENTED6	 __constant_htons(0xfff9) /* the offset and "more fragments", RFC 8200 */
 #define FRAGMENT_OFFSET6 __constant_htons(0xfff8)
 
-/* The payload behind the extension headers, with its protocol in the flow; NULL if it is not to be found. */
+/* The payload behind the extension headers, with its protocol in the flow; NULL if it cannot be reached. */
 static __always_inline void *past_extensions(struct flow *flow, void *header, void *end)
 {
 	for (int i = 0; i < MOST_EXTENSIONS; i++) {

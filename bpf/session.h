@@ -1,18 +1,18 @@
 /* A session: one conversation, pinned to one link on each side.
  *
- * Its key is oriented: whoever sends, the upstream end comes first, so both directions meet in one entry. Side is data:
- * everything below takes it as an index. The key is made of whole words, because the kernel reads it as such at once
- * and what was written in pieces has to be waited for; it has 24 bytes, hardly more than IPv4 needs, for hashing them
- * is a good part of what a known session costs. Whatever is not plain IPv4 has a wide key, in a map of its own with the
- * same value.
+ * Its key is oriented: the upstream end comes first in both directions, so both find the same entry. Side is data:
+ * every function below takes it as an index. The key consists of whole words. The kernel reads it in words right after
+ * it was written, and would have to wait for a word that was written in pieces. It has 24 bytes, hardly more than IPv4
+ * needs, because hashing it is a good part of the cost of a known session. A flow that is not plain IPv4 has a wide
+ * key, in a map of its own with the same value.
  *
- * An end is written as one 64-bit word (slot << 32 | ifindex), so that a reader on another CPU never sees half of it,
- * and the interface index tells a link from an earlier one in the same slot. Its highest bit says how frames get there
+ * An end is one 64-bit word (slot << 32 | ifindex), so that a reader on another CPU never sees half of it. The
+ * interface index tells a link from an earlier one in the same slot. The highest bit says how to send frames there
  * (`send`).
  *
- * A session also bears the stamp of the link that sent each side's latest frame. A link's stamp changes whenever a link
- * of its cross-connection leaves, and no two links ever have the same: so while the stamp is the sender's, the sender
- * is the latest one, the other end has not left, and nothing else needs to be looked at.
+ * A session also has, for each side, the stamp of the link that sent the latest frame. A link's stamp changes whenever
+ * a link of its cross-connection leaves, and no two links ever have the same stamp. So if the session has the sender's
+ * stamp, the sender is still the latest one, the other end has not left, and nothing else needs to be checked.
  */
 #pragma once
 
@@ -41,7 +41,7 @@ struct wide_key {
 	u32 connection;
 };
 
-/* Whether a session is wide is always a constant, so that each kind has code of its own. */
+/* `wide` is a constant at every call, so that each kind of key gets code of its own. */
 union any_key {
 	struct session_key narrow;
 	struct wide_key wide;
@@ -49,25 +49,27 @@ union any_key {
 
 struct session {
 	u64 end[2];
-	u32 stamp[2];  /* of each side's latest sender, when its other end was last looked at; 0: never */
-	u64 last_seen; /* ns, CLOCK_MONOTONIC; up to SEEN_GRANULARITY behind */
-	u32 last_tick; /* the low half of jiffies then */
-	u8 fin[2];     /* sent by the side; bytes of their own, so that two CPUs need no atomic operation */
+	u32 stamp[2];  /* of each side's latest sender, when its other end was last checked; 0: never */
+	u64 last_seen; /* ns, CLOCK_MONOTONIC; late by up to SEEN_GRANULARITY */
+	u32 last_tick; /* the low half of jiffies at that time */
+	u8 fin[2];     /* the side sent a FIN; one byte each, so that two CPUs need no atomic operation */
 	u8 rst;
 	u8 unused;
 };
 
-/* A session's time is renewed only once in so many ticks (12 … 120 ms at 1000 … 100 ticks a second), which a drain can
- * afford. A store per packet would keep moving the cache line between the CPUs of the two directions; and reading the
- * clock costs a sixth of the whole program, while reading the tick count is one inlined load.
+/* Ticks between two updates of a session's time: 12 … 120 ms at 1000 … 100 ticks a second. A drain is late by as much.
+ * A store for every packet would move the cache line between the CPUs of the two directions all the time. Reading the
+ * clock costs a sixth of the whole program; reading the tick count is one inlined load.
  */
 #define SEEN_GRANULARITY 12
 
-/* Since its last frame a session is still its sender's, and a drain waits for it unless it is TCP
- * (controller/node/plane/sessions.py). A port that is used again after that begins a session of its own.
+/* ns. For so long after its last frame a session still belongs to its sender. A drain also waits for so long, and
+ * longer for TCP (controller/node/plane/sessions.py). After that, a frame with the same ports begins a session of its
+ * own.
  */
 #define SILENT_FOR 5000000000ULL
 
+/* In an end: bpf_redirect_peer does not work for this link. */
 #define PLAIN (1ULL << 63)
 
 static __always_inline u64 end_of(u32 slot, u32 ifindex, bool plain)
@@ -110,7 +112,7 @@ static __always_inline struct wide_key wide_key_of(u32 connection, const struct 
 	return key;
 }
 
-/* Two rounds of a multiply and shift, constants from the finalizer of MurmurHash3 (public domain). */
+/* Two rounds of multiply and shift, with constants from the finalizer of MurmurHash3 (public domain). */
 static __always_inline u32 mixed(u64 a, u64 b)
 {
 	a ^= b * 0xff51afd7ed558ccdULL;
@@ -121,8 +123,8 @@ static __always_inline u32 mixed(u64 a, u64 b)
 	return a >> 32;
 }
 
-/* Leaves the connection out: the cross-connections before and after a stage choose the same replica of it; and VLANs,
- * which a function may add or take away.
+/* The hash leaves out the connection, so that the cross-connections before and after a stage choose the same replica of
+ * it. It leaves out VLANs, because a function may add or remove them.
  */
 static __always_inline u32 session_hash(const struct session_key *key)
 {
@@ -131,7 +133,7 @@ static __always_inline u32 session_hash(const struct session_key *key)
 	return mixed(addresses, (u64)key->ports << 8 | key->protocol);
 }
 
-/* An IPv4 address stands for itself, so that a session has one hash, whichever kind its key is of. */
+/* An IPv4 address is its own hash, so that a session has the same hash with either kind of key. */
 static __always_inline u32 address_hash(const struct address *address)
 {
 	if (!(address->word[0] | address->word[1]) && address->word[2] == __constant_htonl(0xffff))
@@ -160,7 +162,7 @@ static __always_inline bool closed(const struct session *session)
 	return session->rst || (session->fin[UPSTREAM] && session->fin[DOWNSTREAM]);
 }
 
-/* A first SYN over the remains of a closed connection is a new session that reuses its ports. */
+/* True for the first SYN on a closed session: a new connection reuses its ports. */
 static __always_inline bool reopened(const struct session *session, u8 tcp_flags)
 {
 	return (tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && closed(session);
@@ -179,7 +181,7 @@ static __always_inline bool noted_lately(const struct session *session)
 	return (u32)bpf_jiffies64() - session->last_tick < SEEN_GRANULARITY;
 }
 
-/* Another CPU may have noted a later time than ours. */
+/* Signed, because another CPU may have noted a later time than `now`. */
 static __always_inline bool silent(const struct session *session, u64 now)
 {
 	return (s64)(now - session->last_seen) > (s64)SILENT_FOR;

@@ -1,7 +1,7 @@
 # docker build -f deploy/controller.Dockerfile -t localhost/sfc/controller:dev .
-# The image of the node agent. It has a compiler, BCC's, and a shell, which starts the agent.
+# The image of the node agent. It has BCC with its compiler, and a shell, which starts the agent.
 FROM debian:bookworm-slim AS build
-# The kernel headers' package depends on a compiler that nobody needs at run time: take only the headers from here.
+# The package of the kernel headers depends on a compiler that the agent does not need: only the headers are copied.
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates gcc libc6-dev linux-headers-amd64 python3-venv
 COPY requirements.txt .
 RUN python3 -m venv --system-site-packages /opt/sfc && /opt/sfc/bin/pip install --no-cache-dir -r requirements.txt && /opt/sfc/bin/pip uninstall -y pip setuptools

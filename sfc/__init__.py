@@ -1,1 +1,4 @@
-"""The language shared by webhook and controller: names, the chain, the Multus annotation. Standard library only."""
+"""The language that webhook, cluster controller and node agent share. Standard library only.
+
+Open `names` first, then `chain`; `validation` says what is wrong with a chain.
+"""

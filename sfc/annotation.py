@@ -1,8 +1,8 @@
-"""The Multus annotation `k8s.v1.cni.cncf.io/networks`: reading both of its syntaxes, writing JSON, adding our elements.
+"""The Multus annotation `k8s.v1.cni.cncf.io/networks`: reads both of its syntaxes, adds our elements, writes JSON.
 
-The syntaxes are those of the Network Plumbing Working Group's specification (v1.3, 4.1.2): a comma-separated list of
-`[namespace/]name[@interface]`, or a JSON list of objects. One element that Multus cannot read leaves the pod in
-ContainerCreating, so faults are found here.
+The Network Plumbing Working Group's specification (v1.3, 4.1.2) defines the syntaxes: a comma-separated list of
+`[namespace/]name[@interface]`, or a JSON list of objects. A single element that Multus cannot read leaves the pod in
+ContainerCreating, so this module finds such faults at admission.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from sfc.validation.problem import shown
 Element = dict[str, Any]
 
 SOURCE_PORTS = "sourcePorts"
-"""The CNI argument with a replica's source ports."""
+"""Name of the CNI argument with a replica's source ports."""
 NOT_YET = ""
-"""Its value until the cluster controller has given the replica a slice; the CNI plugin refuses it."""
+"""The argument's value until the cluster controller has given the replica a slice. The CNI plugin refuses it."""
 
 MAX_LENGTH = 256 << 10
-"""Of all annotations of an object, as the API server checks after us."""
+"""Characters. The API server allows 256 KiB for all annotations of an object together, and checks that after us."""
 
 FIELDS: dict[str, tuple[type, str]] = {
     "namespace": (str, "a string"),
@@ -41,26 +41,26 @@ FIELDS: dict[str, tuple[type, str]] = {
     "cni-args": (dict, "an object"),
     "default-route": (list, "a list of addresses"),
 }
-"""Of an element in JSON, beside its name, as Multus decodes them. Others it ignores."""
+"""Optional fields of a JSON element: the type that Multus decodes, and its name in messages. Multus ignores others."""
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _INTERFACE = re.compile(r"[^\s/]{1,15}")
 
 
 class AnnotationError(Exception):
-    """The pod's own annotation cannot be read, or cannot be combined with ours. The message says what to do."""
+    """The pod's own annotation cannot be read, or conflicts with ours. The message says what to do."""
 
     def __init__(self, message: str) -> None:
         super().__init__(f"annotation {names.NETWORKS_ANNOTATION}: {message}")
 
 
 def ours(chain: Chain, stage: Stage, drain_id: str) -> list[Element]:
-    """What a replica of the stage asks Multus for, in the order of the stage's interfaces."""
+    """The elements that a replica of the stage needs, in the order of the stage's interfaces."""
     return [_element(chain, stage, interface, drain_id) for interface in stage.interfaces]
 
 
 def read(text: object) -> list[Element]:
-    """The elements of an annotation, none where there is no annotation. Raises AnnotationError."""
+    """The elements of an annotation; empty for None or blank text. Raises AnnotationError."""
     if text is None:
         return []
     if not isinstance(text, str):
@@ -75,14 +75,18 @@ def read(text: object) -> list[Element]:
 
 
 def interfaces(text: object, namespace: str) -> frozenset[str]:
-    """The interfaces that the annotation of one of our pods asks for. Raises AnnotationError."""
+    """Names of the interfaces that our elements in a pod's annotation ask for. Raises AnnotationError.
+
+    `namespace` is the pod's: our network is an element named `sfc` without a namespace, or with this one.
+    """
     return frozenset(str(element.get("interface")) for element in read(text) if _is_ours(element, namespace))
 
 
 def merge(text: object, mine: Sequence[Element], namespace: str) -> str:
-    """The annotation with our elements: the pod's own first and unchanged, then ours instead of older ones of ours.
+    """The annotation with our elements: first the pod's own, unchanged, then `mine` in place of older ones of ours.
 
-    Text that asks for the same already is returned as it is. Raises AnnotationError.
+    An annotation that already has exactly our elements is returned as it is. Raises AnnotationError, also when one of
+    the pod's own elements takes the name of an interface of ours.
     """
     present = read(text)
     own = [element for element in present if not _is_ours(element, namespace)]
@@ -93,7 +97,7 @@ def merge(text: object, mine: Sequence[Element], namespace: str) -> str:
 
 
 def without_ours(text: object, namespace: str) -> object:
-    """The annotation without what a replica was given; None when nothing else was in it. Raises AnnotationError."""
+    """The annotation without the elements that admission added; None when it had no others. Raises AnnotationError."""
     present = read(text)
     own = [e for e in present if not (_is_ours(e, namespace) and "drainId" in (e.get("cni-args") or {}))]
     if len(own) == len(present):
@@ -102,8 +106,10 @@ def without_ours(text: object, namespace: str) -> object:
 
 
 def with_source_ports(text: object, namespace: str, ports: PortRange | None) -> str:
-    """The annotation with the ports that a replica was given, for each of our interfaces that waits for them; None for
-    a replica that needs none after all. Raises AnnotationError."""
+    """The annotation with a replica's source ports in each of our elements that has the argument `sourcePorts`.
+
+    None as `ports` removes the argument, for a replica that needs no slice any more. Raises AnnotationError.
+    """
     elements = [_with_ports(e, ports) if _is_ours(e, namespace) else e for e in read(text)]
     return json.dumps(elements, separators=(",", ":"))
 
@@ -148,7 +154,7 @@ def _from_json(text: str) -> list[Element]:
 
 
 def _fault(element: object) -> str | None:
-    """Why Multus could not read it."""
+    """Why Multus cannot read the element, as the end of a message; None when it can."""
     if not isinstance(element, dict) or not isinstance(element.get("name"), str) or not element["name"]:
         return ' must be an object with a name, as {"name": "other-network"}'
     for key, (kind, what) in FIELDS.items():
@@ -156,7 +162,7 @@ def _fault(element: object) -> str | None:
             return f": {key} must be {what}"
     for ip in element.get("ips") or ():
         if not _is_address(ip):
-            return f": ips has {shown(ip)}, which is no address; write it as 10.1.0.2/24"
+            return f": ips has {shown(ip)}, which is not an address; write it as 10.1.0.2/24"
     if (written := element.get("mac")) and not mac.go_reads(written):
         return f": mac is {shown(written)}; write it as 02:00:5e:10:00:01"
     return None
@@ -187,7 +193,7 @@ def _is_ours(element: Element, namespace: str) -> bool:
 def _refuse_same_interface(merged: Iterable[Element], mine: Sequence[Element]) -> None:
     wanted = {element["interface"] for element in mine}
     for i, element in enumerate(merged):
-        # Multus' own choice where none is named
+        # Multus names an interface net1, net2, … when its element names none.
         interface = element.get("interface") or element.get("interfaceRequest") or f"net{i + 1}"
         if interface in wanted and element not in mine:
             raise AnnotationError(

@@ -1,10 +1,10 @@
-"""The chain as a value: what a ServiceFunctionChain object says, and everything that follows from it alone.
+"""The chain as a value: a ServiceFunctionChain object, and everything that follows from it alone.
 
 Cross-connections, MACs, segments and neighbours are derived, never stored: webhook, cluster controller and node
-agent each derive the same answer from the same object.
+agent each derive the same result from the same object.
 
-`chain_of` expects an object that `sfc.validation.checks` finds nothing wrong with; admission guarantees it, and readers
-call `sfc.validation.checks.parse`, which checks first.
+`chain_of` needs an object without problems (`sfc.validation.checks.problems`). A reader of stored objects calls
+`sfc.validation.checks.parse` instead, which checks first.
 """
 
 from __future__ import annotations
@@ -21,18 +21,22 @@ from sfc import mac, names
 
 
 class Side(IntEnum):
-    """A cross-connection's sides; upstream is nearer the head of the chain. The numbers are the BPF program's."""
+    """The two sides of a cross-connection; upstream is nearer the head of the chain.
+
+    The numbers are the same as in the BPF program (bpf/session.h).
+    """
 
     UPSTREAM = 0
     DOWNSTREAM = 1
 
     @property
     def other(self) -> Side:
+        """The opposite side."""
         return Side(1 - self)
 
 
 class Hook(StrEnum):
-    """What a leaving replica's PreStop hook is."""
+    """The kind of PreStop hook that a replica gets, as `drain.hook` in a chain names it."""
 
     AUTO = "auto"
     """HTTP_GET, or SLEEP where the namespace's Pod Security level forbids it."""
@@ -46,15 +50,17 @@ class Hook(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
+    """A route through one interface, as the CNI specification (1.0.0) has it."""
+
     dst: str
-    """Destination prefix, CIDR notation."""
+    """Destination prefix in CIDR notation."""
     gw: str | None = None
-    """Next hop, without prefix; None for a destination on the link."""
+    """Address of the next hop, without prefix length; None for a destination on the link."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class InterfaceRef:
-    """`stage.interface`, the way `links` and CrossConnections name an interface."""
+    """`stage.interface`: how `spec.links` and CrossConnections name an interface."""
 
     stage: str
     interface: str
@@ -65,39 +71,45 @@ class InterfaceRef:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
+    """A data interface of a stage. All replicas of the stage have the same one."""
+
     name: str
     mac: str
-    """Lower case, colon-separated; the same for every replica of the stage."""
+    """Lower case, colon-separated."""
     addresses: tuple[str, ...] = ()
-    """CIDR notation, IPv4 and IPv6; empty for a transparent function."""
+    """IPv4 and IPv6 in CIDR notation; empty for a transparent function."""
     mtu: int | None = None
-    """Bytes; None leaves the kernel's default (1500)."""
+    """Bytes; None for the kernel's default (1500)."""
     routes: tuple[Route, ...] = ()
     slices: int | None = None
-    """Into how many slices the source ports are divided, of which each replica gets one (sfc.source_ports); None when
-    replicas use what ports they like."""
+    """Number of slices that the source ports are divided into; each replica gets one (sfc.source_ports). None when
+    replicas may use any port."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
+    """A position in the chain, with the chain's drain settings where the stage has none of its own."""
+
     name: str
     interfaces: tuple[Interface, ...]
     drain_deadline_seconds: int
-    """The stage's own deadline, or the chain's."""
-    drain_hook: Hook = Hook.AUTO
-    """The stage's own, or the chain's."""
+    drain_hook: Hook
 
     @property
     def transparent(self) -> bool:
-        """A bump in the wire: without any address it passes frames from one interface to the others."""
+        """True for a stage without addresses: a bump in the wire that forwards frames between its interfaces."""
         return not any(interface.addresses for interface in self.interfaces)
 
     @property
     def slices(self) -> int | None:
-        """Of its source ports; the same for all interfaces that have any, as a pod's sockets have one range."""
+        """Number of slices of the source ports; None when replicas may use any port.
+
+        A pod's sockets share one range of ports, so all interfaces that give a number give the same one.
+        """
         return next((interface.slices for interface in self.interfaces if interface.slices), None)
 
     def interface(self, name: str) -> Interface | None:
+        """The interface with this name, or None."""
         return next((i for i in self.interfaces if i.name == name), None)
 
 
@@ -106,40 +118,49 @@ class CrossConnection:
     """The N-to-M switch between two linked interfaces."""
 
     name: str
-    """Object name, unique in the namespace."""
+    """Name of the CrossConnection object, unique in the namespace."""
     number: int
-    """32 bits, never 0: the cross-connection in BPF maps. Made from the chain's UID, so that a chain that is deleted
-    and created again shares no session with its predecessor, and every node computes the same."""
+    """Identifies the cross-connection in BPF maps: 32 bits, never 0. Every node computes the same number. It depends
+    on the chain's UID, so a chain that is deleted and created again shares no session with its predecessor."""
     upstream: InterfaceRef
     downstream: InterfaceRef
 
     def end(self, side: Side) -> InterfaceRef:
+        """The interface on this side."""
         return self.downstream if side else self.upstream
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
+    """Stages that traffic visits in order, and the links between their interfaces."""
+
     namespace: str
     name: str
     uid: str
-    """Empty at admission of a CREATE."""
+    """Empty while the object is being created: the API server has not given it a UID yet."""
     stages: tuple[Stage, ...]
     links: tuple[tuple[InterfaceRef, InterfaceRef], ...]
-    """As (upstream, downstream); the default of consecutive stages is already applied."""
+    """Pairs of (upstream, downstream); between consecutive stages where `spec.links` is missing."""
     cross_connections: tuple[CrossConnection, ...] = field(init=False, compare=False, repr=False)
-    """One for each link."""
+    """One for each link, in the same order."""
     attachments: Mapping[tuple[str, str], tuple[CrossConnection, Side]] = field(init=False, compare=False, repr=False)
     """(stage, interface) → the cross-connection that the interface belongs to, and its side there."""
 
     def __post_init__(self) -> None:
-        """What follows from the links is derived once: the node agent asks for it at every pass."""
+        """Derive once what follows from the links, because the node agent needs it at every pass."""
         object.__setattr__(self, "cross_connections", tuple(self._cross_connections()))
         object.__setattr__(self, "attachments", dict(self._attachments()))
 
     def stage(self, name: str) -> Stage | None:
+        """The stage with this name, or None."""
         return next((s for s in self.stages if s.name == name), None)
 
+    def interfaces(self) -> Iterator[tuple[InterfaceRef, Interface]]:
+        """All interfaces of all stages, in the order of the stages."""
+        return ((InterfaceRef(stage.name, i.name), i) for stage in self.stages for i in stage.interfaces)
+
     def interface(self, ref: InterfaceRef) -> Interface | None:
+        """The interface with this name, or None."""
         stage = self.stage(ref.stage)
         return stage.interface(ref.interface) if stage else None
 
@@ -155,47 +176,39 @@ class Chain:
 
     def segment(self, start: InterfaceRef) -> frozenset[InterfaceRef]:
         """Interfaces in one layer-2 domain with `start`, itself included: across links, through transparent stages."""
-        peer = {a: b for pair in self.links for a, b in (pair, pair[::-1])}
-        found: set[InterfaceRef] = set()
-        queue = [start]
-        while queue:
-            ref = queue.pop()
-            if ref in found:
-                continue
-            found.add(ref)
-            if ref in peer:
-                queue.append(peer[ref])
-            queue.extend(self._passed_on(ref))
-        return frozenset(found)
+        return frozenset(self._reached([start], set()))
 
     def neighbours(self, asker: InterfaceRef) -> dict[str, str]:
-        """Address (without prefix) → MAC of everything that `asker` reaches through its link, not through itself."""
-        peer = {a: b for pair in self.links for a, b in (pair, pair[::-1])}
-        answers: dict[str, str] = {}
-        seen = {asker}
-        queue = [peer[asker]] if asker in peer else []
+        """Address (without prefix length) → MAC of every interface that `asker` reaches through its link.
+
+        What a transparent asker reaches through its own stage is not among them.
+        """
+        reached = self._reached(self._linked_to(asker), {asker})
+        interfaces = [interface for ref in reached if (interface := self.interface(ref))]
+        return {str(ipaddress.ip_interface(a).ip): i.mac for i in interfaces for a in i.addresses}
+
+    def _reached(self, queue: list[InterfaceRef], seen: set[InterfaceRef]) -> Iterator[InterfaceRef]:
+        """The interfaces in `queue` and those that frames reach from there, but for the ones seen already."""
         while queue:
             ref = queue.pop()
-            if ref in seen:
-                continue
-            seen.add(ref)
-            interface = self.interface(ref)
-            if interface:
-                answers |= {str(ipaddress.ip_interface(a).ip): interface.mac for a in interface.addresses}
-            for beyond in self._passed_on(ref):
-                seen.add(beyond)
-                if beyond in peer:
-                    queue.append(peer[beyond])
-        return answers
+            if ref not in seen:
+                seen.add(ref)
+                yield ref
+                queue += self._linked_to(ref)
+                queue += self._forwarded_to(ref)
 
-    def _passed_on(self, ref: InterfaceRef) -> Iterator[InterfaceRef]:
+    def _linked_to(self, ref: InterfaceRef) -> list[InterfaceRef]:
+        attached = self.attachments.get((ref.stage, ref.interface))
+        return [attached[0].end(attached[1].other)] if attached else []
+
+    def _forwarded_to(self, ref: InterfaceRef) -> list[InterfaceRef]:
         stage = self.stage(ref.stage)
-        if stage and stage.transparent:
-            yield from (InterfaceRef(stage.name, i.name) for i in stage.interfaces if i.name != ref.interface)
+        others = stage.interfaces if stage and stage.transparent else ()
+        return [InterfaceRef(ref.stage, i.name) for i in others if i.name != ref.interface]
 
 
 def chain_of(obj: Mapping[str, Any]) -> Chain:
-    """The chain that a valid ServiceFunctionChain object (as JSON) describes."""
+    """The chain that a ServiceFunctionChain object (as JSON) describes. The object must be without problems."""
     metadata, spec = obj["metadata"], obj["spec"]
     namespace, name = metadata["namespace"], metadata["name"]
     stages = tuple(_stage(namespace, name, stage, spec.get("drain", {})) for stage in spec["stages"])
@@ -209,7 +222,7 @@ def chain_of(obj: Mapping[str, Any]) -> Chain:
 
 
 def derived_mac(namespace: str, chain: str, stage: str, interface: str) -> str:
-    """Locally administered unicast MAC of an interface whose chain gives none."""
+    """The MAC of an interface that has none in the chain: locally administered and unicast (IEEE 802, 8.2)."""
     path = "/".join((namespace, chain, stage, interface))
     digest = hashlib.sha256(path.encode(errors="surrogatepass")).digest()
     return mac.text(bytes((0x02, *digest[:5])))

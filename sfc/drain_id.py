@@ -1,8 +1,8 @@
-"""The drain id: what names one pod between its PreStop hook, its host links and the node agent, before it has a UID.
+"""The drain id: the name of one pod between its PreStop hook, its host links and the node agent.
 
-An id is 16 hex digits for the admission request and 16 that bind it to the pod under the cluster's drain key. So an id
-survives a second pass through admission, while a copy of the pod under another name (an exported manifest,
-`kubectl debug --copy-to`) gets an id of its own, and nobody can make one up.
+It is made at admission, when the pod has no UID yet: 16 hex digits from the admission request, then 16 that bind it to
+the pod under the cluster's drain key. A pod that passes admission twice keeps its id. A copy of the pod under another
+name (an exported manifest, `kubectl debug --copy-to`) gets an id of its own. Nobody can invent an id without the key.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ _HALF = 16
 
 
 def make(key: bytes, request_uid: str, namespace: str, name: str) -> str:
-    """32 hex digits. `name` is the pod's name, or its generateName while it has none."""
+    """A new id: 32 hex digits. `name` is the pod's name, or its generateName while it has no name."""
     nonce = hashlib.sha256(request_uid.encode(errors="surrogatepass")).hexdigest()[:_HALF]
     return nonce + _bound(key, nonce, namespace, name)
 
 
 def belongs(key: bytes, drain_id: str, namespace: str, name: str) -> bool:
-    """Whether `make` gave this id to this pod."""
+    """True when `make` returned this id for this pod, for any request. Compares in constant time."""
     return _same(drain_id[_HALF:], _bound(key, drain_id[:_HALF], namespace, name))
 
 
 def sign(key: bytes, drain_id: str) -> str:
-    """Hex HMAC-SHA256; what the PreStop hook shows to the node agent."""
+    """Hex HMAC-SHA256 of the id, with which the PreStop hook proves itself to the node agent."""
     return _mac(key, drain_id)
 
 
 def verify(key: bytes, drain_id: str, signature: str) -> bool:
-    """In constant time."""
+    """True for the signature that `sign` gives this id. Compares in constant time."""
     return _same(signature, sign(key, drain_id))
 
 

@@ -1,4 +1,6 @@
-"""Structured logs: one JSON object a line on standard error; constant text in `message`, everything else in fields.
+"""Structured logs: one JSON object a line on standard error.
+
+`message` is constant text; everything that varies is in fields of its own.
 
 log = logging.getLogger(__name__)
 log.info("replica out of targets", extra={"pod": "telco/nat-1", "slot": 7})
@@ -15,7 +17,10 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class JsonFormatter(logging.Formatter):
+    """Formats a record as one line of JSON."""
+
     def format(self, record: logging.LogRecord) -> str:
+        """The record's time (UTC), level, logger, message, `extra` fields and exception; values JSON lacks as text."""
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"),
             "level": record.levelname.lower(),
@@ -28,8 +33,8 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-def configure(level: str = "INFO") -> None:
-    """Send every logger's output to standard error in JSON; to be called once, by a process' entry point."""
+def configure() -> None:
+    """Send every logger's output from INFO on to standard error in JSON. The entry point of a process calls it once."""
     output = logging.StreamHandler(sys.stderr)
     output.setFormatter(JsonFormatter())
-    logging.basicConfig(level=level, handlers=[output], force=True)
+    logging.basicConfig(level=logging.INFO, handlers=[output], force=True)

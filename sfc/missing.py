@@ -1,4 +1,4 @@
-"""What is said, wherever it is said, when a pod's labels name a chain or a stage that is not there."""
+"""The texts for a pod whose labels name a chain or a stage that does not exist. Every component uses these."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NO_STAGE = "NoStage"
 
 
 def chain(namespace: str, name: str) -> str:
-    """For a chain that does not exist, or that was never valid. A clause without a full stop."""
+    """The text for a chain that does not exist, or that was never valid; without a full stop."""
     return (
         f"{names.CHAIN_KIND} {namespace}/{name}, named by label {names.CHAIN_LABEL}, does not exist or is not valid; "
         "create it, or correct it, or correct the label"
@@ -21,7 +21,7 @@ def chain(namespace: str, name: str) -> str:
 
 
 def stage(of: Chain, name: str) -> str:
-    """For a stage that the chain does not have. A clause without a full stop."""
+    """The text for a stage that the chain does not have; without a full stop."""
     has = ", ".join(bare(stage.name) for stage in of.stages)
     return (
         f"{names.CHAIN_KIND} {of.namespace}/{of.name} has no stage {shown(name)}, named by label {names.STAGE_LABEL} "

@@ -1,7 +1,7 @@
-"""Every name that more than one piece of the system must spell alike.
+"""Every name that more than one component must spell alike.
 
-They are API: a label, annotation, condition or path here is written by one component and read by another,
-or by a user. Change the glossary (docs/glossary.md) first, then this file.
+They are API: one component writes a label, annotation, condition or path, and another component or a user reads it.
+Change the glossary (docs/glossary.md) first, then this file.
 """
 
 GROUP = "sfc.dev"
@@ -17,18 +17,19 @@ CHAIN_LABEL = "sfc.dev/chain"
 STAGE_LABEL = "sfc.dev/stage"
 
 DRAIN_ID_ANNOTATION = "sfc.dev/drain-id"
-"""Names one pod towards the node agent's PreStop endpoint. Made at Pod CREATE, when the UID does not exist yet."""
+"""Annotation with the pod's drain id; see sfc.drain_id."""
 
 WIRED_CONDITION = "sfc.dev/wired"
-"""Pod condition and readiness gate: every cross-connection of the replica holds it."""
+"""Pod condition and readiness gate: the replica is in the targets of all its cross-connections."""
 
 SOURCE_PORTS = "sfc.dev/source-ports"
-"""Annotation with the source ports that are this replica's alone, as 1024-5055; and the scheduling gate that keeps a
-pod from its node until it has them. See sfc.source_ports."""
+"""Annotation with the source ports that only this replica uses, such as 1024-5055; see sfc.source_ports. Also the name
+of the scheduling gate that keeps the pod unscheduled until it has them."""
 READINESS_GATE_ANNOTATION = "sfc.dev/readiness-gate"
-"""Of a pod: `disabled` leaves the gate out, so that the pod may be Ready before it is wired."""
+"""Annotation of a pod: with the value `disabled` the pod gets no readiness gate and may be Ready before it is wired."""
 
 NETWORKS_ANNOTATION = "k8s.v1.cni.cncf.io/networks"
+"""Annotation of a pod that Multus reads; see sfc.annotation."""
 
 NETWORK_NAME = "sfc"
 """Name of the NetworkAttachmentDefinition in each namespace that has a chain."""
@@ -44,20 +45,22 @@ HOOK_PATH = "/drain/"
 """The PreStop hook is GET http://127.0.0.1:9810/drain/<drain id>; only the kubelet of the node can reach it."""
 
 HOOK_SOCKET = "/run/sfc/hooks.sock"
-"""Where the leading node agent hears of hooks, from the process that holds them."""
+"""Socket of the leading node agent. The process that holds PreStop hooks reports them here."""
 
 ASKED_AT_HEADER = "X-Sfc-Asked-At"
-"""When that process got the hook: seconds on the node's monotonic clock."""
+"""Header with the time at which that process received the hook: seconds on the node's monotonic clock."""
 
 SIGNATURE_HEADER = "X-Sfc-Signature"
-"""Hex HMAC-SHA256 of the drain id under the cluster's drain key; see sfc.drain_id."""
+"""Header with the drain id's signature; see sfc.drain_id."""
 
 DRAIN_KEY_SECRET = "sfc-drain-key"  # noqa: S105 - the name of a Secret, not its value
 DRAIN_KEY_FIELD = "key"
+"""The key of sfc.drain_id, in that Secret of the system namespace."""
 
 METRICS_PORT = 9811
-"""Metrics, /healthz and /readyz of the node agent."""
+"""TCP port of the node agent for metrics, /healthz and /readyz."""
 
 CNI_SOCKET = "/run/sfc/cni.sock"
+"""Socket of the leading node agent, to which the CNI plugin hands its calls."""
 
 DEFAULT_DRAIN_DEADLINE_SECONDS = 30

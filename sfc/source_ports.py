@@ -1,7 +1,7 @@
-"""Source ports for replicas that share their addresses: to each a slice of its own, so that no two ever produce the
-same 5-tuple.
+"""Source ports for replicas that share their addresses.
 
-A slice follows from its index and the number of slices alone, so that everybody reads the same ports out of it.
+Each replica gets a slice of its own, so no two replicas produce the same 5-tuple. The index of a slice and the number
+of slices determine its ports, so every component computes the same ones.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ import re
 from dataclasses import dataclass
 
 FIRST, LAST = 1024, 65535
-"""What is divided: every port that needs no privilege."""
+"""The ports that are divided: all that an unprivileged process may use (RFC 6335: above the system ports)."""
 
 _RANGE = re.compile(r"([1-9][0-9]{0,4})-([1-9][0-9]{0,4})")
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class PortRange:
+    """Consecutive ports. Its text is `first-last`, as in annotations and in the CNI arguments."""
+
     first: int
     last: int
     """Included."""
@@ -25,21 +27,23 @@ class PortRange:
         return f"{self.first}-{self.last}"
 
     def overlaps(self, other: PortRange) -> bool:
+        """True when the two ranges have a port in common."""
         return self.first <= other.last and other.first <= self.last
 
     @classmethod
     def parse(cls, text: object) -> PortRange | None:
-        """`1024-5055`, as annotations have it; None for anything that is not a range of ports that can be given out."""
+        """The range of a text such as `1024-5055`; None for anything else, also for ports outside FIRST … LAST."""
         match = _RANGE.fullmatch(text) if isinstance(text, str) else None
         found = cls(int(match[1]), int(match[2])) if match else None
         return found if found and FIRST <= found.first <= found.last <= LAST else None
 
 
 def nth(index: int, slices: int) -> PortRange:
-    """The slice with this index, 0 … slices-1. All slices together are all ports; they differ by one port at most."""
+    """The slice with this index, 0 … slices-1. Together the slices cover all ports; their sizes differ by at most 1."""
     ports = LAST + 1 - FIRST
     return PortRange(FIRST + index * ports // slices, FIRST + (index + 1) * ports // slices - 1)
 
 
 def every(slices: int) -> tuple[PortRange, ...]:
+    """All slices, in the order of their indices."""
     return tuple(nth(index, slices) for index in range(slices))

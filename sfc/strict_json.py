@@ -1,4 +1,4 @@
-"""JSON as RFC 8259 has it, and as Go reads it: UTF-8, and numbers that a double can hold."""
+"""JSON as RFC 8259 defines it and Go reads it: UTF-8, without NaN or Infinity, and numbers that fit a double."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def loads(data: bytes | str) -> Any:
-    """Raises ValueError, also for nesting that is too deep. Of equal keys the last one counts, as in Go."""
+    """The parsed value. Of equal keys the last one counts, as in Go. Raises ValueError, also for too deep nesting."""
     try:
         text = data.decode() if isinstance(data, bytes) else data
         return json.loads(text, parse_constant=_refused, parse_float=_finite)

@@ -12,7 +12,7 @@ UNPROCESSABLE = 422
 
 
 def chain(request: AdmissionRequest) -> Decision:
-    """Deny an invalid chain with all its problems at once; warn of what is legal but doubtful.
+    """Deny an invalid chain with all its problems at once; warn of what is probably a mistake.
 
     A deletion is always allowed: otherwise a namespace could not be deleted. So is an update that leaves the spec
     alone: otherwise nobody could add a finalizer to, or remove a label from, a chain that an older version let in.

@@ -3,9 +3,9 @@
 
     .venv/bin/python deploy/examples/demo.py --kubeconfig build/kubeconfig --output build/demo.json
 
-It expects a running cluster that has Multus and this project's images (`localhost/sfc/...:dev`, the network functions'
-among them), and does the rest with commands that anybody can type; it prints each of them. It fails when a packet was
-lost, a connection broken, or a replica left without a session.
+It needs a running cluster that has Multus, this project's images (`localhost/sfc/...:dev`) and the one of the network
+functions. It does the rest with commands that anybody can type, and prints each of them. It fails when a packet was
+lost, a connection broke, or a replica carried no session.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ INSTALL_SECONDS, APPLY_SECONDS, WIRE_SECONDS, SCALE_SECONDS = 180, 30, 120, 90
 
 
 class Demo:
-    """The steps, and how long each took."""
+    """The steps of the demo. It measures how long each one takes."""
 
     def __init__(self, kubectl: Kubectl) -> None:
         self._kubectl = kubectl
         self._steps: list[dict[str, Any]] = []
 
     def run(self) -> dict[str, Any]:
-        """Everything, in order; the report."""
+        """Runs all steps and returns the report. Raises DemoError when a step does not end in time."""
         self._install()
         self._wire()
         return self._scale_under_traffic()
@@ -58,7 +58,7 @@ class Demo:
             system = ("--namespace", SYSTEM_NAMESPACE)
             before = self._kubectl.get(*system, "deployments,daemonsets")["items"]
             self._kubectl.act("apply", "--kustomize", str(EXAMPLES.parent))
-            if before:  # the images may have been built anew under the same tag
+            if before:  # the images may have been rebuilt under the same tag
                 for kind in ("deployment", "daemonset"):
                     self._kubectl.act(*system, "rollout", "restart", kind)
             wait(lambda: installed(self._kubectl), seconds=INSTALL_SECONDS)
@@ -111,7 +111,7 @@ class Demo:
         return wired(deployments, chain)
 
     def _apply(self, manifest: str) -> None:
-        """Repeated for a while: a webhook that has just become ready may not be reachable through its service yet."""
+        """Tries for a while: a webhook that has just become ready may not be reachable through its Service yet."""
         arguments = ("apply", "--filename", str(EXAMPLES / manifest))
         print(f"\n$ kubectl {' '.join(arguments)}", flush=True)
         wait(lambda: Answer(True, "; ".join(self._kubectl.ask(*arguments).splitlines())), seconds=APPLY_SECONDS)
@@ -123,7 +123,7 @@ class Demo:
         return self._kubectl.get("--namespace", NAMESPACE, *what)
 
     def _pods(self, stage: str = "") -> list[dict[str, Any]]:
-        """Pods of the chain, or of one stage, those that are leaving among them."""
+        """Pods of the chain, or of one stage, including those that are leaving."""
         selector = f"sfc.dev/chain={CHAIN}" + (f",sfc.dev/stage={stage}" if stage else "")
         pods: list[dict[str, Any]] = self._in_namespace("pods", f"--selector={selector}")["items"]
         return pods
@@ -145,10 +145,12 @@ class Demo:
 
 
 def title(text: str) -> None:
+    """Prints the title of a step."""
     print(f"\n=== {text}", flush=True)
 
 
 def let_flow(traffic: Traffic, seconds: float) -> None:
+    """Waits so many seconds, and for the first packet. Raises DemoError when the traffic ends or does not start."""
     print(f"\nLetting the traffic flow for {seconds} s.", flush=True)
     until = time.monotonic() + seconds
     wait(
@@ -159,7 +161,7 @@ def let_flow(traffic: Traffic, seconds: float) -> None:
 
 
 def installed(kubectl: Kubectl) -> Answer:
-    """All components run, and the API server can trust the webhooks."""
+    """Done when all components run and the API server trusts the webhooks."""
     words, done = [], True
     for workload in kubectl.get("--namespace", SYSTEM_NAMESPACE, "deployments,daemonsets")["items"]:
         have, want = running(workload)
@@ -169,7 +171,7 @@ def installed(kubectl: Kubectl) -> Answer:
 
 
 def trusted(kubectl: Kubectl) -> bool:
-    """Whether the cluster controller has given the API server the certificate to know the webhooks by."""
+    """True when the API server has the certificate that it needs to trust the webhooks (caBundle)."""
     kinds = "mutatingwebhookconfigurations,validatingwebhookconfigurations"
     clients = [hook["clientConfig"] for item in kubectl.get(kinds)["items"] for hook in item.get("webhooks", ())]
     ours = [c for c in clients if c.get("service", {}).get("namespace") == SYSTEM_NAMESPACE]
@@ -177,7 +179,7 @@ def trusted(kubectl: Kubectl) -> bool:
 
 
 def report(result: Mapping[str, Any], stages: dict[str, Any], steps: list[dict[str, Any]]) -> dict[str, Any]:
-    """The demo's JSON."""
+    """The figures of the demo, as they are written to its JSON file."""
     return {
         "packets": result["packets"],
         "lost": result["packets"]["lost"],
@@ -189,7 +191,7 @@ def report(result: Mapping[str, Any], stages: dict[str, Any], steps: list[dict[s
 
 
 def summary(outcome: Mapping[str, Any]) -> str:
-    """What happened, for people."""
+    """The figures of the demo as a text for people."""
     steps = "\n".join(f"  {step['seconds']:6.1f} s  {step['action']}" for step in outcome["steps"])
     return f"""{table(outcome["stages"])}
 
@@ -200,10 +202,12 @@ connections  {figures(outcome["connections"], "opened", "completed", "broken")}
 
 
 def figures(counts: Mapping[str, int], *names: str) -> str:
+    """The named counts on one line."""
     return "   ".join(f"{name} {counts[name]:,}" for name in names)
 
 
 def look_around(kubeconfig: str | None) -> str:
+    """Commands with which the reader can look at the cluster."""
     export = f"  export KUBECONFIG={Path(kubeconfig).absolute()}\n" if kubeconfig else ""
     return f"""The cluster is still up. Look around:
 {export}  kubectl get sfc,xc -A
@@ -213,7 +217,7 @@ def look_around(kubeconfig: str | None) -> str:
 
 
 def where_to_look(outcome: Mapping[str, Any]) -> str:
-    """What helps to find the cause of a failure."""
+    """Figures and commands that help to find the cause of a failure."""
     traffic = outcome["traffic"]
     begun = {step["action"]: step["trafficSecond"] for step in outcome["steps"] if "trafficSecond" in step}
     return f"""  packets lost, by the second in which they were sent: {traffic["lostPerSecond"] or "none"}
@@ -226,6 +230,7 @@ def where_to_look(outcome: Mapping[str, Any]) -> str:
 
 
 def main() -> int:
+    """Runs the demo and returns the exit status: 0 if everything went well, otherwise 1."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--kubeconfig", default=os.environ.get("KUBECONFIG"), help="default: $KUBECONFIG")
     parser.add_argument("--output", type=Path, default=Path("build/demo.json"), help="where the figures go as JSON")

@@ -1,4 +1,4 @@
-"""kubectl as the demo uses it: what a reader should learn is shown as it is run, what the demo only asks is not."""
+"""kubectl as the demo uses it. Commands that a reader can learn from are printed; those that only look are not."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ class DemoError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Kubectl:
+    """Runs kubectl with one kubeconfig. Methods that wait raise DemoError if kubectl fails or takes ANSWER_SECONDS."""
+
     program: str
     kubeconfig: str | None
-    """None leaves the choice to kubectl."""
+    """Path of the kubeconfig; None for kubectl's default."""
 
     def act(self, *arguments: str) -> None:
-        """Shows the command and its answer."""
+        """Prints the command, runs it, and prints its output."""
         print(f"\n$ kubectl {shlex.join(arguments)}", flush=True)
         for line in self.ask(*arguments).splitlines():
             print(f"  {line}", flush=True)
 
     def ask(self, *arguments: str) -> str:
-        """The answer, and behind it the warnings of a command that succeeds; DemoError when it does not."""
+        """The output of a command, then its warnings."""
         done = self._run(*arguments)
         return done.stdout + done.stderr
 
@@ -43,7 +45,7 @@ class Kubectl:
         return found
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Shows the command and leaves it running, its three streams as pipes."""
+        """Prints the command and starts it; its three streams are pipes. Does not wait for it."""
         print(f"\n$ kubectl {shlex.join(arguments)} &", flush=True)
         pipe = subprocess.PIPE
         return subprocess.Popen(
@@ -68,15 +70,20 @@ class Kubectl:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a look at the cluster says: is it as awaited, and how is it in a few words."""
+    """The result of a look at the cluster."""
 
     done: bool
+    """True when the cluster is as expected."""
     words: str
+    """Its state in a few words."""
 
 
 def wait(look: Callable[[], Answer], *, seconds: float, note: Callable[[], str] = lambda: "") -> float:
-    """Looks until done; returns the seconds that took. Shows the words when they change, and now and then what `note`
-    adds, so that the reader sees that something goes on. A look that fails is not yet done."""
+    """Looks until done, and returns how many seconds that took. Raises DemoError after `seconds`.
+
+    Prints the words when they change, and every SAY_SECONDS, so that the reader sees progress. `note` is printed behind
+    them. A look that raises DemoError counts as not done.
+    """
     began = said_at = time.monotonic()
     said = ""
     while True:

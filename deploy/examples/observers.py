@@ -1,4 +1,4 @@
-"""What runs beside the demo's steps: the traffic in the client pod, and the count of sessions per replica."""
+"""Runs beside the steps of the demo: the traffic in the client pod, and the count of sessions of each replica."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LAST_ANSWER_SECONDS = 60.0
 
 
 class Traffic:
-    """The traffic tool in the client pod, from construction until `finish`. It ends when this process does."""
+    """The traffic tool in the client pod, from construction until `finish` or `abandon`; it ends with this process."""
 
     def __init__(self, kubectl: Kubectl, namespace: str, pod: str, server: str, longest_seconds: int) -> None:
         # The tool stops when its standard input ends, so no traffic outlives the demo.
@@ -36,11 +36,11 @@ class Traffic:
 
     @property
     def seconds(self) -> float:
-        """Since the first datagram; 0 before the tool's first word."""
+        """Seconds since the first datagram; 0 before the tool's first report."""
         return float(self._progress.get("seconds", 0))
 
     def words(self) -> str:
-        """The traffic so far; DemoError when there is none any more."""
+        """The traffic so far, as a text. Raises DemoError if the tool has ended."""
         if self._process.poll() is not None:
             raise DemoError(f"the traffic ended before its time: {self._last_words()}")
         if not self._progress:
@@ -52,7 +52,7 @@ class Traffic:
         )
 
     def finish(self) -> dict[str, Any]:
-        """Lets the flows come to their end; the client's result."""
+        """Lets the flows end, and returns the client's result. Raises DemoError if there is none."""
         try:
             if self._process.stdin:
                 self._process.stdin.write("\n")
@@ -68,6 +68,7 @@ class Traffic:
         return self._result
 
     def abandon(self) -> None:
+        """Stops the tool without a result; does nothing if it has ended."""
         self._process.kill()
         self._process.wait()
 
@@ -87,7 +88,7 @@ class Traffic:
 
 
 class SessionCount:
-    """The most sessions seen of each replica, sampled all the time: a replica that leaves takes its counters along."""
+    """Counts the sessions of each replica. It samples all the time: the counters of a leaving replica disappear."""
 
     def __init__(self, kubectl: Kubectl, namespace: str, chain: str) -> None:
         self._kubectl, self._namespace, self._chain = kubectl, namespace, chain
@@ -99,6 +100,7 @@ class SessionCount:
         self._thread.start()
 
     def now(self) -> dict[Replica, int]:
+        """A new sample: the most sessions seen so far of each replica. Raises DemoError if an agent does not answer."""
         with self._sampling:
             for agent in self._agents:
                 path = f"/api/v1/namespaces/{SYSTEM_NAMESPACE}/pods/{agent}:{METRICS_PORT}/proxy/metrics"
@@ -107,6 +109,7 @@ class SessionCount:
             return dict(self._seen)
 
     def stop(self) -> None:
+        """Stops sampling."""
         self._stopping.set()
         self._thread.join()
 

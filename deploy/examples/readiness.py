@@ -1,4 +1,4 @@
-"""How far the cluster is, read from objects as kubectl prints them. Pure: JSON in, an answer in a few words out."""
+"""Reads the state of the cluster from objects as kubectl prints them. Pure: JSON in, an Answer out."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from kubectl import Answer
 
 
 def running(workload: Mapping[str, Any]) -> tuple[int, int]:
-    """Replicas that are of the newest template and available, and how many there should be, of a Deployment or a
-    DaemonSet; none of one that its controller has not seen yet."""
+    """Of a Deployment or DaemonSet: replicas of the newest template that are available, and how many it should have.
+
+    The first is 0 while its controller has not seen the newest template.
+    """
     status = workload.get("status", {})
     daemons = workload["kind"] == "DaemonSet"
     want = status.get("desiredNumberScheduled", 0) if daemons else workload["spec"]["replicas"]
@@ -21,7 +23,7 @@ def running(workload: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def wired(deployments: list[dict[str, Any]], chain: Mapping[str, Any]) -> Answer:
-    """All pods are of the labelled template, and the chain says that it is ready."""
+    """Done when all pods come from the labelled template and the chain is ready."""
     counts = {d["metadata"]["name"]: (*running(d), d.get("status", {}).get("replicas", 0)) for d in deployments}
     words = [f"{name} {have} of {want}" for name, (have, want, _) in counts.items()]
     replaced = all(have == want == total for have, want, total in counts.values())
@@ -32,7 +34,7 @@ def wired(deployments: list[dict[str, Any]], chain: Mapping[str, Any]) -> Answer
 
 
 def scaled(pods: list[dict[str, Any]], stage: str, replicas: int) -> Answer:
-    """As many pods as asked for, all ready; none that is still leaving."""
+    """Done when the stage has exactly so many pods, all ready, and none that is leaving."""
     ready = sum(condition(pod, "Ready").get("status") == "True" and stays(pod) for pod in pods)
     leaving = sum(not stays(pod) for pod in pods)
     words = f"{stage}: {ready} of {replicas} ready" + (f", {leaving} draining" if leaving else "")
@@ -40,9 +42,11 @@ def scaled(pods: list[dict[str, Any]], stage: str, replicas: int) -> Answer:
 
 
 def condition(thing: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """The condition of this type, or {}."""
     conditions: list[dict[str, Any]] = thing.get("status", {}).get("conditions", [])
     return next((c for c in conditions if c["type"] == kind), {})
 
 
 def stays(pod: Mapping[str, Any]) -> bool:
+    """False for a pod that is terminating."""
     return "deletionTimestamp" not in pod["metadata"]

@@ -1,7 +1,4 @@
-"""Which replica carried how many sessions: from the node agents' metrics to the figures and the table that are shown.
-
-Pure: text and values in, values and text out.
-"""
+"""How many sessions each replica carried: from the metrics of the node agents to figures and a table. Pure."""
 
 from __future__ import annotations
 
@@ -10,13 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 METRIC = "sfc_link_sessions_total"
-"""Sessions in which a link took part, since the link exists. Labels: namespace, chain, stage, pod, interface."""
+"""Counter of the sessions of a link since it was made. Labels: namespace, chain, stage, pod, interface."""
 
 _SAMPLE = re.compile(rf"^{METRIC}\{{(?P<labels>[^}}]*)\}} (?P<value>\S+)", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 class Replica(NamedTuple):
+    """A pod and its stage."""
+
     stage: str
     pod: str
 
@@ -27,7 +26,7 @@ Sessions = Mapping[Replica, int]
 def parse(metrics: str, namespace: str, chain: str) -> dict[Replica, int]:
     """Sessions per replica of a chain, from one agent's metrics in the Prometheus text format.
 
-    A session that crosses a replica is counted on each of its interfaces: the busiest says how many there were.
+    A session that crosses a replica counts on each of its interfaces, so the highest count is the number of sessions.
     """
     found: dict[Replica, int] = {}
     for sample in _SAMPLE.finditer(metrics):
@@ -39,17 +38,21 @@ def parse(metrics: str, namespace: str, chain: str) -> dict[Replica, int]:
 
 
 def merged(one: Sessions, other: Sessions) -> dict[Replica, int]:
-    """The most that was seen of each replica: the counters only grow, and end when their replica leaves."""
+    """The higher count of each replica: counters only grow, and disappear when their replica leaves."""
     return {replica: max(one.get(replica, 0), other.get(replica, 0)) for replica in {**one, **other}}
 
 
 def since(now: Sessions, before: Sessions) -> dict[Replica, int]:
+    """How many sessions each replica has more than before."""
     return {replica: count - before.get(replica, 0) for replica, count in now.items()}
 
 
 def by_stage(replicas: Sequence[Replica], whole: Sessions, full: Sessions) -> dict[str, dict[str, Any]]:
-    """The `stages` of the report. `whole` are the sessions of the whole run, `full` those from the last scale-out to
-    the first scale-in, the only time in which all replicas served alike."""
+    """The `stages` of the report.
+
+    `whole` has the sessions of the whole run. `full` has those from the last scale-out to the first scale-in: the only
+    time when all replicas served.
+    """
     stages: dict[str, dict[str, Any]] = {}
     for stage in dict.fromkeys(replica.stage for replica in replicas):
         members = sorted(replica for replica in replicas if replica.stage == stage)
@@ -69,6 +72,7 @@ def by_stage(replicas: Sequence[Replica], whole: Sessions, full: Sessions) -> di
 
 
 def table(stages: Mapping[str, Mapping[str, Any]]) -> str:
+    """The `stages` of the report as a table, one line for each replica."""
     head = ("stage", "replica", "sessions", "share", "share while all served")
     rows = [head, *_rows(stages)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
@@ -76,7 +80,7 @@ def table(stages: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def complaints(report: Mapping[str, Any]) -> list[str]:
-    """What the demo promises and the report does not show; empty when all went well."""
+    """Promises of the demo that the report does not keep; empty if everything went well."""
     packets, connections = report["packets"], report["connections"]
     found = []
     if not packets["sent"] or not connections["opened"]:
@@ -112,6 +116,6 @@ def _rows(stages: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
 
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:
-    """Words to the left, figures to the right."""
+    """Aligns words to the left, figures to the right."""
     cells = [cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
     return "  ".join(cells).rstrip()

@@ -1,7 +1,7 @@
-"""What is wrong with a ServiceFunctionChain object: everything at once, each with field, value and remedy.
+"""What is wrong with a ServiceFunctionChain object: every problem at once, each with field, value and remedy.
 
-The CRD's schema and CEL rules refuse the simplest mistakes earlier; this is the whole truth, for admission and for
-every reader of a chain.
+The schema and the CEL rules of the CRD refuse the simplest mistakes earlier. These checks are complete: admission and
+every reader of a chain use them.
 """
 
 from __future__ import annotations
@@ -13,23 +13,24 @@ from typing import Any
 
 from sfc.chain import Chain, InterfaceRef, chain_of
 from sfc.validation import fault
-from sfc.validation.problem import MISSING, Checks, Json, Node, Problem, bare, listing, named, optional, shown, sound
+from sfc.validation.problem import Checks, Json, Node, Problem, bare, listing, named, optional, shown, sound
 from sfc.validation.segment import segment_problems
 
 
 class InvalidChain(Exception):  # noqa: N818
-    def __init__(self, problems: tuple[Problem, ...]) -> None:
-        super().__init__(listing(problems))
-        self.problems = problems
+    """A ServiceFunctionChain object has problems. The message lists them."""
+
+    def __init__(self, found: tuple[Problem, ...]) -> None:
+        super().__init__(listing(found))
 
 
 def problems(obj: object) -> tuple[Problem, ...]:
-    """Everything that is wrong with a ServiceFunctionChain object; empty when `chain_of` can read it."""
+    """Everything that is wrong with an object, which may be any JSON; empty when `chain_of` can read it."""
     return tuple(_chain(Node("", obj)))
 
 
 def parse(obj: Mapping[str, Any]) -> Chain:
-    """Raises InvalidChain with all problems."""
+    """The chain that the object describes. Raises InvalidChain with all problems."""
     if found := problems(obj):
         raise InvalidChain(found)
     return chain_of(obj)
@@ -112,26 +113,21 @@ def _route(node: Node, addresses: list[fault.IpInterface]) -> Iterator[Problem]:
 
 
 def _routes_twice(interfaces: list[Node]) -> Iterator[Problem]:
-    """The kernel has one route per destination; a second one would fail when the pod starts."""
+    """The kernel has one route for each destination; adding a second one would fail when the pod starts."""
     seen: dict[str, str] = {}
     for interface in interfaces:
-        routes = interface.value.get("routes") if isinstance(interface.value, dict) else None
-        for i, route in enumerate(routes if isinstance(routes, list) else ()):
-            dst = route.get("dst") if isinstance(route, dict) else None
-            path = f"{interface.path}.routes[{i}]"
-            if isinstance(dst, str) and seen.setdefault(dst, path) != path:
-                yield Problem(f"{path}.dst", dst, f"is the destination of {seen[dst]} already; remove one of them")
+        for route in interface["routes"]:
+            dst = route["dst"]
+            if isinstance(dst.value, str) and seen.setdefault(dst.value, route.path) != route.path:
+                yield dst.problem(f"is the destination of {seen[dst.value]} already; remove one of them")
 
 
 def _slices_twice(interfaces: list[Node]) -> Iterator[Problem]:
-    """The ports of a pod's sockets are one setting of its network namespace (net.ipv4.ip_local_port_range)."""
-    first: Node | None = None
-    for interface in interfaces:
-        source_ports = interface.value.get("sourcePorts") if isinstance(interface.value, dict) else None
-        if not isinstance(source_ports, dict) or fault.slices(source_ports.get("slices", MISSING)):
-            continue
-        node = interface["sourcePorts"]["slices"]
-        first = first or node
+    """A pod has one setting for the ports of all its sockets (net.ipv4.ip_local_port_range)."""
+    nodes = [interface["sourcePorts"]["slices"] for interface in interfaces]
+    numbers = [node for node in nodes if not fault.slices(node.value)]
+    for node in numbers[1:]:
+        first = numbers[0]
         if node.value != first.value:
             yield node.problem(
                 f"differs from {first.path}, which is {first.value}: a replica has one range of ports for all its "
@@ -143,7 +139,7 @@ def _slices_twice(interfaces: list[Node]) -> Iterator[Problem]:
 
 
 def _links(spec: Node, elements: list[Node], stages: list[Json]) -> Checks[list[list[str]]]:
-    """Pairs of `stage.interface` that may be used, whether written or implied by the order."""
+    """The links without problems as pairs of `stage.interface`; those between consecutive stages if none are given."""
     if "links" not in spec:
         yield from _used_on_both_sides(elements)
         return [
@@ -175,11 +171,10 @@ def _links(spec: Node, elements: list[Node], stages: list[Json]) -> Checks[list[
 
 def _used_on_both_sides(elements: list[Node]) -> Iterator[Problem]:
     for node in elements[1:-1]:
-        interfaces = node.value.get("interfaces") if isinstance(node.value, dict) else None
-        if isinstance(interfaces, list) and len(interfaces) == 1:
+        if len(list(node["interfaces"])) == 1:
             yield node["interfaces"].problem(
                 "the stage lies between two others but has one interface, which cannot be in two links; "
-                "give it a second interface, or say in spec.links what is joined"
+                "give it a second interface, or list the links in spec.links"
             )
 
 

@@ -1,12 +1,16 @@
-"""What is wrong with a single value of a chain, or None; and every limit in one place."""
+"""What is wrong with a single value of a chain; and every limit.
+
+Each function takes any JSON value, or MISSING, and returns the end of a message: the fault and the remedy. It returns
+None for a sound value.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import re
 
-from sfc import mac as mac_address
 from sfc.chain import Hook
+from sfc.mac import is_unicast, octets
 from sfc.validation.problem import MISSING
 
 MAX_STAGES = 32
@@ -18,17 +22,20 @@ MAX_ADDRESSES = 8
 MAX_ROUTES = 32
 """Of one interface."""
 MAX_INTERFACE_NAME = 15
-"""Characters; the kernel's IFNAMSIZ includes a terminating zero."""
+"""Characters: the kernel's IFNAMSIZ (16) less the terminating zero."""
 MAX_DNS_LABEL = 63
+"""Characters (RFC 1123); the value of a label has the same limit."""
 MIN_MTU = 68
-"""Bytes, RFC 791."""
+"""Bytes: what every IPv4 link must carry (RFC 791)."""
 MIN_MTU_IPV6 = 1280
-"""Bytes, RFC 8200."""
+"""Bytes: what every IPv6 link must carry (RFC 8200). The kernel turns IPv6 off below it."""
 MAX_MTU = 65535
+"""Bytes: the longest IPv4 packet (RFC 791)."""
 MAX_DEADLINE_SECONDS = 3600
 MAX_SLICES = 256
-"""Of source ports; leaves each replica 252."""
+"""Slices of source ports; each of so many still has 252 ports."""
 RESERVED_INTERFACES = {"lo": "the loopback interface", "eth0": "the cluster's own interface"}
+"""Names that every pod already uses, and for what."""
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 _NAME_RULE = "use lower-case letters, digits and '-', with a letter or digit first and last"
@@ -40,28 +47,27 @@ IpInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 
 def label(value: object) -> str | None:
-    if value is MISSING:
-        return "is required"
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
-        return f"is not a name; {_NAME_RULE}"
-    if len(value) > MAX_DNS_LABEL:
-        return f"has {len(value)} characters, {MAX_DNS_LABEL} are allowed (it is used as a label's value); shorten it"
-    return None
+    """For names of chains, namespaces and stages: a DNS label (RFC 1123)."""
+    return _name(value, "a name", MAX_DNS_LABEL, f"{MAX_DNS_LABEL} are allowed (it is used as a label's value)")
 
 
 def interface_name(value: object) -> str | None:
+    """For the name of an interface inside the pod."""
+    if isinstance(value, str) and value in RESERVED_INTERFACES:
+        return f"is {RESERVED_INTERFACES[value]} in every pod; choose another name"
+    return _name(value, "an interface name", MAX_INTERFACE_NAME, f"the kernel allows {MAX_INTERFACE_NAME}")
+
+
+def _name(value: object, what: str, most: int, limit: str) -> str | None:
     if value is MISSING:
         return "is required"
     if not isinstance(value, str) or not _NAME.fullmatch(value):
-        return f"is not an interface name; {_NAME_RULE}"
-    if len(value) > MAX_INTERFACE_NAME:
-        return f"has {len(value)} characters, the kernel allows {MAX_INTERFACE_NAME}; shorten it"
-    if value in RESERVED_INTERFACES:
-        return f"is {RESERVED_INTERFACES[value]} in every pod; choose another name"
-    return None
+        return f"is not {what}; {_NAME_RULE}"
+    return f"has {len(value)} characters, {limit}; shorten it" if len(value) > most else None
 
 
 def address(value: object) -> str | None:
+    """For an address of an interface: unicast, in CIDR notation."""
     if not isinstance(value, str):
         return "must be a string, as 10.1.0.1/24"
     address, slash, prefix = value.partition("/")
@@ -77,22 +83,24 @@ def address(value: object) -> str | None:
     if ip.is_unspecified or ip.is_loopback or ip.is_multicast:
         return "cannot be the address of an interface; give a unicast address"
     if ip == _BROADCAST or (ip.version == 6 and ip.ipv4_mapped):
-        return "is not an address of its family that an interface can have; give a unicast address"
+        return "is not an address that an interface can have; give a unicast address"
     return None
 
 
 def mac(value: object) -> str | None:
-    octets = mac_address.octets(value)
-    if octets is None:
+    """For the MAC of an interface: unicast and not zero (IEEE 802)."""
+    packed = octets(value)
+    if packed is None:
         return "is not a MAC; write six bytes as 02:00:5e:10:00:01, or leave mac out to have one derived"
-    if not any(octets):
+    if not any(packed):
         return "is the zero MAC; give another one, or leave mac out to have one derived"
-    if not mac_address.is_unicast(octets):
+    if not is_unicast(packed):
         return "is a multicast MAC (first byte is odd); give a unicast one, or leave mac out to have one derived"
     return None
 
 
 def mtu(value: object, ipv6: bool) -> str | None:
+    """For an MTU in bytes, of an interface with or without IPv6 addresses."""
     if not _is_integer(value, MIN_MTU, MAX_MTU):
         return f"is not an MTU; give bytes from {MIN_MTU} to {MAX_MTU}"
     if ipv6 and not _is_integer(value, MIN_MTU_IPV6, MAX_MTU):
@@ -101,12 +109,14 @@ def mtu(value: object, ipv6: bool) -> str | None:
 
 
 def deadline(value: object) -> str | None:
+    """For a drain deadline in seconds."""
     if _is_integer(value, 0, MAX_DEADLINE_SECONDS):
         return None
     return f"is not a deadline; give whole seconds from 0 to {MAX_DEADLINE_SECONDS}"
 
 
 def slices(value: object) -> str | None:
+    """For the number of slices of the source ports."""
     if value is MISSING:
         return "is required: into how many slices the source ports are divided, one for each replica, as 16"
     if _is_integer(value, 1, MAX_SLICES):
@@ -115,16 +125,18 @@ def slices(value: object) -> str | None:
 
 
 def hook(value: object) -> str | None:
+    """For the kind of PreStop hook."""
     kinds = [kind.value for kind in Hook]
     return None if value in kinds else f"is not a drain hook; give one of {', '.join(kinds)}"
 
 
 def destination(value: object) -> str | None:
+    """For the destination of a route: a prefix in CIDR notation, IPv4 or IPv6."""
     if value is MISSING:
         return "is required: the destination, as 0.0.0.0/0"
-    address, slash, prefix = value.partition("/") if isinstance(value, str) else ("", "", "")
+    address, _, prefix = value.partition("/") if isinstance(value, str) else ("", "", "")
     try:
-        if not slash or "%" in address or not _PREFIX.fullmatch(prefix):
+        if "%" in address or not _PREFIX.fullmatch(prefix):
             raise ValueError
         network = ipaddress.ip_network(value, strict=False)  # type: ignore[arg-type]
     except ValueError:
@@ -135,6 +147,7 @@ def destination(value: object) -> str | None:
 
 
 def gateway(value: object) -> str | None:
+    """For the gateway of a route: an address without prefix length, IPv4 or IPv6."""
     try:
         if isinstance(value, str) and "%" not in value:
             ipaddress.ip_address(value)
@@ -149,13 +162,14 @@ def gateway_mismatch(
     gateway: ipaddress.IPv4Address | ipaddress.IPv6Address,
     addresses: list[IpInterface],
 ) -> str | None:
+    """For the gateway of a route, beside its destination and the addresses of its interface."""
     if gateway.version != destination.version:
         return f"is IPv{gateway.version}, its destination {destination} is not; give both the same family"
     if any(gateway == address.ip for address in addresses):
         return "is the interface's own address; give the address of the next hop"
     if gateway.version == 6 and gateway.is_link_local:
         return None
-    if not any(gateway in address.network for address in addresses if address.version == gateway.version):
+    if not any(gateway in address.network for address in addresses):
         networks = ", ".join(str(address.network) for address in addresses) or "no address at all"
         return f"is not reachable: the interface has {networks}; give a gateway or an address of the same network"
     return None

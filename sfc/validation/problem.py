@@ -1,18 +1,19 @@
-"""Reporting what is wrong with hostile JSON, and reading on: any value may stand anywhere, nothing raises.
+"""Reads JSON of any shape and reports problems with their paths. Nothing here raises.
 
-A check is a generator: it yields the problems it finds and returns what remains of its input without the faulty
-parts, so that checks across parts still run on the rest.
+A check is a generator: it yields the problems that it finds and returns its input without the faulty parts, so that
+checks across parts still run on the rest.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Final, TypeVar
 
 MAX_SHOWN = 20
-"""Problems written out in one message; the rest is counted."""
+"""Most problems that one message lists; it counts the rest."""
 
 Json = dict[str, Any]
 
@@ -23,14 +24,17 @@ class _Missing:
 
 
 MISSING: Final = _Missing()
+"""Stands for a value that is not there; null is a value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
+    """One thing that is wrong with an object. Its text is `path: value: message`."""
+
     field: str
     """Path such as spec.stages[2].interfaces[0].addresses[0]."""
     value: object
-    """What stands there; MISSING when nothing does."""
+    """The value at that path, or MISSING."""
     message: str
     """What is wrong with it, and what to do."""
 
@@ -40,7 +44,7 @@ class Problem:
 
 
 def listing(found: Iterable[object]) -> str:
-    """One problem on one line, several as a list."""
+    """The message for these problems: a single one on one line, several as a list below their number."""
     lines = [str(problem) for problem in found]
     if len(lines) == 1:
         return lines[0]
@@ -49,39 +53,54 @@ def listing(found: Iterable[object]) -> str:
 
 
 def shown(value: object) -> str:
+    """The value as JSON, at most 80 characters of it: text is in quotes."""
     text = json.dumps(value, default=repr)
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
 def bare(name: str) -> str:
+    """The name as in `shown`, without the quotes."""
     return shown(name).strip('"')
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A place in the object and what stands there."""
+    """A path in the object and the value there.
+
+    `node[key]` is the value of a mapping, and iteration goes through the elements of a list. Where the value is of
+    another kind, there is nothing to find; `mapping` and `elements` report that as a problem.
+    """
 
     path: str
     value: Any
 
     def __getitem__(self, key: str) -> Node:
-        return Node(f"{self.path}.{key}".lstrip("."), self.value.get(key, MISSING))
+        value = self.value.get(key, MISSING) if isinstance(self.value, dict) else MISSING
+        return Node(f"{self.path}.{key}".lstrip("."), value)
 
     def __contains__(self, key: str) -> bool:
         return key in self.value
 
+    def __iter__(self) -> Iterator[Node]:
+        found = self.value if isinstance(self.value, list) else ()
+        return (Node(f"{self.path}[{i}]", value) for i, value in enumerate(found))
+
     def problem(self, message: str) -> Problem:
+        """A problem with this value."""
         return Problem(self.path or "object", self.value, message)
 
     def mapping(self) -> Checks[Node]:
-        """Itself, or an empty mapping in its place."""
+        """The node itself, or one with an empty mapping in its place if it is no mapping, which is a problem."""
         if isinstance(self.value, dict):
             return self
         yield self.problem("is required" if self.value is MISSING else "must be an object")
         return replace(self, value={})
 
     def elements(self, least: int, most: int, what: str) -> Checks[list[Node]]:
-        """Its elements, or none; a list beyond the quota is reported, and read as far as the quota."""
+        """The elements of a list of `least` to `most`; none, and a problem, if the value is no list.
+
+        A list that is too long is a problem, and only its first `most` elements are returned. `what` ends the message.
+        """
         if not isinstance(self.value, list):
             yield self.problem(f"is required: {what}" if self.value is MISSING else f"must be a list: {what}")
             return []
@@ -89,16 +108,18 @@ class Node:
             yield self.problem(f"has {len(self.value)} elements, needs {least} or more: {what}")
         if len(self.value) > most:
             yield self.problem(f"has {len(self.value)} elements, {most} are allowed: {what}")
-        return [Node(f"{self.path}[{i}]", value) for i, value in enumerate(self.value[:most])]
+        return list(islice(self, most))
 
 
 T = TypeVar("T")
 Checks = Generator[Problem, None, T]
+"""Yields problems, returns the input without the faulty parts."""
 Fault = Callable[[Any], str | None]
+"""What is wrong with a value, as the end of a message; None for a sound one. See sfc.validation.fault."""
 
 
 def sound(nodes: Iterable[Node], fault: Fault) -> Checks[list[Any]]:
-    """The values without fault."""
+    """The values without fault; each of the others is a problem."""
     kept = []
     for node in nodes:
         if message := fault(node.value):
@@ -109,7 +130,7 @@ def sound(nodes: Iterable[Node], fault: Fault) -> Checks[list[Any]]:
 
 
 def optional(node: Node, key: str, fault: Fault) -> Checks[Json]:
-    """{key: value} when there is one without fault."""
+    """{key: value} when the mapping has the key and the value no fault; otherwise {}."""
     if key not in node:
         return {}
     values = yield from sound([node[key]], fault)
@@ -117,7 +138,10 @@ def optional(node: Node, key: str, fault: Fault) -> Checks[Json]:
 
 
 def named(nodes: Iterable[Node], read: Callable[[Node], Checks[Json | None]], what: str) -> Checks[list[Json]]:
-    """Elements that have a name, the first of each name."""
+    """What `read` returns for each node, without None, and only the first of each name; a second one is a problem.
+
+    `read` returns a mapping with the key `name`. `what` names the kind of element in the message.
+    """
     seen: dict[str, str] = {}
     kept = []
     for node in nodes:

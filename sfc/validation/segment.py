@@ -1,17 +1,23 @@
-"""What only shows on a segment: the interfaces of one layer-2 domain, across links and transparent stages."""
+"""What is wrong between the interfaces of one segment: one layer-2 domain, across links and transparent stages."""
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar
 
 from sfc.chain import Chain, Interface, InterfaceRef
 from sfc.validation.problem import MISSING, Problem
 
 Members = list[tuple[InterfaceRef, Interface]]
+T = TypeVar("T")
 
 
 def segment_problems(chain: Chain, paths: Mapping[InterfaceRef, str]) -> Iterator[Problem]:
+    """Addresses and MACs that a segment has twice, and interfaces without a common address family.
+
+    `paths` has the path of each interface in the object. Interfaces that it does not have are left out.
+    """
     for segment in distinct_segments(chain):
         members = [(ref, interface) for ref in paths if ref in segment and (interface := chain.interface(ref))]
         yield from _addresses_twice(members, paths)
@@ -20,13 +26,24 @@ def segment_problems(chain: Chain, paths: Mapping[InterfaceRef, str]) -> Iterato
 
 
 def distinct_segments(chain: Chain) -> Iterator[frozenset[InterfaceRef]]:
+    """Every segment of the chain once."""
     seen: set[InterfaceRef] = set()
-    for stage in chain.stages:
-        for interface in stage.interfaces:
-            if (ref := InterfaceRef(stage.name, interface.name)) not in seen:
-                segment = chain.segment(ref)
-                seen |= segment
-                yield segment
+    for ref, _ in chain.interfaces():
+        if ref not in seen:
+            segment = chain.segment(ref)
+            seen |= segment
+            yield segment
+
+
+def apart(sets: Mapping[InterfaceRef, set[T]]) -> Iterator[tuple[InterfaceRef, set[T], set[T]]]:
+    """Interfaces whose set has nothing in common with that of any other: the interface, its set, all that others have.
+
+    None where there is only one interface.
+    """
+    for ref, own in sets.items():
+        others = [theirs for other, theirs in sets.items() if other != ref]
+        if others and not any(own & theirs for theirs in others):
+            yield ref, own, set().union(*others)
 
 
 def _addresses_twice(members: Members, paths: Mapping[InterfaceRef, str]) -> Iterator[Problem]:
@@ -58,15 +75,13 @@ def _macs_twice(members: Members, paths: Mapping[InterfaceRef, str]) -> Iterator
 
 def _families(members: Members, paths: Mapping[InterfaceRef, str]) -> Iterator[Problem]:
     families = {ref: {ipaddress.ip_interface(a).version for a in i.addresses} for ref, i in members if i.addresses}
-    for ref, own in families.items():
-        others = [theirs for other, theirs in families.items() if other != ref]
-        if others and not any(own & theirs for theirs in others):
-            yield Problem(
-                f"{paths[ref]}.addresses",
-                MISSING,
-                f"{ref} has only {_family_names(own)}, the others of its segment only "
-                f"{_family_names(set().union(*others))}; give both ends of a link addresses of one family",
-            )
+    for ref, own, others in apart(families):
+        yield Problem(
+            f"{paths[ref]}.addresses",
+            MISSING,
+            f"{ref} has only {_family_names(own)}, the others of its segment only {_family_names(others)}; "
+            "give both ends of a link addresses of one family",
+        )
 
 
 def _family_names(families: Iterable[int]) -> str:

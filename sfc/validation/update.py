@@ -1,4 +1,4 @@
-"""What an update or a deletion means for the replicas that run, as the chain's own status counts them."""
+"""What an update or a deletion means for the replicas that run. The chain's own status says how many there are."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 from sfc import names
 from sfc.chain import Chain, Hook, Interface, Stage, chain_of
 from sfc.validation.checks import problems
-from sfc.validation.problem import Problem, shown
+from sfc.validation.problem import Node, Problem, shown
 
 
 def update_problems(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Problem, ...]:
-    """What must not change while a stage has replicas. `new` is without problems.
+    """Changes of addresses or MACs of a stage that has replicas. `new` must be without problems.
 
-    All replicas of a stage have the same addresses and MACs: neighbours are told one answer, and a session may go to
-    any of them. A pod keeps those it was created with, so that of replicas created before and after a change, the ones
-    would drop what is meant for the others.
+    All replicas of a stage need the same addresses and MACs, because their neighbours know one MAC for an address and a
+    session may go to any of them. A pod keeps the ones it was created with. After such a change, old and new replicas
+    would drop each other's frames.
     """
     if problems(old):
         return ()
@@ -31,7 +31,10 @@ def update_problems(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Pro
 
 
 def update_warnings(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a change means for replicas that already run. `new` is without problems."""
+    """Warnings for changes that running pods do not follow, and for stages that lose their traffic or have no replica.
+
+    `new` must be without problems.
+    """
     if problems(old):
         return ()
     before, after, running = chain_of(old), chain_of(new), _replicas(old)
@@ -39,6 +42,7 @@ def update_warnings(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str
 
 
 def deletion_warnings(old: Mapping[str, Any]) -> tuple[str, ...]:
+    """A warning for the deletion of a chain that still has replicas."""
     left = ", ".join(f"{shown(name)} ({count})" for name, count in _replicas(old).items() if count)
     if not left:
         return ()
@@ -49,15 +53,13 @@ def deletion_warnings(old: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _replicas(obj: Mapping[str, Any]) -> dict[str, int]:
-    """By stage; whatever is not readable counts for nothing."""
-    status = obj.get("status")
-    stages = status.get("stages") if isinstance(status, dict) else None
-    found = [stage for stage in stages if isinstance(stage, dict)] if isinstance(stages, list) else []
-    return {stage["name"]: _count(stage) for stage in found if isinstance(stage.get("name"), str)}
+    """Running pods by stage, draining ones included. What cannot be read counts as none."""
+    stages = Node("", obj)["status"]["stages"]
+    return {name: _count(stage) for stage in stages if isinstance(name := stage["name"].value, str)}
 
 
-def _count(stage: Mapping[str, Any]) -> int:
-    counts = (stage.get("replicas"), stage.get("draining"))
+def _count(stage: Node) -> int:
+    counts = (stage["replicas"].value, stage["draining"].value)
     return sum(count for count in counts if isinstance(count, int))
 
 
@@ -89,7 +91,7 @@ def _kept(before: Chain, after: Chain) -> Iterator[str]:
         if changed:
             yield (
                 f"stage {shown(stage.name)}: running pods keep the {' and the '.join(changed)} they were created with; "
-                "roll its workload out anew (kubectl rollout restart) for the change to take effect"
+                "restart its workload (kubectl rollout restart) to apply the change"
             )
 
 

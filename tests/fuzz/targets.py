@@ -18,9 +18,7 @@ from controller.node.cni.call import HEADER, LIMIT, MAGIC, Call, receive
 from controller.node.cni.server import perform
 from sfc import annotation
 from sfc.chain import Hook, InterfaceRef
-from sfc.validation import checks as validation
-from sfc.validation import update
-from sfc.validation import warnings as doubts
+from sfc.validation import checks, update, warnings
 from tests.unit import objects, test_cni_reading
 from tests.unit.test_webhook_golden import KEY, MANIFESTS, Case, assert_kept, find, without_ours
 from webhook import app, mutate, validate
@@ -172,11 +170,11 @@ def chains(data: bytes) -> None:
     except (ValueError, RecursionError):
         return
     old, new = value if isinstance(value, list) and len(value) == 2 else (objects.chain(), value)
-    found = validation.problems(new)
+    found = checks.problems(new)
     assert all(str(problem) for problem in found)
     if not found:
         _chain_is_usable(new)
-        assert all(isinstance(text, str) for text in doubts.warnings(new))
+        assert all(isinstance(text, str) for text in warnings.warnings(new))
     _answered(("CREATE", "UPDATE", "DELETE")[len(data) % 3], old, new, denied=bool(found))
 
 
@@ -194,7 +192,7 @@ def _answered(operation: str, old: Any, new: Any, denied: bool) -> None:
 
 
 def _chain_is_usable(obj: Json) -> None:
-    chain = validation.parse(obj)
+    chain = checks.parse(obj)
     for stage in chain.stages:
         assert annotation.merge(None, annotation.ours(chain, stage, "d"), chain.namespace)
         for interface in stage.interfaces:

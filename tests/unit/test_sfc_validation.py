@@ -103,13 +103,13 @@ INSIDE = "spec.stages[2].interfaces[0]"
         ),
         (
             nat_inside(addresses=["255.255.255.255/32"]),
-            f'{INSIDE}.addresses[0]: "255.255.255.255/32": is not an address of its family that an interface can have; '
-            "give a unicast address",
+            f'{INSIDE}.addresses[0]: "255.255.255.255/32": is not an address that an interface can have; give a '
+            "unicast address",
         ),
         (
             nat_inside(addresses=["::ffff:10.1.0.1/120"]),
-            f'{INSIDE}.addresses[0]: "::ffff:10.1.0.1/120": is not an address of its family that an interface can '
-            "have; give a unicast address",
+            f'{INSIDE}.addresses[0]: "::ffff:10.1.0.1/120": is not an address that an interface can have; give a '
+            "unicast address",
         ),
         (
             nat_inside(addresses=["2001:db8::1/64"], mtu=1000),
@@ -167,11 +167,92 @@ INSIDE = "spec.stages[2].interfaces[0]"
         (
             lambda spec: spec["stages"][1]["interfaces"].pop(),
             "spec.stages[1].interfaces: the stage lies between two others but has one interface, which cannot be in "
-            "two links; give it a second interface, or say in spec.links what is joined",
+            "two links; give it a second interface, or list the links in spec.links",
         ),
         (
             lambda spec: spec.update(stages=spec["stages"][:1]),
             "spec.stages: has 1 elements, needs 2 or more: the stages that traffic visits, in order",
+        ),
+        (
+            nat_inside(name=None),
+            f"{INSIDE}.name: null: is not an interface name; use lower-case letters, digits and "
+            "'-', with a letter or digit first and last",
+        ),
+        (lambda spec: interface(spec, 2, 0).pop("name"), f"{INSIDE}.name: is required"),
+        (
+            stage(interfaces=[]),
+            "spec.stages[2].interfaces: has 0 elements, needs 1 or more: the stage's data interfaces",
+        ),
+        (
+            nat_inside(addresses=["10.1.0.1/33"]),
+            f'{INSIDE}.addresses[0]: "10.1.0.1/33": is not an address with prefix length; write it as 10.1.0.1/24 or '
+            "2001:db8::1/64",
+        ),
+        (nat_inside(addresses=[7]), f"{INSIDE}.addresses[0]: 7: must be a string, as 10.1.0.1/24"),
+        (
+            nat_inside(addresses=["10.1.0/24"]),
+            f'{INSIDE}.addresses[0]: "10.1.0/24": is not an address with prefix length; write it as 10.1.0.1/24 or '
+            "2001:db8::1/64",
+        ),
+        (
+            nat_inside(addresses=["10.1.0.1/024"]),
+            f'{INSIDE}.addresses[0]: "10.1.0.1/024": is not an address with prefix length; write it as 10.1.0.1/24 or '
+            "2001:db8::1/64",
+        ),
+        (
+            nat_inside(addresses=["127.0.0.1/8"]),
+            f'{INSIDE}.addresses[0]: "127.0.0.1/8": cannot be the address of an interface; give a unicast address',
+        ),
+        (
+            nat_inside(addresses=["0.0.0.0/0", "224.0.0.1/4"]),
+            f'{INSIDE}.addresses[0]: "0.0.0.0/0": cannot be the address of an interface; give a unicast address',
+        ),
+        (
+            nat_inside(addresses=["0.0.0.0/0", "224.0.0.1/4"]),
+            f'{INSIDE}.addresses[1]: "224.0.0.1/4": cannot be the address of an interface; give a unicast address',
+        ),
+        (
+            nat_inside(mac="02:00:00"),
+            f'{INSIDE}.mac: "02:00:00": is not a MAC; write six bytes as 02:00:5e:10:00:01, or leave mac out to have '
+            "one derived",
+        ),
+        (
+            nat_inside(mac="00:00:00:00:00:00"),
+            f'{INSIDE}.mac: "00:00:00:00:00:00": is the zero MAC; give another one, or leave mac out to have one '
+            "derived",
+        ),
+        (
+            lambda spec: interface(spec, 1, 0).update(routes=[{"dst": "10.9.0.0/16", "gw": "10.1.0.9"}]),
+            'spec.stages[1].interfaces[0].routes[0].gw: "10.1.0.9": is not reachable: the interface has no address at '
+            "all; give a gateway or an address of the same network",
+        ),
+        (
+            nat_inside(addresses=["10.1.0.1/24", "2001:db8::1/64"], routes=[{"dst": "::/0", "gw": "2001:db9::1"}]),
+            f'{INSIDE}.routes[0].gw: "2001:db9::1": is not reachable: the interface has 10.1.0.0/24, 2001:db8::/64; '
+            "give a gateway or an address of the same network",
+        ),
+        (nat_inside(routes=[{}]), f"{INSIDE}.routes[0].dst: is required: the destination, as 0.0.0.0/0"),
+        (
+            nat_inside(routes=[{"dst": "10.9.0.0"}]),
+            f'{INSIDE}.routes[0].dst: "10.9.0.0": is not a destination; write it with prefix length, as 0.0.0.0/0 or '
+            "10.2.0.0/16",
+        ),
+        (
+            nat_inside(routes=[{"dst": 7, "gw": "10.1.0.9"}]),
+            f"{INSIDE}.routes[0].dst: 7: is not a destination; write it with prefix length, as 0.0.0.0/0 or "
+            "10.2.0.0/16",
+        ),
+        (
+            nat_inside(routes=[{"dst": {}, "gw": "10.1.0.9"}]),
+            f"{INSIDE}.routes[0].dst: is not a destination; write it with prefix length, as 0.0.0.0/0 or 10.2.0.0/16",
+        ),
+        (
+            nat_inside(routes=[{"dst": "10.9.0.0/16", "gw": "10.1.0.9/24"}]),
+            f'{INSIDE}.routes[0].gw: "10.1.0.9/24": is not a gateway; write an address without prefix, as 10.1.0.1',
+        ),
+        (
+            nat_inside(routes=[{"dst": "10.9.0.0/16", "gw": "10.1.0.1"}]),
+            f'{INSIDE}.routes[0].gw: "10.1.0.1": is the interface\'s own address; give the address of the next hop',
         ),
         (
             links(["client.lan", "router.in"], ["client.lan", "nat.inside"]),
@@ -192,6 +273,7 @@ def test_a_mistake_is_reported_with_field_value_and_remedy(change: Callable[[Spe
             [["client.lan", "nat.up"]],
             'spec.links[0][1]: "nat.up": stage "nat" has no interface "up"; it has inside, outside',
         ),
+        (["ab"], 'spec.links[0]: "ab": must be two interfaces, as ["nat.outside", "server.wan"]'),
         ([["client.lan"]], 'spec.links[0]: must be two interfaces, as ["nat.outside", "server.wan"]'),
         ([["client", "nat.inside"]], 'spec.links[0][0]: "client": must be stage.interface, as nat.outside'),
         (
@@ -221,6 +303,21 @@ def test_a_mistake_in_links_is_reported(pairs: list[Any], message: str) -> None:
     assert message in found
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        nat_inside(mtu=68),
+        nat_inside(addresses=["10.1.0.1/24", "2001:db8::1/64"], mtu=1280),
+        nat_inside(mac="02:AA:00:00:00:01"),
+        nat_inside(routes=[{"dst": "::/0", "gw": "fe80::1"}]),
+        nat_inside(routes=[{"dst": "0.0.0.0/0"}, {"dst": "10.9.0.0/16", "gw": "10.1.0.9"}]),
+        *(stage(drain={"hook": hook, "deadlineSeconds": 0}) for hook in ("auto", "httpGet", "sleep", "none")),
+    ],
+)
+def test_what_is_at_a_limit_is_no_problem(change: Callable[[Spec], object]) -> None:
+    assert problems(chain(change)) == ()
+
+
 def test_interfaces_of_a_stage_share_its_number_of_slices() -> None:
     read = parse(chain(both_nat_interfaces(16, 16))).stage("nat")
     one = parse(chain(nat_inside(sourcePorts={"slices": 4}))).stage("nat")
@@ -242,10 +339,12 @@ def test_all_problems_are_reported_at_once() -> None:
         spec["stages"][3]["name"] = "client"
         spec["drain"] = None
 
-    with pytest.raises(InvalidChain) as caught:
-        parse(chain(spoil))
+    spoiled = chain(spoil)
 
-    assert [problem.field for problem in caught.value.problems] == [
+    with pytest.raises(InvalidChain) as caught:
+        parse(spoiled)
+
+    assert [problem.field for problem in problems(spoiled)] == [
         "spec.drain",
         "spec.stages[0].interfaces[0].addresses[1]",
         "spec.stages[2].interfaces[0].mtu",
@@ -253,6 +352,35 @@ def test_all_problems_are_reported_at_once() -> None:
         "spec.stages[2].interfaces[0].addresses[0]",
     ]
     assert str(caught.value).startswith("5 problems:\n- spec.drain: null: must be an object\n- ")
+
+
+def test_a_message_lists_twenty_problems_and_counts_the_rest() -> None:
+    spoiled = chain(nat_inside(routes=[{} for _ in range(25)]))
+
+    with pytest.raises(InvalidChain) as caught:
+        parse(spoiled)
+
+    lines = str(caught.value).splitlines()
+    assert (lines[0], len(lines), lines[-1]) == ("25 problems:", 22, "- … and 5 more")
+
+
+def test_a_long_value_is_cut_in_the_message() -> None:
+    (problem,) = problems(chain(nat_inside(mac="0" * 100)))
+
+    assert str(problem).startswith(f'{INSIDE}.mac: "{"0" * 76}…: is not a MAC')
+
+
+@pytest.mark.parametrize(
+    ("obj", "message"),
+    [
+        (7, "object: 7: must be an object"),
+        ({"metadata": {"namespace": "telco", "name": "edge"}}, "spec: is required"),
+        ({"spec": {}}, "spec.stages: is required: the stages that traffic visits, in order"),
+        ({"spec": {"stages": {}}}, "spec.stages: must be a list: the stages that traffic visits, in order"),
+    ],
+)
+def test_what_is_missing_or_of_another_kind_is_a_problem(obj: object, message: str) -> None:
+    assert message in [str(problem) for problem in problems(obj)]
 
 
 def test_the_same_address_on_two_segments_is_no_problem() -> None:
@@ -328,11 +456,23 @@ def test_the_longest_legal_names_fit_into_a_cross_connections_name() -> None:
         ),
     ],
 )
-def test_what_is_legal_but_doubtful_is_a_warning(change: Callable[[Spec], object], warning: str) -> None:
+def test_what_is_legal_but_probably_a_mistake_is_a_warning(change: Callable[[Spec], object], warning: str) -> None:
     obj = chain(change)
 
     assert warning in warnings(obj)
     assert all(len(text) <= 256 for text in warnings(obj))
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        ["10.1.0.1/24", "10.1.0.9/24"],
+        ["10.1.0.1/24", "2001:db8::/64"],
+        ["10.1.0.1/24", "10.1.0.4/31", "10.1.0.6/32"],
+    ],
+)
+def test_addresses_of_one_interface_are_no_mistake(addresses: list[str]) -> None:
+    assert warnings(chain(nat_inside(addresses=addresses))) == ()
 
 
 def test_a_changed_stage_warns_that_running_pods_keep_what_they_have() -> None:
@@ -354,7 +494,7 @@ def test_a_changed_drain_warns_of_every_stage_that_has_it() -> None:
     found = update_warnings(objects.chain(), chain(change))
 
     assert [text.partition(":")[0] for text in found] == ['stage "client"', 'stage "firewall"', 'stage "server"']
-    assert "running pods keep the drain hook and grace period they were created with; roll" in found[0]
+    assert "running pods keep the drain hook and grace period they were created with; restart" in found[0]
 
 
 def with_replicas(obj: dict[str, Any], **counts: int) -> dict[str, Any]:
@@ -389,6 +529,13 @@ def test_a_mac_that_is_written_out_as_it_was_derived_is_no_change() -> None:
     derived = parse(old).stages[2].interfaces[0].mac.upper()
 
     assert update_problems(old, chain(nat_inside(mac=derived))) == ()
+
+
+def test_a_stored_chain_that_is_not_valid_does_not_keep_its_correction_out() -> None:
+    old = with_replicas(chain(nat_inside(mac="02")), nat=2)
+
+    assert update_problems(old, objects.chain()) == ()
+    assert update_warnings(old, objects.chain()) == ()
 
 
 def test_whatever_else_changes_may_change_while_a_stage_has_replicas() -> None:

@@ -1,4 +1,4 @@
-"""The echo server, and what it and the sender must know alike: the datagram and how to read a socket."""
+"""The echo server, and what it shares with the sender: the layout of a datagram, and how to read a socket."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 DATAGRAM = struct.Struct("!IIIII")
-"""Magic, run, flow, sequence number, and (in the echo) how many datagrams of the flow have reached the server."""
+"""Magic, run, flow, sequence number; in the echo also how many datagrams of the flow have reached the server."""
 MAGIC = 0x53464331
 
 SERVER_SOCKETS = 16
@@ -18,26 +18,32 @@ REMEMBERED_FLOWS = 10000
 
 
 def read_all(sock: socket.socket) -> Iterator[tuple[bytes, Any]]:
-    """Everything that waits in the buffer. To the end: what is read late must still be read before it is judged."""
+    """All datagrams in the socket's buffer, each with its sender.
+
+    Reads until the buffer is empty, so that no datagram counts as lost while it waits there.
+    """
     while True:
         try:
             yield sock.recvfrom(65535)
         except BlockingIOError:
             return
         except OSError:
-            continue  # an ICMP error about an earlier datagram; the datagram's own account says whether it was lost
+            continue  # an ICMP error about an earlier datagram; whether that was lost is counted elsewhere
 
 
 class Server:
-    """Echoes datagrams and connections, and tells in each echo how many datagrams of the flow have come."""
+    """Echoes datagrams and connections. Each echo says how many datagrams of the flow have arrived."""
 
     def __init__(self) -> None:
         self._flows: OrderedDict[tuple[int, int], int] = OrderedDict()
         self.totals = {"datagrams": 0, "flows": 0, "connections": 0}
 
     def listen(self, port: int) -> None:
-        """Datagrams. Many sockets on one port, because each brings a buffer of its own: together they hold what
-        arrives while this process waits for a processor."""
+        """Echo datagrams that come to this UDP port, IPv4 and IPv6.
+
+        Many sockets share the port, because each has a buffer of its own. Together they hold what arrives while this
+        process waits for a CPU.
+        """
         for _ in range(SERVER_SOCKETS):
             sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
@@ -64,12 +70,13 @@ class Server:
         return self._flows[flow]
 
     async def echo_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Echo a connection until the client closes it. A connection that breaks is not an error here."""
         self.totals["connections"] += 1
         try:
             while data := await reader.read(65536):
                 writer.write(data)
                 await writer.drain()
         except ConnectionError:
-            pass  # the client, which knows what it wanted, has it in its account
+            pass  # the client counts broken connections
         finally:
             writer.close()

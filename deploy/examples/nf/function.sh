@@ -1,12 +1,12 @@
-# What every network function here does: wait for its interfaces, start, say so, and leave when told.
+# Shared by all network functions here: wait for the interfaces, start, log it, and leave on SIGTERM.
 # A function sets `interfaces`, defines `start` and `is_ready` (and `work`, if it does more than wait), and calls
-# `main "$@"`. Called with the argument `ready` it is its own readiness probe.
+# `main "$@"`. With the argument `ready` the same script is the readiness probe.
 
 log() {
   echo "$(date -u +%Y-%m-%dT%H:%M:%S.%3NZ) $1"
 }
 
-# A shell runs its traps between commands, and at once only in `wait`: so every pause is a child.
+# A shell runs a trap only after the running command, but at once during `wait`. So every pause is a child process.
 pause() {
   sleep "$1" &
   pausing=$!
@@ -30,8 +30,8 @@ work() {
   while :; do pause 3600; done
 }
 
-# A Deployment that no chain names yet has no data interfaces: its pods wait here, not ready, until labelling replaces
-# them. Where a chain does name it, the interfaces are there before the container starts.
+# A Deployment without the labels of a chain has no data interfaces. Its pods wait here, not ready, until the labels are
+# set and new pods replace them. A pod of a chain has its interfaces before its container starts.
 run() {
   trap leave TERM INT
   has_interfaces || log "waiting for interfaces: $interfaces (is the workload labelled sfc.dev/chain and sfc.dev/stage?)"
@@ -40,8 +40,8 @@ run() {
   work
 }
 
-# Waits a little rather than fail, so that the first probe already succeeds: a pod is ready as soon as its function is,
-# and the probe, which costs a process in the container each time, need not be frequent.
+# Waits up to two seconds before it fails, so that the first probe already succeeds. The pod is ready as soon as the
+# function is, although the probe, which starts a process each time, runs rarely.
 await_ready() {
   for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
     if has_interfaces && is_ready; then return 0; fi

@@ -1,4 +1,4 @@
-"""The sender: short UDP flows and TCP connections, each with a source port of its own, and an account of them all."""
+"""The sender: short UDP flows and TCP connections, each with a source port of its own, all of them counted."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from echo import DATAGRAM, MAGIC, read_all
 LIFE = 1.5
 """Seconds that a flow or connection lasts."""
 GRACE = 3.0
-"""Seconds after the end of a flow in which echoes still count; far beyond any round trip, so that a slow machine
-does not pass for a lossy chain."""
+"""Seconds after the end of a flow in which echoes still count. Much longer than any round trip, so that a slow machine
+does not look like a chain that loses packets."""
 PATIENCE = 10.0
-"""Seconds without an answer after which a connection counts as broken: time for several retransmissions."""
+"""Seconds without an answer after which a connection counts as broken; enough for several retransmissions."""
 
 DATAGRAM_BYTES = 200
 BLOCK_BYTES = 4096
@@ -29,21 +29,22 @@ BLOCKS = 15
 
 FIRST_PORT, PORTS = 10000, 50000
 PORT_REST = 120.0
-"""Seconds before a source port comes back. An address translator remembers an ended UDP stream for two minutes; a flow
-that met the entry of its predecessor would test that memory, not the chain."""
+"""Seconds before a source port is used again. An address translator remembers a UDP stream for two minutes after its
+end. A flow that met such an entry would test the translator's memory, not the chain."""
 MOST_AT_A_TIME = int(PORTS / PORT_REST * LIFE)
-"""Flows (and connections) at a time that leave every source port its rest."""
+"""Most flows, and most connections, at a time: with more, a source port would be used again too early."""
 
 
 def address_family(address: str) -> socket.AddressFamily:
+    """The family of an IPv4 or IPv6 address."""
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
 def source_ports(per_second: float, now: float) -> Iterator[int]:
-    """Source ports in turn, each once in PORT_REST seconds or more when `per_second` are taken.
+    """Source ports in turn. If the caller takes `per_second`, each port comes at most once in PORT_REST seconds.
 
-    The first depends on the clock, which runs through the ports twice as fast as the flows do: so a client started
-    again begins beyond the ports of its predecessor.
+    The first port depends on the clock, which runs through the ports twice as fast as the flows do. So a client that is
+    started again begins beyond the ports of its predecessor.
     """
     start = int(now * 2 * per_second)
     for number in count(start):
@@ -51,7 +52,7 @@ def source_ports(per_second: float, now: float) -> Iterator[int]:
 
 
 def bound(kind: socket.SocketKind, family: socket.AddressFamily, ports: Iterator[int]) -> socket.socket:
-    """A non-blocking socket on the next source port that is free."""
+    """A non-blocking socket on the next free source port. Raises OSError if binding fails for another reason."""
     sock = socket.socket(family, kind)
     sock.setblocking(False)
     for port in ports:
@@ -82,10 +83,11 @@ class Client:
         self.account = Account(started=time.monotonic())
 
     def stop(self) -> None:
+        """Begin no further flow or connection. Those that run come to their end."""
         self._stopping.set()
 
     async def run(self) -> None:
-        """Returns when `stop` was called and every flow and connection has come to its own end."""
+        """Send until `stop` is called and every flow and connection has ended."""
         async with asyncio.TaskGroup() as tasks:
             for number in range(self._flows):
                 tasks.create_task(self._keep_going(number / self._flows, lambda: self._flow(tasks)))
@@ -93,7 +95,7 @@ class Client:
                 tasks.create_task(self._keep_going(number / self._connections, self._connection))
 
     async def _keep_going(self, phase: float, once: Callable[[], Awaitable[None]]) -> None:
-        """One after the other. The phases spread the beginnings evenly over a life."""
+        """Run one after the other until stopped. The phases spread the beginnings evenly over LIFE."""
         await asyncio.sleep(phase * LIFE)
         while not self._stopping.is_set():
             await once()
@@ -107,7 +109,7 @@ class Client:
             sequence = self.account.sent(flow, time.monotonic())
             header = DATAGRAM.pack(MAGIC, self._run, flow_id, sequence, 0)
             transmit(sock, header.ljust(DATAGRAM_BYTES, b"\0"))
-            # Never early and never in a burst to catch up: after a pause of the machine the rate is lower, that is all.
+            # Never early, and never a burst to catch up: after a pause of the machine the rate is just lower.
             await asyncio.sleep(self._pause)
         tasks.create_task(self._settle(sock, flow))
 
@@ -134,13 +136,13 @@ class Client:
                 await self._converse(sock)
             except (OSError, EOFError, ValueError) as error:
                 self.account.broken(break_reason(error), time.monotonic())
-                await asyncio.sleep(LIFE / BLOCKS)  # a server that refuses is not to be hammered
+                await asyncio.sleep(LIFE / BLOCKS)  # do not flood a server that refuses
             else:
                 self.account.completed()
             self.account.retransmitted(retransmitted_segments(sock))
 
     async def _converse(self, sock: socket.socket) -> None:
-        """Blocks there and back, then a clean close from both ends; raises OSError, EOFError or ValueError if not."""
+        """Send blocks and read them back, then close from both ends. Raises OSError, EOFError or ValueError."""
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(PATIENCE):
             await loop.sock_connect(sock, self._server)
@@ -158,7 +160,7 @@ class Client:
 
 
 def transmit(sock: socket.socket, datagram: bytes) -> None:
-    """Sends, or leaves the datagram unsent, which its account then shows as lost."""
+    """Send the datagram. If that fails, it counts as lost, because no echo comes back."""
     for _ in range(2):  # the first send may only report the ICMP error that an earlier datagram caused
         try:
             sock.send(datagram)
@@ -168,6 +170,7 @@ def transmit(sock: socket.socket, datagram: bytes) -> None:
 
 
 async def receive(sock: socket.socket, size: int) -> bytes:
+    """Exactly `size` bytes. Raises EOFError if the stream ends before, or OSError."""
     data = b""
     while len(data) < size:
         part = await asyncio.get_running_loop().sock_recv(sock, size - len(data))
@@ -187,7 +190,7 @@ BREAKS: dict[type[Exception], str] = {
 
 
 def break_reason(error: Exception) -> str:
-    """A word for the report; for an operating system's error that has none, its code, such as EHOSTUNREACH."""
+    """A word for the report. An OSError without a word of its own gives its code, such as EHOSTUNREACH."""
     for kind, word in BREAKS.items():
         if isinstance(error, kind):
             return word
@@ -195,6 +198,9 @@ def break_reason(error: Exception) -> str:
 
 
 def retransmitted_segments(sock: socket.socket) -> int:
-    """`tcpi_total_retrans` of struct tcp_info (linux/tcp.h): 8 bytes of flags, then the 24th 32-bit field."""
+    """Segments that the connection sent again: `tcpi_total_retrans` of struct tcp_info (linux/tcp.h).
+
+    The struct has 8 bytes of flags; the field is the 24th 32-bit field after them.
+    """
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
     return int(struct.unpack_from("=I", info, 100)[0])

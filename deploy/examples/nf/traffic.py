@@ -1,14 +1,14 @@
 #!/usr/bin/python3
-"""Traffic that accounts for itself: an echo server, and a client that knows what became of all it sent.
+"""Traffic that counts itself: an echo server, and a client that knows what happened to everything it sent.
 
     traffic.py server
     traffic.py client 198.51.100.2 --duration 60
 
-The client keeps a number of short UDP flows and TCP connections going; as one ends, a new one with a new source port
-takes its place. So the replicas of a chain always get new sessions, and always hold some. It prints its totals as one
-JSON line a second, and the result behind the word RESULT as its last line.
+The client keeps a number of short UDP flows and TCP connections running. When one ends, a new one with a new source
+port takes its place. So the replicas of a chain always get new sessions, and always have some. The client prints its
+totals as one JSON line a second. Its last line is the word RESULT and the result.
 
-Standard library only: it runs in an image that has nothing else.
+It needs only the standard library, because its image has nothing else.
 """
 
 from __future__ import annotations
@@ -40,27 +40,30 @@ def buffer_errors(snmp: str) -> int:
 
 
 def own_buffer_errors() -> int:
+    """`buffer_errors` of the network namespace of this process."""
     return buffer_errors(Path("/proc/net/snmp").read_text())
 
 
 def say(line: str) -> None:
+    """Print a line at once."""
     print(line, flush=True)
 
 
 def stamp(line: str) -> None:
-    """A line as the other network functions write it: time first, UTC, milliseconds."""
+    """Print a line in the format of the other network functions: first the time, UTC with milliseconds."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     say(f"{now} {line}")
 
 
 def stop_on_signals(stop: Callable[[], None]) -> None:
+    """Call `stop` on SIGTERM or SIGINT."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
 
 
 def stop_on_enter(stop: Callable[[], None]) -> None:
-    """Calls `stop` on a line, or the end, of standard input: so the client ends also when who started it is gone."""
+    """Call `stop` when standard input has a line or ends. So the client also ends with the process that started it."""
     loop = asyncio.get_running_loop()
 
     def wait() -> None:
@@ -71,6 +74,7 @@ def stop_on_enter(stop: Callable[[], None]) -> None:
 
 
 async def serve(port: int) -> None:
+    """Echo datagrams and connections until SIGTERM or SIGINT; prints totals when they have changed."""
     stopping = asyncio.Event()
 
     def stop() -> None:
@@ -91,6 +95,7 @@ async def serve(port: int) -> None:
 
 
 async def send(options: argparse.Namespace) -> None:
+    """Run the client until one of the options or a signal stops it; prints totals and the result."""
     client = Client(
         options.server, options.port, rate=options.rate, flows=options.flows, connections=options.connections
     )
@@ -122,6 +127,7 @@ async def _first(*awaitables: Awaitable[object]) -> None:
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
+    """The parsed command line. Exits with status 2 if it is wrong."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     server = commands.add_parser("server", help="echo datagrams and connections")
@@ -141,6 +147,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def main() -> None:
+    """Run the command that the command line names."""
     options = arguments(sys.argv[1:])
     asyncio.run(serve(options.port) if options.command == "server" else send(options))
 

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from typing import Any
+
+from sfc.chain import Chain, InterfaceRef, Side, chain_of, derived_mac
+from tests.unit import objects
+
+LAN, LEFT, RIGHT = InterfaceRef("client", "lan"), InterfaceRef("firewall", "left"), InterfaceRef("firewall", "right")
+INSIDE, OUTSIDE, WAN = InterfaceRef("nat", "inside"), InterfaceRef("nat", "outside"), InterfaceRef("server", "wan")
+
+
+def chain(**spec: Any) -> Chain:
+    obj = objects.chain()
+    obj["spec"].update(spec)
+    return chain_of(obj)
+
+
+def test_without_links_consecutive_stages_are_linked_last_interface_to_first() -> None:
+    assert chain().links == ((LAN, LEFT), (RIGHT, INSIDE), (OUTSIDE, WAN))
+
+
+def test_a_link_is_a_cross_connection_and_each_end_knows_its_side() -> None:
+    of = chain(links=[["client.lan", "nat.inside"]])
+
+    (connection,) = of.cross_connections
+    assert connection.name == "edge.client.lan.nat.inside"
+    assert of.attachments == {
+        ("client", "lan"): (connection, Side.UPSTREAM),
+        ("nat", "inside"): (connection, Side.DOWNSTREAM),
+    }
+
+
+def test_a_segment_reaches_through_transparent_stages_and_ends_at_others() -> None:
+    of = chain()
+
+    assert of.segment(LAN) == of.segment(RIGHT) == {LAN, LEFT, RIGHT, INSIDE}
+    assert of.segment(WAN) == {OUTSIDE, WAN}
+
+
+def test_an_unlinked_interface_is_a_segment_of_its_own_without_neighbours() -> None:
+    of = chain(links=[["client.lan", "nat.inside"]])
+
+    assert of.segment(WAN) == {WAN}
+    assert of.neighbours(WAN) == {}
+
+
+def test_neighbours_are_what_an_interface_reaches_through_its_link_only() -> None:
+    of = chain()
+    client, nat = derived_mac("telco", "edge", "client", "lan"), derived_mac("telco", "edge", "nat", "inside")
+
+    assert of.neighbours(LAN) == {"10.1.0.1": nat}
+    assert of.neighbours(INSIDE) == {"10.1.0.2": client}
+    assert of.neighbours(LEFT) == {"10.1.0.2": client}
+    assert of.neighbours(RIGHT) == {"10.1.0.1": nat}
