@@ -29,11 +29,13 @@ unit: deps ## the tests that need neither root nor a cluster
 	$(PYTHON) -m pytest tests/unit
 
 .PHONY: lint
-lint: deps ## static checks: ruff, mypy, import contracts, clang-format, shellcheck
+lint: deps ## static checks: ruff, mypy, import contracts, rooms, Markdown, clang-format, shellcheck
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check --quiet .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+	$(PYTHON) -m architecture.picture --check
+	.venv/bin/rumdl check .
 	git ls-files '*.c' '*.h' | xargs -r clang-format --dry-run -Werror
 	git grep -lE '^#!.*\b(ba)?sh\b' | xargs -r shellcheck -x -P SCRIPTDIR
 
@@ -60,6 +62,10 @@ evaluation: deps ## the paper's evaluation and more, written to docs/evaluation.
 .PHONY: packets
 packets: deps ## write docs/packets.md anew: what the program does with each kind of packet (as root)
 	$(PYTHON) -m tests.bpf.packets_table
+
+.PHONY: rooms
+rooms: deps ## draw the picture of the rooms in docs/architecture.md anew, from the imports in the code
+	$(PYTHON) -m architecture.picture
 
 .PHONY: cluster
 cluster: deps ## bring up the local Kubernetes (NODES=1, KUBERNETES=1.37)

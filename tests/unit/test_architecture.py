@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from graphlib import CycleError
 from pathlib import Path
 
 import grimp
 import pytest
 from importlinter import ContractCheck
 
+from architecture import picture
 from architecture.contracts import RoomContract, Violation
 
 PURE = ["dataclasses", "enum"]
+
+CONTRACTS = """
+[tool.importlinter]
+root_packages = ["house"]
+
+[[tool.importlinter.contracts]]
+type = "room"
+room = "house.study"
+
+[[tool.importlinter.contracts]]
+type = "room"
+room = ["house.cellar"]
+
+[[tool.importlinter.contracts]]
+type = "layers"
+"""
 
 
 @pytest.fixture
@@ -107,3 +125,57 @@ def test_a_broken_contract_says_which_line_breaks_it_and_what_is_allowed(
     printed = capsys.readouterr().out
     assert "house.study.desk -> socket (line 1)" in printed
     assert "may import: attr, pure modules of the standard library" in printed
+
+
+def test_an_import_between_files_is_an_arrow_between_their_innermost_rooms(house: Path) -> None:
+    (house / "door.py").write_text("import house.study.desk\n")
+    (house / "study/desk.py").write_text("import house.study.lamp\nimport house.cellar\n")
+    (house / "study/lamp.py").write_text("import socket\n")
+
+    found = picture.arrows(graph(), [("house",), ("house.study",), ("house.cellar",)])
+
+    assert found == {("house",): {("house.study",)}, ("house.study",): {("house.cellar",)}, ("house.cellar",): set()}
+
+
+def test_an_arrow_that_follows_from_others_is_left_out() -> None:
+    roof, study, hall, cellar = ("roof",), ("study",), ("hall",), ("cellar",)
+
+    drawn = picture.fewest({roof: {study, hall, cellar}, study: {cellar}, hall: {study}, cellar: set()})
+
+    assert drawn == [(hall, study), (roof, hall), (study, cellar)]
+
+
+def test_rooms_in_a_circle_have_no_picture() -> None:
+    with pytest.raises(CycleError):
+        picture.fewest({("study",): {("hall",)}, ("hall",): {("study",)}})
+
+
+def test_the_picture_of_imports_that_changed_is_stale(
+    house: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = house.parent / "docs/architecture.md"
+    page.parent.mkdir()
+    page.write_text(f"Before.\n{picture.BEGIN}\n{picture.END}\nAfter.\n")
+    (house.parent / "pyproject.toml").write_text(CONTRACTS)
+    monkeypatch.chdir(house.parent)
+
+    monkeypatch.setattr("sys.argv", ["picture"])
+    assert picture.main() == 0
+    monkeypatch.setattr("sys.argv", ["picture", "--check"])
+    assert picture.main() == 0
+
+    (house / "study/desk.py").write_text("import house.cellar\n")
+    assert picture.main() == 1
+    assert "Run `make rooms`" in capsys.readouterr().err
+    assert "house-study --> house-cellar" not in page.read_text()
+
+    monkeypatch.setattr("sys.argv", ["picture"])
+    assert picture.main() == 0
+    assert "house-study --> house-cellar" in page.read_text()
+    assert page.read_text().startswith("Before.\n")
+    assert page.read_text().endswith("\nAfter.\n")
+
+
+def test_a_page_without_the_markers_is_an_error() -> None:
+    with pytest.raises(ValueError, match="markers"):
+        picture.with_picture("no markers\n", "picture")
