@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from graphlib import CycleError
 from pathlib import Path
 
@@ -179,3 +180,11 @@ def test_the_picture_of_imports_that_changed_is_stale(
 def test_a_page_without_the_markers_is_an_error() -> None:
     with pytest.raises(ValueError, match="markers"):
         picture.with_picture("no markers\n", "picture")
+
+
+def test_every_file_that_the_page_names_exists() -> None:
+    root = Path(__file__).resolve().parents[2]
+    named = re.findall(r"`((?:\w[\w-]*/)+[\w.-]*)`", (root / picture.PAGE).read_text())
+
+    assert len(named) > 20
+    assert [path for path in named if not (root / path).exists()] == []
