@@ -11,7 +11,7 @@ import pytest
 from importlinter import ContractCheck
 
 from architecture import picture
-from architecture.contracts import RoomContract, Violation
+from architecture.contracts import RoomContract, Violation, is_in
 
 PURE = ["dataclasses", "enum"]
 
@@ -182,9 +182,22 @@ def test_a_page_without_the_markers_is_an_error() -> None:
         picture.with_picture("no markers\n", "picture")
 
 
-def test_every_file_that_the_page_names_exists() -> None:
+def test_every_file_of_ours_that_a_document_names_exists() -> None:
     root = Path(__file__).resolve().parents[2]
-    named = re.findall(r"`((?:\w[\w-]*/)+[\w.-]*)`", (root / picture.PAGE).read_text())
+    ours = {path.name for path in root.iterdir() if path.is_dir() and path.name != "build"}
+    pages = [*root.glob("*.md"), *root.glob("docs/**/*.md")]
+    named = [(page.name, path) for page in pages for path in re.findall(r"`((?:\w[\w-]*/)+[\w.-]*)`", page.read_text())]
+    paths = [(page, path) for page, path in named if path.split("/")[0] in ours and "NAME" not in path]
 
-    assert len(named) > 20
-    assert [path for path in named if not (root / path).exists()] == []
+    assert len(paths) > 50
+    assert [(page, path) for page, path in paths if not (root / path).exists()] == []
+
+
+def test_every_module_of_the_product_is_in_a_room() -> None:
+    configuration = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text()
+    of = picture.rooms(configuration)
+    product = grimp.build_graph("sfc", "kube", "certs", "webhook", "controller", cache_dir=None)
+
+    homeless = {module for module in product.modules if not any(is_in(module, room) for room in of)}
+
+    assert homeless == {"controller", "controller.node"}, "packages whose __init__ holds no code"
