@@ -29,11 +29,13 @@ unit: deps ## run the tests that need neither root nor a cluster
 	$(PYTHON) -m pytest tests/unit
 
 .PHONY: lint
-lint: deps ## static checks: ruff, mypy, import contracts, clang-format, shellcheck
+lint: deps ## static checks: ruff, mypy, import contracts, rooms, Markdown, clang-format, shellcheck
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check --quiet .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+	$(PYTHON) -m architecture.picture --check
+	.venv/bin/rumdl check .
 	git ls-files '*.c' '*.h' | xargs -r clang-format --dry-run -Werror
 	git grep -lE '^#!.*\b(ba)?sh\b' | xargs -r shellcheck -x -P SCRIPTDIR
 
@@ -60,6 +62,10 @@ evaluation: deps ## repeat the paper's evaluation and more, and write docs/evalu
 .PHONY: packets
 packets: deps ## write docs/packets.md (as root): what the program does with each kind of packet
 	$(PYTHON) -m tests.bpf.packets_table
+
+.PHONY: rooms
+rooms: deps ## draw the picture of the rooms in docs/architecture.md anew, from the imports in the code
+	$(PYTHON) -m architecture.picture
 
 .PHONY: cluster
 cluster: deps ## bring up a Kubernetes on this machine (NODES=1, KUBERNETES=1.37)

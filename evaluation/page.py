@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,15 @@ NAME = "evaluation"
 
 HEAD = """# Evaluation
 
-The evaluation of the paper ("Enabling Scalable SFCs in Kubernetes with eBPF-based Cross-Connections", Monaco et al.,
-IEEE NFV-SDN 2022), repeated with this project on one machine, and what the paper left open. `make evaluation` runs what
-has no result yet and writes this page (as root; at most 30 minutes; `QUICK=1`: a look, in 5); `ANEW=all` or
-`ANEW="NAME …"` repeats. Sentences with figures are made from the results in `build/evaluation/`, where the raw rounds
-are, too.
+This page repeats the evaluation of the paper ("Enabling Scalable SFCs in Kubernetes with eBPF-based
+Cross-Connections", Monaco et al., IEEE NFV-SDN 2022) with this project on one machine, and adds
+what the paper leaves open. `make evaluation` runs the experiments that have no result yet and
+writes this page (as root; at most 30 minutes; `QUICK=1`: a look, in 5). `ANEW=all` or
+`ANEW="NAME …"` repeats experiments. The results are in `build/evaluation/`, with the raw figures of
+every round. The sentences with figures on this page are made from them.
 
-Alternatives take turns within each round. Figures are medians over the rounds, with quartiles in brackets; a ratio is
-formed within a round. What is absolute holds for this machine alone.
+Alternatives take turns within each round. Figures are medians over the rounds, with quartiles in
+brackets. A ratio is formed within a round. Absolute figures hold for this machine only.
 """
 
 
@@ -68,13 +70,18 @@ def _targets(found: Results) -> Iterator[str]:
         for experiment, content, each in judged
     ]
     yield "## Targets\n"
-    yield "The load is the machine's when the experiment began; far above 1, other work shared its CPUs.\n"
+    yield "The load is that of the machine when the experiment began. Far above 1, other work shared its CPUs.\n"
     yield from _table(Table(("experiment", "figure", "found", "target", "", "load"), rows))
     missed = [(experiment, each) for experiment, _, each in judged if not each.met]
     if missed:
         yield "Why targets are missed:\n"
-        yield from (f"- {experiment}, {each.figure}: {each.why}" for experiment, each in missed)
+        yield from (_filled(f"- {experiment}, {each.figure}: {each.why}", "  ") for experiment, each in missed)
         yield ""
+
+
+def _filled(paragraph: str, indent: str = "") -> str:
+    """Markdown of this project wraps at 100 columns; `make lint` checks it."""
+    return textwrap.fill(paragraph, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _load(content: Mapping[str, Any]) -> str:
@@ -85,7 +92,7 @@ def _part(part: Part, pictures: Path) -> Iterator[str]:
     if part.draws:
         plots.save(pictures / f"{part.name}.svg", part.draws)
         yield f"![{part.name}]({NAME}/{part.name}.svg)\n"
-    yield f"{part.says}\n"
+    yield f"{_filled(part.says)}\n"
     for table in part.tables:
         yield from _table(table)
 
@@ -107,7 +114,7 @@ def _machine(found: Results) -> Iterator[str]:
     kinds = {(m["cpu"], m["cpus"], m["kernel"], m["bpf_jit"]) for m in machines.values()}
     for cpu, cpus, kernel, jit in sorted(kinds):
         yield f"{cpu}, {cpus} CPUs, Linux {kernel}, BPF JIT {jit}.\n"
-    yield "A load above what an experiment makes by itself means that other work ran beside it.\n"
+    yield "If the load is above what the experiment itself makes, other work ran beside it.\n"
     rows = [
         (name, str(m["started"]), f"{m['load_before']:.1f}", f"{m['load_after']:.1f}") for name, m in machines.items()
     ]

@@ -126,8 +126,8 @@ def _efficiency(results: Results) -> Iterator[Part]:
         "efficiency",
         [plots.lines(Plane("Fig. 4 of the paper", "firewalls", "requested milliCPU"), series)],
         f"With {counts[-1]} firewalls, scaling the stage asks the cluster for {stage:,.0f} milliCPU, scaling the whole "
-        f"chain for {chain:,.0f}: {100 * (1 - stage / chain):.0f} % less. Read from the pods of a real "
-        "cluster, scaled by hand, and as a HorizontalPodAutoscaler follows a load.",
+        f"chain for {chain:,.0f}: {100 * (1 - stage / chain):.0f} % less. The figures are the requests of the "
+        "pods of a real cluster, scaled by hand, and by a HorizontalPodAutoscaler that follows a load.",
         [Table(("firewalls", *series), [(str(n), *(_total(of.get(n)) for of in series.values())) for n in counts])],
     )
 
@@ -166,7 +166,7 @@ def _throughput_says(kind: str, content: Mapping[str, Any], groups: Mapping[str,
     if kind == "p50":
         added = _spreads(content, forwarding.UNITS["hop"])
         told = [f"{label} {spread.median:.1f} µs" for label, spread in added.items() if label.startswith("1 hop")]
-        return f"Added to the round trip of a direct veth pair, by one hop: {'; '.join(told).replace('1 hop, ', '')}."
+        return f"One hop adds to the round trip of a direct veth pair: {'; '.join(told).replace('1 hop, ', '')}."
     told = [
         f"{spread['median']:.2f} ({spread['low']:.2f} … {spread['high']:.2f}) of {name.partition('/')[2]}"
         for name, spread in content["spread"].items()
@@ -202,7 +202,7 @@ class _Axis:
 def _pods(results: Results) -> Iterator[Part]:
     content = results["pods"]
     hops = _Axis("hops", pods.name, _places(content, "hop"), pods.WAYS)
-    paper = "One hop is the paper's client and server, two its client, transparent firewall and server (V.B, Fig. 5). "
+    paper = "One hop is the paper's client and server; with two, a transparent firewall is between them (V.B, Fig. 5). "
     for name, kinds in (("tcp", ("tcp", "tcp6", "cpu")), ("small", ("pps", "connections")), ("time", ("p50", "p99"))):
         says = (paper if name == "tcp" else "") + _pods_say(content, kinds, hops.places)
         part = hops.part(content, name, kinds, says)
@@ -214,8 +214,8 @@ def _pods(results: Results) -> Iterator[Part]:
         content,
         "replicas",
         kinds,
-        f"With the function scaled to {most} replicas, ours over two hops reaches, of direct veth pairs to its first "
-        f"replica: {'; '.join(told)}.",
+        f"With the function scaled to {most} replicas, ours over two hops reaches these shares of direct veth pairs to "
+        f"the first replica: {'; '.join(told)}.",
     )
 
 
@@ -277,8 +277,9 @@ def _program(results: Results) -> Iterator[Part]:
                 {"ours": {int(name.replace(",", "")): spread for name, spread in per_session.items()}},
             )
         ],
-        f"With {many} sessions instead of {few}, each packet of another one, a packet costs "
-        f"{per_session[many].median:.0f} ns instead of {per_session[few].median:.0f}: what the caches no longer hold.",
+        f"With {many} sessions instead of {few}, and each packet of another session, a packet costs "
+        f"{per_session[many].median:.0f} ns instead of {per_session[few].median:.0f}: the caches no longer hold "
+        "the sessions.",
         [_plain("sessions", "ns per packet", per_session)],
     )
 
@@ -310,18 +311,19 @@ def _scale(results: Results) -> Iterator[Part]:
                 )
                 for unit in targets
             ],
-            f"At {last}, an agent that finds nothing has written all after {found[full_node.COLD][last].median:.2f} s; "
-            f"one replica's change is written after {found[full_node.CHANGE][last].median:.1f} ms; the agent holds "
-            f"{found[full_node.RESIDENT][last].median:.0f} MB.",
+            f"At {last}, an agent that starts with empty maps has written everything after "
+            f"{found[full_node.COLD][last].median:.2f} s. It writes one replica's change within "
+            f"{found[full_node.CHANGE][last].median:.1f} ms, and uses "
+            f"{found[full_node.RESIDENT][last].median:.0f} MB of memory.",
             [],
         )
     every = [scale.size(*each) for each in scale.SIZES]
     yield Part(
         "",
         [],
-        "All sizes, as cross-connections × replicas a side. A node has 4,095 slots for links: 1,000 × 2 is what one "
-        "can hold, and 1,000 × 16, 32,000 links, is measured with larger maps and links that are values. A change "
-        "costs what its chain has; the first pass grows with the tables to make.",
+        "The table has all sizes, as cross-connections × replicas a side. A node has 4,095 slots for links, so it can "
+        "hold 1,000 × 2. The size 1,000 × 16, 32,000 links, is measured with larger maps and links that are values. "
+        "The cost of a change depends on its chain; the first pass grows with the number of tables.",
         [Table(("size", *full_node.UNITS), [(size, *(_shown(found[unit][size]) for unit in found)) for size in every])],
     )
 
@@ -340,7 +342,8 @@ def _cni(results: Results) -> Iterator[Part]:
     yield Part(
         "cni",
         [plots.bars(Plane("CNI calls, the same IPAM plugin", "", "ms"), found)],
-        f"{'; '.join(told)}. Of ours, taken alone: {', '.join(named)}; the rest is netlink and the agent's own work.",
+        f"{'; '.join(told)}. Parts of ours, measured alone: {', '.join(named)}. The rest is netlink and the agent's "
+        "own work.",
         [Table(("way", *found), [(way, *(_shown(of[way]) for of in found.values())) for way in (cni.OURS, cni.PEER)])],
     )
 
@@ -359,7 +362,7 @@ def _reaction(results: Results) -> Iterator[Part]:
                     {name: phase["p99_ms"] for name, phase in phases.items()},
                 )
             ],
-            "Diamond: the median; band: the quartiles; stroke: the 99th percentile. "
+            "The diamond is the median, the band the quartiles, the stroke the 99th percentile. "
             f"Of the {phases[whole]['median_ms']:.0f} ms from {whole.replace(' → ', ' to ')}, our own part is "
             f"{content['median_ms'][what]:.2f} ms at the median and {content['p99_ms'][what]:.2f} ms at the 99th "
             "percentile.",
@@ -387,8 +390,8 @@ def _loss(results: Results) -> Iterator[Part]:
     yield Part(
         "",
         [],
-        f"Through {len(content['events'])} events {totals['sent']:,} datagrams were sent; {totals['lost']:,} were lost "
-        f"and {totals['broken']:,} connections broken.",
+        f"Through {len(content['events'])} events, {totals['sent']:,} datagrams were sent. {totals['lost']:,} were "
+        f"lost, and {totals['broken']:,} connections broke.",
         [Table(("event", *columns), [(kind, *(f"{value:,}" for value in row)) for kind, row in sums.items()])],
     )
     ends = content["unannounced"]["ends"]
@@ -398,12 +401,12 @@ def _loss(results: Results) -> Iterator[Part]:
     yield Part(
         "",
         [],
-        "Ends that nobody announces, and a drain whose deadline is exceeded on purpose. Lost is what was on its way to "
-        f"the replica until the first signal was heard; of what went to others, {others:,} "
-        f"{'datagram was' if others == 1 else 'datagrams were'} lost. TCP connections break that crossed it: the "
-        "function lets pass only what it saw begin. A replica whose sandbox was killed serves on, and drains, until "
-        "the kubelet ends it. The last packet and the end of the place in the targets count from the end itself, our "
-        "reaction from the first signal on.",
+        "The table has ends that nobody announces, and a drain whose deadline is exceeded on purpose. Datagrams that "
+        "were on their way to the replica before the agent heard the first signal are lost; of datagrams to other "
+        f"replicas, {others:,} {'was' if others == 1 else 'were'} lost. TCP connections through the replica break, "
+        "because the function forwards only connections that it saw begin. A replica whose sandbox was killed keeps "
+        "serving, and drains, until the kubelet ends it. The times of the last packet and of leaving the targets "
+        "count from the end itself; our reaction counts from the first signal.",
         [
             Table(
                 (
@@ -438,15 +441,14 @@ def _admission(results: Results) -> Iterator[Part]:
     for label, spread in found.items():
         way, _, pod = label.partition(", ")
         groups.setdefault(pod, {})[way] = spread
-    added = content["added_median_ms"]
+    added = " and ".join(f"{ms:.1f} ms more for the {pod} pod" for pod, ms in content["added_median_ms"].items())
     yield Part(
         "admission",
         [
             plots.bars(Plane(f"Latency over TLS, {pod}", "", "ms"), {way: {"": s} for way, s in of.items()})
             for pod, of in groups.items()
         ],
-        f"An admission takes {' and '.join(f'{ms:.1f} ms more for the {pod} pod' for pod, ms in added.items())} than "
-        "the empty handler, at the median.",
+        f"At the median, an admission takes {added} than the empty handler.",
         [_plain("way", "ms", found), _plain("way", "requests per second", rates)],
     )
 

@@ -43,7 +43,7 @@ def _reactions(content: Content) -> Iterator[Verdict]:
             f"{found:.2f}",
             f"≤ {content['target_ms']:g}",
             name not in content["missed"],
-            f"the median is {content['median_ms'][name]:.2f} ms. What takes longer waits for a CPU: at that moment the "
+            f"the median is {content['median_ms'][name]:.2f} ms. Slower reactions wait for a CPU: at that moment the "
             "kubelet, the container runtime and the API server work on the same event, on the same CPUs.",
         )
 
@@ -66,19 +66,19 @@ def _ends(content: Content) -> Iterator[Verdict]:
             "no word" if took is None else f"{took:.1f}",
             "≤ 50",
             took is not None and took <= 50,
-            "the agent waited for a CPU, which 20,000 datagrams a second cross at the same time.",
+            "the agent waited for a CPU that was busy with 20,000 datagrams a second.",
         )
 
 
 def _spread(_: Content) -> str:
-    return "see the quartiles below, and the load beside."
+    return "see the quartiles below, and the load in the table."
 
 
 def _tcp_of_veth(content: Content) -> str:
     spread = content["spread"]["tcp.ours/veth"]
     return (
-        f"the target lies within what the rounds spread ({spread['low']:.2f} … {spread['high']:.2f}): the median comes "
-        "out on either side of it from run to run."
+        f"the target lies within the spread of the rounds ({spread['low']:.2f} … {spread['high']:.2f}): the median "
+        "falls on either side of it from run to run."
     )
 
 
@@ -86,16 +86,16 @@ def _tcp_of_bridge(content: Content) -> str:
     spread = content["spread"]
     bridge = spread["tcp.ours/veth"]["median"] / spread["tcp.ours/bridge"]["median"]
     return (
-        f"over one hop, in segments of 64 KB, the bridge itself reaches {bridge:.2f} of a direct veth pair, so that "
-        f"there is little to win. Over three hops ours is at {spread['tcp3.ours/bridge']['median']:.2f} of it."
+        f"over one hop, in segments of 64 KB, the bridge itself reaches {bridge:.2f} of a direct veth pair, so there "
+        f"is little to win. Over three hops ours is at {spread['tcp3.ours/bridge']['median']:.2f} of it."
     )
 
 
 def _packets_of_veth(content: Content) -> str:
     bare = content["spread"]["pps.ours/redirect_peer"]["median"]
     return (
-        "what is missing goes to the kernel's call of a classifier and the second pass through its receive path, which "
-        f"any program of this kind pays: ours is at {bare:.2f} of one of two instructions that only redirects."
+        "the kernel's call of a classifier and the second pass through its receive path cost the rest. Any program of "
+        f"this kind pays for them: ours is at {bare:.2f} of a program of two instructions that only redirects."
     )
 
 
@@ -105,8 +105,8 @@ REASONS: Mapping[str, Callable[[Content], str]] = {
     "pps.ours/veth": _packets_of_veth,
     "ours/floor": lambda _: "where the kernel places a program's code moves the ratio by some hundredths.",
     "cold, 1,000 × 16, s": lambda _: (
-        "it is the work of one CPU, at whatever pace the machine has at the moment, and more than half of it the "
-        "making of 1,250 lookup tables."
+        "it is the work of one CPU, at the machine's speed of the moment, and the making of 1,250 lookup tables is "
+        "more than half of it."
     ),
 }
 """By figure: the cause, as far as experiments have shown it."""

@@ -20,30 +20,36 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "packets.md"
 _INTRODUCTION = """\
 # Packets: what happens to each kind
 
-What the cross-connection does with a frame that a replica sends, by kind of frame. It goes to exactly one replica of the
-other side, unchanged, and never to one of its sender's own side. Nothing is dropped because it is unfamiliar: what no
-rule knows is carried by its pair of MACs.
+This page lists what the cross-connection does with a frame that a replica sends, by kind of frame.
+The frame goes to exactly one replica of the other side, unchanged, and never to a replica of the
+sender's own side. No frame is dropped because its kind is unknown: a frame that no rule covers goes
+by its pair of MACs.
 
-`make packets` writes this page: it sends each kind through the program, from either side, and writes down what it sees.
-A test fails when the page says something else.
+`make packets` writes this page. It sends each kind through the program, from either side, and
+writes down the result. A test fails when the page and the program differ.
 
-**Known by**: the fields that decide where a frame goes; with all else different it goes the same way. An answer, which
-has source and destination exchanged, is known as the same. *Identification* is the number that the fragments of a datagram
-share, *identifier* that of an echo, *target* the address that is asked for or told.
+**Known by** lists the fields that decide where a frame goes. Frames with the same fields go the
+same way, whatever else differs. An answer, with source and destination exchanged, counts as the
+same. *Identification* is the number that the fragments of a datagram share. *Identifier* is the
+number of an echo. *Target* is the address that a frame asks for or announces.
 
 **What happens**:
 
 | | |
 |---|---|
-| by its session | the first frame opens a session, which pins one replica on each side; all others, of either direction, go there as long as the replica lives |
-| with the packet it quotes | where the session of that packet goes, back to who sent it; the session is neither opened nor moved |
-| with its first fragment | where the first fragment of its datagram went |
-| by choice | where the lookup table of the other side's targets says; the same for the same *known by* until the targets change; nothing is remembered |
-| answered | the program answers to the replica that asks, and no other replica sees the question |
+| by its session | the first frame opens a session, which pins one replica on each side; all other frames, in both directions, go there as long as the replica lives |
+| with the packet it quotes | the frame goes where the session of that packet goes, back to the sender of that packet; it neither opens nor moves the session |
+| with its first fragment | the frame goes where the first fragment of its datagram went |
+| by choice | the frame goes where the lookup table of the other side's targets points; the same *known by* leads to the same replica until the targets change; nothing is remembered |
+| answered | the program answers the replica that asks, and no other replica sees the question |
 
-**Counted as**: *packet* in the traffic of the link it comes from and of the link it goes to (`sfc_link_packets_total`),
-*session* that is opened (`sfc_link_sessions_total`), and a verdict by its name: `sfc_dropped_packets_total` counts what is
-dropped, `sfc_remarkable_packets_total` what is carried but tells of something amiss.
+**Counted as** names the counters:
+
+- *packet*: the traffic of the link that the frame comes from and of the link that it goes to
+  (`sfc_link_packets_total`);
+- *session*: a session that the frame opens (`sfc_link_sessions_total`);
+- a verdict by its name: `sfc_dropped_packets_total` counts dropped frames, and
+  `sfc_remarkable_packets_total` counts frames that are carried although something is wrong.
 """  # noqa: E501
 
 _HAPPENS = {

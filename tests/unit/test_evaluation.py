@@ -43,7 +43,7 @@ def written(folder: Path, **results: dict[str, Any]) -> str:
 
 
 def test_sentences_follow_from_the_figures(tmp_path: Path) -> None:
-    cheap, dear = (written(tmp_path, efficiency=scaled(firewall)) for firewall in (200, 750))
+    cheap, dear = (" ".join(written(tmp_path, efficiency=scaled(firewall)).split()) for firewall in (200, 750))
 
     assert "asks the cluster for 650 milliCPU, scaling the whole chain for 900: 28 % less" in cheap
     assert "asks the cluster for 1,750 milliCPU, scaling the whole chain for 2,000: 12 % less" in dear
@@ -62,6 +62,16 @@ def test_an_experiment_without_result_is_named(tmp_path: Path) -> None:
 
     assert "No result yet: forwarding." in told
     assert "No result yet: efficiency" not in told
+
+
+def test_the_text_of_the_page_wraps_at_100_columns(tmp_path: Path) -> None:
+    reason = {"targets": {"pps.ours/veth": "≥ 1"}, "ratios": {"pps.ours/veth": 0.9}, "missed": ["pps.ours/veth"]}
+    spread = {"spread": {"pps.ours/redirect_peer": {"median": 0.9}}}
+
+    told = written(tmp_path, efficiency=scaled(200) | reason | spread)
+
+    assert "\n- efficiency, pps.ours/veth: " in told
+    assert [line for line in told.splitlines() if len(line) > 100 and not line.startswith("|")] == []
 
 
 def test_the_same_results_make_the_same_page_and_plots(tmp_path: Path) -> None:
