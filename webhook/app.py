@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
 from starlette.requests import ClientDisconnect
 
-from webhook.model import Malformed
+from webhook.decide.model import Malformed
 from webhook.review import Decide, review
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from kube.parsed import ParsedObjects
 from kube.watch import Watch
 from sfc.chain import Chain, Hook
 from sfc.validation.checks import InvalidChain, parse
-from webhook.replica import hook_for
+from webhook.decide.replica import hook_for
 
 
 class AdmissionCache:

@@ -7,7 +7,7 @@ from typing import Any
 
 import jsonpatch
 
-from webhook.model import Edit, Json
+from webhook.decide.model import Edit, Json
 
 Parts = dict[Any, Any]
 """A mapping, or a list by index."""

@@ -13,8 +13,8 @@ from typing import Any
 
 from sfc import strict_json
 from webhook import patch
-from webhook.model import AdmissionRequest, Decision, Json, Malformed
-from webhook.read import mapping, text
+from webhook.decide.model import AdmissionRequest, Decision, Json, Malformed
+from webhook.decide.read import mapping, text
 
 API_VERSION = "admission.k8s.io/v1"
 OPERATIONS = ("CREATE", "UPDATE", "DELETE", "CONNECT")

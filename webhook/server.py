@@ -11,11 +11,12 @@ from typing import Any
 import uvicorn
 from prometheus_client import Gauge
 
-from webhook import app, mutate, validate
+from webhook import app
 from webhook.cache import AdmissionCache
 from webhook.certificate import ServingCertificate
 from webhook.connection import BoundedConnection
-from webhook.model import AdmissionRequest, Decision
+from webhook.decide import mutate, validate
+from webhook.decide.model import AdmissionRequest, Decision
 from webhook.review import Decide
 
 Address = tuple[str, int]

@@ -21,8 +21,9 @@ from sfc.chain import Hook, InterfaceRef
 from sfc.validation import checks, update, warnings
 from tests.unit import objects, test_cni_reading
 from tests.unit.test_webhook_golden import KEY, MANIFESTS, Case, assert_kept, find, without_ours
-from webhook import app, mutate, validate
-from webhook.model import AdmissionRequest, Decision, Malformed
+from webhook import app
+from webhook.decide import mutate, validate
+from webhook.decide.model import AdmissionRequest, Decision, Malformed
 from webhook.review import Decide, review
 
 Json = dict[str, Any]

@@ -22,9 +22,9 @@ import yaml
 from sfc import annotation, names
 from sfc.chain import Chain
 from sfc.validation.checks import parse
-from webhook import mutate
-from webhook.model import AdmissionRequest, Decision
-from webhook.replica import GATE, hook_for
+from webhook.decide import mutate
+from webhook.decide.model import AdmissionRequest, Decision
+from webhook.decide.replica import GATE, hook_for
 from webhook.review import review
 
 Json = dict[str, Any]

@@ -18,11 +18,12 @@ from sfc import names
 from sfc.chain import Chain, Hook
 from sfc.validation.checks import InvalidChain, parse, problems
 from tests.unit import objects
-from webhook import mutate, patch, validate
+from webhook import patch
 from webhook.app import MAX_BODY_BYTES
-from webhook.model import AdmissionRequest, Decision, Edit, Malformed
-from webhook.position import FindChain
-from webhook.replica import hook_for
+from webhook.decide import mutate, validate
+from webhook.decide.model import AdmissionRequest, Decision, Edit, Malformed
+from webhook.decide.position import FindChain
+from webhook.decide.replica import hook_for
 from webhook.review import review
 
 KEY = b"key"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from webhook import read
-from webhook.model import AdmissionRequest, Container, Malformed, Membership, Pod
+from webhook.decide import read
+from webhook.decide.model import AdmissionRequest, Container, Malformed, Membership, Pod
 
 PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"

@@ -35,7 +35,7 @@ from tests.unit.fake_api import FakeApi
 from webhook import app, certificate, connection
 from webhook import review as review_module
 from webhook.cache import AdmissionCache
-from webhook.model import Decision
+from webhook.decide.model import Decision
 from webhook.server import Servers, _shared, aged
 
 KEY = b"drain key of the tests, 32 bytes"

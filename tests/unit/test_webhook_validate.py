@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tests.unit import objects
-from webhook import validate
-from webhook.model import AdmissionRequest, Decision
+from webhook.decide import validate
+from webhook.decide.model import AdmissionRequest, Decision
 
 
 def invalid() -> dict[str, Any]:

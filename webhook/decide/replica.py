@@ -13,9 +13,9 @@ from dataclasses import replace
 from sfc import annotation, names
 from sfc.chain import Hook, Side, Stage
 from sfc.validation.problem import shown
-from webhook.model import Container, Json, Pod
-from webhook.position import Position
-from webhook.read import TOPOLOGY_KEY
+from webhook.decide.model import Container, Json, Pod
+from webhook.decide.position import Position
+from webhook.decide.read import TOPOLOGY_KEY
 
 ENFORCE_LABEL = "pod-security.kubernetes.io/enforce"
 DEFAULT_GRACE_SECONDS = 30

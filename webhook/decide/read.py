@@ -1,4 +1,4 @@
-"""The door: reads what matters of an object, once, into the values of `webhook.model`.
+"""The door: reads what matters of an object, once, into the values of `webhook.decide.model`.
 
 An object may have any shape. What is absent or null counts as empty; a value of the wrong type raises Malformed with
 its path.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sfc import names
-from webhook.model import AdmissionRequest, Container, Json, Malformed, Membership, Pod, Template, Workload
+from webhook.decide.model import AdmissionRequest, Container, Json, Malformed, Membership, Pod, Template, Workload
 
 LABELS = (names.CHAIN_LABEL, names.STAGE_LABEL)
 TEMPLATES = {"CronJob": ("spec", "jobTemplate", "spec", "template")}

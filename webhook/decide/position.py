@@ -9,8 +9,8 @@ from sfc import missing, names
 from sfc.chain import Chain, Stage
 from sfc.validation.checks import InvalidChain
 from sfc.validation.problem import shown
-from webhook.model import Pod
-from webhook.read import LABELS
+from webhook.decide.model import Pod
+from webhook.decide.read import LABELS
 
 MAX_CONTAINERS = 500
 """Each gets a hook, and a pod that large could not be stored; a bound for the time that an answer takes."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sfc import names
-from webhook.model import Container, Edit, Json, Membership, Pod
-from webhook.read import LABELS, PREFERRED
+from webhook.decide.model import Container, Edit, Json, Membership, Pod
+from webhook.decide.read import LABELS, PREFERRED
 
 ANNOTATIONS = (names.NETWORKS_ANNOTATION, names.DRAIN_ID_ANNOTATION, names.SOURCE_PORTS)
 """Those that admission changes."""

@@ -57,7 +57,7 @@ class Membership:
 
     @property
     def values(self) -> tuple[str | None, str | None]:
-        """In the order of `webhook.read.LABELS`."""
+        """In the order of `webhook.decide.read.LABELS`."""
         return self.chain, self.stage
 
     def __bool__(self) -> bool:

@@ -12,11 +12,11 @@ from dataclasses import replace
 from sfc import annotation, drain_id, names
 from sfc.chain import Hook
 from sfc.validation.problem import shown
-from webhook import read, write
-from webhook.model import AdmissionRequest, Decision, Membership, Pod, Template, Workload
-from webhook.position import FindChain, position
-from webhook.read import LABELS
-from webhook.replica import replica, stripped
+from webhook.decide import read, write
+from webhook.decide.model import AdmissionRequest, Decision, Membership, Pod, Template, Workload
+from webhook.decide.position import FindChain, position
+from webhook.decide.read import LABELS
+from webhook.decide.replica import replica, stripped
 
 MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
 REFUSED = "The pod is refused until then; a workload's controller tries again by itself."

@@ -5,8 +5,8 @@ from __future__ import annotations
 from sfc.names import CHAIN_KIND
 from sfc.validation import checks, update, warnings
 from sfc.validation.problem import listing
-from webhook import read
-from webhook.model import AdmissionRequest, Decision
+from webhook.decide import read
+from webhook.decide.model import AdmissionRequest, Decision
 
 UNPROCESSABLE = 422
 
