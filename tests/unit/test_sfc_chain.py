@@ -30,6 +30,23 @@ def test_a_link_is_a_cross_connection_and_each_end_knows_its_side() -> None:
     }
 
 
+def test_the_number_of_a_cross_connection_is_of_32_bits_and_another_one_when_the_chain_is_made_anew() -> None:
+    first, again = objects.chain(), objects.chain()
+    again["metadata"]["uid"] = "chain-2"
+
+    numbers = [connection.number for obj in (first, again) for connection in chain_of(obj).cross_connections]
+
+    assert len(set(numbers)) == 6
+    assert all(0 < number < 1 << 32 for number in numbers)
+    assert numbers[:3] == [connection.number for connection in chain().cross_connections]
+
+
+def test_what_a_chain_does_not_have_is_none() -> None:
+    assert chain().stage("router") is None
+    assert chain().interface(InterfaceRef("router", "in")) is None
+    assert chain().interface(InterfaceRef("nat", "in")) is None
+
+
 def test_a_segment_reaches_through_transparent_stages_and_ends_at_others() -> None:
     of = chain()
 
