@@ -447,7 +447,7 @@ static __always_inline enum verdict carry_part(const struct flow *flow, bool wid
 {
 	struct fragment_key key = {.connection = from->connection, .side = from->side};
 	enum verdict verdict;
-	struct wide_key orphan;
+	struct wide_key addresses;
 	u64 *first;
 
 	key.source = flow->source;
@@ -464,9 +464,9 @@ static __always_inline enum verdict carry_part(const struct flow *flow, bool wid
 		*to = *first;
 		return VERDICT_FORWARDED;
 	}
-	tell(from->connection, VERDICT_ORPHAN);
-	orphan = wide_key_of(from->connection, flow, from->side);
-	*to = choose(from->connection, !from->side, wide_hash(&orphan));
+	tell(from->connection, VERDICT_LONE_FRAGMENT);
+	addresses = wide_key_of(from->connection, flow, from->side);
+	*to = choose(from->connection, !from->side, wide_hash(&addresses));
 	return *to ? VERDICT_FORWARDED : VERDICT_NO_TARGET;
 }
 

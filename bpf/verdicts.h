@@ -6,11 +6,11 @@
 #pragma once
 
 enum verdict {
-	VERDICT_FORWARDED = 0, /* sent to a link of the other side */
-	VERDICT_ANSWERED = 1,  /* an ARP request or neighbour solicitation; the answer goes back */
-	VERDICT_NOT_OURS = 2,  /* not from one of our links: left to the host */
-	VERDICT_UNWIRED = 3,   /* dropped: the sender's slot has no link yet, or no longer */
-	VERDICT_NO_TARGET = 4, /* dropped: the other side has no link that receives */
-	VERDICT_ORPHAN = 5,    /* forwarded by its addresses: a fragment whose first one was not seen */
-	VERDICT_CONTESTED = 6, /* forwarded: another serving replica uses the same port for its session */
+	VERDICT_FORWARDED = 0,	   /* sent to a link of the other side */
+	VERDICT_ANSWERED = 1,	   /* an ARP request or neighbour solicitation; the answer goes back */
+	VERDICT_NOT_OURS = 2,	   /* not from one of our links: left to the host */
+	VERDICT_UNWIRED = 3,	   /* dropped: the sender's slot has no link yet, or no longer */
+	VERDICT_NO_TARGET = 4,	   /* dropped: the other side has no link that receives */
+	VERDICT_LONE_FRAGMENT = 5, /* forwarded by its addresses: a fragment whose first one was not seen */
+	VERDICT_CONTESTED = 6,	   /* forwarded: another serving replica uses the same port for its session */
 };

@@ -74,7 +74,7 @@ def test_a_fragment_before_its_first_is_carried_and_counted(
 
     assert len(receivers) == 1
     assert receivers < set(SLOTS[DOWN])
-    assert wired.datapath.counters.remarks() == {(CONNECTION, "orphan"): 3 * len(rest)}
+    assert wired.datapath.counters.remarks() == {(CONNECTION, "lone_fragment"): 3 * len(rest)}
     assert not wired.datapath.counters.drops()
 
 

@@ -20,6 +20,7 @@ from controller.node.cni.fields import addresses_of, field, invalid, route_of
 from sfc import annotation, mac, names, strict_json
 from sfc.chain import Interface
 from sfc.source_ports import PortRange
+from sfc.validation.fault import MAX_MTU, MIN_MTU, MIN_MTU_IPV6
 
 CONTAINER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 INTERFACE_NAME = re.compile(r"(?!\.{1,2}$)[!-.0-9;-~]{1,15}")
@@ -27,7 +28,6 @@ INTERFACE_NAME = re.compile(r"(?!\.{1,2}$)[!-.0-9;-~]{1,15}")
 POD_UID = re.compile(r"[0-9A-Za-z-]{0,64}")
 DRAIN_ID = re.compile(r"[0-9a-f]{32}")
 PLUGIN_NAME = re.compile(r"[^/\0]+")
-MIN_MTU, MIN_IPV6_MTU, MAX_MTU = 68, 1280, 65535
 
 
 def addition_of(call: Call) -> Addition:
@@ -141,7 +141,7 @@ def _interface(name: str, configuration: Mapping[str, Any]) -> Interface:
         name=name,
         mac=_mac(configuration),
         addresses=addresses,
-        mtu=_mtu(configuration, MIN_IPV6_MTU if any(":" in a for a in addresses) else MIN_MTU),
+        mtu=_mtu(configuration, MIN_MTU_IPV6 if any(":" in a for a in addresses) else MIN_MTU),
         routes=tuple(route_of(f"args.cni.routes[{i}]", route) for i, route in enumerate(routes)),
     )
 
