@@ -16,7 +16,7 @@ MESSAGE_LIMIT = 1024
 """Characters; the limit of events.k8s.io/v1."""
 
 
-class Api(Protocol):
+class EventApi(Protocol):
     """The part of `kube.api.ApiServer` that is needed here. Every method raises ApiError."""
 
     def get(self, path: str) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def repeatable_name(about: str, *content: str) -> str:
     return f"{about}.{hashlib.sha256('/'.join(content).encode()).hexdigest()[:16]}"
 
 
-def record(api: Api, event: Object, total: int | None = None) -> None:
+def record(api: EventApi, event: Object, total: int | None = None) -> None:
     """Create the Event; if it exists, raise its count. Raises ApiError.
 
     `total`: how often it happened in all. Without it, the count of the existing Event goes up by one.

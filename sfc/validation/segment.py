@@ -9,7 +9,7 @@ from typing import TypeVar
 from sfc.chain import Chain, Interface, InterfaceRef
 from sfc.validation.problem import MISSING, Problem
 
-Members = list[tuple[InterfaceRef, Interface]]
+Ends = list[tuple[InterfaceRef, Interface]]
 T = TypeVar("T")
 
 
@@ -46,7 +46,7 @@ def apart(sets: Mapping[InterfaceRef, set[T]]) -> Iterator[tuple[InterfaceRef, s
             yield ref, own, set().union(*others)
 
 
-def _addresses_twice(members: Members, paths: Mapping[InterfaceRef, str]) -> Iterator[Problem]:
+def _addresses_twice(members: Ends, paths: Mapping[InterfaceRef, str]) -> Iterator[Problem]:
     owner: dict[object, InterfaceRef] = {}
     for ref, interface in members:
         for i, address in enumerate(interface.addresses):
@@ -61,7 +61,7 @@ def _addresses_twice(members: Members, paths: Mapping[InterfaceRef, str]) -> Ite
             owner.setdefault(ip, ref)
 
 
-def _macs_twice(members: Members, paths: Mapping[InterfaceRef, str]) -> Iterator[Problem]:
+def _macs_twice(members: Ends, paths: Mapping[InterfaceRef, str]) -> Iterator[Problem]:
     owner: dict[str, InterfaceRef] = {}
     for ref, interface in members:
         if owner.setdefault(interface.mac, ref) != ref:
@@ -73,7 +73,7 @@ def _macs_twice(members: Members, paths: Mapping[InterfaceRef, str]) -> Iterator
             )
 
 
-def _families(members: Members, paths: Mapping[InterfaceRef, str]) -> Iterator[Problem]:
+def _families(members: Ends, paths: Mapping[InterfaceRef, str]) -> Iterator[Problem]:
     families = {ref: {ipaddress.ip_interface(a).version for a in i.addresses} for ref, i in members if i.addresses}
     for ref, own, others in apart(families):
         yield Problem(

@@ -14,7 +14,7 @@ from sfc.source_ports import PortRange
 
 
 @dataclass(frozen=True, slots=True)
-class Pod:
+class PodIdentity:
     """The pod, as the runtime names it in CNI_ARGS."""
 
     namespace: str
@@ -44,7 +44,7 @@ class Attachment:
     container_id: str
     interface_name: str
     """In the pod."""
-    pod: Pod
+    pod: PodIdentity
     ipam: IpamPlugin | None
     """None without addresses (a transparent function)."""
 

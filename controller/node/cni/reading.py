@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from controller.node.cni.answer import DEFAULT_VERSION, VERSIONS, CniError, Code
-from controller.node.cni.attachment import Addition, Attachment, IpamPlugin, Pod
+from controller.node.cni.attachment import Addition, Attachment, IpamPlugin, PodIdentity
 from controller.node.cni.call import Call
 from controller.node.cni.fields import addresses_of, field, invalid, route_of
 from sfc import annotation, mac, names, strict_json
@@ -96,11 +96,13 @@ def _arguments(environment: Mapping[str, str]) -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in pairs if value.strip()}
 
 
-def _pod(arguments: Mapping[str, str]) -> Pod:
+def _pod(arguments: Mapping[str, str]) -> PodIdentity:
     uid = arguments.get("K8S_POD_UID", "")
     if not POD_UID.fullmatch(uid):
         raise CniError(Code.INVALID_ENVIRONMENT, f"K8S_POD_UID in CNI_ARGS is {uid[:64]!r}: give the pod's UID")
-    return Pod(namespace=arguments.get("K8S_POD_NAMESPACE", ""), name=arguments.get("K8S_POD_NAME", ""), uid=uid)
+    return PodIdentity(
+        namespace=arguments.get("K8S_POD_NAMESPACE", ""), name=arguments.get("K8S_POD_NAME", ""), uid=uid
+    )
 
 
 def _netns(call: Call) -> int:
@@ -176,7 +178,7 @@ def _drain_id(configuration: Mapping[str, Any]) -> str:
     return drain_id
 
 
-def _source_ports(configuration: Mapping[str, Any], pod: Pod) -> PortRange | None:
+def _source_ports(configuration: Mapping[str, Any], pod: PodIdentity) -> PortRange | None:
     text = field(configuration, "args.cni.sourcePorts", str, None)
     if text is None:
         return None

@@ -13,7 +13,7 @@ from controller.node.plane.plan import State
 from controller.node.report import COMPONENT
 from controller.node.report.clashes import Clash, clashes
 from kube.api import ApiError
-from kube.events import Api, Event, Reporter, record, repeatable_name
+from kube.events import Event, EventApi, Reporter, record, repeatable_name
 from kube.objects import PODS
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class Contests:
 
     def __init__(
         self,
-        api: Api,
+        api: EventApi,
         node: str,
         state: Callable[[], State],
         counts: Callable[[], Mapping[Contest, int]],

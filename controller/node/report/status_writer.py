@@ -36,7 +36,7 @@ TRANSITIONS = 256
 """How many are kept for events while the API server does not answer; older ones are in the log only."""
 
 
-class Api(Protocol):
+class StatusApi(Protocol):
     """The part of `kube.api.ApiServer` that is needed here. Every method raises ApiError."""
 
     def patch(self, path: str, body: Any, content_type: str) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class StatusWriter:
 
     def __init__(
         self,
-        api: Api,
+        api: StatusApi,
         node: str,
         state: Callable[[], State],
         connections: Callable[[], Mapping[Key, Object]],
