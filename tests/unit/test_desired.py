@@ -7,12 +7,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from controller.node.plane import desired as plan
 from controller.node.plane import maglev
 from controller.node.plane.cluster import Cluster
+from controller.node.plane.desired import MOST_FORESEEN, likely_targets
 from controller.node.plane.drain import Drain
 from controller.node.plane.model import DataPlane, HostLink, LinkState, by_pod
-from controller.node.plane.plan import Plan
+from controller.node.plane.plan import Part, Plan
 from controller.node.plane.replica import replica_of
 from sfc.chain import Side, chain_of
 from tests.unit.objects import chain, link, pod
@@ -201,3 +204,24 @@ def test_a_replaced_sandbox_does_not_count_against_the_new_one() -> None:
     plane = desired(TWO_FIREWALLS, (replace(CLIENT, up=False), newer), {})
 
     assert plane.links[8].state == LinkState.SERVING
+
+
+def test_the_tables_after_the_next_event_are_foreseen() -> None:
+    pods = (pod("client-1", "client"), pod("firewall-1", "firewall"), pod("firewall-2", "firewall"))
+    starting = cluster(*pods, pod("firewall-3", "firewall", ready=False))
+    links = (*ALL, link(6, "firewall-3", "left"), link(7, "firewall-3", "right"))
+    foreseen = {maglev.table(replicas) for replicas in likely_targets(planned(starting, links, {}))}
+
+    joined = desired(cluster(*pods, pod("firewall-3", "firewall")), links, {})
+    left = desired(starting, links, draining("firewall-1"))
+
+    sides = (CLIENT_FIREWALL, Side.DOWNSTREAM), (FIREWALL_NAT, Side.UPSTREAM)
+    assert {plane.targets[side] for plane in (joined, left) for side in sides} <= foreseen
+
+
+@pytest.mark.parametrize(("sides", "foreseen"), [(MOST_FORESEEN // 16, MOST_FORESEEN), (MOST_FORESEEN // 16 + 1, 0)])
+def test_no_table_is_foreseen_on_a_node_with_more_replicas_than_the_cache_could_hold(sides: int, foreseen: int) -> None:
+    serving = {(number, Side.UPSTREAM): [(f"pod-{number}-{i}", 1 + i) for i in range(16)] for number in range(sides)}
+    full = Plan(parts={("telco", "edge"): Part(NOTHING, serving, frozenset(), pods=16 * sides)})
+
+    assert len(likely_targets(full)) == foreseen

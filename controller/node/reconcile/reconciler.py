@@ -18,12 +18,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
+from controller.node.plane import maglev
 from controller.node.plane.changes import changes
 from controller.node.plane.cluster import Cluster
-from controller.node.plane.desired import desired
+from controller.node.plane.desired import desired, likely_targets
 from controller.node.plane.drain import Drain, advance, begin
 from controller.node.plane.model import LinksByPod, by_pod
-from controller.node.plane.plan import State
+from controller.node.plane.plan import Plan, State
 from controller.node.reconcile.applier import Applier, log_changes
 from controller.node.reconcile.drains import Drains
 from controller.node.reconcile.node_view import NodeView
@@ -74,6 +75,7 @@ class Reconciler:
         self._woken_at: float | None = None
         """When the first event came that no pass has taken into account yet; None when there is none."""
         self._last_pass = clock()
+        self._prepared = Plan()
 
     @property
     def state(self) -> State:
@@ -123,6 +125,7 @@ class Reconciler:
                         self.reconcile(verify=False)
                     if self._clock() - self._node.verified_at >= VERIFY_SECONDS:
                         self.reconcile()
+                self._prepare()
                 failures = 0
             except Exception:
                 failures += 1
@@ -187,6 +190,15 @@ class Reconciler:
         self.drains.settle(state.drains, state.links.keys())
         for observer in self._observers:
             observer(state)
+
+    def _prepare(self) -> None:
+        """Makes, while nothing else is to do, the tables that the next event will probably ask for: they are cached."""
+        current = self._state.plan
+        for members in likely_targets(current) if self._prepared.parts != current.parts else ():
+            if self._woken.is_set() or self._woken_at is not None:
+                return
+            maglev.table(members)
+        self._prepared = current
 
 
 def _pod_of(drain_id: str, links: LinksByPod) -> str | None:
