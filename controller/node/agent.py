@@ -76,6 +76,7 @@ def _options(argv: list[str]) -> argparse.Namespace:
         "--name", default=os.environ.get("POD_NAME") or platform.node(), help="this agent's name in the file `leader`"
     )
     parser.add_argument("--run", type=Path, default=Path(names.CNI_SOCKET).parent, help="folder that agents share")
+    parser.add_argument("--ipam", type=Path, default=Path("/opt/cni/bin"), help="folder of the IPAM plugin `static`")
     parser.add_argument("--pins", type=Path, default=Path("/sys/fs/bpf/sfc/v1"), help="folder of the pinned maps")
     parser.add_argument("--sessions", type=int, default=262_144, help="capacity of the session table")
     idle = "seconds without a packet after which a drain does not wait for a %s session"
@@ -105,6 +106,7 @@ class Agent:
             drain_key=options.drain_key.read_bytes(),
             timeouts=Timeouts.of_seconds(tcp_idle=options.tcp_idle, other_idle=options.other_idle),
             run=options.run,
+            ipam=options.ipam,
             address=options.address,
         )
         self._terms: list[Term] = []

@@ -45,7 +45,8 @@ class Leadership:
     """
 
     def __init__(self, folder: Path, name: str) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)  # whoever made it: the sockets in it are for root alone
         self._folder = folder
         self._name = name
         self._lock = os.open(folder / "leader", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -50,6 +50,8 @@ class Setting:
     timeouts: Timeouts
     run: Path
     """The folder of the sockets that the node's agents share."""
+    ipam: Path
+    """The folder of the IPAM plugins."""
     address: str
     """Where metrics and health are served."""
 
@@ -90,7 +92,9 @@ class Term:
             lambda drain_id, asked_at: reconciler.drain(drain_id, asked_at, timeout),
         )
         threading.Thread(target=self._hooks.serve_forever, name="hooks", daemon=True).start()
-        wiring = PodWiring(setting.links, lambda: setting.datapath.program_fd, PROGRAM, reconciler.links_changed)
+        wiring = PodWiring(
+            setting.links, lambda: setting.datapath.program_fd, PROGRAM, setting.ipam, reconciler.links_changed
+        )
         self._cni = CniServer(setting.run / Path(names.CNI_SOCKET).name, wiring)
         self._cni.start()
         self._health = health.serve(

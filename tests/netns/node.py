@@ -28,6 +28,8 @@ POD_UID = "5e0f5c44-3a1e-4a53-9a35-1c3d1a0b7e30"
 MAC = "02:5f:c0:00:00:01"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sfc-testbed"
 CNI_PATH = ":".join([*map(str, CACHE.glob("cni-*[0-9a-f]/")), "/usr/lib/cni"])
+IPAM = next(Path(folder) for folder in CNI_PATH.split(":") if Path(folder, "static").is_file())
+"""The folder that the agent takes the IPAM plugin from."""
 """Folders with the IPAM plugin `static`: built by the testbed, or Debian's."""
 
 
@@ -179,11 +181,11 @@ def build_plugin(folder: Path, socket: Path, timeout_seconds: int = 10) -> Path:
 
 
 @contextmanager
-def agent(plugin: Path, socket: Path) -> Iterator[Node]:
-    """Runs the agent's CNI side in the caller's namespace."""
+def agent(plugin: Path, socket: Path, ipam: Path = IPAM) -> Iterator[Node]:
+    """Runs the agent's CNI side in the caller's namespace, with the IPAM plugin in the folder `ipam`."""
     links = Links()
     changes: list[None] = []
-    wiring = PodWiring(links, program, PROGRAM_NAME, lambda: changes.append(None))
+    wiring = PodWiring(links, program, PROGRAM_NAME, ipam, lambda: changes.append(None))
     server = CniServer(socket, wiring)
     server.start()
     try:

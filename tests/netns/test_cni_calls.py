@@ -21,6 +21,8 @@ from controller.node.cni.server import CniServer
 from tests.netns import node as lab
 from tests.netns.node import MAC, Node, configuration, show
 
+COMMANDS = ("ADD", "CHECK", "DEL")
+
 
 @pytest.fixture(scope="module")
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -34,9 +36,25 @@ def address(plugin: Path) -> Path:
 
 
 @pytest.fixture
-def node(plugin: Path, address: Path) -> Iterator[Node]:
-    with lab.namespace("node") as name, lab.inside(name), lab.agent(plugin, address) as running:
+def ipam(tmp_path: Path) -> Path:
+    """The folder that the agent takes the IPAM plugin from: as it is installed, until a test puts another one there."""
+    folder = tmp_path / "ipam"
+    folder.mkdir()
+    (folder / "static").symlink_to(lab.IPAM / "static")
+    return folder
+
+
+@pytest.fixture
+def node(plugin: Path, address: Path, ipam: Path) -> Iterator[Node]:
+    with lab.namespace("node") as name, lab.inside(name), lab.agent(plugin, address, ipam) as running:
         yield running
+
+
+def put(folder: Path, name: str, script: str, mode: int = 0o755) -> None:
+    """A program in place of what is there."""
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).write_text(script)
+    (folder / name).chmod(mode)
 
 
 @pytest.fixture
@@ -269,28 +287,26 @@ def test_add_refuses_an_interface_name_that_the_pod_already_has(node: Node, pod:
     assert len(show("link", "show", "dev", "net1", pod=pod)) == 1
 
 
-def test_add_passes_on_the_refusal_of_the_ipam_plugin_and_leaves_nothing(node: Node, pod: str, tmp_path: Path) -> None:
-    ipam = tmp_path / "static"
-    ipam.write_text('#!/bin/sh\necho \'{"code": 11, "msg": "pool is empty", "details": "d"}\'; exit 1\n')
-    ipam.chmod(0o755)
+def test_add_passes_on_the_refusal_of_the_ipam_plugin_and_leaves_nothing(node: Node, pod: str, ipam: Path) -> None:
+    put(ipam, "static", '#!/bin/sh\necho \'{"code": 11, "msg": "pool is empty", "details": "d"}\'; exit 1\n')
 
-    answer = node.call("ADD", pod, configuration(ips=["10.1.0.2/24"]), env={"CNI_PATH": str(tmp_path)})
+    answer = node.call("ADD", pod, configuration(ips=["10.1.0.2/24"]))
 
     assert answer.status == 1
     assert (answer.output["code"], answer.output["msg"]) == (11, "sfc: IPAM plugin 'static': pool is empty")
     assert lab.host_links() == []
 
 
-def test_add_that_fails_after_ipam_gives_the_addresses_back(node: Node, pod: str, tmp_path: Path) -> None:
-    ipam = tmp_path / "static"
-    ipam.write_text(
-        f'#!/bin/sh\necho "$CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME" >>{tmp_path}/calls\n'
-        'echo \'{"cniVersion": "1.0.0", "ips": [{"address": "10.1.0.2/24"}]}\'\n'
+def test_add_that_fails_after_ipam_gives_the_addresses_back(node: Node, pod: str, ipam: Path) -> None:
+    put(
+        ipam,
+        "static",
+        f'#!/bin/sh\necho "$CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME" >>{ipam}/calls\n'
+        'echo \'{"cniVersion": "1.0.0", "ips": [{"address": "10.1.0.2/24"}]}\'\n',
     )
-    ipam.chmod(0o755)
     unreachable = configuration(ips=["10.1.0.2/24"], routes=[{"dst": "10.9.0.0/16", "gw": "10.8.0.1"}])
 
-    answer = node.call("ADD", pod, unreachable, env={"CNI_PATH": str(tmp_path)})
+    answer = node.call("ADD", pod, unreachable)
 
     assert answer.status == 1
     assert answer.output["code"] == 101
@@ -298,7 +314,7 @@ def test_add_that_fails_after_ipam_gives_the_addresses_back(node: Node, pod: str
         "sfc: interface 'net1' of pod telco/nat-0: cannot add route to 10.9.0.0/16 via 10.8.0.1: "
         "Nexthop has invalid gateway"
     )
-    assert (tmp_path / "calls").read_text().splitlines() == ["ADD c0ffee net1", "DEL c0ffee net1"]
+    assert (ipam / "calls").read_text().splitlines() == ["ADD c0ffee net1", "DEL c0ffee net1"]
     assert lab.host_links() == []
     assert [link["ifname"] for link in show("link", pod=pod)] == ["lo"]
 
@@ -316,33 +332,56 @@ def test_add_that_fails_after_ipam_gives_the_addresses_back(node: Node, pod: str
     ],
 )
 def test_add_refuses_what_an_ipam_plugin_should_not_answer(
-    node: Node, pod: str, tmp_path: Path, script: str, message: str
+    node: Node, pod: str, ipam: Path, script: str, message: str
 ) -> None:
-    ipam = tmp_path / "static"
-    ipam.write_text(f"#!/bin/sh\n{script}\n")
-    ipam.chmod(0o755)
+    put(ipam, "static", f"#!/bin/sh\n{script}\n")
 
-    answer = node.call("ADD", pod, configuration(ips=["10.1.0.2/24"]), env={"CNI_PATH": str(tmp_path)})
+    answer = node.call("ADD", pod, configuration(ips=["10.1.0.2/24"]))
 
     assert answer.status == 1
     assert message in answer.output["msg"]
     assert lab.host_links() == []
 
 
-def test_add_says_when_an_ipam_plugin_cannot_be_run(node: Node, pod: str, tmp_path: Path) -> None:
-    (tmp_path / "static").write_text("")
+def test_add_says_when_an_ipam_plugin_cannot_be_run(node: Node, pod: str, ipam: Path) -> None:
+    put(ipam, "static", "", mode=0o644)
+
+    answer = node.call("ADD", pod, configuration(ips=["10.1.0.2/24"]))
+
+    assert answer.output["msg"] == f"sfc: IPAM plugin '{ipam}/static' cannot be run: Permission denied"
+
+
+def test_add_says_when_the_ipam_plugin_is_not_installed_and_del_succeeds(node: Node, pod: str, ipam: Path) -> None:
+    (ipam / "static").unlink()
+
+    answer = node.call("ADD", pod, configuration(ips=["10.1.0.2/24"]))
+
+    assert answer.output["msg"] == (
+        f"sfc: IPAM plugin 'static' is not in '{ipam}': install it there, or start the agent with --ipam"
+    )
+    assert node.call("DEL", pod, configuration(ips=["10.1.0.2/24"])).status == 0
+
+
+@pytest.mark.parametrize("name", ["sfc", "host-local", "evil"])
+def test_no_program_runs_but_the_one_ipam_plugin_that_is_known(node: Node, pod: str, ipam: Path, name: str) -> None:
+    """Whoever may create a NetworkAttachmentDefinition chooses `ipam.type`, and the agent would run it as root."""
+    put(ipam, name, f"#!/bin/sh\ntouch {ipam}/it-ran\necho '{{}}'\n")
+    config = configuration(ips=["10.1.0.2/24"]) | {"ipam": {"type": name}}
+
+    add, check, delete = (node.call(command, pod, config, env={"CNI_PATH": str(ipam)}) for command in COMMANDS)
+
+    message = f'sfc: ipam.type is "{name}": give static; the agent runs no other IPAM plugin'
+    assert (add.output["msg"], check.output["msg"], delete.status) == (message, message, 0)
+    assert not (ipam / "it-ran").exists()
+
+
+def test_the_call_does_not_choose_where_the_ipam_plugin_comes_from(node: Node, pod: str, tmp_path: Path) -> None:
+    put(tmp_path, "static", f"#!/bin/sh\ntouch {tmp_path}/it-ran\necho '{{}}'\n")
 
     answer = node.call("ADD", pod, configuration(ips=["10.1.0.2/24"]), env={"CNI_PATH": str(tmp_path)})
 
-    assert answer.output["msg"] == f"sfc: IPAM plugin '{tmp_path}/static' cannot be run: Permission denied"
-
-
-def test_add_names_an_ipam_plugin_that_is_not_installed(node: Node, pod: str) -> None:
-    config = configuration(ips=["10.1.0.2/24"]) | {"ipam": {"type": "absent"}}
-
-    answer = node.call("ADD", pod, config, env={"CNI_PATH": "/nowhere"})
-
-    assert answer.output["msg"] == "sfc: IPAM plugin 'absent' is not in CNI_PATH '/nowhere': install it there"
+    assert answer.status == 0, answer.output
+    assert not (tmp_path / "it-ran").exists()
 
 
 @pytest.mark.parametrize("command", ["ADD", "CHECK"])

@@ -148,8 +148,11 @@ def test_the_result_keeps_what_the_ipam_plugin_said_of_an_address() -> None:
         ({"runtimeConfig__mac": None}, "runtimeConfig.mac is missing: give the NetworkAttachmentDefinition"),
         ({"runtimeConfig__mac": "01:00:00:00:00:01"}, "give a unicast MAC"),
         ({"runtimeConfig": []}, "runtimeConfig is []: give an object"),
-        ({"ipam": None}, 'ipam.type is "": name the IPAM plugin'),
-        ({"ipam__type": "../../bin/sh"}, 'ipam.type is "../../bin/sh": name the IPAM plugin'),
+        ({"ipam": None}, 'ipam.type is "": give static; the agent runs no other IPAM plugin'),
+        (
+            {"ipam__type": "../../bin/sh"},
+            'ipam.type is "../../bin/sh": give static; the agent',
+        ),
         ({"args__cni__mtu": 1279}, "args.cni.mtu is 1279: give 1280 to 65535 bytes"),
         ({"args__cni__mtu": True}, "args.cni.mtu is true: give a value of type int"),
         ({"args__cni__drainId": "a b"}, 'args.cni.drainId is "a b": only the sfc webhook gives it'),

@@ -133,3 +133,13 @@ def test_a_newcomer_that_dies_before_it_leads_leaves_the_old_one_leading(old: Ag
     assert not led
     assert not other.leads(0.2)
     other.stop.set()
+
+
+def test_the_folder_of_the_sockets_is_for_root_alone_whoever_made_it(tmp_path: Path) -> None:
+    """The kubelet makes a hostPath that does not exist, for everybody to enter."""
+    made = tmp_path / "sfc"
+    made.mkdir(mode=0o755)
+
+    Leadership(made, "agent")
+
+    assert made.stat().st_mode & 0o777 == 0o700

@@ -32,7 +32,7 @@ class IpamPlugin:
     """The plugin that gives an attachment its addresses and takes them back."""
 
     name: str
-    """Of its file, in a folder of CNI_PATH."""
+    """Of its file; one of `reading.IPAM_PLUGINS`."""
     call: Call
     """Our own call, which is passed on to the plugin as it came."""
 

@@ -1,4 +1,9 @@
-"""Delegation to an IPAM plugin: it runs with our own call as it came (CNI specification 1.0, section 4)."""
+"""Delegation to an IPAM plugin: it runs with our own call as it came (CNI specification 1.0, section 4).
+
+The plugin runs as root in the agent, and `ipam.type` may be a tenant's choice: anybody who may create a
+NetworkAttachmentDefinition writes it. So `reading` lets only known plugins through, and they come from one folder that
+the agent is configured with, whatever CNI_PATH the call has.
+"""
 
 from __future__ import annotations
 
@@ -19,28 +24,27 @@ IPAM_SECONDS = 30.0
 """Less than the CNI plugin waits for the agent, so that the runtime learns which plugin was slow."""
 
 
-def delegate(plugin: IpamPlugin | None) -> dict[str, Any]:
-    """Runs the plugin and returns its result; without a plugin, an empty one.
+def delegate(plugin: IpamPlugin | None, folder: Path) -> dict[str, Any]:
+    """Runs the plugin, a file in `folder`, and returns its result; without a plugin, an empty one.
 
     A DEL succeeds when the plugin is not installed: it cannot hold an address, and must not hold the pod.
     Raises CniError: IPAM_FAILED, TRY_AGAIN after IPAM_SECONDS, or the code that the plugin answered.
     """
     if plugin is None:
         return {}
-    environment = plugin.call.environment
-    program = _program(plugin.name, environment.get("CNI_PATH", ""))
-    if program is None:
+    program = folder / plugin.name
+    if not program.is_file():
         if plugin.call.command == "DEL":
             return {}
         raise CniError(
             Code.IPAM_FAILED,
-            f"IPAM plugin {plugin.name!r} is not in CNI_PATH {environment.get('CNI_PATH', '')!r}: install it there",
+            f"IPAM plugin {plugin.name!r} is not in {str(folder)!r}: install it there, or start the agent with --ipam",
         )
     try:
         done = subprocess.run(
             [program],
             input=plugin.call.configuration,
-            env={**environment},
+            env={**plugin.call.environment},
             capture_output=True,
             timeout=IPAM_SECONDS,
             check=False,
@@ -54,7 +58,7 @@ def delegate(plugin: IpamPlugin | None) -> dict[str, Any]:
     return _result(plugin.name, done)
 
 
-def release(plugin: IpamPlugin | None) -> None:
+def release(plugin: IpamPlugin | None, folder: Path) -> None:
     """Undoes an ADD of the plugin. Raises nothing if that fails too: the failure of the ADD is the one to report.
 
     The DEL by which the runtime cleans up after a failed ADD tries once more.
@@ -63,7 +67,7 @@ def release(plugin: IpamPlugin | None) -> None:
         return
     deletion = replace(plugin.call, environment={**plugin.call.environment, "CNI_COMMAND": "DEL"})
     with suppress(CniError):
-        delegate(replace(plugin, call=deletion))
+        delegate(replace(plugin, call=deletion), folder)
 
 
 def with_result(interface: Interface, result: Mapping[str, Any]) -> Interface:
@@ -74,11 +78,6 @@ def with_result(interface: Interface, result: Mapping[str, Any]) -> Interface:
     routes = tuple(route_of(f"IPAM result: routes[{i}]", r) for i, r in enumerate(result.get("routes") or ()))
     addresses = addresses_of("IPAM result: ips", (ip.get("address") for ip in result.get("ips") or ()))
     return replace(interface, addresses=addresses, routes=routes + interface.routes)
-
-
-def _program(name: str, path: str) -> Path | None:
-    candidates = (Path(folder) / name for folder in path.split(":") if folder)
-    return next((program for program in candidates if program.is_file()), None)
 
 
 def _result(name: str, done: subprocess.CompletedProcess[bytes]) -> dict[str, Any]:

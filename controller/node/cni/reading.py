@@ -27,7 +27,8 @@ INTERFACE_NAME = re.compile(r"(?!\.{1,2}$)[!-.0-9;-~]{1,15}")
 """Printable ASCII but '/' and ':', which the kernel refuses."""
 POD_UID = re.compile(r"[0-9A-Za-z-]{0,64}")
 DRAIN_ID = re.compile(r"[0-9a-f]{32}")
-PLUGIN_NAME = re.compile(r"[^/\0]+")
+IPAM_PLUGINS = ("static",)
+"""The IPAM plugins that the agent runs. It never runs any other program that a configuration names."""
 
 
 def addition_of(call: Call) -> Addition:
@@ -196,6 +197,6 @@ def _source_ports(configuration: Mapping[str, Any], pod: PodIdentity) -> PortRan
 
 def _ipam(configuration: Mapping[str, Any]) -> str:
     plugin = field(configuration, "ipam.type", str, "")
-    if not PLUGIN_NAME.fullmatch(plugin):
-        raise invalid("ipam.type", plugin, 'name the IPAM plugin, usually "static"')
+    if plugin not in IPAM_PLUGINS:
+        raise invalid("ipam.type", plugin, f"give {' or '.join(IPAM_PLUGINS)}; the agent runs no other IPAM plugin")
     return plugin

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from controller.node.cni.answer import CniError, Code, add_result
@@ -24,15 +25,17 @@ class PodWiring:
 
     program: returns the descriptor of the loaded tc program; called at every ADD.
     program_name: as `tc filter show` prints it.
+    ipam: the folder of the IPAM plugins.
     on_change: called after links have come or gone; must be cheap.
     """
 
     def __init__(
-        self, links: Links, program: Callable[[], int], program_name: str, on_change: Callable[[], None]
+        self, links: Links, program: Callable[[], int], program_name: str, ipam: Path, on_change: Callable[[], None]
     ) -> None:
         self._links = links
         self._program = program
         self._program_name = program_name
+        self._ipam = ipam
         self._on_change = on_change
         self._slots = Slots(lambda: (link.slot for link in links.list()))
 
@@ -51,8 +54,8 @@ class PodWiring:
             ExitStack() as undo,
             ThreadPoolExecutor(1, "ipam") as meanwhile,  # starting a program takes as long as making the link
         ):
-            delegated = meanwhile.submit(delegate, ipam)
-            undo.callback(release, ipam)
+            delegated = meanwhile.submit(delegate, ipam, self._ipam)
+            undo.callback(release, ipam, self._ipam)
             undo.callback(self._links.delete, name)
             identity = Identity(pod.uid, attachment.interface_name, addition.drain_id, slot)
             host = self._links.create(name, identity, addition.interface, netns)
@@ -79,7 +82,7 @@ class PodWiring:
     def delete(self, attachment: Attachment) -> None:
         """Removes the link and releases its addresses; succeeds when neither exists. Raises CniError."""
         with ThreadPoolExecutor(1, "ipam") as meanwhile:
-            released = meanwhile.submit(delegate, attachment.ipam)
+            released = meanwhile.submit(delegate, attachment.ipam, self._ipam)
             with _refusals_as_cni_errors(attachment):
                 self._links.delete(attachment.host_name)
             released.result()
@@ -106,7 +109,7 @@ class PodWiring:
                 f"interface {attachment.interface_name!r} of pod {attachment.pod} is not as ADD made it: "
                 f"{'; '.join(problems)}: delete the pod, so that a new one replaces it",
             )
-        delegate(attachment.ipam)
+        delegate(attachment.ipam, self._ipam)
 
 
 @contextmanager
