@@ -1,9 +1,10 @@
 """Netlink over one plain socket: requests, questions about one object, and dumps.
 
-pyroute2 writes the messages; the answers are read here. pyroute2's own sockets take a quarter to half a millisecond of
-Python for each request, which adds up to most of an ADD, and half a millisecond or more for each link of a dump,
-because they decode everything in the kernel's answer. The agent lists its links whenever one of them changes, so the
-code here reads the few fields that are needed and skips the rest: 20 microseconds for a link.
+pyroute2 writes the messages that change something. Questions are a few words and packed here; answers are read here.
+pyroute2's own sockets take a quarter to half a millisecond of Python for each request, which adds up to most of an ADD,
+and half a millisecond or more for each link of a dump, because they decode everything in the kernel's answer. The agent
+lists its links whenever one of them changes, so the code here reads the few fields that are needed and skips the rest:
+20 microseconds for a link.
 
 Formats: linux/netlink.h, linux/rtnetlink.h and linux/if_link.h.
 """
@@ -221,4 +222,7 @@ def link(*attrs: tuple[str, object], **fields: int) -> bytes:
 
 def read_link(kernel: Netlink, name: str) -> Link:
     """Raises OSError; with ENODEV when there is none of that name."""
-    return Link.parse(kernel.get(RTM_GETLINK, link(("IFLA_IFNAME", name))))
+    asked = name.encode() + b"\0"
+    length = _ATTRIBUTE.size + len(asked)
+    attribute = _ATTRIBUTE.pack(length, IFLA_IFNAME) + asked.ljust(_aligned(length) - _ATTRIBUTE.size, b"\0")
+    return Link.parse(kernel.get(RTM_GETLINK, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + attribute))
