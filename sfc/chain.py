@@ -32,7 +32,7 @@ class Side(IntEnum):
     @property
     def other(self) -> Side:
         """The opposite side."""
-        return Side(1 - self)
+        return Side.UPSTREAM if self else Side.DOWNSTREAM
 
 
 class Hook(StrEnum):
@@ -129,6 +129,10 @@ class CrossConnection:
         """The interface on this side."""
         return self.downstream if side else self.upstream
 
+    def far_end(self, side: Side) -> InterfaceRef:
+        """The interface on the opposite side."""
+        return self.upstream if side else self.downstream
+
 
 @dataclass(frozen=True, slots=True)
 class Chain:
@@ -199,7 +203,7 @@ class Chain:
 
     def _linked_to(self, ref: InterfaceRef) -> list[InterfaceRef]:
         attached = self.attachments.get((ref.stage, ref.interface))
-        return [attached[0].end(attached[1].other)] if attached else []
+        return [attached[0].far_end(attached[1])] if attached else []
 
     def _forwarded_to(self, ref: InterfaceRef) -> list[InterfaceRef]:
         stage = self.stage(ref.stage)

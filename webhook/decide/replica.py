@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from sfc import annotation, names
-from sfc.chain import Hook, Side, Stage
+from sfc.chain import Hook, Stage
 from sfc.validation.problem import shown
 from webhook.decide.model import Container, Json, Pod
 from webhook.decide.position import Position
@@ -183,7 +183,7 @@ def _neighbours(place: Position) -> list[str]:
     """Names of the stages at the other end of the stage's links."""
     ends = [(place.stage.name, interface.name) for interface in place.stage.interfaces]
     attached = [found for end in ends if (found := place.chain.attachments.get(end))]
-    return sorted({connection.end(Side(side).other).stage for connection, side in attached})
+    return sorted({connection.far_end(side).stage for connection, side in attached})
 
 
 # --- warnings ---------------------------------------------------------------------------------------------------------

@@ -76,14 +76,16 @@ def log_changes(changes: Iterable[Change], names: Mapping[int, str]) -> None:
     def shown(connection: int, side: Side) -> dict[str, str | int]:
         return {"cross_connection": names.get(connection, connection), "side": side.name.lower()}
 
-    for change in changes:
+    for (
+        change
+    ) in changes:  # the kind alone in the patterns: a pattern with all fields reads them all before it compares
         match change:
-            case Set("links", slot, entry):
-                where = shown(entry.connection, entry.side)
-                log.info("link set", extra={"slot": slot, "state": entry.state.name.lower(), **where})
-            case Clear("links", slot):
-                log.info("link cleared", extra={"slot": slot})
-            case Set("targets", (connection, side), _):
-                log.info("targets set", extra=shown(connection, side))
-            case Clear("targets", (connection, side)):
-                log.info("targets cleared", extra=shown(connection, side))
+            case Set(kind="links"):
+                where = shown(change.value.connection, change.value.side)
+                log.info("link set", extra={"slot": change.key, "state": change.value.state.name.lower(), **where})
+            case Set(kind="targets"):
+                log.info("targets set", extra=shown(*change.key))
+            case Clear(kind="links"):
+                log.info("link cleared", extra={"slot": change.key})
+            case Clear(kind="targets"):
+                log.info("targets cleared", extra=shown(*change.key))
