@@ -149,11 +149,14 @@ class Chain:
     """One for each link, in the same order."""
     attachments: Mapping[tuple[str, str], tuple[CrossConnection, Side]] = field(init=False, compare=False, repr=False)
     """(stage, interface) → the cross-connection that the interface belongs to, and its side there."""
+    _neighbours: dict[InterfaceRef, Mapping[str, str]] = field(init=False, compare=False, repr=False)
+    """What `neighbours` has answered: it follows from the chain, and each pass of the node agent asks for it again."""
 
     def __post_init__(self) -> None:
         """Derive once what follows from the links, because the node agent needs it at every pass."""
         object.__setattr__(self, "cross_connections", tuple(self._cross_connections()))
         object.__setattr__(self, "attachments", dict(self._attachments()))
+        object.__setattr__(self, "_neighbours", {})
 
     def stage(self, name: str) -> Stage | None:
         """The stage with this name, or None."""
@@ -182,14 +185,17 @@ class Chain:
         """Interfaces in one layer-2 domain with `start`, itself included: across links, through transparent stages."""
         return frozenset(self._reached([start], set()))
 
-    def neighbours(self, asker: InterfaceRef) -> dict[str, str]:
+    def neighbours(self, asker: InterfaceRef) -> Mapping[str, str]:
         """Address (without prefix length) → MAC of every interface that `asker` reaches through its link.
 
         What a transparent asker reaches through its own stage is not among them.
         """
-        reached = self._reached(self._linked_to(asker), {asker})
-        interfaces = [interface for ref in reached if (interface := self.interface(ref))]
-        return {str(ipaddress.ip_interface(a).ip): i.mac for i in interfaces for a in i.addresses}
+        if asker not in self._neighbours:
+            reached = self._reached(self._linked_to(asker), {asker})
+            interfaces = [interface for ref in reached if (interface := self.interface(ref))]
+            addresses = {str(ipaddress.ip_interface(a).ip): i.mac for i in interfaces for a in i.addresses}
+            self._neighbours[asker] = addresses
+        return self._neighbours[asker]
 
     def _reached(self, queue: list[InterfaceRef], seen: set[InterfaceRef]) -> Iterator[InterfaceRef]:
         """The interfaces in `queue` and those that frames reach from there, but for the ones seen already."""
