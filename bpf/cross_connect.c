@@ -653,8 +653,9 @@ int cross_connect(struct __sk_buff *skb)
 
 	if (!link || !counters)
 		return TC_ACT_UNSPEC;
+	/* Whatever connection the entry has: the agent is about to wire the link, or to clear it. */
 	if (link->state == UNWIRED)
-		return slot ? drop(link->connection, VERDICT_UNWIRED) : TC_ACT_UNSPEC;
+		return slot ? drop(0, VERDICT_UNWIRED) : TC_ACT_UNSPEC;
 	if (link->ifindex != skb->ifindex)
 		return TC_ACT_UNSPEC;
 

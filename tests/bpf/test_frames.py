@@ -191,6 +191,17 @@ def test_a_link_that_is_not_wired_is_dropped_and_counted_so(wired: Node) -> None
     assert wired.datapath.counters.drops() == {(0, "unwired"): 1}
 
 
+def test_a_link_that_is_half_written_counts_as_one_that_is_not_wired(wired: Node) -> None:
+    """The agent writes the connection first and the state last, and clears the state first."""
+    ifindex, connection, side, _, plain, stamp = wired.datapath._links.get((1,))
+    wired.datapath._links.put((1,), (ifindex, connection, side, 0, plain, stamp))
+
+    outcome = wired.send(1, tcp(UP))
+
+    assert outcome.action == TC_ACT_SHOT
+    assert wired.datapath.counters.drops() == {(0, "unwired"): 1}
+
+
 @pytest.mark.parametrize("slot", [0, 4096, 65535], ids=["no slot", "beyond the last slot", "highest class id"])
 def test_a_frame_without_a_slot_is_left_to_the_host(wired: Node, slot: int) -> None:
     assert wired.send(slot, tcp(UP)).action == TC_ACT_UNSPEC
