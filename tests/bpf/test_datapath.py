@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,6 +114,22 @@ def test_another_capacity_replaces_the_sessions_and_nothing_else(pin_root: Path)
     assert second.datapath.observe() == before
     assert not list(second.datapath.sessions())
     second.close()
+
+
+def test_wherever_the_compiler_lies_in_memory_the_program_is_loaded(pin_root: Path) -> None:
+    """A thread's memory is mapped far above the first 4 GB. A crash would end the tests, so it happens elsewhere."""
+    program = (
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from pathlib import Path\n"
+        "from controller.node.kernel.datapath import Datapath\n"
+        "with ThreadPoolExecutor(1) as thread:\n"
+        f"    datapath = thread.submit(Datapath.open, Path({str(pin_root)!r})).result()\n"
+        "    datapath.unpin()\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_unpinning_leaves_nothing_behind_and_may_be_repeated(pin_root: Path) -> None:

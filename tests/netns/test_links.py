@@ -293,14 +293,14 @@ def test_monitor_is_silent_about_other_links(links: Links) -> None:
 
 
 def test_close_ends_every_thread_and_descriptor(node: str) -> None:
-    before = lab.descriptors(), threading.active_count()
+    before = lab.held()
 
     links = Links()
     links.monitor(lambda: None)
     links.list()
     links.close()
 
-    assert (lab.descriptors(), threading.active_count()) == before
+    assert lab.held() - before == set()
 
 
 def test_no_answer_of_the_kernel_is_kept_unread(links: Links, pod: str) -> None:

@@ -80,7 +80,8 @@ def _as_declared(module: BPF, name: str) -> bool:
     """Whether the map, which an earlier version may have pinned, is what the source declares."""
     info = map_info(_map_fd(module, name))
     sizes = (lib.bpf_table_key_size, lib.bpf_table_leaf_size, lib.bpf_table_max_entries)
-    declared = tuple(size(module.module, name.encode()) for size in sizes)
+    pointer = ctypes.c_void_p(module.module)  # BCC declares no types for these: a plain number would be cut to 32 bits
+    declared = tuple(size(pointer, name.encode()) for size in sizes)
     return declared == (info.key_size, info.value_size, info.max_entries)
 
 
