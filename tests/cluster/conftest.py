@@ -29,7 +29,8 @@ IMAGES = {
     "localhost/sfc/controller:dev": ("deploy/controller.Dockerfile", "."),
     "localhost/sfc/nf:dev": ("deploy/examples/nf/Dockerfile", "deploy/examples/nf"),
 }
-KUBECTL = (str(KUBECONFIG.parent / "bin" / "kubectl"), f"--kubeconfig={KUBECONFIG}")
+PROGRAM = str(KUBECONFIG.parent / "bin" / "kubectl")
+KUBECTL = (PROGRAM, f"--kubeconfig={KUBECONFIG}")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -55,13 +56,14 @@ testbed.__test__ = False  # type: ignore[attr-defined]
 
 @dataclass(frozen=True, slots=True)
 class Kubectl:
-    """kubectl as the administrator, in one namespace, or in the objects' own."""
+    """kubectl in one namespace, or in the objects' own; as the administrator, or as the user of another kubeconfig."""
 
     namespace: str | None = None
+    kubeconfig: Path = KUBECONFIG
 
     def try_(self, *arguments: str | Path, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
         """Runs kubectl; a failure does not raise."""
-        command = [*KUBECTL]
+        command = [PROGRAM, f"--kubeconfig={self.kubeconfig}"]
         command += [f"--namespace={self.namespace}"] if self.namespace else []
         command += map(str, arguments)
         return subprocess.run(command, cwd=CHECKOUT, input=stdin, capture_output=True, text=True, check=False)
@@ -143,8 +145,13 @@ def kubectl(cluster: None) -> Iterator[Kubectl]:
 
 def as_bearer(folder: Path, account: str, *options: str) -> ApiServer:
     """A client of the API server as one of our components, with a token of its service account."""
+    return ApiServer.from_environment(str(with_token(folder, SYSTEM("create", "token", account, *options))))
+
+
+def with_token(folder: Path, token: str) -> Path:
+    """A kubeconfig in this folder whose user has the token and nothing else."""
     kubeconfig = json.loads(KUBECONFIG.read_text())
-    kubeconfig["users"][0]["user"] = {"token": SYSTEM("create", "token", account, *options).strip()}
+    kubeconfig["users"][0]["user"] = {"token": token.strip()}
     file = folder / "kubeconfig"
     file.write_text(json.dumps(kubeconfig))
-    return ApiServer.from_environment(str(file))
+    return file
