@@ -43,6 +43,14 @@ lint: deps ## static checks: ruff, mypy, import contracts, rooms, Markdown, clan
 deps:
 	@testbed/install-deps
 
+.PHONY: lock
+lock: deps ## write the lock files anew, after a change of requirements*.txt (UPGRADE=1: with all that is new)
+	for file in $$(git ls-files '*requirements*.txt'); do
+	  .venv/bin/uv pip compile --quiet --no-config --generate-hashes --only-binary=:all: --python-version=3.11 \
+	    --python-platform=x86_64-unknown-linux-gnu --custom-compile-command='make lock' $(if $(UPGRADE),--upgrade) \
+	    "$$file" --output-file "$${file%.txt}.lock"
+	done
+
 .PHONY: fuzz
 fuzz: deps ## try hostile input on everything that reads from outside (FUZZ=1000000 inputs)
 	$(PYTHON) -m tests.fuzz

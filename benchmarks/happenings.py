@@ -216,7 +216,7 @@ def build_next_image() -> None:
     for folder in ("bpf", "cni", "controller", "kube", "sfc", "deploy"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(cluster.CHECKOUT / folder, context / folder, ignore=ignored)
-    shutil.copy(cluster.CHECKOUT / "requirements.txt", context)
+    shutil.copy(cluster.CHECKOUT / "requirements.lock", context)
     for file, before, after in NEXT_LAYOUT:
         text = (context / file).read_text()
         if text.count(before) != 1:

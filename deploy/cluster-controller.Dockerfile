@@ -1,10 +1,12 @@
 # docker build -f deploy/cluster-controller.Dockerfile -t localhost/sfc/cluster-controller:dev .
 # Python, our packages and the libraries they need: no shell, no package tools, nothing else to run.
-FROM debian:bookworm-slim AS packages
+# The base by tag: only a registry knows its digest of today. Name it where you have one, by --build-arg BASE=…@sha256:…
+ARG BASE=docker.io/library/debian:bookworm-slim
+FROM ${BASE} AS packages
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates python3-venv
-COPY requirements.txt .
+COPY requirements.lock .
 COPY deploy/shell-less /usr/local/bin/shell-less
-RUN python3 -m venv /build && /build/bin/pip install --no-cache-dir --target /root-fs/usr/lib/sfc/packages -r requirements.txt && shell-less /root-fs
+RUN python3 -m venv /build && /build/bin/pip install --no-cache-dir --target /root-fs/usr/lib/sfc/packages --require-hashes --only-binary=:all: -r requirements.lock && shell-less /root-fs
 
 FROM packages AS code
 COPY sfc /usr/lib/sfc/sfc

