@@ -12,6 +12,8 @@ from pathlib import Path
 SO_ATTACH_REUSEPORT_CBPF = 51
 RETURN_SECOND = struct.pack("=HBBI", 0x06, 0, 0, 1)
 """BPF_RET | BPF_K, 1: the index of the second socket, in the order in which the sockets began to listen."""
+PEER_CREDENTIALS = struct.Struct("iII")
+"""struct ucred: process, user, group."""
 
 
 def newest_first(listener: socket.socket) -> None:
@@ -24,20 +26,50 @@ def newest_first(listener: socket.socket) -> None:
     listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, filters)
 
 
-def take_over(path: Path) -> socket.socket:
-    """Listens on a unix socket at `path`, for root alone, in place of whatever listens there.
+def take_over(path: Path, group: int | None = None) -> socket.socket:
+    """Listens on a unix socket at `path`, for root alone or also for a `group`, in place of whatever listens there.
 
     The new socket listens before it gets the path, and rename(2) is atomic: a caller always finds a listener.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    fresh.unlink(missing_ok=True)
+    fresh = _beside(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(fresh))
-    fresh.chmod(0o600)
+    _admit(fresh, group)
     listener.listen(socket.SOMAXCONN)
     fresh.rename(path)
     return listener
+
+
+def lead_to(path: Path, other: Path, group: int | None = None) -> None:
+    """From now on `path` is another name of the unix socket at `other`, which is then open to the `group`, too.
+
+    A caller of `path` always finds a listener. Raises OSError.
+    """
+    fresh = _beside(path)
+    fresh.hardlink_to(other)
+    _admit(fresh, group)
+    fresh.rename(path)
+    fresh.unlink(missing_ok=True)  # rename(2) does nothing when both are already names of one file
+
+
+def peer_user(connection: socket.socket) -> int:
+    """The user of the process that connected to a unix socket."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size)
+    _, user, _ = PEER_CREDENTIALS.unpack(credentials)
+    return int(user)
+
+
+def _beside(path: Path) -> Path:
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    return fresh
+
+
+def _admit(path: Path, group: int | None) -> None:
+    if group is not None:
+        os.chown(path, -1, group)
+    path.chmod(0o600 if group is None else 0o660)
 
 
 class SharedPort(ThreadingHTTPServer):

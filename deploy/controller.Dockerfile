@@ -19,7 +19,7 @@ COPY --from=build /usr/src /usr/src
 COPY --from=build /status.d /var/lib/dpkg/status.d
 COPY --from=build /opt/sfc /opt/sfc
 COPY --from=build /usr/local/bin/sfc-cni /usr/libexec/sfc/sfc-cni
-COPY deploy/with-headers /usr/libexec/sfc/with-headers
+COPY deploy/node-entrypoint /usr/libexec/sfc/node-entrypoint
 COPY bpf /usr/lib/sfc/bpf
 COPY sfc /usr/lib/sfc/sfc
 COPY kube /usr/lib/sfc/kube
@@ -27,4 +27,4 @@ COPY controller /usr/lib/sfc/controller
 RUN python3 -m compileall -q /usr/lib/sfc
 ENV PATH=/opt/sfc/bin:/usr/sbin:/usr/bin:/sbin:/bin PYTHONUNBUFFERED=1
 WORKDIR /usr/lib/sfc
-ENTRYPOINT ["/usr/libexec/sfc/with-headers", "python", "-m", "controller", "node"]
+ENTRYPOINT ["/usr/libexec/sfc/node-entrypoint", "python", "-m", "controller", "node"]

@@ -44,8 +44,14 @@ HOOK_PORT = 9810
 HOOK_PATH = "/drain/"
 """The PreStop hook is GET http://127.0.0.1:9810/drain/<drain id>; only the kubelet of the node can reach it."""
 
-HOOK_SOCKET = "/run/sfc/hooks.sock"
-"""Socket of the leading node agent. The process that holds PreStop hooks reports them here."""
+RELAY = 9810
+"""User and group of the relay, the process that holds PreStop hooks. Nobody else has this number on a node."""
+
+HOOK_SOCKET = "/run/sfc/hooks/agent.sock"
+"""Socket of the leading node agent. The relay reports hooks here. It sees no other file of this folder's parent."""
+
+PORT_SOCKET = "/run/sfc/hooks/port.sock"
+"""Socket of the leading node agent. The relay gets HOOK_PORT here."""
 
 ASKED_AT_HEADER = "X-Sfc-Asked-At"
 """Header with the time at which that process received the hook: seconds on the node's monotonic clock."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from controller import health
 from controller.node.cni.server import CniServer
 from controller.node.cni.wiring import PodWiring
+from controller.node.hooks.port import PortGiver, open_to_relay
 from controller.node.hooks.server import HookServer
 from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.links import Links
@@ -86,12 +87,19 @@ class Term:
             loop.start()
         reconciler.wake()
         timeout = MAX_DEADLINE_SECONDS + HOOK_GRACE_SECONDS
+        folder = setting.run / Path(names.HOOK_SOCKET).parent.name
+        open_to_relay(folder, names.RELAY)
         self._hooks = HookServer(
-            setting.run / Path(names.HOOK_SOCKET).name,
+            folder / Path(names.HOOK_SOCKET).name,
             setting.drain_key,
             lambda drain_id, asked_at: reconciler.drain(drain_id, asked_at, timeout),
+            names.RELAY,
         )
         threading.Thread(target=self._hooks.serve_forever, name="hooks", daemon=True).start()
+        self._port = PortGiver(
+            folder / Path(names.PORT_SOCKET).name, (names.HOOK_HOST, names.HOOK_PORT), names.RELAY
+        )
+        self._port.start()
         wiring = PodWiring(
             setting.links, lambda: setting.datapath.program_fd, PROGRAM, setting.ipam, reconciler.links_changed
         )
@@ -123,6 +131,7 @@ class Term:
         """Stops listening; does nothing when called again."""
         if self._open:
             self._open = False
+            self._port.stop()
             self._hooks.close()
             self._health.close()
             self._cni.stop()

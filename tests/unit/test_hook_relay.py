@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from controller.node.hooks.port import open_port
 from controller.node.hooks.relay import Relay
 
 CALL = b"GET /drain/abc HTTP/1.1\r\nX-Sfc-Signature: s\r\n\r\n"
@@ -35,6 +36,14 @@ async def agent(path: Path, answers: Agent) -> asyncio.Server:
 
     path.unlink(missing_ok=True)
     return await asyncio.start_unix_server(serve, path)
+
+
+async def listening(relay: Relay, port: int = 0) -> int:
+    """The port, which is any that is free unless it is given."""
+    opened = open_port(HOST, port)
+    await relay.listen(opened)
+    bound: int = opened.getsockname()[1]
+    return bound
 
 
 async def call(port: int, request: bytes = CALL) -> bytes:
@@ -63,7 +72,7 @@ def test_a_call_and_its_answer_are_passed_on_with_the_time_of_the_call(path: Pat
     async def scene() -> bytes:
         await agent(path, listen)
         relay = Relay(path)
-        return await call(await relay.listen(HOST, 0))
+        return await call(await listening(relay))
 
     before = time.monotonic()
     answer = asyncio.run(scene())
@@ -77,7 +86,7 @@ def test_a_call_and_its_answer_are_passed_on_with_the_time_of_the_call(path: Pat
 def test_a_call_is_held_until_an_agent_is_there_that_answers(path: Path) -> None:
     async def scene() -> tuple[bool, bytes]:
         relay = Relay(path)
-        caller = asyncio.create_task(call(await relay.listen(HOST, 0)))
+        caller = asyncio.create_task(call(await listening(relay)))
         await asyncio.sleep(0.2)
         stepping_down = await agent(path, nothing)
         await asyncio.sleep(0.2)
@@ -102,7 +111,7 @@ def test_an_agent_that_dies_with_a_call_is_asked_again_when_it_is_back(path: Pat
 
         first = await agent(path, die)
         relay = Relay(path)
-        caller = asyncio.create_task(call(await relay.listen(HOST, 0)))
+        caller = asyncio.create_task(call(await listening(relay)))
         await asyncio.sleep(0.1)
         first.close()
         dying.set()
@@ -123,13 +132,13 @@ def test_in_a_rollout_no_call_finds_a_closed_port_and_the_old_relay_ends_when_it
 
         slow = await agent(path, later)
         old = Relay(path)
-        port = await old.listen(HOST, 0)
+        port = await listening(old)
         held = asyncio.create_task(call(port))
         await asyncio.sleep(0.1)
         slow.close()
         await agent(path, yes)
         new = Relay(path)
-        await new.listen(HOST, port)
+        await listening(new, port)
         closing = asyncio.create_task(old.close())
         during = [await call(port) for _ in range(50)]
         ended_early = closing.done()
@@ -149,7 +158,7 @@ def test_in_a_rollout_no_call_finds_a_closed_port_and_the_old_relay_ends_when_it
 def test_a_caller_that_hangs_up_or_says_nothing_sensible_is_not_held(path: Path) -> None:
     async def scene() -> None:
         relay = Relay(path)
-        port = await relay.listen(HOST, 0)
+        port = await listening(relay)
         with socket.create_connection((HOST, port)) as caller:
             caller.sendall(CALL)
         with socket.create_connection((HOST, port)) as caller:

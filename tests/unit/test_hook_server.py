@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import tempfile
 import threading
 import time
@@ -13,16 +15,19 @@ from pathlib import Path
 import httpx
 import pytest
 
+from controller.listener import lead_to
+from controller.node.hooks.port import open_to_relay
 from controller.node.hooks.server import HookServer
 from controller.node.plane.drain import Drain, RetiredError
 from sfc import drain_id, names
 
 KEY = b"k" * 32
+RELAY = names.RELAY
 ENDED = Drain("uid-1", "", asked_at=10.0, deadline=40.0, out_of_targets_at=10.002, ended_at=12.5, active_sessions=0)
 
 
 def started(path: Path, drain: Callable[[str, float], Drain | None]) -> HookServer:
-    server = HookServer(path, KEY, drain)
+    server = HookServer(path, KEY, drain, os.getuid())
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     return server
 
@@ -31,7 +36,7 @@ def started(path: Path, drain: Callable[[str, float], Drain | None]) -> HookServ
 def path() -> Iterator[Path]:
     """A path that is short enough for a unix socket."""
     with tempfile.TemporaryDirectory(prefix="sfc-hook-") as folder:
-        yield Path(folder, "hooks.sock")
+        yield Path(folder, "hooks", "agent.sock")
 
 
 @contextmanager
@@ -128,3 +133,74 @@ def test_an_agent_that_does_not_lead_any_more_gives_no_answer(path: Path) -> Non
 
     with serving(path, retired) as client, pytest.raises(httpx.RemoteProtocolError):
         call(client, "a" * 32)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can call as somebody else")
+def test_root_and_the_relay_may_call_and_nobody_else() -> None:
+    with tempfile.TemporaryDirectory(prefix="sfc-hook-") as name:
+        Path(name).chmod(0o755)
+        path = Path(name, "hooks", "agent.sock")
+        open_to_relay(path.parent, RELAY)
+        server = HookServer(path, KEY, lambda *_: ENDED, RELAY)
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        open_to_all = Path(name, "open.sock")
+        open_to_all.hardlink_to(path)
+        open_to_all.chmod(0o666)  # so that only the look at the caller is left
+
+        answered = {user: _as_user(user, path) for user in (0, RELAY)}
+        strangers = [_as_user(65532, path), _as_user(65532, open_to_all)]
+        server.close()
+
+    assert answered == {0: "403", RELAY: "403"}  # the call has no signature, but it was heard
+    assert strangers == ["PermissionError", ""]
+
+
+def _as_user(user: int, path: Path) -> str:
+    """The status that this user gets, the name of the error, or nothing when the connection is closed."""
+    script = (
+        "import socket,sys\n"
+        "s = socket.socket(socket.AF_UNIX)\n"
+        "try:\n"
+        "    s.connect(sys.argv[1]); s.sendall(b'GET /drain/a HTTP/1.0\\r\\n\\r\\n'); print(s.recv(12).decode()[9:])\n"
+        "except ConnectionError: print()\n"
+        "except OSError as error: print(type(error).__name__)\n"
+    )
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", script, path], user=user, group=user, extra_groups=[], capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def test_an_earlier_relay_finds_the_server_at_the_path_that_it_knows(path: Path) -> None:
+    with serving(path, lambda *_: ENDED):
+        former = httpx.HTTPTransport(uds=str(path.parent.parent / "hooks.sock"))
+        with httpx.Client(transport=former, base_url="http://node") as earlier:
+            answer = call(earlier, "a" * 32)
+
+    assert answer.status_code == 200
+
+
+def test_after_a_return_to_an_earlier_agent_the_relay_reaches_that_one(path: Path) -> None:
+    def lacking(*_: object) -> Drain | None:
+        return None
+
+    server = started(path, lambda *_: ENDED)
+    earlier = started(path.parent.parent / "elsewhere" / "agent.sock", lacking)
+    lead_to(path.parent.parent / "hooks.sock", path.parent.parent / "elsewhere" / "agent.sock")  # it takes over
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://node") as client:
+        before = call(client, "a" * 32)
+        server.close()
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://node") as client:
+        after = call(client, "a" * 32)
+    earlier.close()
+
+    assert (before.status_code, after.status_code) == (200, 404)
+
+
+def test_a_successor_keeps_the_path_when_an_agent_closes(path: Path) -> None:
+    server = started(path, lambda *_: None)
+    with serving(path, lambda *_: ENDED) as client:
+        server.close()
+        answer = call(client, "a" * 32)
+
+    assert answer.status_code == 200

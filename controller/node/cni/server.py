@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import struct
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
-from controller.listener import take_over
+from controller.listener import peer_user, take_over
 from controller.node.cni.answer import CniError, Code, version_result
 from controller.node.cni.attachment import Addition, Attachment
 from controller.node.cni.call import Call, receive, reply
@@ -23,9 +22,6 @@ log = logging.getLogger(__name__)
 WORKERS = 32
 RECEIVE_SECONDS = 10.0
 """For a plugin to hand over its call, all of which it has ready before it connects."""
-
-PEER_CREDENTIALS = struct.Struct("iII")
-"""struct ucred: process, user, group."""
 
 
 class Wiring(Protocol):
@@ -84,7 +80,7 @@ class CniServer:
 
 def _answer(connection: socket.socket, wiring: Wiring) -> None:
     connection.settimeout(RECEIVE_SECONDS)
-    if _peer_uid(connection) != 0:
+    if peer_user(connection) != 0:
         raise PermissionError("a process that is not root connected to the CNI socket")
     call = receive(connection)
     try:
@@ -147,9 +143,3 @@ COMMANDS: Mapping[str, Callable[[Call, Wiring], Mapping[str, Any]]] = {
     "STATUS": _nothing,
     "GC": _nothing,
 }
-
-
-def _peer_uid(connection: socket.socket) -> int:
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER_CREDENTIALS.size)
-    _, uid, _ = PEER_CREDENTIALS.unpack(credentials)
-    return int(uid)

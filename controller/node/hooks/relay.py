@@ -3,6 +3,9 @@
 The kubelet calls a hook once, and takes a broken connection for an answer: it stops the pod at once. So a process that
 does nothing else holds the connection. It asks the leading agent over a unix socket, and asks again until an answer
 comes, even if the agent is killed or another agent takes its place.
+
+It reads what any process of the node sends to its port, so it has no right that matters: a user of its own without
+capabilities or token, who reaches the agent's two sockets for hooks and nothing else.
 """
 
 from __future__ import annotations
@@ -17,10 +20,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from controller.listener import newest_first
+from controller.node.hooks import port
 from sfc import names
 
 log = logging.getLogger(__name__)
 
+BACKLOG = 256
 CALL_SECONDS = 10.0
 """For the whole call to arrive."""
 RETRY_SECONDS = 0.05
@@ -33,16 +38,36 @@ def run(argv: list[str]) -> int:
     """Holds hooks until SIGTERM or SIGINT, and then until every call is answered; returns the process's exit status."""
     parser = argparse.ArgumentParser(prog="controller hooks", description=__doc__.partition("\n")[0])
     parser.add_argument("--socket", type=Path, default=Path(names.HOOK_SOCKET), help="where the leading agent listens")
+    parser.add_argument("--port", type=Path, default=Path(names.PORT_SOCKET), help="where it gives the hooks' port")
+    parser.add_argument("--listening", type=Path, help="file to make once hooks are held, for the startup probe")
     options = parser.parse_args(argv)
-    asyncio.run(_until_stopped(Relay(options.socket)))
+    if options.listening:
+        options.listening.unlink(missing_ok=True)  # of the container before
+    listener = _listener(options.port)  # until then, a signal ends the process (controller/__main__.py)
+    asyncio.run(_until_stopped(Relay(options.socket), listener, options.listening))
     return 0
 
 
-async def _until_stopped(relay: Relay) -> None:
+def _listener(path: Path) -> socket.socket:
+    """Asks the leading agent for the port until one gives it."""
+    told = False
+    while True:
+        try:
+            return port.ask(path)
+        except OSError as error:
+            if not told:
+                log.warning("no agent gives the port for hooks yet", extra={"socket": str(path), "error": str(error)})
+                told = True
+            time.sleep(RETRY_SECONDS)
+
+
+async def _until_stopped(relay: Relay, listener: socket.socket, listening: Path | None) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await relay.listen(names.HOOK_HOST, names.HOOK_PORT)
+    await relay.listen(listener)
+    if listening:
+        listening.touch()
     log.info("relay listens for hooks")
     await stop.wait()
     await relay.close()
@@ -55,13 +80,10 @@ class Relay:
         self._agent = agent
         self._held: set[asyncio.Task[None]] = set()
 
-    async def listen(self, host: str, port: int) -> int:
-        """Begins to hold calls; returns the port. `port` 0 stands for any that is free."""
-        listener = socket.create_server((host, port), backlog=256, reuse_port=True)
-        self._server = await asyncio.start_server(self._hold, sock=listener)
+    async def listen(self, listener: socket.socket) -> None:
+        """Begins to hold calls. `listener` is bound to the port, which an older relay may share."""
+        self._server = await asyncio.start_server(self._hold, sock=listener, backlog=BACKLOG)
         newest_first(listener)
-        bound: int = listener.getsockname()[1]
-        return bound
 
     async def close(self) -> None:
         """Stops listening; returns once every call is answered."""

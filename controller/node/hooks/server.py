@@ -14,6 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingMixIn, UnixStreamServer
@@ -21,11 +22,14 @@ from typing import Any
 
 from prometheus_client import Counter
 
-from controller.listener import take_over
+from controller.listener import lead_to, peer_user, take_over
 from controller.node.plane.drain import Drain, RetiredError
 from sfc import drain_id, names
 
 log = logging.getLogger(__name__)
+
+FORMER_SOCKET = "hooks.sock"
+"""In the folder above ours: where earlier agents, and their relays, which run as root, meet. They meet ours there, too."""
 
 HOOKS = Counter("sfc_drain_hooks_total", "PreStop hook calls by outcome", ["outcome"])
 
@@ -35,13 +39,17 @@ class HookServer(ThreadingMixIn, UnixStreamServer):
 
     daemon_threads = True
 
-    def __init__(self, path: Path, key: bytes, drain: Callable[[str, float], Drain | None]) -> None:
-        """`key` signs drain ids. `drain` gets a drain id and the time of the hook's call, in seconds on the monotonic
+    def __init__(self, path: Path, key: bytes, drain: Callable[[str, float], Drain | None], relay: int) -> None:
+        """`relay` is the user and group that may call, besides root. `key` signs drain ids. `drain` gets a drain id and the time of the hook's call, in seconds on the monotonic
         clock. It blocks until that replica has drained, returns None when no link of this node has the drain id, and
         raises RetiredError when another agent leads."""
         super().__init__(str(path), _HookCall, bind_and_activate=False)
         self.socket.close()
-        self.socket = take_over(path)
+        self.socket = take_over(path, relay)
+        self._path, self._former = path, path.parent.parent / FORMER_SOCKET
+        self._inode = path.stat().st_ino
+        self._relay = relay
+        lead_to(self._former, path, relay)
         self.key = key
         self.drain = drain
         self.held = 0
@@ -51,10 +59,18 @@ class HookServer(ThreadingMixIn, UnixStreamServer):
     def close(self) -> None:
         """Stops listening; calls that are held go on. Must not be called from the thread that serves.
 
-        Leaves the path alone: a newer server may have taken it over.
+        Leaves the path alone: a newer server may have taken it over. If an earlier agent took over, it listens
+        at the former path only, which the relay does not see: then our path leads there.
         """
         self.shutdown()
         self.server_close()
+        with suppress(FileNotFoundError):
+            if self._path.stat().st_ino == self._inode != self._former.stat().st_ino:
+                lead_to(self._path, self._former, self._relay)
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """socketserver calls this for each connection; False closes it."""
+        return peer_user(request) in (0, self._relay)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """socketserver calls this for each connection."""
