@@ -18,6 +18,9 @@ from sfc import names
 
 AUTHORITY_SECRET = "sfc-webhook-ca"  # noqa: S105  # the name of one
 SERVING_SECRET = "sfc-webhook-tls"  # noqa: S105  # the name of one
+METRICS_SECRET = "sfc-metrics-tls"  # noqa: S105  # the name of one
+METRICS_NAMES = (f"sfc-metrics.{names.SYSTEM_NAMESPACE}.svc",)
+"""One for all who serve metrics, whose addresses change. No Service has it: whoever scrapes gives it as server name."""
 SERVICE_NAMES = tuple(f"sfc-webhook.{names.SYSTEM_NAMESPACE}{suffix}" for suffix in ("", ".svc", ".svc.cluster.local"))
 DRAIN_KEY_BYTES = 32
 EXPIRES = "sfc.dev/expires"
@@ -58,14 +61,20 @@ def bundle(authority_found: Secret | None, serving_found: Secret | None, now: In
     return authority.trusted([*ours, *inherited], now)
 
 
-def serving_secret(found: Secret | None, authority_found: Secret, now: Instant) -> Secret:
-    """With a certificate in the first two thirds of its life, from an authority of `authority_found`."""
+def serving_secret(
+    found: Secret | None,
+    authority_found: Secret,
+    now: Instant,
+    name: str = SERVING_SECRET,
+    dns_names: tuple[str, ...] = SERVICE_NAMES,
+) -> Secret:
+    """With a certificate for `dns_names` in the first two thirds of its life, by an authority of `authority_found`."""
     present = authorities(authority_found, now)
     pair = _pair(found, "tls.crt", "tls.key")
-    if authority.reason_to_renew(pair, present, SERVICE_NAMES, now):
-        pair = authority.new_serving(authority.signer(present, now), SERVICE_NAMES, now)
+    if authority.reason_to_renew(pair, present, dns_names, now):
+        pair = authority.new_serving(authority.signer(present, now), dns_names, now)
     data = {"tls.crt": pair.certificate, "tls.key": pair.key, "ca.crt": bundle(authority_found, found, now)}
-    return _with(found, SERVING_SECRET, "kubernetes.io/tls", data, certificate="tls.crt")
+    return _with(found, name, "kubernetes.io/tls", data, certificate="tls.crt")
 
 
 def drain_key_secret(found: Secret | None) -> Secret:
@@ -77,11 +86,12 @@ def drain_key_secret(found: Secret | None) -> Secret:
     return _with(found, names.DRAIN_KEY_SECRET, "Opaque", data)
 
 
-def expiries(authority_found: Secret, serving_found: Secret) -> dict[str, Instant]:
-    """When the certificates of `authority` and `serving` expire. Raises ValueError when one cannot be read."""
+def expiries(authority_found: Secret, serving_found: Secret, metrics_found: Secret) -> dict[str, Instant]:
+    """When the certificates of `authority`, `serving`, `metrics` expire. Raises ValueError when one cannot be read."""
     return {
         "authority": authority.expiry(_field(authority_found, _PRESENT[0])),
         "serving": authority.expiry(_field(serving_found, "tls.crt")),
+        "metrics": authority.expiry(_field(metrics_found, "tls.crt")),
     }
 
 

@@ -1,14 +1,12 @@
-"""/healthz, /readyz and /metrics of a controller, over plain HTTP."""
+"""/healthz and /readyz of a controller, over plain HTTP, for the kubelet. They say nothing of anybody's pods."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-
-from controller.listener import SharedPort
+from controller.listener import shared_port
+from serving.bounded import BoundedServer
 
 Check = Callable[[], str | None]
 """Returns None when all is well, otherwise what is wrong."""
@@ -16,7 +14,7 @@ Check = Callable[[], str | None]
 REQUEST_TIMEOUT_SECONDS = 10
 
 
-def serve(port: int, *, healthy: Check, ready: Check, address: str = "") -> SharedPort:
+def serve(port: int, *, healthy: Check, ready: Check, address: str = "") -> BoundedServer:
     """Answers in threads of its own, until the returned server is closed.
 
     `healthy` decides /healthz and `ready` decides /readyz: 200, or 503 with what is wrong. `address` is the local
@@ -28,17 +26,16 @@ def serve(port: int, *, healthy: Check, ready: Check, address: str = "") -> Shar
         timeout = REQUEST_TIMEOUT_SECONDS
 
         def do_GET(self) -> None:
-            if self.path == "/metrics":
-                self._answer(200, CONTENT_TYPE_LATEST, generate_latest())
-            elif check := checks.get(self.path):
+            if check := checks.get(self.path):
                 problem = check()
-                self._answer(503 if problem else 200, "text/plain", f"{problem or 'ok'}\n".encode())
+                self._answer(503 if problem else 200, f"{problem or 'ok'}\n")
             else:
-                self._answer(404, "text/plain", b"there are /healthz, /readyz and /metrics\n")
+                self._answer(404, "there are /healthz and /readyz\n")
 
-        def _answer(self, status: int, kind: str, body: bytes) -> None:
+        def _answer(self, status: int, text: str) -> None:
+            body = text.encode()
             self.send_response(status)
-            self.send_header("Content-Type", kind)
+            self.send_header("Content-Type", "text/plain")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -46,6 +43,6 @@ def serve(port: int, *, healthy: Check, ready: Check, address: str = "") -> Shar
         def log_message(self, *_: object) -> None:
             """Silence: probes come every two seconds."""
 
-    server = SharedPort((address, port), Probe)
-    threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
+    server = BoundedServer(shared_port(address, port), Probe, "health")
+    server.start()
     return server

@@ -6,8 +6,9 @@ import ctypes
 import os
 import socket
 import struct
-from http.server import ThreadingHTTPServer
 from pathlib import Path
+
+from serving.bounded import listen
 
 SO_ATTACH_REUSEPORT_CBPF = 51
 RETURN_SECOND = struct.pack("=HBBI", 0x06, 0, 0, 1)
@@ -24,6 +25,13 @@ def newest_first(listener: socket.socket) -> None:
     program = ctypes.create_string_buffer(RETURN_SECOND, len(RETURN_SECOND))
     filters = struct.pack("@HP", 1, ctypes.addressof(program))
     listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, filters)
+
+
+def shared_port(address: str, port: int) -> socket.socket:
+    """Listens beside an older listener of the same user, and gets every connection from then on (`listen`)."""
+    listener = listen(address, port)
+    newest_first(listener)
+    return listener
 
 
 def take_over(path: Path, group: int | None = None) -> socket.socket:
@@ -70,20 +78,3 @@ def _admit(path: Path, group: int | None) -> None:
     if group is not None:
         os.chown(path, -1, group)
     path.chmod(0o600 if group is None else 0o660)
-
-
-class SharedPort(ThreadingHTTPServer):
-    """An HTTP server that may listen on the port of an older one, and gets every connection from then on."""
-
-    allow_reuse_port = True
-    daemon_threads = True
-
-    def server_activate(self) -> None:
-        """socketserver calls this to begin to listen."""
-        super().server_activate()
-        newest_first(self.socket)
-
-    def close(self) -> None:
-        """Stops serving and listening. Must not be called from the thread that serves."""
-        self.shutdown()
-        self.server_close()

@@ -11,6 +11,7 @@ RUN python3 -m venv /build && /build/bin/pip install --no-cache-dir --target /ro
 FROM packages AS code
 COPY sfc /usr/lib/sfc/sfc
 COPY kube /usr/lib/sfc/kube
+COPY serving /usr/lib/sfc/serving
 COPY certs /usr/lib/sfc/certs
 COPY webhook /usr/lib/sfc/webhook
 RUN python3 -m compileall -q /usr/lib/sfc

@@ -64,7 +64,14 @@ DRAIN_KEY_FIELD = "key"
 """The key of sfc.drain_id, in that Secret of the system namespace."""
 
 METRICS_PORT = 9811
-"""TCP port of the node agent for metrics, /healthz and /readyz."""
+"""TCP port of each component for /metrics, over TLS, with a token."""
+
+METRICS_CERTIFICATE = "/etc/sfc/metrics-tls"
+"""Where each component finds the certificate for it: the files of the Secret sfc-metrics-tls."""
+
+HEALTH_HOST = "127.0.0.1"
+HEALTH_PORT = 9809
+"""The node agent's /healthz and /readyz, which only its own node can reach."""
 
 CNI_SOCKET = "/run/sfc/cni.sock"
 """Socket of the leading node agent, to which the CNI plugin hands its calls."""

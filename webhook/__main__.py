@@ -9,7 +9,11 @@ import threading
 from pathlib import Path
 
 from kube.api import ApiError, ApiServer
-from sfc import log
+from serving.access import Access
+from serving.bounded import listen
+from serving.certificate import Certificate
+from serving.metrics import MetricsServer, Page
+from sfc import log, names
 from webhook.cache import AdmissionCache
 from webhook.certificate import ServingCertificate
 from webhook.server import LINGER_SECONDS, Servers
@@ -33,6 +37,12 @@ def main() -> int:
     cache.start()
     certificate.refresh()
     certificate.keep_fresh(threading.Event())
+    try:
+        listener = listen("", options.metrics_port)
+    except OSError as error:
+        print(f"webhook cannot listen on port {options.metrics_port}: {error}", file=sys.stderr)
+        return 1
+    MetricsServer(listener, Certificate(options.metrics_tls), Access(api), Page()).start()
     servers = Servers(cache, certificate, key, ("", options.port), ("", options.health_port))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: servers.stop())
@@ -53,7 +63,11 @@ def _options() -> argparse.Namespace:
         help="signs drain hooks",
     )
     parser.add_argument("--port", type=int, default=8443, help="admission, TLS")
-    parser.add_argument("--health-port", type=int, default=8080, help="/healthz, /readyz, /metrics; plain HTTP")
+    parser.add_argument("--health-port", type=int, default=8080, help="/healthz, /readyz; plain HTTP")
+    parser.add_argument("--metrics-port", type=int, default=names.METRICS_PORT, help="/metrics, TLS, with a token")
+    parser.add_argument(
+        "--metrics-tls", type=Path, default=Path(names.METRICS_CERTIFICATE), help="tls.crt and tls.key for /metrics"
+    )
     parser.add_argument("--client-ca", type=Path, help="serve only callers with a certificate of this authority (PEM)")
     parser.add_argument(
         "--linger-seconds",

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from fastapi import FastAPI, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
+from prometheus_client import Counter, Histogram
 from starlette.requests import ClientDisconnect
 
 from webhook.decide.model import Malformed
@@ -50,7 +50,7 @@ def admission(routes: Mapping[str, Decide]) -> FastAPI:
 
 
 def health(unready: Callable[[], str | None]) -> FastAPI:
-    """/healthz, /readyz and /metrics. `unready` returns what is still missing, or None when the process is ready."""
+    """/healthz and /readyz, for the kubelet. `unready` returns what is still missing, or None when all is there."""
     app = _bare()
 
     @app.get("/healthz")
@@ -61,10 +61,6 @@ def health(unready: Callable[[], str | None]) -> FastAPI:
     async def readyz() -> Response:
         reason = unready()
         return Response(f"{reason or 'ok'}\n", status_code=503 if reason else 200)
-
-    @app.get("/metrics")
-    async def metrics() -> Response:
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     return app
 

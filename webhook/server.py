@@ -1,4 +1,4 @@
-"""The two servers of the webhook process: admission over TLS, health and metrics in plain HTTP."""
+"""Two servers of the webhook process: admission over TLS, health in plain HTTP. Metrics have one of their own."""
 
 from __future__ import annotations
 

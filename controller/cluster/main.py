@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from datetime import UTC, datetime
+from pathlib import Path
 
 from prometheus_client import Gauge
 
@@ -21,10 +22,15 @@ from controller import health
 from controller.cluster.lease import RENEW_DEADLINE_SECONDS, RETRY_SECONDS, Election
 from controller.cluster.loop import Loop
 from kube.api import ApiError, ApiServer
+from serving.access import Access
+from serving.bounded import listen
+from serving.certificate import Certificate
+from serving.metrics import MetricsServer, Page
+from sfc import names
 
 log = logging.getLogger(__name__)
 
-PORT = 8080
+HEALTH_PORT = 8080
 HANGING_SECONDS = 180.0
 """A pass that takes longer is taken for stuck."""
 STOP_SECONDS = 5.0
@@ -36,7 +42,10 @@ LEADING = Gauge("sfc_cluster_leading", "Whether this process leads")
 def run(argv: list[str]) -> int:
     """Returns the exit status, once SIGTERM or SIGINT came or the process must not lead any longer."""
     parser = argparse.ArgumentParser(prog="controller cluster", description=__doc__)
-    parser.add_argument("--port", type=int, default=PORT, help="of health and metrics (default %(default)s)")
+    parser.add_argument("--port", type=int, default=HEALTH_PORT, help="of /healthz, /readyz (default %(default)s)")
+    parser.add_argument(
+        "--metrics-tls", type=Path, default=Path(names.METRICS_CERTIFICATE), help="folder of tls.crt and tls.key"
+    )
     parser.add_argument(
         "--no-certificates",
         action="store_true",
@@ -51,6 +60,8 @@ def run(argv: list[str]) -> int:
     except ApiError as error:
         log.error("no API server", extra={"error": str(error)})
         return 1
+    metrics = MetricsServer(listen("", names.METRICS_PORT), Certificate(arguments.metrics_tls), Access(api), Page())
+    metrics.start()
     return Candidate(api, Loop(api, certificates=not arguments.no_certificates)).run(arguments.port, stop)
 
 
@@ -66,7 +77,7 @@ class Candidate:
     def run(self, port: int, stop: threading.Event) -> int:
         """Returns 0 once `stop` is set, 1 when this process must not lead any longer.
 
-        `port`: of health and metrics.
+        `port`: of health.
         """
         health.serve(port, healthy=self._unhealthy, ready=self._unready)
         threading.Thread(target=self._elect, args=(stop,), name="election", daemon=True).start()

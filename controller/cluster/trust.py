@@ -35,11 +35,18 @@ def keep_certificates(api: ApiServer, now: datetime) -> dict[str, datetime]:
 
     Raises ApiError. The steps before it stay done, and the next call continues.
     """
-    authority, serving = (_found(api, name) for name in (secrets.AUTHORITY_SECRET, secrets.SERVING_SECRET))
+    authority, serving, metrics = (
+        _found(api, name) for name in (secrets.AUTHORITY_SECRET, secrets.SERVING_SECRET, secrets.METRICS_SECRET)
+    )
     authority = _store(api, authority, secrets.authority_secret(authority, now))
     _publish(api, secrets.bundle(authority, serving, now))
     serving = _store(api, serving, secrets.serving_secret(serving, authority, now))
-    return secrets.expiries(authority, serving)
+    metrics = _store(
+        api,
+        metrics,
+        secrets.serving_secret(metrics, authority, now, secrets.METRICS_SECRET, secrets.METRICS_NAMES),
+    )
+    return secrets.expiries(authority, serving, metrics)
 
 
 def patch(configuration: Object, bundle: str) -> list[dict[str, Any]]:

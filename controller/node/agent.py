@@ -39,6 +39,9 @@ from controller.node.report.metrics import DatapathCollector
 from controller.node.report.status_writer import StatusWriter
 from controller.node.term import Setting, Term
 from kube.api import ApiError, ApiServer
+from serving.access import Access
+from serving.certificate import Certificate
+from serving.metrics import Page
 from sfc import names
 
 log = logging.getLogger(__name__)
@@ -70,7 +73,10 @@ def run(argv: list[str]) -> int:
 def _options(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="controller node", description=__doc__.partition("\n")[0])
     parser.add_argument("--node", default=os.environ.get("NODE_NAME"), help="this node's name (default: $NODE_NAME)")
-    parser.add_argument("--address", default=os.environ.get("NODE_IP", ""), help="local address of metrics and health")
+    parser.add_argument("--address", default="", help="local address of metrics (default: all)")
+    parser.add_argument(
+        "--metrics-tls", type=Path, default=Path(names.METRICS_CERTIFICATE), help="folder of tls.crt and tls.key"
+    )
     parser.add_argument("--drain-key", type=Path, default=Path("/etc/sfc/drain-key/key"), help="file with the HMAC key")
     parser.add_argument(
         "--name", default=os.environ.get("POD_NAME") or platform.node(), help="this agent's name in the file `leader`"
@@ -108,6 +114,9 @@ class Agent:
             run=options.run,
             ipam=options.ipam,
             address=options.address,
+            certificate=Certificate(options.metrics_tls),
+            access=Access(api),
+            page=Page(),
         )
         self._terms: list[Term] = []
         self._contests = Contests(api, options.node, self._state, self._datapath.counters.contests)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from controller import health
+from controller.listener import shared_port
 from controller.node.cni.server import CniServer
 from controller.node.cni.wiring import PodWiring
 from controller.node.hooks.port import PortGiver, open_to_relay
@@ -28,6 +29,9 @@ from controller.node.reconcile.orphans import Orphans
 from controller.node.reconcile.reconciler import Reconciler
 from controller.node.report.status_writer import StatusWriter
 from controller.node.report.transition_log import TransitionLog
+from serving.access import Access
+from serving.certificate import Certificate
+from serving.metrics import MetricsServer, Page
 from sfc import names
 from sfc.validation.fault import MAX_DEADLINE_SECONDS
 
@@ -54,7 +58,11 @@ class Setting:
     ipam: Path
     """The folder of the IPAM plugins."""
     address: str
-    """Where metrics and health are served."""
+    """Where metrics are served; empty for every address of the node."""
+    certificate: Certificate
+    """For metrics, as are the next two."""
+    access: Access
+    page: Page
 
 
 class Term:
@@ -96,9 +104,7 @@ class Term:
             names.RELAY,
         )
         threading.Thread(target=self._hooks.serve_forever, name="hooks", daemon=True).start()
-        self._port = PortGiver(
-            folder / Path(names.PORT_SOCKET).name, (names.HOOK_HOST, names.HOOK_PORT), names.RELAY
-        )
+        self._port = PortGiver(folder / Path(names.PORT_SOCKET).name, (names.HOOK_HOST, names.HOOK_PORT), names.RELAY)
         self._port.start()
         wiring = PodWiring(
             setting.links, lambda: setting.datapath.program_fd, PROGRAM, setting.ipam, reconciler.links_changed
@@ -106,8 +112,12 @@ class Term:
         self._cni = CniServer(setting.run / Path(names.CNI_SOCKET).name, wiring)
         self._cni.start()
         self._health = health.serve(
-            names.METRICS_PORT, healthy=self._unhealthy, ready=self._unready, address=setting.address
+            names.HEALTH_PORT, healthy=self._unhealthy, ready=self._unready, address=names.HEALTH_HOST
         )
+        self._metrics = MetricsServer(
+            shared_port(setting.address, names.METRICS_PORT), setting.certificate, setting.access, setting.page
+        )
+        self._metrics.start()
         self._open = True
 
     @property
@@ -134,6 +144,7 @@ class Term:
             self._port.stop()
             self._hooks.close()
             self._health.close()
+            self._metrics.close()
             self._cni.stop()
 
     def _unhealthy(self) -> str | None:

@@ -76,6 +76,8 @@ class Demo:
         self._act("exec", self._client(), "--", "ping", "-c", "3", "-i", "0.3", "-W", "2", SERVER)
 
     def _scale_under_traffic(self) -> dict[str, Any]:
+        title("Let an account read metrics, which count the sessions")
+        self._apply("metrics-reader.yaml")
         title("Send traffic from the client to the server, and scale meanwhile")
         with ExitStack() as cleanup:
             count = SessionCount(self._kubectl, NAMESPACE, CHAIN)

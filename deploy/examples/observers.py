@@ -7,11 +7,11 @@ import subprocess
 import threading
 from typing import Any
 
+import scrape
 from kubectl import DemoError, Kubectl
 from sessions import Replica, merged, parse
 
 SAMPLE_SECONDS = 2.0
-METRICS_PORT = 9811
 SYSTEM_NAMESPACE = "sfc-system"
 NODE_AGENT = "sfc-node"
 LAST_ANSWER_SECONDS = 60.0
@@ -92,7 +92,7 @@ class SessionCount:
 
     def __init__(self, kubectl: Kubectl, namespace: str, chain: str) -> None:
         self._kubectl, self._namespace, self._chain = kubectl, namespace, chain
-        self._agents = self._node_agents()
+        self._agents = [scrape.Agent(kubectl, pod) for pod in self._node_agents()]
         self._seen: dict[Replica, int] = {}
         self._sampling = threading.Lock()
         self._stopping = threading.Event()
@@ -103,8 +103,7 @@ class SessionCount:
         """A new sample: the most sessions seen so far of each replica. Raises DemoError if an agent does not answer."""
         with self._sampling:
             for agent in self._agents:
-                path = f"/api/v1/namespaces/{SYSTEM_NAMESPACE}/pods/{agent}:{METRICS_PORT}/proxy/metrics"
-                found = parse(self._kubectl.ask("get", "--raw", path), self._namespace, self._chain)
+                found = parse(agent.read(), self._namespace, self._chain)
                 self._seen = merged(self._seen, found)
             return dict(self._seen)
 
@@ -112,6 +111,8 @@ class SessionCount:
         """Stops sampling."""
         self._stopping.set()
         self._thread.join()
+        for agent in self._agents:
+            agent.close()
 
     def _sample_until_stopped(self) -> None:
         while not self._stopping.wait(SAMPLE_SECONDS):

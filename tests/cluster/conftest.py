@@ -1,5 +1,6 @@
 """One two-node cluster for all cluster tests; those that destroy it run last."""
 
+import base64
 import json
 import os
 import subprocess
@@ -132,6 +133,47 @@ def peer_image(cluster: None) -> str:
     done = testbed("build-image", "-t", name, "-f", folder / "Dockerfile", folder)
     assert done.returncode == 0, done.stderr
     return name
+
+
+METRICS_ACCOUNT = ("default", "tests-metrics")
+"""Namespace and name of an account that may read metrics."""
+SCRAPE = """
+import http.client, json, socket, ssl, sys
+host, port, token, authority = json.load(sys.stdin)
+trust = ssl.create_default_context(cadata=authority)
+connection = http.client.HTTPSConnection(host, port, timeout=20)
+plain = socket.create_connection((host, port), 20)
+connection.sock = trust.wrap_socket(plain, server_hostname="sfc-metrics.sfc-system.svc")
+connection.request("GET", "/metrics", headers={"Authorization": f"Bearer {token}"} if token else {})
+answer = connection.getresponse()
+print(answer.status)
+print(answer.read().decode())
+"""
+"""Reads metrics as Prometheus does, from a node."""
+
+
+def scrape(pod: str, port: int = 9811) -> str:
+    """The metrics of a pod of ours, with a token that may read them, and the certificate verified."""
+    namespace, name = METRICS_ACCOUNT
+    account = Kubectl(namespace)
+    account.try_("create", "serviceaccount", name)
+    role = ("--clusterrole=sfc-metrics-reader", f"--serviceaccount={namespace}:{name}")
+    Kubectl().try_("create", "clusterrolebinding", "tests-metrics", *role)
+    status, text = ask_metrics(pod, port, account("create", "token", name).strip())
+    assert status == 200, text
+    return text
+
+
+def ask_metrics(pod: str, port: int, token: str | None) -> tuple[int, str]:
+    """HTTP status and body."""
+    address = SYSTEM("get", "pod", pod, "-o", "jsonpath={.status.podIP}")
+    found = SYSTEM("get", "secret", "sfc-metrics-tls", "-o", "jsonpath={.data.ca\\.crt}")
+    question = json.dumps([address, port, token, base64.b64decode(found).decode()])
+    command = [sys.executable, "-m", "testbed", "exec", "node1", "/usr/bin/python3", "-c", SCRAPE]
+    done = subprocess.run(command, cwd=CHECKOUT, input=question, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    status, _, text = done.stdout.partition("\n")
+    return int(status), text
 
 
 @pytest.fixture(scope="module")

@@ -19,13 +19,22 @@ import pytest
 
 from kube.api import ApiServer
 from tests.cluster.admission_load import AdmissionLoad, deployment, injected, pod
-from tests.cluster.conftest import KUBECONFIG, SYSTEM, Kubectl, eventually, example_chain, testbed, wait_installed
+from tests.cluster.conftest import (
+    KUBECONFIG,
+    SYSTEM,
+    Kubectl,
+    eventually,
+    example_chain,
+    scrape,
+    testbed,
+    wait_installed,
+)
 
 ROTATIONS = int(os.environ.get("SFC_ADMISSION_ROTATIONS", "2"))
 PODS_PER_MINUTE = 200
 COMPONENTS = ("sfc-webhook", "sfc-cluster-controller", "sfc-node")
 PROCESSES = ("^python3 -m webhook$", "^python3 -m webhook --health-port=8081$")
-PORTS = (8080, 8081)
+PORTS = (9811, 9812)
 KILL = 'pid=$(pgrep -f "$0"); kill -KILL "$pid"; while [ -e "/proc/$pid" ]; do sleep 0.05; done'
 """A killed process keeps its connections until the kernel has removed it."""
 WEBHOOK = "app.kubernetes.io/name=sfc-webhook"
@@ -176,7 +185,7 @@ def expires() -> str:
 
 def served(name: str, port: int) -> str:
     """The expiry of the certificate that a replica's process serves, from the metrics at this port."""
-    text = SYSTEM("get", "--raw", f"/api/v1/namespaces/sfc-system/pods/{name}:{port}/proxy/metrics")
+    text = scrape(name, port)
     found = re.search(r"^sfc_served_certificate_expiry_timestamp_seconds (\S+)$", text, re.MULTILINE)
     assert found
     return datetime.fromtimestamp(float(found[1]), UTC).isoformat()

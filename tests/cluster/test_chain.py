@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.conftest import EXAMPLES, KUBECTL, SYSTEM, Kubectl, eventually, example_chain, testbed
+from tests.cluster.conftest import EXAMPLES, KUBECTL, SYSTEM, Kubectl, eventually, example_chain, scrape, testbed
 
 STAGES = ("client", "firewall", "nat", "server")
 SERVER = "198.51.100.2"
@@ -132,7 +132,7 @@ def test_replicas_share_addresses_and_mac_and_are_all_used_while_nothing_is_lost
 def _sessions(telco: Kubectl, stage: str) -> dict[str, float]:
     agents = json.loads(SYSTEM("get", "pods", "-o", "json", "-l", "app.kubernetes.io/name=sfc-node"))["items"]
     agent = next(a["metadata"]["name"] for a in agents if a["spec"]["nodeName"] == "node1")
-    metrics = SYSTEM("get", "--raw", f"/api/v1/namespaces/sfc-system/pods/{agent}:9811/proxy/metrics")
+    metrics = scrape(agent)
     alive = {p["metadata"]["name"] for p in pods(telco, stage)}
     found: dict[str, float] = {}
     for labels, value in re.findall(r"^sfc_link_sessions_total\{(.*)\} (\S+)$", metrics, re.MULTILINE):

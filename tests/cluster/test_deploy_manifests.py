@@ -16,6 +16,7 @@ import yaml
 
 from certs import secrets
 from controller.cluster import lease, plan, trust
+from serving.access import PATH
 from sfc import names
 from sfc.chain import Hook
 from sfc.validation import fault
@@ -177,6 +178,12 @@ def test_with_cert_manager_there_is_one_writer_of_certificates(with_cert_manager
     assert not any("webhookconfigurations" in resource for resource in may)
 
 
+def test_certificate_of_cert_manager_for_metrics_is_the_one_that_all_mount(with_cert_manager: list[Json]) -> None:
+    certificate = one(with_cert_manager, "Certificate", "sfc-metrics")["spec"]
+
+    assert (certificate["secretName"], certificate["dnsNames"]) == (secrets.METRICS_SECRET, [*secrets.METRICS_NAMES])
+
+
 def test_certificate_of_cert_manager_is_the_one_the_webhook_mounts_and_is_trusted(
     with_cert_manager: list[Json],
 ) -> None:
@@ -305,7 +312,7 @@ def test_unprivileged_components_pass_pod_security_restricted(rendered: list[Jso
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert not spec.get("hostNetwork")
-    assert all("secret" in volume for volume in spec.get("volumes", ()))
+    assert all("secret" in volume for volume in spec["volumes"])
     for container in spec["containers"]:
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False,
@@ -348,7 +355,8 @@ def test_webhook_stays_available(rendered: list[Json]) -> None:
 def test_secrets_that_pods_wait_for_are_those_the_cluster_controller_makes(
     rendered: list[Json], kind: str, name: str
 ) -> None:
-    volumes = [v["secret"] for v in pod_spec(rendered, kind, name)["volumes"] if "secret" in v]
+    mounted = [v["secret"] for v in pod_spec(rendered, kind, name)["volumes"] if "secret" in v]
+    volumes = [v for v in mounted if v["secretName"] != secrets.METRICS_SECRET]
     expected = {"sfc-webhook": {secrets.SERVING_SECRET, names.DRAIN_KEY_SECRET}, "sfc-node": {names.DRAIN_KEY_SECRET}}
 
     assert {v["secretName"] for v in volumes} == expected[name]
@@ -366,10 +374,71 @@ def test_node_agent_has_what_its_names_promise(rendered: list[Json]) -> None:
     assert "ports" not in agent, "a port of the node would keep the next agent from starting beside this one"
     assert str(Path(names.CNI_SOCKET).parent) in mounts
     assert "/sys/fs/bpf" in mounts
-    assert {e["name"] for e in agent["env"]} == {"NODE_NAME", "NODE_IP", "POD_NAME"}
-    assert str(Path(names.HOOK_SOCKET).parent) in {m["mountPath"] for m in hooks["volumeMounts"]}
+    assert {e["name"] for e in agent["env"]} == {"NODE_NAME", "POD_NAME"}
     assert hooks["livenessProbe"]["tcpSocket"] == {"host": names.HOOK_HOST, "port": names.HOOK_PORT}
     assert f"/opt/cni/bin/{names.CNI_TYPE}" in spec["initContainers"][0]["command"][-1]
+    for probe in (agent["readinessProbe"], agent["livenessProbe"]):
+        assert (probe["httpGet"]["host"], probe["httpGet"]["port"]) == (names.HEALTH_HOST, names.HEALTH_PORT)
+
+
+def test_node_agent_has_the_capabilities_it_needs_and_is_not_privileged(rendered: list[Json]) -> None:
+    spec = pod_spec(rendered, "DaemonSet", "sfc-node")
+    agent = spec["containers"][0]["securityContext"]
+
+    assert agent["capabilities"] == {"drop": ["ALL"], "add": ["BPF", "NET_ADMIN", "PERFMON", "SYS_ADMIN"]}
+    assert agent["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert agent["readOnlyRootFilesystem"] is True
+    assert all("privileged" not in c["securityContext"] for c in (*spec["initContainers"], *spec["containers"]))
+
+
+def test_relay_is_nobody_sees_its_own_sockets_and_has_no_token(rendered: list[Json]) -> None:
+    spec = pod_spec(rendered, "DaemonSet", "sfc-node")
+    agent, relay = spec["containers"]
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    mounts = {m["mountPath"]: volumes[m["name"]] for m in relay["volumeMounts"]}
+    token = [m["mountPath"] for m in agent["volumeMounts"] if "projected" in volumes[m["name"]]]
+
+    assert mounts.keys() == {str(Path(names.HOOK_SOCKET).parent), "/tmp"}
+    assert mounts[str(Path(names.PORT_SOCKET).parent)]["hostPath"]["path"] == str(Path(names.HOOK_SOCKET).parent)
+    assert relay["securityContext"] == {
+        "runAsNonRoot": True,
+        "runAsUser": names.RELAY,
+        "runAsGroup": names.RELAY,
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert spec["securityContext"]["supplementalGroups"] == [names.RELAY]
+    assert spec["automountServiceAccountToken"] is False
+    assert token == ["/var/run/secrets/kubernetes.io/serviceaccount"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("Deployment", "sfc-webhook"), ("Deployment", "sfc-cluster-controller"), ("DaemonSet", "sfc-node")],
+)
+def test_nobody_waits_for_the_certificate_of_metrics(rendered: list[Json], kind: str, name: str) -> None:
+    spec = pod_spec(rendered, kind, name)
+    (volume,) = [v for v in spec["volumes"] if v.get("secret", {}).get("secretName") == secrets.METRICS_SECRET]
+    mounts = [m["mountPath"] for c in spec["containers"] for m in c["volumeMounts"] if m["name"] == volume["name"]]
+
+    assert volume["secret"]["optional"] is True
+    assert volume["secret"]["defaultMode"] & 0o007 == 0
+    assert set(mounts) == {names.METRICS_CERTIFICATE}
+
+
+def test_network_policies_open_no_port_for_health(rendered: list[Json]) -> None:
+    policies = [o["spec"] for o in rendered if o["kind"] == "NetworkPolicy"]
+    opened = {p["port"] for policy in policies for rule in policy.get("ingress", ()) for p in rule["ports"]}
+
+    assert opened == {"https", "metrics", "metrics-twin"}
+
+
+def test_whoever_may_read_metrics_may_do_nothing_else(rendered: list[Json]) -> None:
+    assert one(rendered, "ClusterRole", "sfc-metrics-reader")["rules"] == [
+        {"nonResourceURLs": [PATH], "verbs": ["get"]}
+    ]
 
 
 @pytest.mark.parametrize(
@@ -396,19 +465,27 @@ def granted(rendered: list[Json], component: str) -> set[tuple[str, str, str]]:
         (f"{group}/{resource}", verb, ",".join(rule.get("resourceNames", ())))
         for role in roles
         for rule in role["rules"]
+        if "apiGroups" in rule
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
 
 
+REVIEWS = {
+    ("authentication.k8s.io/tokenreviews", "create", ""),
+    ("authorization.k8s.io/subjectaccessreviews", "create", ""),
+}
+"""Questions, which change nothing: who may read metrics."""
+
+
 def test_webhook_can_only_read(rendered: list[Json]) -> None:
-    assert {verb for _, verb, _ in granted(rendered, "sfc-webhook")} == {"list", "watch"}
+    assert {verb for _, verb, _ in granted(rendered, "sfc-webhook") - REVIEWS} == {"list", "watch"}
     assert "/secrets" not in {resource for resource, _, _ in granted(rendered, "sfc-webhook")}
 
 
 def test_node_agent_writes_status_and_events_only(rendered: list[Json]) -> None:
-    writes = {(r, v) for r, v, _ in granted(rendered, "sfc-node") if v not in ("get", "list", "watch")}
+    writes = {(r, v) for r, v, _ in granted(rendered, "sfc-node") - REVIEWS if v not in ("get", "list", "watch")}
 
     assert writes == {
         ("sfc.dev/crossconnections/status", "patch"),
@@ -428,7 +505,7 @@ def test_cluster_controller_writes_nothing_of_the_users_but_what_pods_wait_for(r
 def test_cluster_controller_reads_its_own_secrets_only(rendered: list[Json]) -> None:
     (role,) = [o for o in rendered if o["kind"] == "Role"]
     cluster_wide = one(rendered, "ClusterRole", "sfc-cluster-controller")
-    expected = {secrets.AUTHORITY_SECRET, secrets.SERVING_SECRET, names.DRAIN_KEY_SECRET}
+    expected = {secrets.AUTHORITY_SECRET, secrets.SERVING_SECRET, secrets.METRICS_SECRET, names.DRAIN_KEY_SECRET}
     rights = {(r, v): n for r, v, n in granted(rendered, "sfc-cluster-controller")}
 
     assert set(rights["/secrets", "get"].split(",")) == expected
@@ -440,7 +517,8 @@ def test_cluster_controller_reads_its_own_secrets_only(rendered: list[Json]) -> 
 def test_no_wildcard_is_granted(rendered: list[Json]) -> None:
     roles = [o for o in rendered if o["kind"] in ("Role", "ClusterRole")]
 
-    assert all("*" not in rule[field] for role in roles for rule in role["rules"] for field in ("resources", "verbs"))
+    fields = ("resources", "verbs", "nonResourceURLs")
+    assert all("*" not in rule.get(field, ()) for role in roles for rule in role["rules"] for field in fields)
 
 
 def test_field_manager_is_the_component(rendered: list[Json]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.cluster import test_chain
-from tests.cluster.conftest import KUBECTL, Kubectl
+from tests.cluster.conftest import KUBECTL, Kubectl, scrape
 from tests.cluster.test_chain import SERVER, SYSTEM, eventually, in_node, name_of, pods, scale, traffic, wait_ready
 
 edge = test_chain.edge
@@ -52,7 +52,7 @@ def said(message: str, **fields: Any) -> list[dict[str, Any]]:
 
 def metric(name: str) -> float:
     """A metric's value, summed over its labels."""
-    text = SYSTEM("get", "--raw", f"/api/v1/namespaces/sfc-system/pods/{agents()[-1]}:9811/proxy/metrics")
+    text = scrape(agents()[-1])
     return sum(float(value) for value in re.findall(rf"^{re.escape(name)}(?:\{{[^\n]*\}})? (\S+)$", text, re.MULTILINE))
 
 

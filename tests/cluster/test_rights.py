@@ -26,12 +26,15 @@ def rights(resources: str, verbs: str, names: str = "") -> Rights:
     return {(r, name, verb) for r in resources.split() for name in restricted for verb in verbs.split()}
 
 
+REVIEWS = rights("tokenreviews.authentication.k8s.io subjectaccessreviews.authorization.k8s.io", "create")
 EVERYWHERE = {
-    "sfc-webhook": rights(f"{CHAINS} namespaces", "list watch"),
-    "sfc-node": rights(f"{CHAINS} {CONNECTIONS} pods", "list watch")
+    "sfc-webhook": REVIEWS | rights(f"{CHAINS} namespaces", "list watch"),
+    "sfc-node": REVIEWS
+    | rights(f"{CHAINS} {CONNECTIONS} pods", "list watch")
     | rights(f"{CONNECTIONS}/status pods/status", "patch")
     | rights("events", "create patch"),
-    "sfc-cluster-controller": rights(f"{CHAINS} {CONNECTIONS} {NETWORKS} pods", "list watch")
+    "sfc-cluster-controller": REVIEWS
+    | rights(f"{CHAINS} {CONNECTIONS} {NETWORKS} pods", "list watch")
     | rights(f"{CONNECTIONS} {NETWORKS}", "create patch delete")
     | rights(f"{CHAINS}/status {CONNECTIONS}/status pods pods/status", "patch")
     | rights("events", "get create patch")
@@ -40,7 +43,9 @@ EVERYWHERE = {
 IN_OUR_NAMESPACE = {
     "sfc-webhook": set(),
     "sfc-node": set(),
-    "sfc-cluster-controller": rights("secrets", "get update", "sfc-webhook-ca sfc-webhook-tls sfc-drain-key")
+    "sfc-cluster-controller": rights(
+        "secrets", "get update", "sfc-webhook-ca sfc-webhook-tls sfc-metrics-tls sfc-drain-key"
+    )
     | rights("leases.coordination.k8s.io", "get update", "sfc-cluster-controller")
     | rights("secrets leases.coordination.k8s.io", "create"),
 }

@@ -212,7 +212,7 @@ def test_unknown_command_says_which_there_are() -> None:
         ("/healthz", None, 200, "ok\n"),
         ("/readyz", None, 200, "ok\n"),
         ("/readyz", "not listed yet: pods", 503, "not listed yet: pods\n"),
-        ("/elsewhere", None, 404, "there are /healthz, /readyz and /metrics\n"),
+        ("/elsewhere", None, 404, "there are /healthz and /readyz\n"),
     ],
 )
 def test_health_says_what_is_wrong(path: str, problem: str | None, status: int, body: str) -> None:

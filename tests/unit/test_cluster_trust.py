@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from controller.cluster import trust
 from kube.api import ApiError
@@ -73,7 +74,8 @@ def test_install_makes_everything_and_trust_comes_before_the_certificate() -> No
 
     reconcile(server)
 
-    assert server.writes == ["sfc-drain-key", "sfc-webhook-ca", "Mutating", "Validating", "sfc-webhook-tls"]
+    trusted = ["sfc-drain-key", "sfc-webhook-ca", "Mutating", "Validating"]
+    assert server.writes == [*trusted, "sfc-webhook-tls", "sfc-metrics-tls"]
     authority = server.objects[f"{PREFIX}/sfc-webhook-ca"]["data"]["ca.crt"]
     assert server.bundles() == {authority}
 
@@ -114,13 +116,27 @@ def test_webhook_configuration_that_was_removed_is_no_obstacle() -> None:
 
     reconcile(server)
 
-    assert server.writes[-1] == "sfc-webhook-tls"
+    assert server.writes[-2:] == ["sfc-webhook-tls", "sfc-metrics-tls"]
 
 
-def test_expiries_are_those_of_authority_and_serving_certificate() -> None:
+def test_expiries_are_those_of_authority_and_both_certificates() -> None:
     expiries = reconcile(Server())
 
-    assert expiries == {"authority": NOW + timedelta(days=365), "serving": NOW + timedelta(days=7)}
+    week = NOW + timedelta(days=7)
+    assert expiries == {"authority": NOW + timedelta(days=365), "serving": week, "metrics": week}
+
+
+def test_metrics_have_a_certificate_of_their_own_from_the_same_authority() -> None:
+    server = Server()
+    reconcile(server)
+
+    webhook, metrics = (server.objects[f"{PREFIX}/{name}"]["data"] for name in ("sfc-webhook-tls", "sfc-metrics-tls"))
+
+    certificate = x509.load_pem_x509_certificate(base64.b64decode(metrics["tls.crt"]))
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["sfc-metrics.sfc-system.svc"]
+    assert webhook["tls.key"] != metrics["tls.key"], "a node's agent must not be able to pose as the webhook"
+    assert webhook["ca.crt"] == metrics["ca.crt"]
 
 
 def test_no_key_material_is_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -134,6 +150,6 @@ def test_no_key_material_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     keys = [
         v for o in server.objects.values() for f, v in o.get("data", {}).items() if f in ("key", "ca.key", "tls.key")
     ]
-    assert len(keys) == 3
+    assert len(keys) == 4
     assert not any(key in said or base64.b64decode(key).hex() in said for key in keys)
     assert "PRIVATE" not in said

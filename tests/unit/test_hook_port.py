@@ -111,6 +111,6 @@ def _run_as(user: int, script: str) -> str:
     import_path = Path(__file__).resolve().parents[2]
     command = ["/usr/bin/python3", "-c", script]
     done = subprocess.run(
-        command, user=user, group=user, extra_groups=[], cwd=import_path, capture_output=True, text=True
+        command, check=False, user=user, group=user, extra_groups=[], cwd=import_path, capture_output=True, text=True
     )
     return (done.stdout + done.stderr).strip().rpartition("\n")[2]

@@ -166,7 +166,13 @@ def _as_user(user: int, path: Path) -> str:
         "except OSError as error: print(type(error).__name__)\n"
     )
     done = subprocess.run(
-        ["/usr/bin/python3", "-c", script, path], user=user, group=user, extra_groups=[], capture_output=True, text=True
+        ["/usr/bin/python3", "-c", script, path],
+        check=False,
+        user=user,
+        group=user,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
     )
     return done.stdout.strip()
 

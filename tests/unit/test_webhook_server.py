@@ -28,6 +28,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from prometheus_client import generate_latest
 
 from sfc import drain_id
 from tests.unit import objects
@@ -413,7 +414,7 @@ def test_a_certificate_that_does_not_fit_its_key_leaves_the_last_one_in_service(
 def test_expiry_of_the_certificate_in_service_is_a_metric(fresh: Running) -> None:
     end = x509.load_pem_x509_certificate((fresh.tls_dir / "tls.crt").read_bytes()).not_valid_after_utc
 
-    lines = fresh.health.get("/metrics").text.splitlines()
+    lines = generate_latest().decode().splitlines()
 
     (value,) = [line.split()[1] for line in lines if line.startswith("sfc_served_certificate_expiry_timestamp_seconds")]
     assert float(value) == end.timestamp()
@@ -533,7 +534,7 @@ def test_tls_below_1_2_is_refused(running: Running) -> None:
 def test_metrics_count_requests_by_result(running: Running) -> None:
     running.client.post("/mutate/pods", json=review({"metadata": {}, "spec": {}}))
 
-    text = running.health.get("/metrics").text
+    text = generate_latest().decode()
 
     assert 'sfc_admission_requests_total{path="/mutate/pods",result="allowed"}' in text
     assert "sfc_chain_cache_age_seconds" in text
@@ -566,6 +567,8 @@ def process(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
         port,
         "--health-port",
         health_port,
+        "--metrics-port",
+        free_port(),
         "--linger-seconds",
         0,
     ]

@@ -29,7 +29,7 @@ from sfc import drain_id, names
 log = logging.getLogger(__name__)
 
 FORMER_SOCKET = "hooks.sock"
-"""In the folder above ours: where earlier agents, and their relays, which run as root, meet. They meet ours there, too."""
+"""In the folder above ours: where earlier agents meet their relays, which run as root."""
 
 HOOKS = Counter("sfc_drain_hooks_total", "PreStop hook calls by outcome", ["outcome"])
 
@@ -40,9 +40,9 @@ class HookServer(ThreadingMixIn, UnixStreamServer):
     daemon_threads = True
 
     def __init__(self, path: Path, key: bytes, drain: Callable[[str, float], Drain | None], relay: int) -> None:
-        """`relay` is the user and group that may call, besides root. `key` signs drain ids. `drain` gets a drain id and the time of the hook's call, in seconds on the monotonic
-        clock. It blocks until that replica has drained, returns None when no link of this node has the drain id, and
-        raises RetiredError when another agent leads."""
+        """`relay` is the user and group that may call, besides root. `key` signs drain ids. `drain` gets a drain id and
+        the time of the hook's call, in seconds on the monotonic clock. It blocks until that replica has drained,
+        returns None when no link of this node has the drain id, and raises RetiredError when another agent leads."""
         super().__init__(str(path), _HookCall, bind_and_activate=False)
         self.socket.close()
         self.socket = take_over(path, relay)

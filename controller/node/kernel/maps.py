@@ -153,7 +153,8 @@ def expect(what: str, failed: int, done: str, or_error: int = 0) -> None:
     """Raises DatapathError for a call of libbpf that failed, unless with the error number `or_error`."""
     if failed and (reason := ctypes.get_errno()) != or_error:
         raise DatapathError(
-            f"BPF {what} can not be {done}: {os.strerror(reason)}; see that the agent has its capabilities (deploy/node.yaml), and restart it"
+            f"BPF {what} can not be {done}: {os.strerror(reason)}; "
+            "see that the agent has its capabilities (deploy/node.yaml), and restart it"
         )
 
 

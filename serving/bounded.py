@@ -1,0 +1,109 @@
+"""An HTTP server that costs little, however many call it: connections are few, and the idle ones give way."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import threading
+import time
+from collections import OrderedDict
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+BACKLOG = 1024
+POLL_SECONDS = 0.1
+"""Until `close` is noticed."""
+CONNECTIONS = 32
+"""At one time, each with a thread. Beyond that the oldest one ends that is not `welcome`, or the oldest of all."""
+SOURCES = 1024
+"""Source addresses that are remembered; the one that called longest ago is forgotten."""
+BURST, PER_SECOND = 20.0, 5.0
+"""Connections that one source address may open at once, and after that in each second."""
+
+
+def listen(address: str, port: int) -> socket.socket:
+    """Listens on a TCP port, which other sockets of the same user may share. An empty address stands for all.
+
+    Raises OSError.
+    """
+    both = not address and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both or ":" in address else socket.AF_INET
+    return socket.create_server((address, port), family=family, dualstack_ipv6=both, reuse_port=True, backlog=BACKLOG)
+
+
+class Sources:
+    """How many connections each source address may still open. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._left: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
+        """By address: connections left, and when that was so."""
+
+    def admits(self, address: str, now: float) -> bool:
+        """Whether this address may open one more; `now` in seconds. Of IPv6, one network of 64 bits is one source."""
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+        source = (getattr(parsed, "ipv4_mapped", None) or parsed).packed[:8]
+        left, at = self._left.pop(source, (BURST, now))
+        left = min(BURST, left + (now - at) * PER_SECOND)
+        self._left[source] = max(left - 1, 0.0), now
+        if len(self._left) > SOURCES:
+            self._left.popitem(last=False)
+        return left >= 1
+
+
+class BoundedServer(ThreadingHTTPServer):
+    """Serves on a socket that listens, in threads of its own from `start` to `close`."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, listener: socket.socket, handler: type[BaseHTTPRequestHandler], name: str) -> None:
+        """`name` is the thread's."""
+        super().__init__(("", 0), handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
+        self.server_address = listener.getsockname()
+        self._sources = Sources()
+        self._open: dict[socket.socket, bool] = {}
+        """In the order in which they came; True when welcome."""
+        self._guard = threading.Lock()
+        self._name = name
+
+    def start(self) -> None:
+        """To be called once."""
+        threading.Thread(target=self.serve_forever, args=(POLL_SECONDS,), name=self._name, daemon=True).start()
+
+    def close(self) -> None:
+        """Stops serving and listening. Must not be called from the thread that serves."""
+        self.shutdown()
+        self.server_close()
+
+    def welcome(self, connection: socket.socket) -> None:
+        """This connection stays when others have to go."""
+        with self._guard:
+            if connection in self._open:
+                self._open[connection] = True
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """socketserver calls this for each connection; False closes it."""
+        return self._sources.admits(client_address[0], time.monotonic())
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """socketserver calls this for each connection that `verify_request` lets through."""
+        with self._guard:
+            self._open[request] = False
+            if len(self._open) > CONNECTIONS:
+                oldest = min(self._open, key=self._open.__getitem__)  # the first one that has the least value
+                del self._open[oldest]
+                with suppress(OSError):
+                    socket.socket.shutdown(oldest, socket.SHUT_RDWR)  # its thread finds the end of the stream
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """socketserver calls this when a connection ends."""
+        with self._guard:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A caller that breaks off or sends nonsense is not worth a line in the log."""
