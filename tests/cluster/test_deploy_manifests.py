@@ -385,7 +385,7 @@ def test_node_agent_has_the_capabilities_it_needs_and_is_not_privileged(rendered
     spec = pod_spec(rendered, "DaemonSet", "sfc-node")
     agent = spec["containers"][0]["securityContext"]
 
-    assert agent["capabilities"] == {"drop": ["ALL"], "add": ["BPF", "NET_ADMIN", "PERFMON", "SYS_ADMIN"]}
+    assert agent["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN", "SYS_ADMIN"]}
     assert agent["seccompProfile"] == {"type": "RuntimeDefault"}
     assert agent["readOnlyRootFilesystem"] is True
     assert all("privileged" not in c["securityContext"] for c in (*spec["initContainers"], *spec["containers"]))

@@ -6,14 +6,18 @@ read the victim's pods.
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
-from tests.cluster import test_chain
-from tests.cluster.conftest import Kubectl
+from tests.cluster import test_chain, test_life
+from tests.cluster.conftest import SYSTEM, Kubectl, scrape
 from tests.cluster.tenants import Tenant, complete, serving, tenant
-from tests.cluster.test_chain import scale
+from tests.cluster.test_chain import in_node, scale
 
 edge = test_chain.edge
 
@@ -44,3 +48,161 @@ def test_a_tenant_has_rights_in_its_own_namespace_and_reads_the_victims_pods(vic
     assert seen.count("pod/nat-") == 2
     assert "forbidden" in refused.stderr
     assert len(serving(victim, "nat")) == 2
+
+
+# --- parts 4, 9 and 11: the relay, metrics, and what the agent's pod can do -------------------------------------------
+
+ASK = """
+import json, ssl, sys, urllib.request
+trust = ssl._create_unverified_context()
+mine = open("/var/run/secrets/kubernetes.io/serviceaccount/token").read()
+for url in sys.argv[1:]:
+    for token in ("", mine, "made.up.token"):
+        question = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
+        try:
+            with urllib.request.urlopen(question, timeout=5, context=trust) as answer:
+                print(json.dumps([url, answer.status, answer.read().decode()]))
+        except urllib.error.HTTPError as error:
+            print(json.dumps([url, error.code, error.read().decode()]))
+        except OSError as error:
+            print(json.dumps([url, 0, str(error)]))
+"""
+"""Asks each URL without a token, with the pod's own and with a made-up one."""
+
+FLOOD = """
+import socket, ssl, sys, threading, time
+host, port, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+trust = ssl._create_unverified_context()
+until, made = time.monotonic() + seconds, [0, 0]
+def idle():
+    held = []
+    while time.monotonic() < until:
+        try:
+            held.append(socket.create_connection((host, port), 1))
+            made[0] += 1
+        except OSError:
+            time.sleep(0.01)
+        if len(held) > 500:
+            held.pop(0).close()
+def ask():
+    number = 0
+    while time.monotonic() < until:
+        number += 1
+        try:
+            with trust.wrap_socket(socket.create_connection((host, port), 1)) as secured:
+                secured.sendall(f"GET /metrics HTTP/1.1\\r\\nAuthorization: Bearer a.{number}.b\\r\\n\\r\\n".encode())
+                made[1] += bool(secured.recv(100))
+        except OSError:
+            pass
+threads = [threading.Thread(target=each) for each in (idle, idle, ask, ask)]
+for each in threads: each.start()
+for each in threads: each.join()
+print(*made)
+"""
+"""Opens connections that say nothing, and asks with tokens that nobody has, as fast as it can; how many of each."""
+
+
+def _components() -> dict[str, list[dict[str, Any]]]:
+    """Our pods by the name of their component."""
+    found = json.loads(SYSTEM("get", "pods", "-o", "json"))["items"]
+    return {
+        name: [pod for pod in found if pod["metadata"]["labels"].get("app.kubernetes.io/name") == name]
+        for name in ("sfc-node", "sfc-webhook", "sfc-cluster-controller")
+    }
+
+
+def test_a_tenant_reads_nobodys_metrics(victim: Kubectl, attacker: Tenant) -> None:
+    pod = attacker.start(attacker.pod("reader"))
+    ports = {
+        "sfc-node": (9809, 9810, 9811),
+        "sfc-webhook": (8080, 8081, 9811, 9812),
+        "sfc-cluster-controller": (8080, 9811),
+    }
+    addresses = {name: pods[0]["status"]["podIP"] for name, pods in _components().items()}
+    urls = [
+        f"{scheme}://{addresses[name]}:{port}{path}"
+        for name, open_ports in ports.items()
+        for port in open_ports
+        for scheme, path in (("http", "/metrics"), ("https", "/metrics"), ("http", "/readyz"))
+    ]
+
+    with complete(victim):
+        answers = [json.loads(line) for line in attacker.run(pod, "python3", "-c", ASK, *urls).splitlines()]
+        allowed = scrape(_components()["sfc-node"][0]["metadata"]["name"])
+
+    served = {url for url, status, _ in answers if status == 200}
+    assert "sfc_links" in allowed
+    assert all(url.endswith("/readyz") for url in served), served
+    assert not any("telco" in text or "# HELP" in text for _, _, text in answers)
+    for name, address in addresses.items():
+        statuses = [status for url, status, _ in answers if url == f"https://{address}:9811/metrics"]
+        assert statuses == [401, 403, 401], name
+
+
+def test_a_flood_of_questions_for_metrics_disturbs_neither_drains_nor_joins_nor_prometheus(
+    victim: Kubectl, attacker: Tenant
+) -> None:
+    agent = next(pod for pod in _components()["sfc-node"] if pod["spec"]["nodeName"] == "node1")
+    name, address = agent["metadata"]["name"], agent["status"]["podIP"]
+    pods = [attacker.start(attacker.pod(f"flood-{number}")) for number in range(2)]
+
+    with complete(victim), ThreadPoolExecutor() as pool:
+        floods = [pool.submit(attacker.run, pod, "python3", "-c", FLOOD, address, "9811", "40") for pod in pods]
+        time.sleep(3)
+        scale(victim, "nat", 3)
+        joined = test_life.said("replica in all its targets")[-1]
+        text = scrape(name)
+        scale(victim, "nat", 2)
+        left = test_life.said("replica out of all targets")[-1]
+        made = [flood.result().split() for flood in floods]
+
+    assert "sfc_links" in text
+    assert joined["after_ms"] < test_life.STEERED_MS, joined
+    assert left["after_ms"] < test_life.STEERED_MS, left
+    assert sum(int(idle) for idle, _ in made) > 1000, made
+    assert SYSTEM("get", "pod", name, "-o", "jsonpath={.status.containerStatuses[*].restartCount}") == "0 0"
+
+
+RELAY_TRIES = """
+import json, os, socket
+def tried(act):
+    try:
+        return str(act())
+    except OSError as error:
+        return type(error).__name__
+def connect(path):
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(path)
+def write(path):
+    with open(path, "w"):
+        pass
+print(json.dumps({
+    "user": os.getuid(),
+    "capabilities": next(l.split()[1] for l in open("/proc/self/status") if l.startswith("CapEff")),
+    "cni": tried(lambda: connect("/run/sfc/cni.sock")),
+    "leader's socket": tried(lambda: connect("/run/sfc/agent.sock")),
+    "leader's lock": tried(lambda: write("/run/sfc/leader")),
+    "token": tried(lambda: os.listdir("/var/run/secrets/kubernetes.io/serviceaccount")),
+    "pins": tried(lambda: write("/sys/fs/bpf/sfc/v1/links")),
+    "plugins": tried(lambda: write("/opt/cni/bin/sfc")),
+    "own folder": tried(lambda: write("/run/sfc/hooks/mine")),
+    "agent's hooks": tried(lambda: connect("/run/sfc/hooks/agent.sock")),
+}))
+"""
+
+
+def test_the_relay_reaches_its_own_two_sockets_and_nothing_else(victim: Kubectl, attacker: Tenant) -> None:
+    """Whoever takes the relay over has no more than a process with its user, in its container or on its node."""
+    agent = test_life.agents()[-1]
+
+    inside = json.loads(SYSTEM("exec", agent, "-c", "hooks", "--", "python", "-c", RELAY_TRIES))
+    nobody = ("setpriv", "--reuid=9810", "--regid=9810", "--clear-groups", "--bounding-set=-all")
+    outside = json.loads(in_node(*nobody, "/usr/bin/python3", "-c", RELAY_TRIES))
+
+    for found in (inside, outside):
+        assert (found["user"], int(found["capabilities"], 16)) == (9810, 0)
+        lost = ("FileNotFoundError", "PermissionError", "OSError", "NotADirectoryError")
+        refused = {key: value for key, value in found.items() if key not in ("user", "capabilities", "agent's hooks")}
+        assert all(value in lost for value in refused.values()), refused
+    assert inside["agent's hooks"] == "None"
+    assert inside["cni"] == "FileNotFoundError"
