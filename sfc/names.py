@@ -44,7 +44,7 @@ HOOK_PORT = 9810
 HOOK_PATH = "/drain/"
 """The PreStop hook is GET http://127.0.0.1:9810/drain/<drain id>; only the kubelet of the node can reach it."""
 
-RELAY = 9810
+RELAY = 19810
 """User and group of the relay, the process that holds PreStop hooks. Nobody else has this number on a node."""
 
 HOOK_SOCKET = "/run/sfc/hooks/agent.sock"

@@ -196,11 +196,11 @@ def test_the_relay_reaches_its_own_two_sockets_and_nothing_else(victim: Kubectl,
     agent = test_life.agents()[-1]
 
     inside = json.loads(SYSTEM("exec", agent, "-c", "hooks", "--", "python", "-c", RELAY_TRIES))
-    nobody = ("setpriv", "--reuid=9810", "--regid=9810", "--clear-groups", "--bounding-set=-all")
+    nobody = ("setpriv", "--reuid=19810", "--regid=19810", "--clear-groups", "--bounding-set=-all")
     outside = json.loads(in_node(*nobody, "/usr/bin/python3", "-c", RELAY_TRIES))
 
     for found in (inside, outside):
-        assert (found["user"], int(found["capabilities"], 16)) == (9810, 0)
+        assert (found["user"], int(found["capabilities"], 16)) == (19810, 0)
         lost = ("FileNotFoundError", "PermissionError", "OSError", "NotADirectoryError")
         refused = {key: value for key, value in found.items() if key not in ("user", "capabilities", "agent's hooks")}
         assert all(value in lost for value in refused.values()), refused
