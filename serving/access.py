@@ -4,6 +4,7 @@ SubjectAccessReview, as controller-runtime and kube-rbac-proxy ask)."""
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -14,11 +15,15 @@ from typing import Any
 from kube.api import ApiError, ApiServer
 from kube.objects import ACCESS_REVIEWS, TOKEN_REVIEWS
 
+log = logging.getLogger(__name__)
+
 PATH = "/metrics"
 ALLOWED_SECONDS, REFUSED_SECONDS = 60.0, 10.0
 """How long an answer of the API server counts."""
 STALE_SECONDS = 3600.0
 """How long it counts while the API server cannot be asked: metrics matter most then."""
+AWAY_SECONDS = 10.0
+"""An API server that gave no answer is not asked for this long, so that nobody waits for it."""
 WAIT_SECONDS = 5.0
 """For other callers' questions; one is asked at a time."""
 REMEMBERED = 128
@@ -32,6 +37,7 @@ class Access:
         self._api = api
         self._clock = clock
         self._asking = threading.Lock()
+        self._away_until = float("-inf")
         self._known: OrderedDict[bytes, tuple[HTTPStatus, float]] = OrderedDict()
         """When the API server said it; used last at the end."""
 
@@ -44,8 +50,8 @@ class Access:
         key = hashlib.sha256(token.encode()).digest()
         if known := self._fresh(key):
             return known
-        if not self._asking.acquire(timeout=WAIT_SECONDS):
-            return HTTPStatus.SERVICE_UNAVAILABLE
+        if self._clock() < self._away_until or not self._asking.acquire(timeout=WAIT_SECONDS):
+            return self._stale(key)
         try:
             return self._fresh(key) or self._asked(key, token)
         finally:
@@ -56,14 +62,19 @@ class Access:
         lasts = ALLOWED_SECONDS if status == HTTPStatus.OK else REFUSED_SECONDS
         return status if self._clock() - at < lasts else None
 
+    def _stale(self, key: bytes) -> HTTPStatus:
+        status, at = self._known.get(key, (HTTPStatus.SERVICE_UNAVAILABLE, float("-inf")))
+        good = status == HTTPStatus.OK and self._clock() - at < STALE_SECONDS
+        return HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE
+
     def _asked(self, key: bytes, token: str) -> HTTPStatus:
         now = self._clock()
         try:
             status = self._answer(token)
-        except ApiError:
-            status, at = self._known.get(key, (HTTPStatus.SERVICE_UNAVAILABLE, now))
-            good = status == HTTPStatus.OK and now - at < STALE_SECONDS
-            return HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE
+        except ApiError as error:
+            log.warning("cannot ask who may read metrics", extra={"error": str(error)})
+            self._away_until = self._clock() + AWAY_SECONDS
+            return self._stale(key)
         self._known.pop(key, None)
         self._known[key] = status, now
         while len(self._known) > REMEMBERED:

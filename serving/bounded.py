@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import socket
+import sys
 import threading
 import time
 from collections import OrderedDict
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 BACKLOG = 1024
 POLL_SECONDS = 0.1
@@ -106,4 +110,6 @@ class BoundedServer(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A caller that breaks off or sends nonsense is not worth a line in the log."""
+        """socketserver calls this. A caller that breaks off or sends nonsense is not worth a line in the log."""
+        if not isinstance(sys.exception(), OSError):
+            log.exception("no answer to a caller", extra={"server": self._name})

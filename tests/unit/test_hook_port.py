@@ -45,7 +45,7 @@ def agent(folder: Path, address: tuple[str, int]) -> Iterator[Path]:
 
 
 def answered_by(listener: socket.socket, address: tuple[str, int]) -> bool:
-    listener.settimeout(1)
+    listener.settimeout(10)
     with socket.create_connection(address):
         try:
             listener.accept()[0].close()

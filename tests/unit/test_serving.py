@@ -19,7 +19,7 @@ import pytest
 from certs import authority
 from kube.api import ApiError
 from serving import bounded
-from serving.access import ALLOWED_SECONDS, REFUSED_SECONDS, REMEMBERED, STALE_SECONDS, Access
+from serving.access import ALLOWED_SECONDS, AWAY_SECONDS, REFUSED_SECONDS, REMEMBERED, STALE_SECONDS, Access
 from serving.bounded import BURST, PER_SECOND, SOURCES, Sources, listen
 from serving.certificate import Certificate
 from serving.metrics import MetricsServer, Page
@@ -106,11 +106,17 @@ def test_while_the_api_server_is_away_who_was_let_in_stays_and_nobody_else_comes
 
     clock.now += STALE_SECONDS - 1
     while_away = [access.status(bearer(token)) for token in (GOOD, POOR, UNKNOWN)]
+    asked = len(api.asked)
     clock.now += 2
     too_long = access.status(bearer(GOOD))
+    api.away = False
+    clock.now += AWAY_SECONDS
+    back = [access.status(bearer(token)) for token in (GOOD, POOR)]
 
     assert while_away == [HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.SERVICE_UNAVAILABLE]
+    assert asked == 4 + 1, "nobody waits for an API server that has just given no answer"
     assert too_long == HTTPStatus.SERVICE_UNAVAILABLE
+    assert back == [HTTPStatus.OK, HTTPStatus.FORBIDDEN]
 
 
 def test_tokens_that_somebody_makes_up_do_not_push_out_the_good_one() -> None:
