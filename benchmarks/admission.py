@@ -27,6 +27,7 @@ import yaml
 
 from benchmarks.report import QUICK, Report, Spread, Target, machine, ratio
 from certs import authority
+from sfc import names
 from tests.unit import objects
 from tests.unit.fake_api import FakeApi
 
@@ -36,6 +37,8 @@ REQUESTS = {"typical": 60 if QUICK else 200, "huge": 5 if QUICK else 15}
 WARM_UP = 50
 IN_FLIGHT = 8
 START_SECONDS = 20.0
+DOOR = "/" + "d" * 43
+"""What stands before our paths."""
 MANIFESTS = Path(__file__).parent.parent / "tests" / "unit" / "manifests"
 SERVER_CPU, CLIENT_CPU = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
 
@@ -144,7 +147,12 @@ def _ways(cleanup: ExitStack) -> dict[tuple[str, str], Way]:
         server: [cleanup.enter_context(_connected(port)) for _ in range(IN_FLIGHT)] for server, port in ports.items()
     }
     pods = {"typical": _typical(), "huge": _huge()}
-    return {(pod, server): Way(connections[server], _request(pods[pod])) for pod in PODS for server in (EMPTY, OURS)}
+    prefixes = {EMPTY: "", OURS: DOOR}
+    return {
+        (pod, server): Way(connections[server], _request(pods[pod], prefixes[server]))
+        for pod in PODS
+        for server in (EMPTY, OURS)
+    }
 
 
 @contextmanager
@@ -166,7 +174,9 @@ def _webhook(directory: Path) -> Iterator[int]:
     config = {"clusters": [{"name": "c", "cluster": {"server": api.url}}], "users": [{"name": "u", "user": {}}]}
     (directory / "kubeconfig").write_text(json.dumps({**config, "contexts": [context], "current-context": "c"}))
     port = _free_port()
-    options = {"tls-dir": directory, "drain-key": directory / "key", "port": port, "health-port": _free_port()}
+    (directory / names.DOOR_FIELD).write_text(DOOR)
+    options: dict[str, Path | int] = {"tls-dir": directory, "drain-key": directory / "key", "door": directory}
+    options |= {"port": port, "health-port": _free_port()}
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     with _process([sys.executable, "-m", "webhook", *arguments], {"KUBECONFIG": str(directory / "kubeconfig")}):
         yield port
@@ -212,10 +222,10 @@ def _huge() -> dict[str, Any]:
     return pod
 
 
-def _request(pod: dict[str, Any]) -> bytes:
+def _request(pod: dict[str, Any], prefix: str) -> bytes:
     request = {"uid": "u-1", "operation": "CREATE", "namespace": "telco", "object": pod}
     body = json.dumps({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}).encode()
-    head = "POST /mutate/pods HTTP/1.1\r\nHost: webhook\r\nContent-Type: application/json\r\n"
+    head = f"POST {prefix}/mutate/pods HTTP/1.1\r\nHost: webhook\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 

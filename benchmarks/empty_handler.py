@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Response
 
 from webhook.certificate import ServingCertificate
+from webhook.door import Application, Message
 from webhook.server import server_of
 
 application = FastAPI()
@@ -19,8 +21,18 @@ async def nothing() -> Response:
     return Response()
 
 
+def known(handler: Application) -> Application:
+    """The handler, for callers that all count as API servers."""
+
+    async def wrapped(scope: Message, receive: Any, send: Any) -> None:
+        scope["state"]["connection"].prove()
+        await handler(scope, receive, send)
+
+    return wrapped
+
+
 if __name__ == "__main__":
     certificate = ServingCertificate(Path(sys.argv[2]))
     certificate.refresh()
     address = "127.0.0.1", int(sys.argv[1])
-    server_of(application, address, ssl_context_factory=lambda *_: certificate.context).run()
+    server_of(known(application), address, ssl_context_factory=lambda *_: certificate.context).run()

@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-AUTHORITY_LIFETIME = timedelta(days=365)
-SERVING_LIFETIME = timedelta(days=7)
+AUTHORITY_LIFETIME = timedelta(days=3650)
+SERVING_LIFETIME = timedelta(days=90)
+"""The CronJob that renews it may fail for a month before it expires."""
 BACKDATED = timedelta(minutes=10)
 """A certificate is valid from this long before it is made: the clocks of other machines may be slow."""
 SETTLING = timedelta(hours=1)

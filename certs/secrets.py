@@ -55,9 +55,9 @@ def bundle(authority_found: Secret | None, serving_found: Secret | None, now: In
     serving Secret, so that deleting the authority's Secret breaks nothing. They are left out once every webhook must
     have loaded a certificate of ours: an authority whose key leaked can be deleted.
     """
-    ours = [_field(authority_found, certificate) for certificate, _ in (_PRESENT, _PREVIOUS)]
-    settled = authority.settled(_field(serving_found, "tls.crt"), authorities(authority_found, now), now)
-    inherited = [] if settled else [_field(serving_found, "ca.crt")]
+    ours = [field(authority_found, certificate) for certificate, _ in (_PRESENT, _PREVIOUS)]
+    settled = authority.settled(field(serving_found, "tls.crt"), authorities(authority_found, now), now)
+    inherited = [] if settled else [field(serving_found, "ca.crt")]
     return authority.trusted([*ours, *inherited], now)
 
 
@@ -79,20 +79,11 @@ def serving_secret(
 
 def drain_key_secret(found: Secret | None) -> Secret:
     """With a key. An existing one is never changed, because running pods carry signatures made with it."""
-    if _field(found, names.DRAIN_KEY_FIELD):
+    if field(found, names.DRAIN_KEY_FIELD):
         assert found is not None  # noqa: S101
         return found
     data = {names.DRAIN_KEY_FIELD: secrets.token_bytes(DRAIN_KEY_BYTES)}
     return _with(found, names.DRAIN_KEY_SECRET, "Opaque", data)
-
-
-def expiries(authority_found: Secret, serving_found: Secret, metrics_found: Secret) -> dict[str, Instant]:
-    """When the certificates of `authority`, `serving`, `metrics` expire. Raises ValueError when one cannot be read."""
-    return {
-        "authority": authority.expiry(_field(authority_found, _PRESENT[0])),
-        "serving": authority.expiry(_field(serving_found, "tls.crt")),
-        "metrics": authority.expiry(_field(metrics_found, "tls.crt")),
-    }
 
 
 def _stored(pairs: list[KeyPair]) -> dict[str, bytes]:
@@ -102,15 +93,26 @@ def _stored(pairs: list[KeyPair]) -> dict[str, bytes]:
     return stored
 
 
-def _with(found: Secret | None, name: str, kind: str, data: Mapping[str, bytes], certificate: str = "") -> Secret:
-    """`found` with this content (itself when it has it), or a new Secret. `certificate`: the field for EXPIRES."""
+def stored(found: Secret | None, name: str, kind: str, data: Mapping[str, bytes], notes: Mapping[str, str]) -> Secret:
+    """`found` with this content (itself when it has it), or a new Secret. `notes`: annotations."""
     secret = found or _empty(name, kind)
     annotations = secret["metadata"].get("annotations") or {}
-    wanted = annotations | ({EXPIRES: authority.expiry(data[certificate]).isoformat()} if certificate else {})
-    encoded = {field: base64.b64encode(value).decode() for field, value in data.items()}
-    if secret.get("data") == encoded and annotations == wanted:
+    wanted = {**annotations, **notes}
+    content = {part: encoded(value) for part, value in data.items()}
+    if secret.get("data") == content and annotations == wanted:
         return secret
-    return {**secret, "metadata": {**secret["metadata"], "annotations": wanted}, "data": encoded}
+    return {**secret, "metadata": {**secret["metadata"], "annotations": wanted}, "data": content}
+
+
+def encoded(value: bytes) -> str:
+    """As Kubernetes writes bytes."""
+    return base64.b64encode(value).decode()
+
+
+def _with(found: Secret | None, name: str, kind: str, data: Mapping[str, bytes], certificate: str = "") -> Secret:
+    """`certificate`: the field for EXPIRES."""
+    notes = {EXPIRES: authority.expiry(data[certificate]).isoformat()} if certificate else {}
+    return stored(found, name, kind, data, notes)
 
 
 def _empty(name: str, kind: str) -> Secret:
@@ -119,11 +121,11 @@ def _empty(name: str, kind: str) -> Secret:
 
 
 def _pair(found: Secret | None, certificate: str, key: str) -> KeyPair:
-    return KeyPair(_field(found, certificate), _field(found, key))
+    return KeyPair(field(found, certificate), field(found, key))
 
 
-def _field(found: Secret | None, name: str) -> bytes:
-    """Empty when the field is missing or cannot be decoded."""
+def field(found: Secret | None, name: str) -> bytes:
+    """The content of a field. Empty when the field is missing or cannot be decoded."""
     try:
         return base64.b64decode(((found or {}).get("data") or {}).get(name, ""), validate=True)
     except (binascii.Error, TypeError):

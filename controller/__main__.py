@@ -1,4 +1,4 @@
-"""`python -m controller node` and `hooks` on every node, `python -m controller cluster` once a cluster."""
+"""`python -m controller node` and `hooks` on every node, `cluster` once a cluster, `install` in the install's Jobs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ COMMANDS = {
     "node": "controller.node.agent",
     "hooks": "controller.node.hooks.relay",
     "cluster": "controller.cluster.main",
+    "install": "controller.cluster.install",
 }
 
 

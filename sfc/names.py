@@ -63,6 +63,10 @@ DRAIN_KEY_SECRET = "sfc-drain-key"  # noqa: S105 - the name of a Secret, not its
 DRAIN_KEY_FIELD = "key"
 """The key of sfc.drain_id, in that Secret of the system namespace."""
 
+DOOR_SECRET = "sfc-webhook-door"  # noqa: S105 - the name of a Secret, not its value
+DOOR_FIELD = "paths"
+"""The secret parts of the webhook's URLs that are right, in that Secret of the system namespace."""
+
 METRICS_PORT = 9811
 """TCP port of each component for /metrics, over TLS, with a token."""
 

@@ -82,6 +82,7 @@ def _start_relay(listener: socket.socket, holder: Daemon, first: Node) -> None:
 def _start_control_plane(holder: Daemon, first: Node, binaries: Binaries, pod_security: str = "privileged") -> None:
     """`pod_security` is the level for namespaces whose labels name none; Kubernetes' own default is privileged."""
     nodes.write(first, control_plane.ADMISSION_FILE, control_plane.admission(pod_security))
+    nodes.write(first, control_plane.WEBHOOKS_FILE, control_plane.webhooks())
     nodes.start(holder, "etcd", control_plane.etcd(binaries))
     start_api_server(holder, first, binaries)
     nodes.start(holder, "kube-controller-manager", control_plane.controller_manager(binaries))
@@ -96,7 +97,9 @@ def start_api_server(holder: Daemon, first: Node, binaries: Binaries) -> None:
 
 
 def _apply_manifests(binaries: Binaries) -> None:
-    run(binaries.kubectl, f"--kubeconfig={KUBECONFIG}", "apply", "--server-side", f"--filename={MANIFESTS}")
+    apply: list[str | Path] = [binaries.kubectl, f"--kubeconfig={KUBECONFIG}", "apply", "--server-side"]
+    run(*apply, f"--filename={MANIFESTS}")
+    run(*apply, "--filename=-", stdin=control_plane.callers((PKI / "front-proxy-ca.crt").read_text()))
 
 
 def _start_containerd(node: Node, holder: Daemon, binaries: Binaries) -> None:

@@ -9,6 +9,7 @@ from testbed.pki import Identity
 
 CONFIGURATION = "/etc/kubernetes"
 ADMISSION_FILE = "admission.json"
+WEBHOOKS_FILE = "webhooks.kubeconfig"
 API_PORT = 6443
 STORE = "http://127.0.0.1:2379"
 
@@ -82,7 +83,10 @@ def api_server(binaries: Binaries, node: Node) -> list[str | Path]:
 
 
 def admission(pod_security: str) -> str:
-    """The API server's admission configuration, in JSON, with that level of pod security as default."""
+    """The API server's admission configuration, in JSON, with that level of pod security as default.
+
+    It shows webhooks that WEBHOOKS_FILE names a client certificate.
+    """
     level = dict.fromkeys(("enforce", "audit", "warn"), pod_security)
     configuration = {
         "apiVersion": "pod-security.admission.config.k8s.io/v1",
@@ -90,13 +94,42 @@ def admission(pod_security: str) -> str:
         "defaults": level,
         "exemptions": {"namespaces": ["kube-system"]},
     }
+    webhooks = {
+        "apiVersion": "apiserver.config.k8s.io/v1",
+        "kind": "WebhookAdmissionConfiguration",
+        "kubeConfigFile": f"{CONFIGURATION}/{WEBHOOKS_FILE}",
+    }
+    calling = ("MutatingAdmissionWebhook", "ValidatingAdmissionWebhook")
     return json.dumps(
         {
             "apiVersion": "apiserver.config.k8s.io/v1",
             "kind": "AdmissionConfiguration",
-            "plugins": [{"name": "PodSecurity", "configuration": configuration}],
+            "plugins": [
+                {"name": "PodSecurity", "configuration": configuration},
+                *({"name": name, "configuration": webhooks} for name in calling),
+            ],
         }
     )
+
+
+def webhooks() -> str:
+    """A kubeconfig in JSON: to our webhook, the API server shows the certificate that it has for aggregated servers."""
+    files = {"client-certificate": "front-proxy-client.crt", "client-key": "front-proxy-client.key"}
+    user = {field: f"{CONFIGURATION}/{file}" for field, file in files.items()}
+    users = [{"name": "sfc-webhook.sfc-system.svc", "user": user}]
+    return json.dumps({"apiVersion": "v1", "kind": "Config", "users": users})
+
+
+def callers(authority: str) -> str:
+    """Objects in JSON: what tells our webhook that API servers show a certificate of `authority` (PEM)."""
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "sfc-system"}}
+    names = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "sfc-webhook-callers", "namespace": "sfc-system"},
+        "data": {"ca.crt": authority, "names": "front-proxy-client"},
+    }
+    return json.dumps({"apiVersion": "v1", "kind": "List", "items": [namespace, names]})
 
 
 def controller_manager(binaries: Binaries) -> list[str | Path]:

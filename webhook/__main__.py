@@ -6,6 +6,8 @@ import argparse
 import signal
 import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from kube.api import ApiError, ApiServer
@@ -14,9 +16,14 @@ from serving.bounded import listen
 from serving.certificate import Certificate
 from serving.metrics import MetricsServer, Page
 from sfc import log, names
+from webhook import callers
 from webhook.cache import AdmissionCache
 from webhook.certificate import ServingCertificate
-from webhook.server import LINGER_SECONDS, Servers
+from webhook.door import Door
+from webhook.server import ENDPOINTS, LINGER_SECONDS, Servers
+
+CHECK_SECONDS = 2.0
+"""Between two looks at mounted files."""
 
 
 def main() -> int:
@@ -25,7 +32,7 @@ def main() -> int:
     log.configure()
     try:
         key = options.drain_key.read_bytes()
-        certificate = ServingCertificate(options.tls_dir, options.client_ca)
+        certificate = ServingCertificate(options.tls_dir, callers.read(options.callers))
         api = ApiServer.from_environment()
     except (OSError, ApiError) as error:
         print(f"webhook cannot start: {error}", file=sys.stderr)
@@ -35,15 +42,15 @@ def main() -> int:
         return 1
     cache = AdmissionCache(api)
     cache.start()
-    certificate.refresh()
-    certificate.keep_fresh(threading.Event())
+    door = Door(ENDPOINTS, options.door)
+    _keep_fresh(certificate.refresh, door.refresh)
     try:
         listener = listen("", options.metrics_port)
     except OSError as error:
         print(f"webhook cannot listen on port {options.metrics_port}: {error}", file=sys.stderr)
         return 1
     MetricsServer(listener, Certificate(options.metrics_tls), Access(api), Page()).start()
-    servers = Servers(cache, certificate, key, ("", options.port), ("", options.health_port))
+    servers = Servers(cache, certificate, door, key, (("", options.port), ("", options.health_port)))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: servers.stop())
     try:
@@ -51,6 +58,22 @@ def main() -> int:
     except OSError as error:
         print(f"webhook cannot listen on port {options.port}: {error}", file=sys.stderr)
         return 1
+
+
+def _keep_fresh(*refreshes: Callable[[], None]) -> None:
+    """Look at mounted files now, and every CHECK_SECONDS in a thread of its own."""
+
+    def look() -> None:
+        for refresh in refreshes:
+            refresh()
+
+    def run() -> None:
+        while True:
+            time.sleep(CHECK_SECONDS)
+            look()
+
+    look()
+    threading.Thread(target=run, name="files", daemon=True).start()
 
 
 def _options() -> argparse.Namespace:
@@ -62,13 +85,25 @@ def _options() -> argparse.Namespace:
         default=Path("/etc/sfc/drain-key/key"),
         help="signs drain hooks",
     )
+    parser.add_argument(
+        "--door",
+        type=Path,
+        default=Path("/etc/sfc/door"),
+        help=f"folder with the file {names.DOOR_FIELD}: what stands before the paths of requests",
+    )
     parser.add_argument("--port", type=int, default=8443, help="admission, TLS")
     parser.add_argument("--health-port", type=int, default=8080, help="/healthz, /readyz; plain HTTP")
     parser.add_argument("--metrics-port", type=int, default=names.METRICS_PORT, help="/metrics, TLS, with a token")
     parser.add_argument(
         "--metrics-tls", type=Path, default=Path(names.METRICS_CERTIFICATE), help="tls.crt and tls.key for /metrics"
     )
-    parser.add_argument("--client-ca", type=Path, help="serve only callers with a certificate of this authority (PEM)")
+    parser.add_argument(
+        "--callers",
+        type=Path,
+        default=Path("/etc/sfc/callers"),
+        help="folder that may have ca.crt, to serve only callers with a certificate of this authority (PEM), and "
+        "names: the common names that they may have, one a line",
+    )
     parser.add_argument(
         "--linger-seconds",
         type=float,

@@ -20,6 +20,9 @@ MAX_BODY_BYTES = 7 << 20
 """An object has at most 1.5 MiB in etcd, and 3 MiB as a request; an UPDATE carries two of them, and the envelope."""
 MAX_HELD_BYTES = 32 << 20
 """Of all bodies that are being read at one time."""
+SMALL_BODY_BYTES = 64 << 10
+RESERVED_BYTES = 8 << 20
+"""Of MAX_HELD_BYTES, for bodies of at most SMALL_BODY_BYTES: large ones never keep them out."""
 BODY_TIMEOUT_SECONDS = 10.0
 """From the end of the headers to the end of the body."""
 
@@ -125,7 +128,7 @@ class _Bodies:
     def _check(self, length: int) -> None:
         if length > MAX_BODY_BYTES:
             raise _RefusedError(413, f"body is larger than {MAX_BODY_BYTES} bytes")
-        if self._held > MAX_HELD_BYTES:
+        if self._held > MAX_HELD_BYTES - (RESERVED_BYTES if length > SMALL_BODY_BYTES else 0):
             raise _RefusedError(429, f"more than {MAX_HELD_BYTES} bytes of bodies are being read; try again")
 
 

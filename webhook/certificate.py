@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 import ssl
-import threading
+from contextlib import suppress
 from pathlib import Path
 
 from prometheus_client import Gauge
 
 from certs import authority
+from webhook.callers import Callers
 
 log = logging.getLogger(__name__)
 
-CHECK_SECONDS = 2.0
-"""Between two looks at the files."""
-
+AUTHORITY_EXPIRY = Gauge("sfc_authority_expiry_timestamp_seconds", "When the authority of that certificate expires.")
 EXPIRY = Gauge("sfc_served_certificate_expiry_timestamp_seconds", "When the certificate in service expires.")
 """Of the certificate that this process serves, which may be older than the one in the Secret."""
 
@@ -23,31 +22,22 @@ EXPIRY = Gauge("sfc_served_certificate_expiry_timestamp_seconds", "When the cert
 class ServingCertificate:
     """`context` serves what tls.crt and tls.key in `directory` held at the last successful `refresh`.
 
-    `client_ca` is a file of PEM certificates: only callers with a certificate of one of these authorities are served.
-    Raises OSError when that file cannot be used.
+    With `callers`, the handshake of everybody else fails. Raises OSError when their authority cannot be used.
     """
 
-    def __init__(self, directory: Path, client_ca: Path | None = None) -> None:
+    def __init__(self, directory: Path, callers: Callers | None = None) -> None:
         self._directory = directory
         self._current: tuple[bytes, bytes] | None = None
         self.context = _empty_context()
-        if client_ca:
+        self.callers = callers
+        if callers:
             self.context.verify_mode = ssl.CERT_REQUIRED
-            self.context.load_verify_locations(client_ca)
+            self.context.load_verify_locations(callers.authority)
 
     @property
     def loaded(self) -> bool:
         """True once there is a certificate to serve."""
         return self._current is not None
-
-    def keep_fresh(self, stop: threading.Event) -> None:
-        """Call `refresh` every CHECK_SECONDS until `stop`, in a thread of its own."""
-
-        def run() -> None:
-            while not stop.wait(CHECK_SECONDS):
-                self.refresh()
-
-        threading.Thread(target=run, name="certificate", daemon=True).start()
 
     def refresh(self) -> None:
         """Take over changed files. When they cannot be used, an error is logged and the last pair stays in service."""
@@ -65,6 +55,8 @@ class ServingCertificate:
             return
         self._current = found
         EXPIRY.set(authority.expiry(found[0]).timestamp())
+        with suppress(OSError, ValueError):
+            AUTHORITY_EXPIRY.set(authority.expiry(certificate.with_name("ca.crt").read_bytes()).timestamp())
         log.info("serving certificate loaded", extra={"path": str(certificate)})
 
 

@@ -6,6 +6,7 @@ uvicorn bounds only the pause between two requests.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -25,6 +26,21 @@ class BoundedConnection(H11Protocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._limit: asyncio.TimerHandle | None = None
+        self.app_state = {"connection": self}
+        """Requests find it as `scope["state"]`."""
+        self.turned_away = False
+        self.on_proof: Callable[[], None] = _nothing
+        self.on_end: Callable[[], None] = _nothing
+
+    def prove(self) -> None:
+        """The caller is who it should be."""
+        self.on_proof()
+
+    def turn_away(self) -> None:
+        """End the connection once its answer is with the kernel. What the caller still sends is not even decrypted, as
+        it would be in an orderly end of TLS."""
+        self.turned_away = True
+        self.transport.abort()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the limit for an unused connection; abort the connection when there are too many."""
@@ -43,6 +59,7 @@ class BoundedConnection(H11Protocol):
         """End the limit."""
         self._stop()
         super().connection_lost(exc)
+        self.on_end()
 
     @property
     def _idle(self) -> bool:
@@ -62,3 +79,7 @@ class BoundedConnection(H11Protocol):
         """uvicorn ends a connection that is idle after an answer; every other one is ended here."""
         if self.cycle is None or not self._idle:
             self.transport.abort()
+
+
+def _nothing() -> None:
+    """Until somebody wants to know."""

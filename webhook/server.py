@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,17 +13,17 @@ from prometheus_client import Gauge
 
 from webhook import app
 from webhook.cache import AdmissionCache
+from webhook.callers import Callers
 from webhook.certificate import ServingCertificate
 from webhook.connection import BoundedConnection
 from webhook.decide import mutate, validate
 from webhook.decide.model import AdmissionRequest, Decision
+from webhook.door import Application, Door, Message, guarded
+from webhook.gate import Gate
 from webhook.review import Decide
 
 Address = tuple[str, int]
 """Host and port; the empty host is every address of the machine."""
-Message = MutableMapping[str, Any]
-Application = Callable[[Message, Any, Callable[[Message], Awaitable[None]]], Awaitable[None]]
-"""An ASGI application."""
 
 KEEP_ALIVE_SECONDS = 120
 """Longer than the 90 s after which an API server closes an idle connection: closing it here could lose the next
@@ -31,7 +31,9 @@ request."""
 LINGER_SECONDS = 10.0
 """From `stop` until connections are refused: by then, every API server sends its requests elsewhere."""
 POLL_SECONDS = 0.1
-BACKLOG = 128
+BACKLOG = 4096
+"""Connections that wait for their acceptance. When it is full, the kernel loses a new one, which comes again after a
+second."""
 SHUTDOWN_SECONDS = 15
 """For requests in flight; an API server waits 5 s for an answer."""
 
@@ -39,6 +41,9 @@ STALE_SECONDS = 120.0
 """A healthy watch receives something every minute, at least a bookmark."""
 
 AGE = Gauge("sfc_chain_cache_age_seconds", "Time since the API server's last word about chains.")
+
+
+ENDPOINTS = ("/mutate/workloads", "/mutate/pods", "/validate/chains")
 
 
 def routes(cache: AdmissionCache, key: bytes) -> dict[str, Decide]:
@@ -53,11 +58,7 @@ def routes(cache: AdmissionCache, key: bytes) -> dict[str, Decide]:
     def workload(request: AdmissionRequest) -> Decision:
         return mutate.workload(request, cache.chain, cache.auto_hook(request.namespace))
 
-    return {
-        "/mutate/workloads": when_synced(workload),
-        "/mutate/pods": when_synced(pod),
-        "/validate/chains": validate.chain,
-    }
+    return dict(zip(ENDPOINTS, (when_synced(workload), when_synced(pod), validate.chain), strict=True))
 
 
 NOT_SYNCED = Decision(denied="The webhook has not read the cluster's chains yet; try again.", code=503)
@@ -72,10 +73,12 @@ def aged(decision: Decision, seconds: float) -> Decision:
     )
 
 
-def unready(cache: AdmissionCache, certificate: ServingCertificate) -> str | None:
+def unready(cache: AdmissionCache, certificate: ServingCertificate, door: Door) -> str | None:
     """What is missing before admission can answer, or None."""
     if not certificate.loaded:
         return "no serving certificate yet"
+    if not door.loaded:
+        return "no path yet"
     if not cache.synced:
         return "chains and namespaces not read yet"
     return None
@@ -92,16 +95,24 @@ class Servers:
     """
 
     def __init__(
-        self, cache: AdmissionCache, certificate: ServingCertificate, key: bytes, admission: Address, health: Address
+        self,
+        cache: AdmissionCache,
+        certificate: ServingCertificate,
+        door: Door,
+        key: bytes,
+        addresses: tuple[Address, Address],
     ) -> None:
+        """`addresses`: of admission, and of health and metrics."""
         AGE.set_function(cache.age_seconds)
         self._leaving = threading.Event()
         self._cache = cache
         self._certificate = certificate
-        self._address = admission
+        self._door = door
+        self._address, health = addresses
         self._admission = server_of(
-            _leaving(app.admission(routes(cache, key)), self._leaving),
-            admission,
+            guarded(_leaving(app.admission(routes(cache, key)), self._leaving), door),
+            self._address,
+            callers=certificate.callers,
             ssl_context_factory=lambda *_: certificate.context,
         )
         self._health = server_of(app.health(self._unready), health)
@@ -131,7 +142,7 @@ class Servers:
         self._leaving.set()
 
     def _lacks(self) -> str | None:
-        return unready(self._cache, self._certificate)
+        return unready(self._cache, self._certificate, self._door)
 
     def _unready(self) -> str | None:
         return self._lacks() or (None if self._admission.started else "not listening yet")
@@ -162,9 +173,39 @@ def _leaving(application: Application, leaving: threading.Event) -> Application:
     return wrapped
 
 
-def server_of(application: Application, address: Address, **options: Any) -> uvicorn.Server:
-    """A server that does not run yet; `options` are more of uvicorn's."""
-    return uvicorn.Server(
+class GatedServer(uvicorn.Server):
+    """uvicorn's server; a TLS server's connections come through a gate. It listens on one socket."""
+
+    def __init__(self, config: uvicorn.Config, callers: Callers | None) -> None:
+        super().__init__(config)
+        self._callers = callers
+        self._gate: Gate | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the gate, or listen as uvicorn does."""
+        if not self.config.ssl:
+            await super().startup(sockets)
+            return
+        (listening,) = sockets or [_shared((self.config.host, self.config.port))]
+        await super().startup([])
+        self._gate = Gate(listening, self._connection, self.config.ssl, self._callers)
+        self._gate.open()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the gate first."""
+        if self._gate:
+            self._gate.close()
+        await super().shutdown(sockets)
+
+    def _connection(self) -> BoundedConnection:
+        return BoundedConnection(self.config, self.server_state, self.lifespan.state)
+
+
+def server_of(
+    application: Application, address: Address, *, callers: Callers | None = None, **options: Any
+) -> uvicorn.Server:
+    """A server that does not run yet. `callers`: nobody else is served; `options` are more of uvicorn's."""
+    return GatedServer(
         uvicorn.Config(
             application,
             host=address[0],
@@ -174,9 +215,11 @@ def server_of(application: Application, address: Address, **options: Any) -> uvi
             ws="none",
             http=BoundedConnection,
             log_config=None,
+            log_level="error",  # strangers could fill the log by warnings about what they send
             access_log=False,
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-        )
+        ),
+        callers,
     )

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Histogram
 
 from controller.cluster import source_ports, trust
 from controller.cluster.plan import MANAGER, plan
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 GATHER_SECONDS = 0.1
 """Wait this long after the first event, so that one pass covers those that follow it at once."""
 TRUST_SECONDS = 5.0
-"""Certificates and caBundles are not watched; this is the time between two looks at them."""
+"""Secrets are not watched; this is the time between two looks at them."""
 RETRY = Backoff(first=0.5, longest=30.0)
 """After a pass in which something failed."""
 
@@ -37,8 +37,7 @@ OUTDATED = (404, 409)
 
 PASSES = Histogram("sfc_cluster_pass_seconds", "Time to observe, plan and apply once")
 WRITES = Counter("sfc_cluster_writes", "Writes of the cluster's objects that succeeded", ["write"])
-FAILURES = Counter("sfc_cluster_failures", "Writes, and passes over the certificates, that failed")
-EXPIRY = Gauge("sfc_certificate_expiry_timestamp_seconds", "When a certificate of the webhook expires", ["certificate"])
+FAILURES = Counter("sfc_cluster_failures", "Writes, and passes over the keys, that failed")
 
 
 class Loop:
@@ -48,13 +47,9 @@ class Loop:
         self,
         api: ApiServer,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        *,
-        certificates: bool = True,
     ) -> None:
-        """`certificates`: False when another program (cert-manager) keeps the webhook's certificates and caBundles."""
         self._api = api
         self._clock = clock
-        self._certificates = certificates
         self._wake = threading.Event()
         self._stopped = threading.Event()
         self._trust_due = 0.0
@@ -133,13 +128,10 @@ class Loop:
     def _trust(self) -> bool:
         try:
             trust.keep_drain_key(self._api)
-            expiries = trust.keep_certificates(self._api, self._clock()) if self._certificates else {}
         except ApiError as error:
             FAILURES.inc()
-            log.error("certificates not reconciled", extra={"error": str(error)})
+            log.error("keys not reconciled", extra={"error": str(error)})
             return False
-        for certificate, expiry in expiries.items():
-            EXPIRY.labels(certificate).set(expiry.timestamp())
         self._trust_due = time.monotonic() + TRUST_SECONDS
         return True
 

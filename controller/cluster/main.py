@@ -46,11 +46,6 @@ def run(argv: list[str]) -> int:
     parser.add_argument(
         "--metrics-tls", type=Path, default=Path(names.METRICS_CERTIFICATE), help="folder of tls.crt and tls.key"
     )
-    parser.add_argument(
-        "--no-certificates",
-        action="store_true",
-        help="leave the webhook's certificates and the caBundles to another program",
-    )
     arguments = parser.parse_args(argv)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -62,7 +57,7 @@ def run(argv: list[str]) -> int:
         return 1
     metrics = MetricsServer(listen("", names.METRICS_PORT), Certificate(arguments.metrics_tls), Access(api), Page())
     metrics.start()
-    return Candidate(api, Loop(api, certificates=not arguments.no_certificates)).run(arguments.port, stop)
+    return Candidate(api, Loop(api)).run(arguments.port, stop)
 
 
 class Candidate:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from certs import secrets
-from controller.cluster import lease, plan, trust
+from controller.cluster import install, lease, plan
 from serving.access import PATH
 from sfc import names
 from sfc.chain import Hook
@@ -47,9 +47,19 @@ def pod_spec(rendered: list[Json], kind: str, name: str) -> Json:
     return spec
 
 
+def configurations(rendered: list[Json]) -> list[Json]:
+    """The webhook configurations that the install Job gets."""
+    file = one(rendered, "ConfigMap", "sfc-webhook-configurations")["data"]["admission.yaml"]
+    return list(yaml.safe_load_all(file))
+
+
 def webhooks(rendered: list[Json]) -> dict[str, Json]:
-    kinds = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
-    return {w["name"]: w for kind in kinds for w in one(rendered, kind, trust.CONFIGURATION)["webhooks"]}
+    found = configurations(rendered)
+    assert {(c["kind"], c["metadata"]["name"]) for c in found} == {
+        ("MutatingWebhookConfiguration", install.CONFIGURATION),
+        ("ValidatingWebhookConfiguration", install.CONFIGURATION),
+    }
+    return {w["name"]: w for configuration in found for w in configuration["webhooks"]}
 
 
 def schema(rendered: list[Json], plural: str) -> Json:
@@ -91,7 +101,7 @@ def kubeconform(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Call
 def test_manifests_conform_to_their_schemas(
     rendered: list[Json], kubeconform: Callable[[list[Json]], list[str]]
 ) -> None:
-    assert kubeconform(rendered) == []
+    assert kubeconform([*rendered, *configurations(rendered)]) == []
 
 
 def test_cert_manager_component_conforms_to_its_schemas(
@@ -116,7 +126,8 @@ def test_a_slip_in_a_manifest_is_found(
     path: tuple[str | int, ...],
     value: Any,
 ) -> None:
-    broken = copy.deepcopy(next(o for o in with_cert_manager if o["kind"] == kind))
+    everything = [*with_cert_manager, *configurations(with_cert_manager)]
+    broken = copy.deepcopy(next(o for o in everything if o["kind"] == kind))
     place: Any = broken
     for step in path[:-1]:
         place = place[step]
@@ -130,6 +141,12 @@ def test_a_slip_in_a_manifest_is_found(
 def test_the_api_server_takes_every_manifest_strictly(installed: None, rendered: list[Json]) -> None:
     """This includes admission, defaulting and the compilation of every CEL expression."""
     Kubectl()("apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=yaml.safe_dump_all(rendered))
+    Kubectl()("create", "--dry-run=server", "--validate=strict", "-f", "-", stdin=new(configurations(rendered)))
+
+
+def new(objects: list[Json]) -> str:
+    """YAML of the objects under names that are not taken."""
+    return yaml.safe_dump_all([{**o, "metadata": {"name": f"{o['metadata']['name']}-new"}} for o in objects])
 
 
 def test_every_finding_of_the_linter_is_explained(rendered: list[Json]) -> None:
@@ -169,13 +186,40 @@ def with_cert_manager(cluster: None, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def test_with_cert_manager_there_is_one_writer_of_certificates(with_cert_manager: list[Json]) -> None:
-    (container,) = pod_spec(with_cert_manager, "Deployment", "sfc-cluster-controller")["containers"]
-    written = {n for r, _, n in granted(with_cert_manager, "sfc-cluster-controller") if r == "/secrets" and n}
-    may = {r for r, _, _ in granted(with_cert_manager, "sfc-cluster-controller")}
+    written = {n for r, _, n in granted(with_cert_manager, "sfc-install") if r == "/secrets" and n}
 
-    assert container["args"] == ["--no-certificates"]
-    assert written == {names.DRAIN_KEY_SECRET}
-    assert not any("webhookconfigurations" in resource for resource in may)
+    for spec in install_pods(with_cert_manager):
+        assert spec["containers"][0]["args"][1:] == ["--no-certificates"]
+    assert written == {names.DOOR_SECRET}
+
+
+def install_pods(rendered: list[Json]) -> list[Json]:
+    """The pods of the install's Job and CronJob."""
+    job, cron_job = one(rendered, "Job", "sfc-install"), one(rendered, "CronJob", "sfc-install")
+    return [j["spec"]["template"]["spec"] for j in (job, cron_job["spec"]["jobTemplate"])]
+
+
+def test_what_is_done_at_night_is_what_was_done_at_the_install(rendered: list[Json]) -> None:
+    job, cron_job = one(rendered, "Job", "sfc-install"), one(rendered, "CronJob", "sfc-install")
+
+    assert job["spec"]["template"] == cron_job["spec"]["jobTemplate"]["spec"]["template"]
+
+
+def test_nothing_that_keeps_running_may_write_webhook_configurations(rendered: list[Json]) -> None:
+    may = {o["metadata"]["name"] for o in rendered if o["kind"] == "ClusterRole" and "webhookconf" in json.dumps(o)}
+    bound = {
+        (subject["name"])
+        for o in rendered
+        if o["kind"] == "ClusterRoleBinding" and o["roleRef"]["name"] in may
+        for subject in o["subjects"]
+    }
+    running = {o["spec"]["template"]["spec"]["serviceAccountName"] for o in rendered if o["kind"] in RUNNING}
+
+    assert may == bound == {"sfc-install"}
+    assert not bound & running
+
+
+RUNNING = ("Deployment", "DaemonSet", "StatefulSet")
 
 
 def test_certificate_of_cert_manager_for_metrics_is_the_one_that_all_mount(with_cert_manager: list[Json]) -> None:
@@ -191,9 +235,7 @@ def test_certificate_of_cert_manager_is_the_one_the_webhook_mounts_and_is_truste
 
     assert certificate["spec"]["secretName"] == secrets.SERVING_SECRET
     assert certificate["spec"]["dnsNames"] == list(secrets.SERVICE_NAMES)
-    for kind in ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"):
-        annotations = one(with_cert_manager, kind, trust.CONFIGURATION)["metadata"]["annotations"]
-        assert annotations["cert-manager.io/inject-ca-from"] == "sfc-system/sfc-webhook"
+    assert certificate["metadata"]["name"] == install.WEBHOOK, "the annotation of the configurations names it"
 
 
 def test_everything_that_has_a_namespace_is_in_ours(rendered: list[Json]) -> None:
@@ -293,7 +335,7 @@ def test_webhook_calls_have_no_side_effects_and_are_short(rendered: list[Json]) 
     for webhook in webhooks(rendered).values():
         assert webhook["sideEffects"] == "None"
         assert webhook["timeoutSeconds"] <= 5
-        assert "caBundle" not in webhook["clientConfig"], "the cluster controller owns it"
+        assert "caBundle" not in webhook["clientConfig"], "the install Job writes it"
 
 
 def test_service_leads_to_the_names_on_the_certificate(rendered: list[Json]) -> None:
@@ -312,7 +354,7 @@ def test_unprivileged_components_pass_pod_security_restricted(rendered: list[Jso
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert not spec.get("hostNetwork")
-    assert all("secret" in volume for volume in spec["volumes"])
+    assert all("secret" in volume or "configMap" in volume for volume in spec.get("volumes", ()))
     for container in spec["containers"]:
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False,
@@ -352,12 +394,13 @@ def test_webhook_stays_available(rendered: list[Json]) -> None:
 
 
 @pytest.mark.parametrize(("kind", "name"), [("Deployment", "sfc-webhook"), ("DaemonSet", "sfc-node")])
-def test_secrets_that_pods_wait_for_are_those_the_cluster_controller_makes(
-    rendered: list[Json], kind: str, name: str
-) -> None:
+def test_secrets_that_pods_wait_for_are_those_that_somebody_makes(rendered: list[Json], kind: str, name: str) -> None:
     mounted = [v["secret"] for v in pod_spec(rendered, kind, name)["volumes"] if "secret" in v]
     volumes = [v for v in mounted if v["secretName"] != secrets.METRICS_SECRET]
-    expected = {"sfc-webhook": {secrets.SERVING_SECRET, names.DRAIN_KEY_SECRET}, "sfc-node": {names.DRAIN_KEY_SECRET}}
+    expected = {
+        "sfc-webhook": {secrets.SERVING_SECRET, names.DOOR_SECRET, names.DRAIN_KEY_SECRET},
+        "sfc-node": {names.DRAIN_KEY_SECRET},
+    }
 
     assert {v["secretName"] for v in volumes} == expected[name]
     assert not any(v.get("optional") for v in volumes)
@@ -503,9 +546,9 @@ def test_cluster_controller_writes_nothing_of_the_users_but_what_pods_wait_for(r
 
 
 def test_cluster_controller_reads_its_own_secrets_only(rendered: list[Json]) -> None:
-    (role,) = [o for o in rendered if o["kind"] == "Role"]
+    role = one(rendered, "Role", "sfc-cluster-controller")
     cluster_wide = one(rendered, "ClusterRole", "sfc-cluster-controller")
-    expected = {secrets.AUTHORITY_SECRET, secrets.SERVING_SECRET, secrets.METRICS_SECRET, names.DRAIN_KEY_SECRET}
+    expected = {names.DRAIN_KEY_SECRET}
     rights = {(r, v): n for r, v, n in granted(rendered, "sfc-cluster-controller")}
 
     assert set(rights["/secrets", "get"].split(",")) == expected

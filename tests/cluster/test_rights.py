@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from controller.cluster import plan
 from kube.api import MERGE_PATCH, ApiError, ApiServer
 from tests.cluster.conftest import SYSTEM, Kubectl, as_bearer, eventually, example_chain
 
@@ -18,7 +19,9 @@ Rights = set[tuple[str, str, str]]
 
 CHAINS, CONNECTIONS = "servicefunctionchains.sfc.dev", "crossconnections.sfc.dev"
 NETWORKS = "network-attachment-definitions.k8s.cni.cncf.io"
-CONFIGURATIONS = ("mutatingwebhookconfigurations", "validatingwebhookconfigurations")
+CONFIGURATIONS = " ".join(
+    f"{kind}webhookconfigurations.admissionregistration.k8s.io" for kind in ("mutating", "validating")
+)
 
 
 def rights(resources: str, verbs: str, names: str = "") -> Rights:
@@ -35,19 +38,24 @@ EVERYWHERE = {
     | rights("events", "create patch"),
     "sfc-cluster-controller": REVIEWS
     | rights(f"{CHAINS} {CONNECTIONS} {NETWORKS} pods", "list watch")
-    | rights(f"{CONNECTIONS} {NETWORKS}", "create patch delete")
+    | rights(f"{CONNECTIONS} {NETWORKS}", "create patch")
+    | rights(CONNECTIONS, "delete")
     | rights(f"{CHAINS}/status {CONNECTIONS}/status pods pods/status", "patch")
-    | rights("events", "get create patch")
-    | rights(" ".join(f"{c}.admissionregistration.k8s.io" for c in CONFIGURATIONS), "get patch", "sfc"),
+    | rights("events", "get create patch"),
+    "sfc-install": rights(CONFIGURATIONS, "get update", "sfc")
+    | rights(CONFIGURATIONS, "create")
+    | rights("namespaces", "get", "sfc-system"),
 }
 IN_OUR_NAMESPACE = {
     "sfc-webhook": set(),
     "sfc-node": set(),
-    "sfc-cluster-controller": rights(
-        "secrets", "get update", "sfc-webhook-ca sfc-webhook-tls sfc-metrics-tls sfc-drain-key"
-    )
+    "sfc-cluster-controller": rights("secrets", "get update", "sfc-drain-key")
     | rights("leases.coordination.k8s.io", "get update", "sfc-cluster-controller")
     | rights("secrets leases.coordination.k8s.io", "create"),
+    "sfc-install": rights("secrets", "get update", "sfc-webhook-ca sfc-webhook-tls sfc-metrics-tls sfc-webhook-door")
+    | rights("secrets", "create")
+    | rights("deployments.apps", "get", "sfc-webhook")
+    | rights("pods", "list"),
 }
 
 
@@ -194,3 +202,245 @@ def test_a_node_agent_cannot_write_what_others_report(
 ) -> None:
     with pytest.raises(ApiError, match=message):
         agent_on("node1").apply(connection, status(connection, **content), "tests-forger")
+
+
+# --- the cluster controller -------------------------------------------------------------------------------------------
+
+ANYWHERE = "/apis/k8s.cni.cncf.io/v1/namespaces/{}/network-attachment-definitions"
+CONFIG = json.dumps(plan.NETWORK_CONFIG)
+
+
+@pytest.fixture(scope="module")
+def controller(installed: None, tmp_path_factory: pytest.TempPathFactory) -> ApiServer:
+    """A client of the API server with a token of the cluster controller's account."""
+    return as_bearer(tmp_path_factory.mktemp("controller"), "sfc-cluster-controller")
+
+
+def network(config: str = CONFIG, **metadata: Any) -> Json:
+    labels = {"app.kubernetes.io/managed-by": "sfc-cluster-controller"}
+    named = {"name": "sfc", "labels": labels, **metadata}
+    kind = "NetworkAttachmentDefinition"
+    return {"apiVersion": "k8s.cni.cncf.io/v1", "kind": kind, "metadata": named, "spec": {"config": config}}
+
+
+def test_the_cluster_controller_writes_no_webhook_configuration(controller: ApiServer) -> None:
+    for kind in ("mutating", "validating"):
+        path = f"/apis/admissionregistration.k8s.io/v1/{kind}webhookconfigurations"
+        for attempt in (
+            lambda path=path: controller.get(f"{path}/sfc"),
+            lambda path=path: controller.patch(f"{path}/sfc", {"webhooks": []}, MERGE_PATCH),
+            lambda path=path: controller.create(path, {"metadata": {"name": "mine"}}),
+        ):
+            with pytest.raises(ApiError) as refused:
+                attempt()
+            assert refused.value.status == 403
+
+
+@pytest.mark.parametrize(
+    ("obj", "reason"),
+    [
+        pytest.param(network(name="other"), "no network but sfc", id="another name"),
+        pytest.param(network(CONFIG.replace("static", "host-local")), "no other configuration", id="another config"),
+        pytest.param(network('{"type": "host-device", "name": "sfc"}'), "no other configuration", id="a node's device"),
+        pytest.param(network(labels={"a": "b"}), "no labels", id="labels"),
+        pytest.param(network(annotations={"a": "b"}), "no labels", id="annotations"),
+        pytest.param(network(finalizers=["a.b/c"]), "no labels", id="finalizers"),
+        pytest.param(
+            network(ownerReferences=[{"apiVersion": "v1", "kind": "Pod", "name": "x", "uid": "u"}]),
+            "belongs to chains only",
+            id="another owner",
+        ),
+    ],
+)
+def test_the_cluster_controller_makes_no_network_but_its_own(
+    controller: ApiServer, kubectl: Kubectl, obj: Json, reason: str
+) -> None:
+    with pytest.raises(ApiError, match=reason):
+        controller.create(ANYWHERE.format(kubectl.namespace), obj)
+
+
+def test_the_cluster_controller_neither_changes_nor_deletes_the_networks_of_others(
+    controller: ApiServer, kubectl: Kubectl
+) -> None:
+    kubectl("create", "namespace", f"{kubectl.namespace}-net")
+    place = f"{ANYWHERE.format(f'{kubectl.namespace}-net')}/sfc"
+    admin = Kubectl(f"{kubectl.namespace}-net")
+    admin("create", "-f", "-", stdin=json.dumps(network('{"type": "bridge"}', labels={"mine": "true"})))
+
+    with pytest.raises(ApiError, match="somebody else's"):
+        controller.apply(place, network(), "tests")
+    with pytest.raises(ApiError) as refused:
+        controller.delete(place)
+
+    assert refused.value.status == 403
+    Kubectl()("delete", "namespace", f"{kubectl.namespace}-net", "--wait=false")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        pytest.param({"metadata": {"annotations": {"mine": "changed"}}}, "no annotations", id="an annotation"),
+        pytest.param({"metadata": {"annotations": {"mine": None}}}, "no annotations", id="without an annotation"),
+        pytest.param({"metadata": {"labels": {"app": "db"}}}, "no labels", id="a label"),
+        pytest.param({"metadata": {"finalizers": ["a.b/c"]}}, "no labels, finalizers", id="a finalizer"),
+        pytest.param(
+            {"spec": {"schedulingGates": [{"name": "of.another/gate", "$patch": "delete"}]}},
+            "no scheduling gate but",
+            id="the gate of another",
+        ),
+        pytest.param({"spec": {"nodeSelector": {"a": "b"}}}, "nothing of a pod's spec", id="where it may run"),
+        pytest.param({"spec": {"terminationGracePeriodSeconds": 1}}, "spec|Forbidden", id="how long it may end"),
+        pytest.param({"spec": {"tolerations": [{"operator": "Exists"}]}}, "spec|Forbidden", id="what it tolerates"),
+        pytest.param(
+            {"spec": {"containers": [{"name": "idle", "image": "evil"}]}}, "nothing of a pod's spec", id="its image"
+        ),
+    ],
+)
+def test_the_cluster_controller_changes_nothing_of_a_pod_but_what_pods_wait_for(
+    controller: ApiServer, gated: str, change: Json, reason: str
+) -> None:
+    with pytest.raises(ApiError, match=reason):
+        controller.patch(gated, change, "application/strategic-merge-patch+json")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        pytest.param({"status": {"phase": "Succeeded"}}, "no status of a pod but", id="its phase"),
+        pytest.param({"status": {"podIP": "10.0.0.9", "podIPs": [{"ip": "10.0.0.9"}]}}, "no status", id="its address"),
+        pytest.param(
+            {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}, "no status of a pod but", id="Ready"
+        ),
+        pytest.param({"metadata": {"annotations": {"mine": "x"}}}, "none by status", id="an annotation"),
+        pytest.param({"metadata": {"labels": {"app": "db"}}}, "no labels", id="a label"),
+    ],
+)
+def test_the_cluster_controller_writes_no_status_but_its_own_condition(
+    controller: ApiServer, gated: str, change: Json, reason: str
+) -> None:
+    with pytest.raises(ApiError, match=reason):
+        controller.patch(f"{gated}/status", change, "application/strategic-merge-patch+json")
+
+
+def test_the_cluster_controller_writes_what_it_has_to(controller: ApiServer, gated: str) -> None:
+    strategic = "application/strategic-merge-patch+json"
+    waits = {"type": "sfc.dev/wired", "status": "False", "reason": "NoFreeSourcePorts", "message": "waits"}
+
+    controller.patch(f"{gated}/status", {"status": {"conditions": [waits]}}, strategic)
+    patched = controller.patch(
+        gated,
+        {
+            "metadata": {"annotations": {"sfc.dev/source-ports": "1024-5055"}},
+            "spec": {"schedulingGates": [{"name": "of.another/gate"}]},
+        },
+        MERGE_PATCH,
+    )
+
+    assert patched["metadata"]["annotations"]["sfc.dev/source-ports"] == "1024-5055"
+    assert patched["spec"]["schedulingGates"] == [{"name": "of.another/gate"}]
+
+
+@pytest.fixture
+def gated(installed: None, kubectl: Kubectl) -> Iterator[str]:
+    """The path of a pod that waits behind our gate and another one. The webhook is kept out of the namespace."""
+    eventually(lambda: kubectl.try_("get", "serviceaccount", "default").returncode == 0)
+    kubectl("label", "namespace", str(kubectl.namespace), "sfc.dev/injection=disabled", "--overwrite")
+    gates = [{"name": "sfc.dev/source-ports"}, {"name": "of.another/gate"}]
+    made = pod("gated", {"schedulingGates": gates, "containers": [{"name": "idle", "image": "none"}]})
+    made["metadata"] |= {"labels": {"sfc.dev/chain": "none", "app": "web"}, "annotations": {"mine": "kept"}}
+    eventually(lambda: kubectl.try_("create", "-f", "-", stdin=json.dumps(made)).returncode == 0)
+    yield f"/api/v1/namespaces/{kubectl.namespace}/pods/gated"
+    kubectl("delete", "pod", "gated", "--grace-period=0", "--force")
+    kubectl("label", "namespace", str(kubectl.namespace), "sfc.dev/injection-")
+
+
+def crossing(**metadata: Any) -> Json:
+    ends = {"upstream": {"stage": "a", "interface": "o"}, "downstream": {"stage": "b", "interface": "i"}}
+    owner = {
+        "apiVersion": "sfc.dev/v1alpha1",
+        "kind": "ServiceFunctionChain",
+        "name": "c",
+        "uid": "u",
+        "controller": True,
+    }
+    named = {"name": "c.a.o.b.i", "labels": {"sfc.dev/chain": "c"}, "ownerReferences": [owner], **metadata}
+    return {
+        "apiVersion": "sfc.dev/v1alpha1",
+        "kind": "CrossConnection",
+        "metadata": named,
+        "spec": {"chain": "c", **ends},
+    }
+
+
+@pytest.mark.parametrize(
+    ("obj", "reason"),
+    [
+        pytest.param(crossing(name="x"), "called by its chain and its ends", id="another name"),
+        pytest.param(crossing(ownerReferences=[]), "belongs to its chain only", id="no owner"),
+        pytest.param(
+            crossing(
+                ownerReferences=[
+                    {"apiVersion": "apps/v1", "kind": "Deployment", "name": "c", "uid": "u", "controller": True}
+                ]
+            ),
+            "belongs to its chain only",
+            id="another owner",
+        ),
+        pytest.param(crossing(labels={"sfc.dev/chain": "c", "x": "y"}), "no labels", id="labels"),
+    ],
+)
+def test_the_cluster_controller_makes_cross_connections_of_chains_only(
+    controller: ApiServer, kubectl: Kubectl, obj: Json, reason: str
+) -> None:
+    with pytest.raises(ApiError, match=reason):
+        controller.create(f"/apis/sfc.dev/v1alpha1/namespaces/{kubectl.namespace}/crossconnections", obj)
+
+
+def test_the_cluster_controller_writes_the_summary_of_cross_connections_and_nothing_else(
+    controller: ApiServer, connection: str
+) -> None:
+    marks = {"labels": {"mine": "x"}, "annotations": {"mine": "x"}, "finalizers": ["a.b/c"]}
+
+    written = controller.patch(connection, {"metadata": marks}, MERGE_PATCH)
+    with pytest.raises(ApiError, match="belongs to the node agents"):
+        nodes = [{"name": "node9", "upstream": [], "downstream": []}]
+        controller.patch(connection, {"status": {"nodes": nodes}}, MERGE_PATCH)
+
+    assert "mine" not in str(written["metadata"].get("labels")) + str(written["metadata"].get("annotations"))
+    assert "finalizers" not in written["metadata"]
+
+
+def test_the_cluster_controller_gets_no_token_of_another_account(controller: ApiServer) -> None:
+    notes = {"kubernetes.io/service-account.name": "sfc-install"}
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "kubernetes.io/service-account-token",
+        "metadata": {"name": "sfc-statement-key", "annotations": notes},
+    }
+    secrets = "/api/v1/namespaces/sfc-system/secrets"
+
+    with pytest.raises(ApiError, match="no Secrets but of the type Opaque"):
+        controller.create(secrets, secret)
+    with pytest.raises(ApiError, match="but its own"):
+        controller.create(secrets, {**secret, "type": "Opaque", "metadata": {"name": "sfc-webhook-ca2"}})
+    for name in ("sfc-webhook-ca", "sfc-webhook-tls", "sfc-webhook-door"):
+        with pytest.raises(ApiError) as refused:
+            controller.get(f"{secrets}/{name}")
+        assert refused.value.status == 403
+
+
+def test_the_cluster_controller_writes_no_events_but_its_own(controller: ApiServer, kubectl: Kubectl) -> None:
+    about = {"kind": "Pod", "namespace": kubectl.namespace, "name": "x"}
+    event = {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": "forged", "namespace": kubectl.namespace},
+        "involvedObject": about,
+        "source": {"component": "kubelet"},
+        "reason": "Killing",
+        "message": "x",
+    }
+
+    with pytest.raises(ApiError, match="no events but its own"):
+        controller.create(f"/api/v1/namespaces/{kubectl.namespace}/events", event)

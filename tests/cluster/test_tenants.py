@@ -7,19 +7,25 @@ read the victim's pods.
 from __future__ import annotations
 
 import json
+import statistics
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kube.api import ApiServer
+from tests import flood
 from tests.cluster import test_chain, test_life
-from tests.cluster.conftest import SYSTEM, Kubectl, scrape
+from tests.cluster.admission_load import injected
+from tests.cluster.conftest import KUBECONFIG, SYSTEM, Kubectl, scrape
 from tests.cluster.tenants import Tenant, complete, serving, tenant
 from tests.cluster.test_chain import in_node, scale
 
 edge = test_chain.edge
+FLOODING = Path(flood.__file__)
 
 
 @pytest.fixture
@@ -206,3 +212,82 @@ def test_the_relay_reaches_its_own_two_sockets_and_nothing_else(victim: Kubectl,
         assert all(value in lost for value in refused.values()), refused
     assert inside["agent's hooks"] == "None"
     assert inside["cni"] == "FileNotFoundError"
+
+
+# --- 5. the webhook answers API servers only --------------------------------------------------------------------------
+
+ASK_WEBHOOK = """
+import json, ssl, sys, urllib.request
+address, *paths = sys.argv[1:]
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+labels = {"sfc.dev/chain": "edge", "sfc.dev/stage": "nat"}
+pod = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "n"}]}}
+request = {"uid": "u", "operation": "CREATE", "namespace": "telco", "object": pod}
+review = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}
+headers = {"Content-Type": "application/json"}
+for path in paths:
+    question = urllib.request.Request(f"https://{address}{path}", json.dumps(review).encode(), headers)
+    try:
+        print("answer:", urllib.request.urlopen(question, context=context, timeout=10).read())
+    except OSError as error:
+        print("none:", error)
+"""
+
+
+def webhook_address() -> str:
+    return SYSTEM("get", "service", "sfc-webhook", "-o", "jsonpath={.spec.clusterIP}")
+
+
+def right_path() -> str:
+    """A path that API servers ask for. They show it to tenants in their errors, so an attacker may know it."""
+    configuration = json.loads(Kubectl()("get", "mutatingwebhookconfiguration", "sfc", "-o", "json"))
+    (path,) = [w["clientConfig"]["service"]["path"] for w in configuration["webhooks"] if w["name"] == "pods.sfc.dev"]
+    return str(path)
+
+
+def test_the_webhook_is_no_oracle(attacker: Tenant) -> None:
+    paths = ("/mutate/pods", "/mutate/workloads", "/validate/chains", "/", "/docs", right_path())
+    pod = attacker.start(attacker.pod("asks"))
+
+    answers = attacker.run(pod, "python3", "-c", ASK_WEBHOOK, f"{webhook_address()}:443", *paths).splitlines()
+
+    assert len(answers) == len(paths)
+    assert all(answer.startswith("none:") for answer in answers), answers
+
+
+def test_a_tenant_cannot_read_the_webhooks_path(attacker: Tenant) -> None:
+    for what in ("mutatingwebhookconfigurations", "validatingwebhookconfigurations", "secrets --namespace=sfc-system"):
+        assert "forbidden" in attacker.kubectl.try_("get", *what.split()).stderr
+
+
+def test_ten_thousand_hostile_connections_fail_no_admission(victim: Kubectl, attacker: Tenant) -> None:
+    arguments = (webhook_address(), "443", "40", "10000")
+    flooding = attacker.pod(
+        "floods", "sh", "-c", 'python3 -c "$@"; sleep infinity', "-", FLOODING.read_text(), *arguments
+    )
+    flooding["spec"]["containers"][0]["resources"] = {"limits": {"cpu": "500m"}}
+    wanted = attacker.pod("wanted", labels={"sfc.dev/chain": "edge", "sfc.dev/stage": "nat"})
+    api = ApiServer.from_environment(str(KUBECONFIG))
+
+    def admit() -> float:
+        """Seconds that a replica's admission takes, with all that the API server does for it."""
+        started = time.perf_counter()
+        wanted["metadata"]["namespace"] = "telco"
+        assert injected(api.create("/api/v1/namespaces/telco/pods?dryRun=All", wanted))
+        return time.perf_counter() - started
+
+    before = [admit() for _ in range(60)]
+    with complete(victim):
+        attacker.start(flooding)
+        during = []
+        until = time.monotonic() + 120
+        while not (counts := [line for line in attacker.kubectl("logs", "floods").splitlines() if "{" in line]):
+            assert time.monotonic() < until
+            during += [admit() for _ in range(5)]
+            time.sleep(0.2)
+
+    usual, flooded = statistics.median(before), statistics.median(during)
+    print(f"usual {usual:.4f} s, in the flood {flooded:.4f} s, at most {max(during):.3f} s of {len(during)}; {counts}")
+    assert json.loads(counts[0])["opened"] >= 10_000
+    assert flooded <= 2 * usual

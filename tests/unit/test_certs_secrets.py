@@ -22,7 +22,7 @@ State = tuple[secrets.Secret, secrets.Secret]
 
 
 def pass_at(now: datetime, state: tuple[secrets.Secret | None, secrets.Secret | None] = (None, None)) -> State:
-    """One pass of the cluster controller, its Secrets only."""
+    """One run of the install Job, its Secrets only."""
     ca = secrets.authority_secret(state[0], now)
     return ca, secrets.serving_secret(state[1], ca, now)
 
@@ -68,8 +68,8 @@ def test_nothing_changes_while_nothing_is_due() -> None:
 def test_serving_certificate_is_renewed_at_two_thirds_of_its_life() -> None:
     first = pass_at(START)
 
-    early = pass_at(START + timedelta(days=4, hours=15), first)
-    late = pass_at(START + timedelta(days=4, hours=17), first)
+    early = pass_at(START + timedelta(days=59), first)
+    late = pass_at(START + timedelta(days=61), first)
 
     assert early[1] is first[1]
     assert field(late[1], "tls.crt") != field(first[1], "tls.crt")
@@ -78,7 +78,7 @@ def test_serving_certificate_is_renewed_at_two_thirds_of_its_life() -> None:
 
 def test_new_authority_joins_the_old_one_and_does_not_sign_at_once() -> None:
     first = pass_at(START)
-    renewal = START + 245 * DAY
+    renewal = START + 2450 * DAY
 
     renewed = pass_at(renewal, first)
 
@@ -87,7 +87,7 @@ def test_new_authority_joins_the_old_one_and_does_not_sign_at_once() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.integers(min_value=1, max_value=50), min_size=1, max_size=40), st.integers(0, 300))
+@given(st.lists(st.integers(min_value=1, max_value=50), min_size=1, max_size=40), st.integers(0, 2600))
 def test_never_expired_and_old_and_new_trust_overlap(hours: list[int], lead_in: int) -> None:
     """For any times of the passes, at most 50 hours apart. API servers and webhooks may both lag behind, so what API
     servers trusted before a pass must accept what the webhook serves after it, and the other way round."""
@@ -128,7 +128,7 @@ def test_authority_that_was_deleted_is_trusted_until_every_replica_serves_the_ne
 
 def test_after_a_long_sleep_everything_is_made_anew() -> None:
     first = pass_at(START)
-    later = START + 400 * DAY
+    later = START + 4000 * DAY
 
     state = pass_at(later, first)
 
@@ -138,7 +138,7 @@ def test_after_a_long_sleep_everything_is_made_anew() -> None:
 
 def test_serving_certificate_never_outlives_its_authority() -> None:
     ca = authority.new_authority(START)
-    near_the_end = START + 363 * DAY
+    near_the_end = START + 3600 * DAY
 
     serving = authority.new_serving(ca, [NAME], near_the_end)
 
@@ -170,7 +170,7 @@ def test_other_fields_of_a_secret_survive_renewal() -> None:
     ca, serving = pass_at(START)
     stored: dict[str, Any] = {**serving, "metadata": {**serving["metadata"], "resourceVersion": "7"}}
 
-    renewed = secrets.serving_secret(stored, ca, START + 5 * DAY)
+    renewed = secrets.serving_secret(stored, ca, START + 65 * DAY)
 
     assert renewed["metadata"]["resourceVersion"] == "7"
     assert renewed["metadata"]["labels"] == stored["metadata"]["labels"]
@@ -181,7 +181,7 @@ def test_both_secrets_show_when_their_certificate_expires() -> None:
 
     shown = [secret["metadata"]["annotations"]["sfc.dev/expires"] for secret in state]
 
-    assert shown == ["2028-01-01T00:00:00+00:00", "2027-01-08T00:00:00+00:00"]
+    assert shown == ["2036-12-29T00:00:00+00:00", "2027-04-01T00:00:00+00:00"]
 
 
 def test_shown_expiry_that_somebody_changed_is_put_right() -> None:

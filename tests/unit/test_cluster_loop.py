@@ -174,20 +174,8 @@ def test_nothing_is_planned_before_every_kind_was_listed(server: Server, start: 
     loop = start()
 
     eventually(lambda: loop.unsynced() == ["network-attachment-definitions"])
-    eventually(lambda: "/api/v1/namespaces/sfc-system/secrets/sfc-webhook-tls" in server.objects)
+    eventually(lambda: "/api/v1/namespaces/sfc-system/secrets/sfc-drain-key" in server.objects)
     assert not any(p.startswith(CONNECTIONS) for p in server.objects)
-
-
-def test_certificates_that_somebody_else_keeps_are_left_alone(server: Server) -> None:
-    loop = Loop(server, lambda: NOW, certificates=False)  # type: ignore[arg-type]
-    thread = threading.Thread(target=loop.run, daemon=True)
-    thread.start()
-
-    eventually(lambda: f"{CONNECTIONS}/edge.client.lan.server.wan" in server.objects)
-    loop.stop()
-    thread.join(5)
-
-    assert [path.rpartition("/")[2] for path in server.objects if "/secrets/" in path] == ["sfc-drain-key"]
 
 
 def test_cluster_controller_needs_neither_bpf_nor_netlink_nor_anything_of_the_node_agent() -> None:
@@ -203,7 +191,7 @@ def test_unknown_command_says_which_there_are() -> None:
     result = subprocess.run([sys.executable, "-m", "controller", "x"], capture_output=True, text=True, check=False)
 
     assert result.returncode == 2
-    assert result.stderr == "usage: python -m controller {node,hooks,cluster}\n"
+    assert result.stderr == "usage: python -m controller {node,hooks,cluster,install}\n"
 
 
 @pytest.mark.parametrize(

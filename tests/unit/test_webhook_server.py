@@ -33,13 +33,16 @@ from prometheus_client import generate_latest
 from sfc import drain_id
 from tests.unit import objects
 from tests.unit.fake_api import FakeApi
-from webhook import app, certificate, connection
+from webhook import app, callers, certificate, connection
 from webhook import review as review_module
 from webhook.cache import AdmissionCache
+from webhook.callers import Callers
 from webhook.decide.model import Decision
-from webhook.server import Servers, _shared, aged
+from webhook.door import Door
+from webhook.server import ENDPOINTS, Servers, _shared, aged
 
 KEY = b"drain key of the tests, 32 bytes"
+SECRET = "/" + "s3cret" * 6
 
 
 def self_signed(directory: Path, name: str) -> None:
@@ -69,6 +72,14 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
+def open_door(folder: Path) -> Door:
+    """Endpoints without a secret before them."""
+    (folder / "paths").write_text("/")
+    made = Door(ENDPOINTS, folder)
+    made.refresh()
+    return made
+
+
 @dataclass
 class Running:
     client: httpx.Client
@@ -86,7 +97,13 @@ class Running:
 
 @contextmanager
 def webhook(
-    tls_dir: Path, client_ca: Path | None = None, linger_seconds: float = 0, name: str = "first", port: int = 0
+    tls_dir: Path,
+    callers: Callers | None = None,
+    *,
+    linger_seconds: float = 0,
+    name: str = "first",
+    port: int = 0,
+    door: Door | None = None,
 ) -> Iterator[Running]:
     api = FakeApi()
     chain = objects.chain()
@@ -94,9 +111,11 @@ def webhook(
     api.lists[0] = [chain]
     self_signed(tls_dir, name)
     cache = AdmissionCache(api.client())
-    serving = certificate.ServingCertificate(tls_dir, client_ca)
+    serving = certificate.ServingCertificate(tls_dir, callers)
     port, health_port = port or free_port(), free_port()
-    servers = Servers(cache, serving, KEY, ("127.0.0.1", port), ("127.0.0.1", health_port))
+    serving_door = door or open_door(tls_dir)
+    addresses = ("127.0.0.1", port), ("127.0.0.1", health_port)
+    servers = Servers(cache, serving, serving_door, KEY, addresses)
     thread = threading.Thread(target=servers.run, args=(linger_seconds,), daemon=True)
     thread.start()
     with (
@@ -132,13 +151,13 @@ def fresh(tmp_path: Path) -> Iterator[Running]:
 
 
 def eventually_answers(client: httpx.Client) -> None:
-    for _ in range(500):
+    for _ in range(3000):
         try:
             client.get("/healthz")
             return
         except httpx.TransportError:
             time.sleep(0.01)
-    raise AssertionError("the server did not start within 5 s")
+    raise AssertionError("the server did not start within 30 s")
 
 
 def review(obj: dict[str, Any], operation: str = "CREATE", **more: Any) -> dict[str, Any]:
@@ -420,27 +439,48 @@ def test_expiry_of_the_certificate_in_service_is_a_metric(fresh: Running) -> Non
     assert float(value) == end.timestamp()
 
 
-def test_with_a_client_authority_only_its_callers_are_served(tmp_path: Path) -> None:
-    places = [tmp_path / name for name in ("own", "caller", "stranger")]
-    for place in places:
+@pytest.mark.parametrize(
+    ("names", "admitted"),
+    [
+        pytest.param(None, {"caller"}, id="any name"),
+        pytest.param("other\ncaller\n", {"caller"}, id="its name"),
+        pytest.param("other", set(), id="another name"),
+    ],
+)
+def test_with_a_client_authority_only_its_callers_are_served(
+    tmp_path: Path, names: str | None, admitted: set[str]
+) -> None:
+    places = {name: tmp_path / name for name in ("own", "caller", "stranger", "callers")}
+    for place in places.values():
         place.mkdir()
         self_signed(place, place.name)
-    own, caller, stranger = places
-    with webhook(own, client_ca=caller / "tls.crt") as running:
+    (places["callers"] / "ca.crt").write_bytes((places["caller"] / "tls.crt").read_bytes())
+    if names is not None:
+        (places["callers"] / "names").write_text(names)
+    with webhook(places["own"], callers=callers.read(places["callers"])) as running:
 
-        def ask(place: Path | None) -> httpx.Response:
+        def served(name: str | None) -> bool:
             context = ssl.create_default_context()
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-            if place:
-                context.load_cert_chain(place / "tls.crt", place / "tls.key")
+            if name:
+                context.load_cert_chain(places[name] / "tls.crt", places[name] / "tls.key")
             url = f"https://127.0.0.1:{running.port}/mutate/pods"
-            with httpx.Client(verify=context) as client:
-                return client.post(url, json=review(nat_pod()))
+            with httpx.Client(verify=context) as client, suppress(httpx.TransportError):
+                return bool(client.post(url, json=review(nat_pod())).json()["response"]["allowed"])
+            return False
 
-        assert ask(caller).json()["response"]["allowed"]
-        for refused in (None, stranger):
-            with pytest.raises(httpx.TransportError):
-                ask(refused)
+        assert {name for name in ("caller", "stranger", None) if served(name)} == admitted
+
+
+def test_without_a_client_authority_everybody_may_try(tmp_path: Path) -> None:
+    assert callers.read(tmp_path) is None
+
+
+def test_a_client_authority_that_cannot_be_read_is_no_open_door(tmp_path: Path) -> None:
+    (tmp_path / "ca.crt").write_text("nonsense")
+
+    with pytest.raises(OSError, match=r"no certificate|PEM"):
+        callers.read(tmp_path)
 
 
 def test_leaving_gives_up_connections_before_it_refuses_them(tmp_path: Path) -> None:
@@ -480,7 +520,8 @@ def test_admission_listens_once_it_can_answer(tmp_path: Path) -> None:
     serving = certificate.ServingCertificate(tmp_path)
     serving.refresh()
     port, health_port = free_port(), free_port()
-    servers = Servers(AdmissionCache(api.client()), serving, KEY, ("127.0.0.1", port), ("127.0.0.1", health_port))
+    addresses = ("127.0.0.1", port), ("127.0.0.1", health_port)
+    servers = Servers(AdmissionCache(api.client()), serving, open_door(tmp_path), KEY, addresses)
     thread = threading.Thread(target=servers.run, args=(0,), daemon=True)
     thread.start()
     with httpx.Client(base_url=f"http://127.0.0.1:{health_port}") as health:
@@ -511,7 +552,8 @@ def test_a_port_that_is_taken_ends_the_process(tmp_path: Path) -> None:
     api = FakeApi()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         addresses = taken.getsockname(), ("127.0.0.1", free_port())
-        servers = Servers(AdmissionCache(api.client()), certificate.ServingCertificate(tmp_path), KEY, *addresses)
+        serving = certificate.ServingCertificate(tmp_path)
+        servers = Servers(AdmissionCache(api.client()), serving, open_door(tmp_path), KEY, addresses)
         servers.stop()
 
         with pytest.raises(OSError, match="in use"):
@@ -556,13 +598,18 @@ def process(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     api = FakeApi()
     self_signed(tmp_path, "process")
     (tmp_path / "key").write_bytes(KEY)
+    (tmp_path / "paths").write_text(f"{SECRET}\n")
     (tmp_path / "kubeconfig").write_text(kubeconfig(api.url))
     port, health_port = free_port(), free_port()
     options = [
         "--tls-dir",
         tmp_path,
+        "--callers",
+        tmp_path / "none",
         "--drain-key",
         tmp_path / "key",
+        "--door",
+        tmp_path,
         "--port",
         port,
         "--health-port",
@@ -624,7 +671,7 @@ def test_memory_is_bounded_whatever_is_sent_by_however_many(tmp_path: Path) -> N
             with httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=False, timeout=60) as client:
                 headers = {"content-type": "application/json"}
                 try:
-                    return client.post("/mutate/pods", content=body, headers=headers).status_code
+                    return client.post(f"{SECRET}/mutate/pods", content=body, headers=headers).status_code
                 except httpx.TransportError:
                     return CUT_OFF
 
@@ -637,10 +684,9 @@ def test_memory_is_bounded_whatever_is_sent_by_however_many(tmp_path: Path) -> N
     assert peak < 256 << 10, peak
 
 
-def head(length: int) -> bytes:
-    return (
-        f"POST /mutate/pods HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
-    ).encode()
+def head(length: int, prefix: str = "") -> bytes:
+    fields = f"Host: x\r\nContent-Type: application/json\r\nContent-Length: {length}"
+    return f"POST {prefix}/mutate/pods HTTP/1.1\r\n{fields}\r\n\r\n".encode()
 
 
 @contextmanager
