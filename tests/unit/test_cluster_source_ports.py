@@ -21,7 +21,7 @@ from controller.cluster.writes import Assign, Patch, Record, Write
 from kube.api import ApiError
 from kube.objects import key
 from sfc import annotation
-from sfc.chain import chain_of
+from sfc.reading import chain_of
 from sfc.source_ports import PortRange, every
 from tests.unit import objects
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sfc.annotation import NOT_YET, AnnotationError, merge, ours, read, with_source_ports
-from sfc.chain import chain_of
+from sfc.reading import chain_of
 from sfc.source_ports import PortRange
 from tests.unit import objects
 
