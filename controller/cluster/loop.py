@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -15,11 +16,10 @@ from controller.cluster import source_ports, trust
 from controller.cluster.plan import MANAGER, plan
 from controller.cluster.snapshot import ChainObject, Pod, Snapshot, chain_object, pod_of
 from controller.cluster.writes import Apply, Assign, Delete, Patch, Record, Write
-from kube import events
-from kube.api import MERGE_PATCH, STRATEGIC_MERGE_PATCH, ApiError, ApiServer
+from kube import events, lean
+from kube.api import MERGE_PATCH, STRATEGIC_MERGE_PATCH, ApiError, ApiServer, Collection
 from kube.backoff import Backoff
-from kube.objects import CHAINS, CONNECTIONS, NETWORKS, PODS
-from kube.parsed import ParsedObjects
+from kube.objects import CHAINS, CONNECTIONS, NETWORKS, PODS, Object
 from kube.watch import Watch
 from sfc import names
 
@@ -60,19 +60,20 @@ class Loop:
         self._trust_due = 0.0
         self._last_pass = time.monotonic()
 
-        def watch(path: str, selector: str = "") -> Watch:
-            params = {"labelSelector": selector} if selector else None
-            return Watch(api, path, params=params, on_change=self._wake.set)
-
-        self._chains = watch(CHAINS.path())
-        self._connections = watch(CONNECTIONS.path())
-        self._networks = watch(NETWORKS.path())
-        self._pods = watch(PODS.path(), names.CHAIN_LABEL)
-        self._chains_read = ParsedObjects[ChainObject](lambda obj, _: chain_object(obj))
-        self._pods_read = ParsedObjects[Pod](lambda obj, _: pod_of(obj))
+        ours = Collection(NETWORKS.path(), params={"fieldSelector": f"metadata.name={names.NETWORK_NAME}"})
+        labelled = Collection(PODS.path(), lean.POD, {"labelSelector": names.CHAIN_LABEL})
+        chains, connections, wake = (
+            Collection(CHAINS.path(), lean.CHAIN),
+            Collection(CONNECTIONS.path()),
+            self._wake.set,
+        )
+        self._chains = Watch[ChainObject](api, chains, chain_object, on_change=wake)
+        self._connections = Watch[Object](api, connections, lambda obj, _: obj, on_change=wake)
+        self._networks = Watch[Object](api, ours, lambda obj, _: obj, on_change=wake)
+        self._pods = Watch[Pod](api, labelled, lambda obj, _: pod_of(obj), on_change=wake)
 
     @property
-    def watches(self) -> dict[str, Watch]:
+    def watches(self) -> dict[str, Watch[Any]]:
         """By the names that /readyz shows."""
         return {
             "chains": self._chains,
@@ -124,10 +125,10 @@ class Loop:
 
     def _observe(self) -> Snapshot:
         return Snapshot(
-            chains=self._chains_read.all(self._chains.snapshot()),
+            chains=self._chains.snapshot(),
             connections=self._connections.snapshot(),
             networks=self._networks.snapshot(),
-            pods=self._pods_read.all(self._pods.snapshot()),
+            pods=self._pods.snapshot(),
         )
 
     def _trust(self) -> bool:
@@ -189,7 +190,8 @@ def _unless(statuses: Sequence[int], request: Callable[[], object]) -> bool:
 def _assign(api: ApiServer, path: str, selector: str, slices: int | None) -> None:
     """Decided by a fresh list, which shows every earlier write: those of this process a moment ago, and those of the
     leader before it. A pod that changes meanwhile is left to the next pass, which that change has woken."""
-    pods = [pod_of(obj) for obj in api.get(path, {"labelSelector": selector})["items"]]
+    pages = api.pages(Collection(path, lean.POD, {"labelSelector": selector}))
+    pods = [pod_of(obj) for page in pages for obj in page["items"]]
     for pod, ports in source_ports.given(pods, slices):
         patch = source_ports.patch(pod, ports)
         if _unless(OUTDATED, lambda: api.patch(f"{path}/{pod.name}", patch, MERGE_PATCH)):  # noqa: B023

@@ -4,7 +4,7 @@ in memory."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import combinations
 from typing import Any
@@ -18,7 +18,7 @@ from controller.cluster.loop import apply
 from controller.cluster.plan import plan
 from controller.cluster.snapshot import Snapshot, chain_object, pod_of
 from controller.cluster.writes import Assign, Patch, Record, Write
-from kube.api import ApiError
+from kube.api import ApiError, Collection
 from kube.objects import key
 from sfc import annotation
 from sfc.reading import chain_of
@@ -256,9 +256,9 @@ class Server:
         self.pods[name] = pod(name)
         self.changed()
 
-    def get(self, path: str, params: Json) -> Json:
-        assert params == {"labelSelector": "sfc.dev/chain=edge,sfc.dev/stage=nat"}
-        return {"items": copy.deepcopy(list(self.pods.values()))}
+    def pages(self, collection: Collection) -> Iterator[Json]:
+        assert collection.params == {"labelSelector": "sfc.dev/chain=edge,sfc.dev/stage=nat"}
+        yield {"items": copy.deepcopy(list(self.pods.values()))}
 
     def patch(self, path: str, body: Json, content_type: str) -> Json:
         name = path.rpartition("/")[2]
@@ -341,9 +341,9 @@ def test_no_two_living_replicas_ever_share_a_port_however_late_the_watches_are(
 def test_a_pod_that_changes_while_it_is_given_ports_is_left_to_the_next_pass() -> None:
     server = Server()
     server.create()
-    listed = server.get(PODS, {"labelSelector": "sfc.dev/chain=edge,sfc.dev/stage=nat"})
+    listed = [*server.pages(Collection(PODS, params={"labelSelector": "sfc.dev/chain=edge,sfc.dev/stage=nat"}))]
     server.pods["nat-1"]["metadata"]["resourceVersion"] = "8"
-    server.get = lambda path, params: listed  # type: ignore[method-assign]
+    server.pages = lambda collection: iter(listed)  # type: ignore[method-assign]
 
     apply(server, Assign("telco", "edge", "nat", 2))  # type: ignore[arg-type]
 
