@@ -81,7 +81,7 @@ def planned(cluster: Objects, now: datetime) -> list[Write]:
         networks={key(obj): obj for obj in cluster.networks},
         pods={key(obj): pod_of(obj) for obj in cluster.pods},
     )
-    return plan(snapshot, now)
+    return [write for writes in plan(snapshot, now).values() for write in writes]
 
 
 def settle(cluster: Objects, now: datetime = NOW) -> tuple[Objects, list[Write]]:

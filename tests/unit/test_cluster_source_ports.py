@@ -82,7 +82,8 @@ def planned(pods: list[Json], obj: Json | None = None) -> list[Write]:
     """What is done about the pods of the chain."""
     return [
         write
-        for write in plan(snapshot([] if obj == {} else [obj or chain()], pods), NOW)
+        for writes in plan(snapshot([] if obj == {} else [obj or chain()], pods), NOW).values()
+        for write in writes
         if isinstance(write, Assign | Patch)
         or (isinstance(write, Record) and write.obj["involvedObject"]["kind"] == "Pod")
     ]
@@ -219,7 +220,7 @@ def test_a_waiting_pod_whose_chain_or_stage_is_gone_is_told_so() -> None:
 
 def test_the_chain_says_that_pods_wait_and_that_none_does() -> None:
     def said(pods: list[Json]) -> tuple[Json, list[str]]:
-        writes = plan(snapshot([chain()], pods), NOW)
+        writes = plan(snapshot([chain()], pods), NOW).get("telco", [])
         (obj,) = [c.obj for c in writes if getattr(c, "path", "").endswith("servicefunctionchains/edge/status")]
         events = [c.obj["reason"] for c in writes if isinstance(c, Record) and "stages" not in c.obj]
         (found,) = [c for c in obj["status"]["conditions"] if c["type"] == "SourcePortsAssigned"]
