@@ -6,19 +6,18 @@ Growth is measured by counting what Python executes, not by a clock: the count i
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import pytest
 
-from sfc import annotation, ip
+from sfc import annotation
 from sfc.chain import Chain
 from sfc.reading import chain_of
 from sfc.validation import bounds, checks, fault, update, warnings
 from sfc.validation.problem import listing
 from tests.unit import largest, objects
+from tests.unit.growth import steps
 from webhook.decide import validate
 from webhook.decide.model import AdmissionRequest, Decision
 
@@ -77,31 +76,6 @@ def test_a_chain_that_was_stored_before_the_bounds_is_read_and_kept_until_its_ne
 
 
 # --- growth -----------------------------------------------------------------------------------------------------------
-
-
-def steps(work: Callable[[], object]) -> int:
-    """How many lines of Python, and calls of functions in C, `work` executes."""
-    count = 0
-
-    def line(frame: FrameType, event: str, _: object) -> Any:
-        nonlocal count
-        count += event == "line"
-        return line
-
-    def call(frame: FrameType, event: str, _: object) -> None:
-        nonlocal count
-        count += event == "c_call"
-
-    for memory in (ip._address, ip._interface, ip._network):
-        memory.cache_clear()
-    sys.settrace(line)
-    sys.setprofile(call)
-    try:
-        work()
-    finally:
-        sys.settrace(None)
-        sys.setprofile(None)
-    return count
 
 
 def invalid(obj: Json) -> Json:
