@@ -96,11 +96,22 @@ def same_everywhere(obj: Json) -> Json:
     return obj
 
 
+def strangers(obj: Json) -> Json:
+    """One segment whose interfaces have one address each, no two of one network."""
+    for s, stage in enumerate(obj["spec"]["stages"]):
+        stage["interfaces"] = stage["interfaces"][:2]
+        if s % 2:
+            stage["interfaces"][0] |= {"addresses": [f"10.{s}.0.1/24"]}
+        else:
+            stage["interfaces"][0].pop("addresses", None)
+    return obj
+
+
 def nested(obj: Json) -> Json:
     """Each stage has networks that all lie in each other."""
     for stage in obj["spec"]["stages"]:
         for i, interface in enumerate(stage["interfaces"]):
-            interface["addresses"] = [f"10.{i}.{a}.1/{8 + a}" for a in range(2)]
+            interface["addresses"] = [f"10.{i}.{a}.1/{8 + a}" for a in range(8)]
     return obj
 
 
@@ -137,14 +148,16 @@ def injected(obj: Json) -> object:
 
 
 @pytest.mark.parametrize("work", [read, judged, neighbours_of_all, warned, updated, injected])
-@pytest.mark.parametrize("kind", ["largest", "transparent", "invalid", "one segment", "nested"])
+@pytest.mark.parametrize("kind", ["largest", "transparent", "wide", "invalid", "one segment", "strangers", "nested"])
 def test_four_times_the_chain_costs_four_times_the_work(work: Callable[[Json], object], kind: str) -> None:
     make: dict[str, Callable[[int], Json]] = {
         "largest": lambda stages: largest.chain(stages, 4, 1, 2),
         "transparent": lambda stages: largest.transparent(stages, 4),
         "invalid": lambda stages: invalid(largest.chain(stages, 4, 1, 2)),
         "one segment": lambda stages: same_everywhere(largest.transparent(stages, 2)),
-        "nested": lambda stages: nested(largest.chain(stages, 4, 0, 0)),
+        "strangers": lambda stages: strangers(largest.transparent(stages, 2)),
+        "wide": lambda interfaces: largest.transparent(4, interfaces // 4),
+        "nested": lambda interfaces: nested(largest.chain(4, interfaces // 4, 0, 0)),
     }
     if kind == "invalid" and work is not judged:
         return
