@@ -207,7 +207,7 @@ def _warnings(pod: Pod, stage: Stage, hook: Json) -> Iterator[str]:
 
 def _short_grace(pod: Pod, stage: Stage) -> Iterator[str]:
     present, deadline = pod.grace_seconds, stage.drain_deadline_seconds
-    if present is None or present == DEFAULT_GRACE_SECONDS:  # the API server writes the default where the user wrote none
+    if present is None or present == DEFAULT_GRACE_SECONDS:  # which the API server writes
         return
     if present < deadline:
         yield (
