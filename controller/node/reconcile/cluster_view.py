@@ -39,23 +39,21 @@ class ClusterReader:
         self._parsed = ParsedObjects[StoredChain, Chain | None](chain)
         self._latest = Cluster({}, {})
         self._replicas: Mapping[Key, Replica | None] | None = None
-        self._lock = threading.Lock()
 
     def refresh(self, chains: Mapping[Key, StoredChain]) -> None:
         """Parse what has changed. For the thread that watches chains: nobody else waits for it."""
         self._parsed.refresh(chains)
 
     def cluster(self, chains: Mapping[Key, StoredChain], replicas: Mapping[Key, Replica | None]) -> Cluster:
-        """The same value again while nothing has changed for this node."""
-        with self._lock:
-            same = replicas is self._replicas
-            found = self._latest.replicas if same else {r.uid: r for r in replicas.values() if r}
-            wanted = {(replica.namespace, replica.chain) for replica in found.values()}
-            read = {key: one for key in sorted(wanted) if (one := self._parsed.one(chains, key))}
-            if not same or not _same(read, self._latest.chains):
-                self._parsed.keep(wanted)
-                self._replicas, self._latest = replicas, Cluster(read, found)
-            return self._latest
+        """The same value again while nothing has changed for this node. For one thread at a time."""
+        same = replicas is self._replicas
+        found = self._latest.replicas if same else {r.uid: r for r in replicas.values() if r}
+        wanted = {(replica.namespace, replica.chain) for replica in found.values()}
+        read = {key: one for key in sorted(wanted) if (one := self._parsed.one(chains, key))}
+        if not same or not _same(read, self._latest.chains):
+            self._parsed.keep(wanted)
+            self._replicas, self._latest = replicas, Cluster(read, found)
+        return self._latest
 
 
 def _same(some: Mapping[Key, Chain], others: Mapping[Key, Chain]) -> bool:
@@ -82,6 +80,8 @@ class ClusterView:
         self._connections = Watch(api, connections, self._own_entry, on_change=on_status)
         self._pods = Watch[Replica | None](api, replicas, lambda pod, _: replica_of(pod), on_change=self._look)
         self._reader = ClusterReader()
+        self._looking = threading.Lock()
+        """Held from the moment that the snapshots are taken: what is older never replaces what is newer."""
         self._cluster: Cluster | None = None
 
     def start(self) -> None:
@@ -111,11 +111,13 @@ class ClusterView:
         self._look()
 
     def _look(self) -> None:
-        if self._chains.synced and self._pods.synced:
+        if not (self._chains.synced and self._pods.synced):
+            return
+        with self._looking:
             before = self._cluster
-            self._cluster = self._reader.cluster(self._chains.snapshot(), self._pods.snapshot())
-            if self._cluster is not before:
-                self._on_change()
+            after = self._cluster = self._reader.cluster(self._chains.snapshot(), self._pods.snapshot())
+        if after is not before:
+            self._on_change()
 
     def _own_entry(self, connection: Object, _: object) -> Object | None:
         nodes = (connection.get("status") or {}).get("nodes") or ()
