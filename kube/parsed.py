@@ -23,6 +23,8 @@ class ParsedObjects(Generic[S, V]):
         self._parse = parse
         self._known: dict[Key, tuple[S, V]] = {}
         """Each value beside what it was parsed from."""
+        self._newest: Mapping[Key, S] = {}
+        """What `refresh` was given last."""
 
     def one(self, snapshot: Mapping[Key, S], key: Key) -> V | None:
         """The value of one object, None when it does not exist.
@@ -36,10 +38,14 @@ class ParsedObjects(Generic[S, V]):
         entry = self._known.get(key)
         if entry is None:
             entry = self._known[key] = stored, self._parse(stored, None)
+            newer = self._newest.get(key, stored)
+            if newer is not stored:  # `refresh` did not know yet that somebody asks
+                entry = self._known[key] = newer, self._parse(newer, entry[1])
         return entry[1]
 
     def refresh(self, snapshot: Mapping[Key, S]) -> None:
         """Parse the new versions of what was asked for, and forget what is gone."""
+        self._newest = snapshot
         for key, (before, value) in list(self._known.items()):
             stored = snapshot.get(key)
             if stored is None:

@@ -60,3 +60,12 @@ def test_what_nobody_wants_any_more_is_forgotten() -> None:
     parsed.refresh({A: "a2", B: "b1"})
 
     assert parser.calls == [("a1", None), ("b1", None)]
+
+
+def test_who_asks_first_with_an_old_snapshot_does_not_keep_the_old_version() -> None:
+    parsed = ParsedObjects(Parser())
+    before, after = {A: "a1"}, {A: "a2"}
+
+    parsed.refresh(after)  # nobody had asked yet
+
+    assert parsed.one(before, A) == "parsed a2"
