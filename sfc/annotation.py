@@ -83,8 +83,8 @@ def interfaces(text: object, namespace: str) -> frozenset[str]:
     """Names of the interfaces that our elements in a pod's annotation ask for. Raises AnnotationError.
 
     `namespace` is the pod's: our network is an element named `sfc` without a namespace, or with this one. Node agents
-    read this at every change of a pod, so an annotation beyond MOST_READ or MOST_COMMAS, which only its owner can have made so long
-    after admission, is not read: then nobody sees that one of the pod's interfaces is missing.
+    read this at every change of a pod. So an annotation beyond MOST_READ or MOST_COMMAS, which only its owner can have
+    made so long after admission, is not read: then nobody sees that one of the pod's interfaces is missing.
     """
     if isinstance(text, str) and (len(text) > MOST_READ or text.count(",") > MOST_COMMAS):
         return frozenset()
