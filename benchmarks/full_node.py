@@ -33,7 +33,8 @@ from controller.node.plane.cluster import Cluster
 from controller.node.plane.model import HostLink
 from controller.node.plane.replica import Replica
 from controller.node.reconcile.reconciler import Reconciler
-from sfc.chain import Chain, chain_of
+from sfc.chain import Chain
+from sfc.reading import chain_of
 
 CHANGES = 4 if QUICK else 8
 LINKS_OF_CHAIN = 4

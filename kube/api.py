@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
@@ -18,10 +19,14 @@ from kubernetes.client import ApiClient, Configuration
 from kubernetes.client.exceptions import OpenApiException
 from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
 
+from kube.lean import WHOLE, Shape
+
 Params = Mapping[str, str | int | bool]
 Body = tuple[str, Any]
 """(content type, JSON value)"""
 
+PAGE = 100
+"""Objects in one answer to a list request."""
 CONNECT_TIMEOUT_SECONDS = 5.0
 READ_TIMEOUT_SECONDS = 30.0
 
@@ -42,6 +47,17 @@ class ApiError(Exception):
         self.reason = reason
         """One word, as in the Status object: NotFound, Conflict, Expired …; NoAnswer or Unreadable with status 0."""
         self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """Objects of one kind, and what is read of them."""
+
+    path: str
+    """As of `kube.objects.Resource.path`."""
+    shape: Shape = WHOLE
+    params: Params = field(default_factory=dict)
+    """Of the requests: selectors, for example."""
 
 
 class ApiServer:
@@ -100,30 +116,54 @@ class ApiServer:
         """Server-side apply by the field manager `manager`; takes over fields that another one holds."""
         return self._object("PATCH", path, {"fieldManager": manager, "force": True}, (APPLY_PATCH, obj))
 
-    def watch(self, path: str, params: Params, read_timeout: float) -> Iterator[dict[str, Any]]:
+    def pages(self, collection: Collection) -> Iterator[dict[str, Any]]:
+        """A collection in lists of PAGE objects. All show the same moment; its resource version is that of the last.
+
+        Between two pages other threads run: a large collection is not decoded at one go. Raises ApiError, with status
+        410 when the moment is too long ago to go on.
+        """
+        path, token = collection.path, ""
+        while True:
+            data = self._answer(
+                "GET", path, {**collection.params, "limit": PAGE, **({"continue": token} if token else {})}
+            )
+            try:
+                page = collection.shape.page(data)
+                token = page["metadata"].get("continue") or ""
+            except (ValueError, KeyError, RecursionError) as error:
+                raise ApiError(0, "Unreadable", f"GET {path}: answer is not a list: {error}") from error
+            yield page
+            if not token:
+                return
+
+    def watch(self, path: str, params: Params, read_timeout: float, shape: Shape = WHOLE) -> Iterator[dict[str, Any]]:
         """The events ({"type", "object"}) of one watch request, until the server ends it.
 
-        `read_timeout`: seconds that may pass between two pieces of data. Raises ApiError for an ERROR event, for a line
-        that is not an event, and for a connection that breaks or falls silent.
+        `read_timeout`: seconds that may pass between two pieces of data. `shape`: what is left of the objects. Raises
+        ApiError for an ERROR event, for a line that is not an event, and for a connection that breaks or falls silent.
         """
         response = self._send("GET", path, {**params, "watch": True}, read_timeout=read_timeout)
         try:
             for line in _lines(response):
-                yield _event(line)
+                yield _event(line, shape)
         finally:
             response.close()
 
     def _object(self, method: str, path: str, params: Params | None = None, body: Body | None = None) -> dict[str, Any]:
-        response = self._send(method, path, params, body)
         try:
-            answer = json.loads(response.data)
-        except urllib3.exceptions.HTTPError as error:
-            raise ApiError(0, "NoAnswer", f"{method} {path}: {error}") from error
+            answer = json.loads(self._answer(method, path, params, body))
         except ValueError as error:
             raise ApiError(0, "Unreadable", f"{method} {path}: answer is not JSON: {error}") from error
         if not isinstance(answer, dict):
             raise ApiError(0, "Unreadable", f"{method} {path}: answer is not a JSON object")
         return answer
+
+    def _answer(self, method: str, path: str, params: Params | None = None, body: Body | None = None) -> bytes:
+        response = self._send(method, path, params, body)
+        try:
+            return response.data
+        except urllib3.exceptions.HTTPError as error:
+            raise ApiError(0, "NoAnswer", f"{method} {path}: {error}") from error
 
     def _send(
         self,
@@ -171,17 +211,16 @@ def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
         yield from filter(None, lines)
 
 
-def _event(line: bytes) -> dict[str, Any]:
+def _event(line: bytes, shape: Shape) -> dict[str, Any]:
     try:
-        event = json.loads(line)
-    except ValueError as error:
-        raise ApiError(0, "Unreadable", f"watch sent a line that is not JSON: {line[:80]!r}") from error
-    match event:
-        case {"type": "ERROR", "object": status}:
-            raise _refusal(status.get("code", 0) if isinstance(status, dict) else 0, json.dumps(status).encode())
-        case {"type": str(), "object": dict()}:
-            return event  # type: ignore[no-any-return]
-    raise ApiError(0, "Unreadable", f"watch sent a line that is not an event: {line[:80]!r}")
+        event = shape.event(line)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(0, "Unreadable", f"watch sent a line that is not an event ({error}): {line[:80]!r}") from error
+    if event["type"] == "ERROR":
+        status = event["object"]
+        code, reason, message = status.get("code", 0), status.get("reason", "Unknown"), status.get("message", "none")
+        raise ApiError(code if isinstance(code, int) else 0, str(reason), str(message))
+    return event
 
 
 def _refusal(code: int, body: bytes) -> ApiError:

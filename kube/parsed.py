@@ -1,55 +1,59 @@
-"""One cache of what is read from the objects of a watch: each version of an object is read once.
+"""Values that are parsed of what a watch has, but only of what somebody asked for.
 
-A new version is a new Python object, so identity tells whether an object has to be read again.
+A program follows few of the objects that it watches, and parsing one takes long. The first who asks parses it. From
+then on the watch's thread parses each new version, so that who asks does not wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Generic, TypeVar
 
-from kube.objects import Key, Object
+from kube.objects import Key
 
+S = TypeVar("S")
 V = TypeVar("V")
 
 
-class ParsedObjects(Generic[V]):
-    """The values read from snapshots of one watch.
+class ParsedObjects(Generic[S, V]):
+    """The values parsed from snapshots of one watch. Any thread may ask; `refresh` is for the watch's `on_change`."""
 
-    `all` and `one` may be called from any thread. Two calls at once may read an object twice; each caller still gets
-    values of the snapshot that it gave. `read` is called in the caller's thread.
-    """
+    def __init__(self, parse: Callable[[S, V | None], V]) -> None:
+        """`parse` gets what is stored and the value of the version before, None for a new object. It must not raise."""
+        self._parse = parse
+        self._known: dict[Key, tuple[S, V]] = {}
+        """Each value beside what it was parsed from."""
+        self._newest: Mapping[Key, S] = {}
+        """What `refresh` was given last."""
 
-    def __init__(self, read: Callable[[Object, V | None], V]) -> None:
-        """`read` gets an object and the value of its version before, None for a new object. It must not raise."""
-        self._read = read
-        self._known: dict[Key, tuple[Object, V]] = {}
-        """Each value beside the object that it was read from."""
-        self._latest: tuple[Mapping[Key, Object] | None, Mapping[Key, V]] = None, {}
+    def one(self, snapshot: Mapping[Key, S], key: Key) -> V | None:
+        """The value of one object, None when it does not exist.
 
-    def all(self, snapshot: Mapping[Key, Object]) -> Mapping[Key, V]:
-        """The value of every object. The same mapping again while `snapshot` is the same mapping."""
-        latest, values = self._latest
-        if latest is not snapshot:
-            before = self._known
-            known = {
-                key: entry if (entry := before.get(key)) and entry[0] is obj else self._entry(obj, entry)
-                for key, obj in snapshot.items()
-            }
-            values = {key: entry[1] for key, entry in known.items()}
-            self._known, self._latest = known, (snapshot, values)
-        return values
-
-    def one(self, snapshot: Mapping[Key, Object], key: Key) -> V | None:
-        """The value of one object, None when it does not exist. Only this object is read."""
-        obj = snapshot.get(key)
-        if obj is None:
+        While `refresh` is at work on a new version, the value is that of the version before.
+        """
+        stored = snapshot.get(key)
+        if stored is None:
             self._known.pop(key, None)
             return None
         entry = self._known.get(key)
-        if entry is None or entry[0] is not obj:
-            entry = self._known[key] = self._entry(obj, entry)
+        if entry is None:
+            entry = self._known[key] = stored, self._parse(stored, None)
+            newer = self._newest.get(key, stored)
+            if newer is not stored:  # `refresh` did not know yet that somebody asks
+                entry = self._known[key] = newer, self._parse(newer, entry[1])
         return entry[1]
 
-    def _entry(self, obj: Object, before: tuple[Object, V] | None) -> tuple[Object, V]:
-        return obj, self._read(obj, before[1] if before else None)
+    def refresh(self, snapshot: Mapping[Key, S]) -> None:
+        """Parse the new versions of what was asked for, and forget what is gone."""
+        self._newest = snapshot
+        for key, (before, value) in list(self._known.items()):
+            stored = snapshot.get(key)
+            if stored is None:
+                self._known.pop(key, None)
+            elif stored is not before:
+                self._known[key] = stored, self._parse(stored, value)
+
+    def keep(self, wanted: Collection[Key]) -> None:
+        """Forget all others: nobody will ask for them soon."""
+        for key in [key for key in list(self._known) if key not in wanted]:
+            self._known.pop(key, None)

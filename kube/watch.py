@@ -14,13 +14,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from kube.api import ApiError, ApiServer, Params
+from kube.api import ApiError, ApiServer, Collection, Params
 from kube.backoff import Backoff
-from kube.objects import Key, key
+from kube.objects import Key, Object, key
 
 log = logging.getLogger(__name__)
+
+V = TypeVar("V")
 
 READ_TIMEOUT_SECONDS = (70.0, 75.0)
 """Bookmarks come about once a minute, and the server is asked to end the watch five seconds before this. A longer
@@ -34,33 +36,44 @@ SETTLED_SECONDS = 5.0
 """A request that lasted this long ends a row of failures, even if it failed."""
 
 
-class Watch:
-    """The objects under `path`, kept current by a thread of its own.
+_NOTHING: Any = object()
+"""Stands for an object that is not known; its value may be None."""
 
-    Every method may be called from any thread. Take one snapshot, then decide by it.
+
+class Watch(Generic[V]):
+    """What was read of the objects of a collection, kept current by a thread of its own.
+
+    Each version of an object is read once, in that thread; the object itself is forgotten then. Every method may be
+    called from any thread. Take one snapshot, then decide by it.
     """
 
     def __init__(
         self,
         api: ApiServer,
-        path: str,
+        collection: Collection,
+        read: Callable[[Object, V | None], V],
         *,
-        params: Params | None = None,
         on_change: Callable[[], None] | None = None,
         read_timeout: tuple[float, float] = READ_TIMEOUT_SECONDS,
     ) -> None:
-        """`path`: of a collection. `params`: of the list and of the watch, selectors for example.
+        """`read` gets an object, without what the collection's shape leaves out, and what was read of its version
+        before; None for a new object. It must not raise. A version that reads like the one before is no change.
 
         `on_change` is called in the watch's thread after every change; it must be cheap and must not raise.
         `read_timeout`: seconds, (least, most); each request chooses at random between them.
         """
         self._api = api
-        self._path = path
-        self._params = dict(params or {})
+        self._collection = collection
+        self._path = collection.path
+        self._read = read
         self._on_change = on_change or (lambda: None)
         self._read_timeout = read_timeout
         self._stopped = threading.Event()
-        self._snapshot: Mapping[Key, dict[str, Any]] = MappingProxyType({})
+        self._lock = threading.Lock()
+        """Held while `_values` changes or is copied."""
+        self._values: dict[Key, V] = {}
+        self._snapshot: Mapping[Key, V] | None = MappingProxyType({})
+        """None when the values have changed since the last one was taken."""
         self._version: str | None = None
         """Where to go on watching; None to list first."""
         self._last_word: float | None = None
@@ -73,12 +86,15 @@ class Watch:
         """Returns at once. The thread, a daemon, ends with its current request at the latest."""
         self._stopped.set()
 
-    def snapshot(self) -> Mapping[Key, dict[str, Any]]:
+    def snapshot(self) -> Mapping[Key, V]:
         """Read-only and never changed later. The same mapping until something changes.
 
-        An object that did not change stays the same Python object, unless the objects were listed anew.
+        What reads like before stays the same Python object.
         """
-        return self._snapshot
+        with self._lock:
+            if self._snapshot is None:
+                self._snapshot = MappingProxyType(dict(self._values))
+            return self._snapshot
 
     @property
     def synced(self) -> bool:
@@ -110,44 +126,61 @@ class Watch:
             self._version = self._list()
         read_timeout = random.uniform(*self._read_timeout)  # noqa: S311
         params: Params = {
-            **self._params,
+            **self._collection.params,
             "resourceVersion": self._version,
             "allowWatchBookmarks": True,
             "timeoutSeconds": max(1, int(read_timeout) - 5),
         }
-        for event in self._api.watch(self._path, params, read_timeout):
+        for event in self._api.watch(self._path, params, read_timeout, self._collection.shape):
             if self._stopped.is_set():
                 return
             self._version = self._take(event["type"], event["object"])
 
     def _list(self) -> str:
-        answer = self._api.get(self._path, self._params)
-        try:
-            version: str = answer["metadata"]["resourceVersion"]
-            # Items of a list do not repeat what the list says; events do. A snapshot's objects look alike.
-            kind = {"apiVersion": answer["apiVersion"], "kind": answer["kind"].removesuffix("List")}
-            listed = {key(item): {**kind, **item} for item in answer["items"]}
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ApiError(0, "Unreadable", f"list of {self._path} lacks {error}") from error
-        self._publish(listed)
+        listed: dict[Key, V] = {}
+        version = ""
+        for page in self._api.pages(self._collection):
+            try:
+                version = page["metadata"]["resourceVersion"]
+                # Items of a list do not repeat what the list says; events do. Readers see objects that look alike.
+                kind = {"apiVersion": page["apiVersion"], "kind": page["kind"].removesuffix("List")}
+                for item in page["items"]:
+                    listed[key(item)] = self._value({**kind, **item}, key(item))
+            except (KeyError, TypeError, AttributeError) as error:
+                raise ApiError(0, "Unreadable", f"list of {self._path} lacks {error}") from error
+        with self._lock:
+            self._values, self._snapshot = listed, None
+        self._last_word = time.monotonic()
+        self._on_change()
         return version
 
-    def _take(self, kind: str, obj: dict[str, Any]) -> str:
+    def _take(self, kind: str, obj: Object) -> str:
         """Apply one event; returns its resource version."""
         try:
             version: str = obj["metadata"]["resourceVersion"]
             changed = key(obj) if kind != "BOOKMARK" else None
         except (KeyError, TypeError) as error:
             raise ApiError(0, "Unreadable", f"event of {self._path} lacks {error}") from error
-        if changed is None:
-            self._last_word = time.monotonic()
-        elif kind == "DELETED":
-            self._publish({k: v for k, v in self._snapshot.items() if k != changed})
-        else:
-            self._publish({**self._snapshot, changed: obj})
+        if changed is not None and self._changes(kind, obj, changed):
+            self._on_change()
+        self._last_word = time.monotonic()
         return version
 
-    def _publish(self, objects: dict[Key, dict[str, Any]]) -> None:
-        self._snapshot = MappingProxyType(objects)
-        self._last_word = time.monotonic()
-        self._on_change()
+    def _changes(self, kind: str, obj: Object, changed: Key) -> bool:
+        """Whether the event changes what is known."""
+        if kind == "DELETED":
+            with self._lock:
+                self._snapshot = None
+                return self._values.pop(changed, _NOTHING) is not _NOTHING
+        value = self._value(obj, changed)
+        if self._values.get(changed, _NOTHING) is value:
+            return False
+        with self._lock:
+            self._values[changed], self._snapshot = value, None
+        return True
+
+    def _value(self, obj: Object, of: Key) -> V:
+        """What is read of the object: the value that is known, if it is equal."""
+        known = self._values.get(of)
+        value = self._read(obj, known)
+        return known if known is not None and known == value else value

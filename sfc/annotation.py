@@ -28,6 +28,11 @@ NOT_YET = ""
 MAX_LENGTH = 256 << 10
 """Characters. The API server allows 256 KiB for all annotations of an object together, and checks that after us."""
 
+MOST_READ = 64 << 10
+"""Characters that are read at every change of a pod; the largest stage makes 40 KiB of them."""
+MOST_COMMAS = 1024
+"""In such an annotation; the largest stage makes 700."""
+
 FIELDS: dict[str, tuple[type, str]] = {
     "namespace": (str, "a string"),
     "ips": (list, "a list of addresses"),
@@ -77,8 +82,12 @@ def read(text: object) -> list[Element]:
 def interfaces(text: object, namespace: str) -> frozenset[str]:
     """Names of the interfaces that our elements in a pod's annotation ask for. Raises AnnotationError.
 
-    `namespace` is the pod's: our network is an element named `sfc` without a namespace, or with this one.
+    `namespace` is the pod's: our network is an element named `sfc` without a namespace, or with this one. Node agents
+    read this at every change of a pod. So an annotation beyond MOST_READ or MOST_COMMAS, which only its owner can have
+    made so long after admission, is not read: then nobody sees that one of the pod's interfaces is missing.
     """
+    if isinstance(text, str) and (len(text) > MOST_READ or text.count(",") > MOST_COMMAS):
+        return frozenset()
     return frozenset(str(element.get("interface")) for element in read(text) if _is_ours(element, namespace))
 
 

@@ -2,22 +2,16 @@
 
 Cross-connections, MACs, segments and neighbours are derived, never stored: webhook, cluster controller and node
 agent each derive the same result from the same object.
-
-`chain_of` needs an object without problems (`sfc.validation.checks.problems`). A reader of stored objects calls
-`sfc.validation.checks.parse` instead, which checks first.
 """
 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
-import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import Any
 
-from sfc import mac, names
+from sfc import ip, mac
 
 
 class Side(IntEnum):
@@ -149,18 +143,24 @@ class Chain:
     """One for each link, in the same order."""
     attachments: Mapping[tuple[str, str], tuple[CrossConnection, Side]] = field(init=False, compare=False, repr=False)
     """(stage, interface) → the cross-connection that the interface belongs to, and its side there."""
+    _stages: Mapping[str, Stage] = field(init=False, compare=False, repr=False)
+    """By name."""
     _neighbours: dict[InterfaceRef, Mapping[str, str]] = field(init=False, compare=False, repr=False)
     """What `neighbours` has answered: it follows from the chain, and each pass of the node agent asks for it again."""
+    _own: dict[InterfaceRef, Mapping[str, str]] = field(init=False, compare=False, repr=False)
+    """Address (without prefix length) → MAC of one interface: each is read once, not once for each neighbour."""
 
     def __post_init__(self) -> None:
         """Derive once what follows from the links, because the node agent needs it at every pass."""
         object.__setattr__(self, "cross_connections", tuple(self._cross_connections()))
         object.__setattr__(self, "attachments", dict(self._attachments()))
+        object.__setattr__(self, "_stages", {stage.name: stage for stage in self.stages})
         object.__setattr__(self, "_neighbours", {})
+        object.__setattr__(self, "_own", {})
 
     def stage(self, name: str) -> Stage | None:
         """The stage with this name, or None."""
-        return next((s for s in self.stages if s.name == name), None)
+        return self._stages.get(name)
 
     def interfaces(self) -> Iterator[tuple[InterfaceRef, Interface]]:
         """All interfaces of all stages, in the order of the stages."""
@@ -183,7 +183,7 @@ class Chain:
 
     def segment(self, start: InterfaceRef) -> frozenset[InterfaceRef]:
         """Interfaces in one layer-2 domain with `start`, itself included: across links, through transparent stages."""
-        return frozenset(self._reached([start], set()))
+        return frozenset(self._reached([start, *self._forwarded_to(start)]))
 
     def neighbours(self, asker: InterfaceRef) -> Mapping[str, str]:
         """Address (without prefix length) → MAC of every interface that `asker` reaches through its link.
@@ -191,25 +191,28 @@ class Chain:
         What a transparent asker reaches through its own stage is not among them.
         """
         if asker not in self._neighbours:
-            reached = self._reached(self._linked_to(asker), {asker})
-            interfaces = [interface for ref in reached if (interface := self.interface(ref))]
-            addresses = {str(ipaddress.ip_interface(a).ip): i.mac for i in interfaces for a in i.addresses}
-            self._neighbours[asker] = addresses
+            found: dict[str, str] = {}
+            for ref in self._reached([asker]):
+                if ref != asker:
+                    found.update(self._addresses(ref))
+            self._neighbours[asker] = found
         return self._neighbours[asker]
 
-    def _reached(self, queue: list[InterfaceRef], seen: set[InterfaceRef]) -> Iterator[InterfaceRef]:
-        """The interfaces in `queue` and those that frames reach from there, but for the ones seen already."""
-        while queue:
-            ref = queue.pop()
-            if ref not in seen:
-                seen.add(ref)
-                yield ref
-                queue += self._linked_to(ref)
-                queue += self._forwarded_to(ref)
+    def _reached(self, start: Sequence[InterfaceRef]) -> Iterator[InterfaceRef]:
+        """`start`, and what frames reach that leave by its links: each once, because links close no loops."""
+        leave_by = list(start)
+        while leave_by:
+            yield (ref := leave_by.pop())
+            if attached := self.attachments.get((ref.stage, ref.interface)):
+                yield (far := attached[0].far_end(attached[1]))
+                leave_by += self._forwarded_to(far)
 
-    def _linked_to(self, ref: InterfaceRef) -> list[InterfaceRef]:
-        attached = self.attachments.get((ref.stage, ref.interface))
-        return [attached[0].far_end(attached[1])] if attached else []
+    def _addresses(self, ref: InterfaceRef) -> Mapping[str, str]:
+        if ref not in self._own:
+            interface = self.interface(ref)
+            found = {str(ip.interface(a).ip): interface.mac for a in interface.addresses} if interface else {}
+            self._own[ref] = found
+        return self._own[ref]
 
     def _forwarded_to(self, ref: InterfaceRef) -> list[InterfaceRef]:
         stage = self.stage(ref.stage)
@@ -217,59 +220,11 @@ class Chain:
         return [InterfaceRef(ref.stage, i.name) for i in others if i.name != ref.interface]
 
 
-def chain_of(obj: Mapping[str, Any]) -> Chain:
-    """The chain that a ServiceFunctionChain object (as JSON) describes. The object must be without problems."""
-    metadata, spec = obj["metadata"], obj["spec"]
-    namespace, name = metadata["namespace"], metadata["name"]
-    stages = tuple(_stage(namespace, name, stage, spec.get("drain", {})) for stage in spec["stages"])
-    return Chain(
-        namespace=namespace,
-        name=name,
-        uid=metadata.get("uid", ""),
-        stages=stages,
-        links=_links(spec.get("links"), stages),
-    )
-
-
 def derived_mac(namespace: str, chain: str, stage: str, interface: str) -> str:
     """The MAC of an interface that has none in the chain: locally administered and unicast (IEEE 802, 8.2)."""
     path = "/".join((namespace, chain, stage, interface))
     digest = hashlib.sha256(path.encode(errors="surrogatepass")).digest()
     return mac.text(bytes((0x02, *digest[:5])))
-
-
-def _stage(namespace: str, chain: str, stage: Mapping[str, Any], chain_drain: Mapping[str, Any]) -> Stage:
-    drain = {**chain_drain, **stage.get("drain", {})}
-    return Stage(
-        name=stage["name"],
-        interfaces=tuple(
-            Interface(
-                name=i["name"],
-                mac=i.get("mac", "").lower() or derived_mac(namespace, chain, stage["name"], i["name"]),
-                addresses=tuple(i.get("addresses", ())),
-                mtu=i.get("mtu"),
-                routes=tuple(Route(dst=r["dst"], gw=r.get("gw")) for r in i.get("routes", ())),
-                slices=i.get("sourcePorts", {}).get("slices"),
-            )
-            for i in stage["interfaces"]
-        ),
-        drain_deadline_seconds=drain.get("deadlineSeconds", names.DEFAULT_DRAIN_DEADLINE_SECONDS),
-        drain_hook=Hook(drain.get("hook", Hook.AUTO)),
-    )
-
-
-def _links(links: list[list[str]] | None, stages: tuple[Stage, ...]) -> tuple[tuple[InterfaceRef, InterfaceRef], ...]:
-    if links is None:
-        return tuple(
-            (InterfaceRef(up.name, up.interfaces[-1].name), InterfaceRef(down.name, down.interfaces[0].name))
-            for up, down in itertools.pairwise(stages)
-        )
-    return tuple((_ref(up), _ref(down)) for up, down in links)
-
-
-def _ref(text: str) -> InterfaceRef:
-    stage, _, interface = text.partition(".")
-    return InterfaceRef(stage, interface)
 
 
 def _number(uid: str, up: InterfaceRef, down: InterfaceRef) -> int:

@@ -12,7 +12,8 @@ from prometheus_client import Counter, Histogram
 from starlette.requests import ClientDisconnect
 
 from webhook.decide.model import Malformed
-from webhook.review import Decide, review
+from webhook.review import Decide
+from webhook.turns import Reviews, TooManyError
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +47,9 @@ class _RefusedError(Exception):
 def admission(routes: Mapping[str, Decide]) -> FastAPI:
     """Answers an AdmissionReview that is posted to a path of `routes` with the decision of its function."""
     app = _bare()
-    bodies = _Bodies()
+    bodies, reviews = _Bodies(), Reviews()
     for path, decide in routes.items():
-        app.post(path)(_endpoint(path, decide, bodies))
+        app.post(path)(_endpoint(path, decide, bodies, reviews))
     return app
 
 
@@ -72,14 +73,16 @@ def _bare() -> FastAPI:
     return FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
 
-def _endpoint(path: str, decide: Decide, bodies: _Bodies) -> Callable[[Request], object]:
+def _endpoint(path: str, decide: Decide, bodies: _Bodies, reviews: Reviews) -> Callable[[Request], object]:
     async def admit(request: Request) -> Response:
         try:
             body = await bodies.read(request)
             started = time.perf_counter()
-            answer = review(body, decide)
+            answer = await reviews.answer(body, decide)
         except _RefusedError as error:
             return _refusal(path, error.status, error)
+        except TooManyError as error:
+            return _refusal(path, 429, error)
         except Malformed as error:
             return _refusal(path, 400, error)
         SECONDS.labels(path).observe(time.perf_counter() - started)

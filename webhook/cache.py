@@ -5,12 +5,11 @@ Two watches keep it up to date, so an admission request leads to no request to t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from kube.api import ApiServer
-from kube.objects import CHAINS, NAMESPACES
+from kube import lean
+from kube.api import ApiServer, Collection
+from kube.objects import CHAINS, NAMESPACES, Object
 from kube.parsed import ParsedObjects
+from kube.stored import StoredChain, stored_chain
 from kube.watch import Watch
 from sfc.chain import Chain, Hook
 from sfc.validation.checks import InvalidChain, parse
@@ -21,8 +20,8 @@ class AdmissionCache:
     """Chains, parsed, and the hook of each namespace. Empty until `start`, incomplete until `synced`."""
 
     def __init__(self, api: ApiServer) -> None:
-        self._chains = Watch(api, CHAINS.path())
-        self._namespaces = Watch(api, NAMESPACES.path())
+        self._chains = Watch(api, Collection(CHAINS.path(), lean.CHAIN), stored_chain, on_change=self._refresh)
+        self._namespaces = Watch(api, Collection(NAMESPACES.path()), _hook)
         self._parsed = ParsedObjects(_parsed)
 
     def start(self) -> None:
@@ -54,12 +53,18 @@ class AdmissionCache:
         A namespace that is not known yet counts as unrestricted. If it is restricted, the API server refuses the pod's
         hook and the workload's controller tries again, while a sleep would stay with the pod for its life.
         """
-        known = self._namespaces.snapshot().get(("", namespace), {})
-        return hook_for(known.get("metadata", {}).get("labels") or {})
+        return self._namespaces.snapshot().get(("", namespace), hook_for({}))
+
+    def _refresh(self) -> None:
+        self._parsed.refresh(self._chains.snapshot())
 
 
-def _parsed(obj: Mapping[str, Any], _: object) -> Chain | InvalidChain:
+def _hook(namespace: Object, _: object) -> Hook:
+    return hook_for(namespace["metadata"].get("labels") or {})
+
+
+def _parsed(stored: StoredChain, _: object) -> Chain | InvalidChain:
     try:
-        return parse(obj)
+        return parse(stored.obj())
     except InvalidChain as error:
         return error

@@ -1,25 +1,25 @@
-"""The leader's loop: observe, plan, apply. Events of the watches only wake it. A pass in which a write failed is
-repeated after a back-off."""
+"""The leader's loop: observe, plan, apply. Events of the watches only wake it. Tenants' writes go by turns, and what
+failed is repeated after a back-off (`turns`)."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from prometheus_client import Counter, Histogram
 
 from controller.cluster import source_ports, trust
-from controller.cluster.plan import MANAGER, plan
+from controller.cluster.plan import MANAGER, Settled, plan
 from controller.cluster.snapshot import ChainObject, Pod, Snapshot, chain_object, pod_of
+from controller.cluster.turns import RETRY, Turns
 from controller.cluster.writes import Apply, Assign, Delete, Patch, Record, Write
-from kube import events
-from kube.api import MERGE_PATCH, STRATEGIC_MERGE_PATCH, ApiError, ApiServer
-from kube.backoff import Backoff
-from kube.objects import CHAINS, CONNECTIONS, NETWORKS, PODS
-from kube.parsed import ParsedObjects
+from kube import events, lean
+from kube.api import MERGE_PATCH, STRATEGIC_MERGE_PATCH, ApiError, ApiServer, Collection
+from kube.objects import CHAINS, CONNECTIONS, NETWORKS, PODS, Object
 from kube.watch import Watch
 from sfc import names
 
@@ -29,8 +29,8 @@ GATHER_SECONDS = 0.1
 """Wait this long after the first event, so that one pass covers those that follow it at once."""
 TRUST_SECONDS = 5.0
 """Secrets are not watched; this is the time between two looks at them."""
-RETRY = Backoff(first=0.5, longest=30.0)
-"""After a pass in which something failed."""
+WRITE_SECONDS = 2.0
+"""For the writes of one pass. They go by turns, so what another tenant needs meanwhile waits for so long at most."""
 
 OUTDATED = (404, 409)
 """Statuses of the answer for an object that was deleted, or has changed meanwhile."""
@@ -53,21 +53,26 @@ class Loop:
         self._wake = threading.Event()
         self._stopped = threading.Event()
         self._trust_due = 0.0
+        self._distrusted = 0
+        """Looks at the certificates that failed in a row."""
+        self._turns = Turns()
+        self._settled: Settled = {}
         self._last_pass = time.monotonic()
 
-        def watch(path: str, selector: str = "") -> Watch:
-            params = {"labelSelector": selector} if selector else None
-            return Watch(api, path, params=params, on_change=self._wake.set)
-
-        self._chains = watch(CHAINS.path())
-        self._connections = watch(CONNECTIONS.path())
-        self._networks = watch(NETWORKS.path())
-        self._pods = watch(PODS.path(), names.CHAIN_LABEL)
-        self._chains_read = ParsedObjects[ChainObject](lambda obj, _: chain_object(obj))
-        self._pods_read = ParsedObjects[Pod](lambda obj, _: pod_of(obj))
+        ours = Collection(NETWORKS.path(), params={"fieldSelector": f"metadata.name={names.NETWORK_NAME}"})
+        labelled = Collection(PODS.path(), lean.POD, {"labelSelector": names.CHAIN_LABEL})
+        chains, connections, wake = (
+            Collection(CHAINS.path(), lean.CHAIN),
+            Collection(CONNECTIONS.path()),
+            self._wake.set,
+        )
+        self._chains = Watch[ChainObject](api, chains, chain_object, on_change=wake)
+        self._connections = Watch[Object](api, connections, lambda obj, _: obj, on_change=wake)
+        self._networks = Watch[Object](api, ours, lambda obj, _: obj, on_change=wake)
+        self._pods = Watch[Pod](api, labelled, lambda obj, _: pod_of(obj), on_change=wake)
 
     @property
-    def watches(self) -> dict[str, Watch]:
+    def watches(self) -> dict[str, Watch[Any]]:
         """By the names that /readyz shows."""
         return {
             "chains": self._chains,
@@ -80,10 +85,9 @@ class Loop:
         """Until `stop` is called."""
         for watch in self.watches.values():
             watch.start()
-        failures = 0
         while not self._stopped.is_set():
-            failures = 0 if self._pass() else failures + 1
-            self._rest(failures)
+            self._pass()
+            self._rest()
 
     def stop(self) -> None:
         """Returns at once; the pass under way is the last."""
@@ -98,42 +102,50 @@ class Loop:
         """The kinds that were not listed yet. Nothing is planned before all are."""
         return [name for name, watch in self.watches.items() if not watch.synced]
 
-    def _rest(self, failures: int) -> None:
-        if failures:
-            self._stopped.wait(RETRY.seconds(failures))
-        else:
-            self._wake.wait(max(0.0, self._trust_due - time.monotonic()))
-            self._stopped.wait(GATHER_SECONDS)
+    def _rest(self) -> None:
+        self._wake.wait(max(0.0, min(self._trust_due, self._turns.next_due()) - time.monotonic()))
+        self._stopped.wait(GATHER_SECONDS)
 
-    def _pass(self) -> bool:
-        """Whether everything succeeded."""
+    def _pass(self) -> None:
         self._wake.clear()
         with PASSES.time():
-            trusted = time.monotonic() < self._trust_due or self._trust()
-            done = [self._apply(write) for write in self._plan()]
+            if time.monotonic() >= self._trust_due:
+                self._trust()
+            planned = {} if self.unsynced() else plan(self._observe(), self._clock(), self._settled)
+            self._turns.keep(planned)
+            self._write(planned)
         self._last_pass = time.monotonic()
-        return trusted and all(done)
 
-    def _plan(self) -> list[Write]:
-        return [] if self.unsynced() else plan(self._observe(), self._clock())
+    def _write(self, planned: Mapping[str, Sequence[Write]]) -> None:
+        """Until all is written, or the time is over: then the next pass, which sees what is new, goes on."""
+        until = time.monotonic() + WRITE_SECONDS
+        results: dict[str, bool] = {}
+        for namespace, write in self._turns.order(planned, time.monotonic()):
+            if time.monotonic() >= until:
+                self._wake.set()
+                break
+            results[namespace] = self._apply(write) and results.get(namespace, True)
+        self._turns.note(results, time.monotonic())
 
     def _observe(self) -> Snapshot:
         return Snapshot(
-            chains=self._chains_read.all(self._chains.snapshot()),
+            chains=self._chains.snapshot(),
             connections=self._connections.snapshot(),
             networks=self._networks.snapshot(),
-            pods=self._pods_read.all(self._pods.snapshot()),
+            pods=self._pods.snapshot(),
         )
 
-    def _trust(self) -> bool:
+    def _trust(self) -> None:
         try:
             trust.keep_drain_key(self._api)
         except ApiError as error:
             FAILURES.inc()
             log.error("keys not reconciled", extra={"error": str(error)})
-            return False
+            self._distrusted += 1
+            self._trust_due = time.monotonic() + RETRY.seconds(self._distrusted)
+            return
+        self._distrusted = 0
         self._trust_due = time.monotonic() + TRUST_SECONDS
-        return True
 
     def _apply(self, write: Write) -> bool:
         """Whether it succeeded. A write that fails does not keep the others from being done."""
@@ -181,7 +193,8 @@ def _unless(statuses: Sequence[int], request: Callable[[], object]) -> bool:
 def _assign(api: ApiServer, path: str, selector: str, slices: int | None) -> None:
     """Decided by a fresh list, which shows every earlier write: those of this process a moment ago, and those of the
     leader before it. A pod that changes meanwhile is left to the next pass, which that change has woken."""
-    pods = [pod_of(obj) for obj in api.get(path, {"labelSelector": selector})["items"]]
+    pages = api.pages(Collection(path, lean.POD, {"labelSelector": selector}))
+    pods = [pod_of(obj) for page in pages for obj in page["items"]]
     for pod, ports in source_ports.given(pods, slices):
         patch = source_ports.patch(pod, ports)
         if _unless(OUTDATED, lambda: api.patch(f"{path}/{pod.name}", patch, MERGE_PATCH)):  # noqa: B023

@@ -7,9 +7,11 @@ our CNI plugin. Objects of a deleted chain are left to Kubernetes' garbage colle
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
+from operator import is_
 from typing import Any
 
 from controller.cluster import events, source_ports, status
@@ -34,61 +36,112 @@ NETWORK_CONFIG = {
 }
 
 
-def plan(snapshot: Snapshot, now: datetime) -> list[Write]:
-    """In the order in which they should be done. Writes of one chain do not depend on those of another."""
+Settled = dict[Key, tuple[object, ...]]
+"""By chain: what a plan without writes was made from. It only saves work: the same objects again need no writes."""
+
+
+def plan(snapshot: Snapshot, now: datetime, settled: Settled | None = None) -> dict[str, list[Write]]:
+    """By namespace, each in the order in which they should be done. Writes of one chain do not depend on another's.
+
+    `settled` is of the plan before, and becomes that of this one.
+    """
     chains = sorted((c for c in snapshot.chains.values() if not objects.leaving(c.obj)), key=lambda c: c.key)
-    connections = _by_namespace(snapshot.connections)
+    owned = _by_owner(snapshot.connections)
     pods = _by_chain(snapshot.pods.values())
-    writes: list[Write] = []
+    before = dict(settled or {})
+    after: Settled = {}
+    writes: dict[str, list[Write]] = {}
     for namespace, of_namespace in groupby(chains, lambda c: c.key[0]):
         members = list(of_namespace)
         network = snapshot.networks.get((namespace, names.NETWORK_NAME))
         conflict = _conflict(network)
-        if not conflict:
-            writes += _network(namespace, [member.obj for member in members], network)
+        found = [] if conflict else list(_network(namespace, [member.obj for member in members], network))
         for member in members:
-            present = connections.get(namespace, {})
-            writes += _chain(member, present, pods.pop(member.key, ()), conflict, now)
+            part = _Part(
+                member,
+                _present(member.chain, snapshot.connections),
+                owned.get(member.obj["metadata"]["uid"], ()),
+                tuple(pods.pop(member.key, ())),
+                conflict,
+            )
+            if not part.same_as(before.get(member.key)):
+                needed = list(_chain(part, now))
+                found += needed
+                if needed:
+                    continue
+            after[member.key] = part.inputs
+        if found:
+            writes[namespace] = found
     for (namespace, chain), orphans in pods.items():
-        writes += source_ports.writes(namespace, chain, None, orphans, now)
+        if needed := list(source_ports.writes(namespace, chain, None, orphans, now)):
+            writes.setdefault(namespace, []).extend(needed)
+    if settled is not None:
+        settled.clear()
+        settled.update(after)
     return writes
 
 
-def _chain(
-    found: ChainObject, present: Mapping[str, Object], pods: Sequence[Pod], conflict: str | None, now: datetime
-) -> Iterator[Write]:
-    """`present`: CrossConnections of the chain's namespace, by name."""
-    chain = found.chain
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """All that the writes of one chain follow from."""
+
+    found: ChainObject
+    present: tuple[Object | None, ...]
+    """The objects that have the names of its cross-connections, in their order."""
+    owned: Sequence[Object]
+    """The CrossConnections that it made."""
+    pods: tuple[Pod, ...]
+    conflict: str | None
+
+    @property
+    def inputs(self) -> tuple[object, ...]:
+        return (self.found, *self.present, *self.owned, *self.pods, self.conflict)
+
+    def same_as(self, inputs: tuple[object, ...] | None) -> bool:
+        """Whether they are the very objects; a watch gives a new one for each version."""
+        mine = self.inputs
+        return inputs is not None and len(inputs) == len(mine) and all(map(is_, mine, inputs))
+
+
+def _present(chain: Chain | None, connections: Mapping[Key, Object]) -> tuple[Object | None, ...]:
+    return tuple(connections.get((chain.namespace, c.name)) for c in chain.cross_connections) if chain else ()
+
+
+def _chain(part: _Part, now: datetime) -> Iterator[Write]:
+    found, chain, pods = part.found, part.found.chain, part.pods
     if chain is None:
         # Objects of an earlier, valid version stay as they are: a bad edit must not cut traffic that flows.
         yield from _chain_status(found, status.chain_status(found.obj, [status.invalid(found.problems)], (), now), now)
         yield from source_ports.writes(*found.key, None, pods, now)
         return
-    missing = [c for c in chain.cross_connections if not _is_made(present.get(c.name), chain, c)]
-    yield from _connections(found.obj, chain, missing, present)
-    yield from (events.record(e, found.reference, now) for e in events.of_creation(c.name for c in missing))
-    for connection in chain.cross_connections:
-        if connection not in missing:
-            yield from _connection_status(present[connection.name], connection, pods, now)
+    pairs = list(zip(chain.cross_connections, part.present, strict=True))
+    missing = [(c, present) for c, present in pairs if not _is_made(present, chain, c)]
+    yield from _connections(found.obj, chain, missing, part.owned)
+    yield from (events.record(e, found.reference, now) for e in events.of_creation(c.name for c, _ in missing))
+    alive = {pod.name for pod in pods}
+    for connection, present in pairs:
+        if present is not None and _is_made(present, chain, connection):
+            yield from _connection_status(present, connection, alive, now)
     yield from source_ports.writes(*found.key, chain, pods, now)
     counts = status.stage_counts(chain, pods)
-    ready = status.chain_ready(chain, counts, [c.name for c in missing], conflict)
+    ready = status.chain_ready(chain, counts, [c.name for c, _ in missing], part.conflict)
     ports = status.ports_assigned(chain, source_ports.shortage(chain, pods))
-    conditions = [ready, ports] if ports else [ready]
+    bounds = status.bounds_exceeded(found.excesses)
+    conditions = [condition for condition in (ready, ports, bounds) if condition]
     yield from _chain_status(found, status.chain_status(found.obj, conditions, counts, now), now)
 
 
 def _connections(
-    obj: Object, chain: Chain, missing: Iterable[CrossConnection], present: Mapping[str, Object]
+    obj: Object, chain: Chain, missing: Iterable[tuple[CrossConnection, Object | None]], owned: Iterable[Object]
 ) -> Iterator[Write]:
     wanted = {c.name for c in chain.cross_connections}
-    for name, found in sorted(present.items()):
-        if objects.controller_uid(found) == chain.uid and name not in wanted:
+    for found in sorted(owned, key=objects.name):
+        if objects.name(found) not in wanted and objects.namespace(found) == chain.namespace:
             yield Delete(_path(found))
-    for connection in missing:
+    for connection, present in missing:
         # One that exists is of an earlier chain of this name, or somebody else's: its spec and status do not fit.
-        if connection.name in present:
-            yield Delete(_path(present[connection.name]))
+        if present is not None:
+            yield Delete(_path(present))
         made = _connection(obj, connection)
         yield Apply(_path(made), made)
 
@@ -148,10 +201,10 @@ def _conflict(found: Object | None) -> str | None:
 
 
 def _connection_status(
-    found: Object, connection: CrossConnection, pods: Sequence[Pod], now: datetime
+    found: Object, connection: CrossConnection, alive: Collection[str], now: datetime
 ) -> Iterator[Write]:
     ends = {side: connection.end(side) for side in Side}
-    yield from _status(CONNECTIONS, found, status.connection_status(found, ends, pods, now))
+    yield from _status(CONNECTIONS, found, status.connection_status(found, ends, alive, now))
 
 
 def _chain_status(found: ChainObject, wanted: Object, now: datetime) -> Iterator[Write]:
@@ -168,10 +221,12 @@ def _status(resource: objects.Resource, found: Object, wanted: Object) -> Iterat
         yield Apply(resource.path(*objects.key(found), "status"), resource.object(metadata, status=wanted))
 
 
-def _by_namespace(connections: Mapping[Key, Object]) -> dict[str, dict[str, Object]]:
-    found: dict[str, dict[str, Object]] = {}
-    for (namespace, name), connection in connections.items():
-        found.setdefault(namespace, {})[name] = connection
+def _by_owner(connections: Mapping[Key, Object]) -> dict[str, list[Object]]:
+    """By the UID of the chain that made them."""
+    found: dict[str, list[Object]] = {}
+    for connection in connections.values():
+        if uid := objects.controller_uid(connection):
+            found.setdefault(uid, []).append(connection)
     return found
 
 

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from kube import objects
+from kube import lean, objects
 from kube.objects import PODS, Key, Object
 from sfc import names
 from sfc.chain import Chain
 from sfc.source_ports import PortRange
+from sfc.validation import bounds
 from sfc.validation.checks import InvalidChain, parse
+from sfc.validation.problem import listing
 
 
 @dataclass(frozen=True, slots=True)
 class ChainObject:
-    """A ServiceFunctionChain: the raw object, and what it says."""
+    """A ServiceFunctionChain: the raw object without its spec, and what the spec says."""
 
     obj: Object
     chain: Chain | None
     """None for an object that is not valid."""
     problems: str = ""
     """Why it is not valid."""
+    excesses: str = ""
+    """What it has more of than admission allows today; empty when it is within all bounds."""
+    version: bytes = b""
+    """A digest of UID and spec."""
 
     @property
     def key(self) -> Key:
@@ -91,12 +98,19 @@ class Snapshot:
     """Those with the chain label."""
 
 
-def chain_object(obj: Object) -> ChainObject:
-    """Reads a ServiceFunctionChain, a valid one or not."""
+def chain_object(obj: Object, before: ChainObject | None = None) -> ChainObject:
+    """Reads a ServiceFunctionChain, a valid one or not. The spec is read only when it differs from `before`."""
+    spec = lean.written(obj.get("spec"))
+    version = hashlib.sha256(obj["metadata"].get("uid", "").encode() + spec).digest()
+    rest = {key: value for key, value in obj.items() if key != "spec"}
+    if before and before.version == version:
+        return replace(before, obj=rest)
+    whole = {**rest, "spec": lean.decoded(spec)}
+    excesses = listing(found) if (found := bounds.excesses(whole)) else ""
     try:
-        return ChainObject(obj, parse(obj))
+        return ChainObject(rest, parse(whole), "", excesses, version)
     except InvalidChain as error:
-        return ChainObject(obj, None, str(error))
+        return ChainObject(rest, None, str(error), excesses, version)
 
 
 def pod_of(obj: Object) -> Pod:

@@ -22,7 +22,7 @@ from kube.events import Event
 from kube.objects import PODS
 from sfc import annotation, missing, names
 from sfc.chain import Chain, Stage
-from sfc.source_ports import PortRange, every
+from sfc.source_ports import LAST, PortRange, every
 
 NO_FREE_SLICE = "NoFreeSourcePorts"
 SCHEDULED_NEXT = "NotScheduled"
@@ -129,8 +129,11 @@ def _goes_on(pod: Pod) -> bool:
 
 
 def _free(pods: Iterable[Pod], slices: int) -> list[PortRange]:
-    held = [pod.ports for pod in pods if pod.ports]
-    return [one for one in every(slices) if not any(one.overlaps(ports) for ports in held)]
+    """Each port is marked once it is held: comparing every slice with every pod would let many pods delay others."""
+    held = bytearray(LAST + 1)
+    for ports in {pod.ports for pod in pods if pod.ports}:
+        held[ports.first : ports.last + 1] = b"\1" * (ports.last + 1 - ports.first)
+    return [one for one in every(slices) if 1 not in held[one.first : one.last + 1]]
 
 
 def _waiting(pods: Iterable[Pod]) -> list[Pod]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,6 +18,9 @@ SOURCE_PORTS_ASSIGNED = "SourcePortsAssigned"
 """Of a chain with slices: whether every pod has its source ports. It is a condition of its own because a chain serves
 without the pods that wait."""
 
+WITHIN_BOUNDS = "WithinBounds"
+"""Only of a chain that is larger than admission allows today."""
+
 ALL_STAGES_SERVE = "AllStagesServe"
 STAGE_EMPTY = "StageEmpty"
 CROSS_CONNECTIONS_MISSING = "CrossConnectionsMissing"
@@ -27,6 +30,7 @@ BOTH_SIDES_SERVE = "BothSidesServe"
 SIDE_EMPTY = "SideEmpty"
 SLICES_SUFFICE = "SlicesSuffice"
 NO_FREE_SOURCE_PORTS = "NoFreeSourcePorts"
+TOO_LARGE = "TooLarge"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,14 @@ def ports_assigned(chain: Chain, shortage: str | None) -> Condition | None:
     return None
 
 
+def bounds_exceeded(excesses: str) -> Condition | None:
+    """For a chain that an earlier version let in; None for one within the bounds. `excesses`: what is too much."""
+    if not excesses:
+        return None
+    message = f"followed as it is, but its next change must keep it within the bounds: {excesses}"
+    return Condition(WITHIN_BOUNDS, False, TOO_LARGE, message)
+
+
 def chain_status(
     obj: Object, conditions: Iterable[Condition], counts: Sequence[StageCount], now: datetime
 ) -> dict[str, Any]:
@@ -116,15 +128,14 @@ def chain_status(
 
 
 def connection_status(
-    obj: Object, ends: Mapping[Side, InterfaceRef], pods: Iterable[Pod], now: datetime
+    obj: Object, ends: Mapping[Side, InterfaceRef], alive: Collection[str], now: datetime
 ) -> dict[str, Any]:
     """The status of the CrossConnection that `obj` is, without `nodes`, which belong to the node agents.
 
-    `pods`: those of the chain. Reports about pods that do not exist any more are left out.
+    `alive`: names of the chain's pods. Reports about pods that do not exist any more are left out.
     """
-    present = {pod.name for pod in pods}
     nodes = (obj.get("status") or {}).get("nodes") or ()
-    sides = {side: _side_status(nodes, side, ends[side], present) for side in Side}
+    sides = {side: _side_status(nodes, side, ends[side], alive) for side in Side}
     empty = [str(ends[side]) for side in Side if not sides[side]["serving"]]
     ready = (
         Condition(READY, False, SIDE_EMPTY, f"no replica of {' and none of '.join(empty)} serves")
@@ -138,10 +149,8 @@ def connection_status(
     }
 
 
-def _side_status(nodes: Iterable[Object], side: Side, end: InterfaceRef, present: set[str]) -> dict[str, Any]:
-    states = [
-        replica["state"] for node in nodes for replica in node.get(_field(side)) or () if replica["pod"] in present
-    ]
+def _side_status(nodes: Iterable[Object], side: Side, end: InterfaceRef, alive: Collection[str]) -> dict[str, Any]:
+    states = [replica["state"] for node in nodes for replica in node.get(_field(side)) or () if replica["pod"] in alive]
     return {"end": str(end), "serving": states.count("serving"), "draining": states.count("draining")}
 
 

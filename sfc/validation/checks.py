@@ -6,15 +6,22 @@ every reader of a chain use them.
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Iterator, Mapping
-from itertools import groupby, pairwise
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby, islice, pairwise
 from typing import Any
 
-from sfc.chain import Chain, InterfaceRef, chain_of
+from sfc import ip
+from sfc.chain import Chain, InterfaceRef
+from sfc.reading import chain_of
 from sfc.validation import fault
 from sfc.validation.problem import Checks, Json, Node, Problem, bare, listing, named, optional, shown, sound
 from sfc.validation.segment import segment_problems
+
+MAX_NAMED = 10
+"""Most names that a message offers instead of a wrong one."""
+
+Known = Mapping[str, list[str]]
+"""Names of the interfaces of each stage."""
 
 
 class InvalidChain(Exception):  # noqa: N818
@@ -83,8 +90,9 @@ def _interface(node: Node) -> Checks[Json | None]:
     mtu = yield from optional(node, "mtu", lambda value: fault.mtu(value, ipv6))
     if "routes" in node:
         elements = yield from node["routes"].elements(0, fault.MAX_ROUTES, "routes, as {dst: 0.0.0.0/0, gw: 10.1.0.1}")
+        own = [ip.interface(address) for address in addresses]
         for element in elements:
-            yield from _route(element, [ipaddress.ip_interface(address) for address in addresses])
+            yield from _route(element, own)
     if "sourcePorts" in node:
         source_ports = yield from node["sourcePorts"].mapping()
         yield from sound([source_ports["slices"]], fault.slices)
@@ -101,13 +109,13 @@ def _drain(node: Node) -> Iterator[Problem]:
         yield from optional(drain, "hook", fault.hook)
 
 
-def _route(node: Node, addresses: list[fault.IpInterface]) -> Iterator[Problem]:
+def _route(node: Node, addresses: list[ip.Interface]) -> Iterator[Problem]:
     node = yield from node.mapping()
     dst = yield from sound([node["dst"]], fault.destination)
     if "gw" in node:
         gateway = yield from sound([node["gw"]], fault.gateway)
         if dst and gateway:
-            message = fault.gateway_mismatch(ipaddress.ip_network(dst[0]), ipaddress.ip_address(gateway[0]), addresses)
+            message = fault.gateway_mismatch(ip.network(dst[0]), ip.address(gateway[0]), addresses)
             if message:
                 yield node["gw"].problem(message)
 
@@ -150,10 +158,11 @@ def _links(spec: Node, elements: list[Node], stages: list[Json]) -> Checks[list[
         0, fault.MAX_LINKS, 'pairs of interfaces, as ["nat.outside", "server.wan"]'
     )
     used: dict[str, str] = {}
+    known = {stage["name"]: [i["name"] for i in stage["interfaces"]] for stage in stages}
     group = {stage["name"]: stage["name"] for stage in stages}
     kept = []
     for node in nodes:
-        pair = yield from _link(node, stages, used)
+        pair = yield from _link(node, known, used)
         if pair is None:
             continue
         up, down = (_root(group, end.partition(".")[0]) for end in pair)
@@ -178,14 +187,14 @@ def _used_on_both_sides(elements: list[Node]) -> Iterator[Problem]:
             )
 
 
-def _link(node: Node, stages: list[Json], used: dict[str, str]) -> Checks[list[str] | None]:
+def _link(node: Node, known: Known, used: dict[str, str]) -> Checks[list[str] | None]:
     pair = node.value
     if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(end, str) for end in pair):
         yield node.problem('must be two interfaces, as ["nat.outside", "server.wan"]')
         return None
     faulty = False
     for i, end in enumerate(pair):
-        message = _end_fault(end, stages) or _taken(used.setdefault(end, node.path), node.path, end)
+        message = _end_fault(end, known) or _taken(used.setdefault(end, node.path), node.path, end)
         if message:
             faulty = True
             yield Problem(f"{node.path}[{i}]", end, message)
@@ -197,16 +206,21 @@ def _link(node: Node, stages: list[Json], used: dict[str, str]) -> Checks[list[s
     return pair
 
 
-def _end_fault(end: str, stages: list[Json]) -> str | None:
+def _end_fault(end: str, known: Known) -> str | None:
     stage, dot, interface = end.partition(".")
     if not dot:
         return "must be stage.interface, as nat.outside"
-    known = {s["name"]: [i["name"] for i in s["interfaces"]] for s in stages}
     if stage not in known:
-        return f"there is no stage {shown(stage)}; the stages are {', '.join(map(bare, known))}"
+        return f"there is no stage {shown(stage)}; the stages are {_few(known)}"
     if interface not in known[stage]:
-        return f"stage {shown(stage)} has no interface {shown(interface)}; it has {', '.join(map(bare, known[stage]))}"
+        return f"stage {shown(stage)} has no interface {shown(interface)}; it has {_few(known[stage])}"
     return None
+
+
+def _few(names: Iterable[str]) -> str:
+    """The first of the names, as a message has them."""
+    first = [bare(name) for name in islice(names, MAX_NAMED + 1)]
+    return ", ".join(first[:MAX_NAMED]) + (", …" if len(first) > MAX_NAMED else "")
 
 
 def _taken(first: str, here: str, end: str) -> str | None:
@@ -230,5 +244,6 @@ def _unconnected(links: Node, group: dict[str, str]) -> Iterator[Problem]:
 
 def _root(group: dict[str, str], name: str) -> str:
     while group[name] != name:
+        group[name] = group[group[name]]  # halves the way for the next one
         name = group[name]
     return name

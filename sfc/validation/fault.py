@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 
+from sfc import ip
 from sfc.chain import Hook
 from sfc.mac import is_unicast, octets
 from sfc.validation.problem import MISSING
@@ -21,6 +22,10 @@ MAX_ADDRESSES = 8
 """Of one interface."""
 MAX_ROUTES = 32
 """Of one interface."""
+MAX_INTERFACES_IN_ALL = 128
+"""Of one chain, as are the two below: as many as its links have ends. See sfc.validation.bounds."""
+MAX_ADDRESSES_IN_ALL = 128
+MAX_ROUTES_IN_ALL = 256
 MAX_INTERFACE_NAME = 15
 """Characters: the kernel's IFNAMSIZ (16) less the terminating zero."""
 MAX_DNS_LABEL = 63
@@ -42,8 +47,6 @@ _NAME_RULE = "use lower-case letters, digits and '-', with a letter or digit fir
 _PREFIX = re.compile(r"0|[1-9][0-9]{0,2}")
 _BROADCAST = ipaddress.ip_address("255.255.255.255")
 _DEFAULT_PREFIX = {4: 24, 6: 64}
-
-IpInterface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
 
 def label(value: object) -> str | None:
@@ -70,19 +73,19 @@ def address(value: object) -> str | None:
     """For an address of an interface: unicast, in CIDR notation."""
     if not isinstance(value, str):
         return "must be a string, as 10.1.0.1/24"
-    address, slash, prefix = value.partition("/")
+    written, slash, prefix = value.partition("/")
     try:
-        ip = ipaddress.ip_address(address)
+        host = ip.address(written)
         if not slash:
-            return f"has no prefix length; write {value}/{_DEFAULT_PREFIX[ip.version]}, or whatever its network has"
-        if "%" in address or not _PREFIX.fullmatch(prefix):
+            return f"has no prefix length; write {value}/{_DEFAULT_PREFIX[host.version]}, or whatever its network has"
+        if "%" in written or not _PREFIX.fullmatch(prefix):
             raise ValueError
-        ipaddress.ip_interface(value)
+        ip.interface(value)
     except ValueError:
         return "is not an address with prefix length; write it as 10.1.0.1/24 or 2001:db8::1/64"
-    if ip.is_unspecified or ip.is_loopback or ip.is_multicast:
+    if host.is_unspecified or host.is_loopback or host.is_multicast:
         return "cannot be the address of an interface; give a unicast address"
-    if ip == _BROADCAST or (ip.version == 6 and ip.ipv4_mapped):
+    if host == _BROADCAST or (isinstance(host, ipaddress.IPv6Address) and host.ipv4_mapped):
         return "is not an address that an interface can have; give a unicast address"
     return None
 
@@ -134,14 +137,14 @@ def destination(value: object) -> str | None:
     """For the destination of a route: a prefix in CIDR notation, IPv4 or IPv6."""
     if value is MISSING:
         return "is required: the destination, as 0.0.0.0/0"
-    address, _, prefix = value.partition("/") if isinstance(value, str) else ("", "", "")
+    written, _, prefix = value.partition("/") if isinstance(value, str) else ("", "", "")
     try:
-        if "%" in address or not _PREFIX.fullmatch(prefix):
+        if "%" in written or not _PREFIX.fullmatch(prefix):
             raise ValueError
-        network = ipaddress.ip_network(value, strict=False)  # type: ignore[arg-type]
+        network = ip.network(f"{written}/{prefix}")
     except ValueError:
         return "is not a destination; write it with prefix length, as 0.0.0.0/0 or 10.2.0.0/16"
-    if ipaddress.ip_address(address) != network.network_address:
+    if ip.address(written) != network.network_address:
         return f"has bits set beyond its prefix; write {network}"
     return None
 
@@ -150,7 +153,7 @@ def gateway(value: object) -> str | None:
     """For the gateway of a route: an address without prefix length, IPv4 or IPv6."""
     try:
         if isinstance(value, str) and "%" not in value:
-            ipaddress.ip_address(value)
+            ip.address(value)
             return None
     except ValueError:
         pass
@@ -158,9 +161,9 @@ def gateway(value: object) -> str | None:
 
 
 def gateway_mismatch(
-    destination: ipaddress.IPv4Network | ipaddress.IPv6Network,
-    gateway: ipaddress.IPv4Address | ipaddress.IPv6Address,
-    addresses: list[IpInterface],
+    destination: ip.Network,
+    gateway: ip.Address,
+    addresses: list[ip.Interface],
 ) -> str | None:
     """For the gateway of a route, beside its destination and the addresses of its interface."""
     if gateway.version != destination.version:

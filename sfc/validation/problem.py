@@ -45,11 +45,12 @@ class Problem:
 
 def listing(found: Iterable[object]) -> str:
     """The message for these problems: a single one on one line, several as a list below their number."""
-    lines = [str(problem) for problem in found]
-    if len(lines) == 1:
+    every = list(found)
+    lines = [str(problem) for problem in every[:MAX_SHOWN]]
+    if len(every) == 1:
         return lines[0]
-    rest = [f"… and {len(lines) - MAX_SHOWN} more"] if len(lines) > MAX_SHOWN else []
-    return f"{len(lines)} problems:" + "".join(f"\n- {line}" for line in (*lines[:MAX_SHOWN], *rest))
+    rest = [f"… and {len(every) - MAX_SHOWN} more"] if len(every) > MAX_SHOWN else []
+    return f"{len(every)} problems:" + "".join(f"\n- {line}" for line in (*lines, *rest))
 
 
 def shown(value: object) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain as joined
 from typing import TypeVar
 
+from sfc import ip
 from sfc.chain import Chain, Interface, InterfaceRef
 from sfc.validation.problem import MISSING, Problem
 
@@ -18,8 +20,10 @@ def segment_problems(chain: Chain, paths: Mapping[InterfaceRef, str]) -> Iterato
 
     `paths` has the path of each interface in the object. Interfaces that it does not have are left out.
     """
+    place = {ref: i for i, ref in enumerate(paths)}
     for segment in distinct_segments(chain):
-        members = [(ref, interface) for ref in paths if ref in segment and (interface := chain.interface(ref))]
+        refs = sorted(segment & place.keys(), key=place.__getitem__)
+        members = [(ref, interface) for ref in refs if (interface := chain.interface(ref))]
         yield from _addresses_twice(members, paths)
         yield from _macs_twice(members, paths)
         yield from _families(members, paths)
@@ -35,30 +39,29 @@ def distinct_segments(chain: Chain) -> Iterator[frozenset[InterfaceRef]]:
             yield segment
 
 
-def apart(sets: Mapping[InterfaceRef, set[T]]) -> Iterator[tuple[InterfaceRef, set[T], set[T]]]:
-    """Interfaces whose set has nothing in common with that of any other: the interface, its set, all that others have.
+def apart(sets: Mapping[InterfaceRef, set[T]]) -> Iterator[tuple[InterfaceRef, set[T]]]:
+    """Interfaces whose set has nothing in common with that of any other: the interface and its set.
 
     None where there is only one interface.
     """
-    for ref, own in sets.items():
-        others = [theirs for other, theirs in sets.items() if other != ref]
-        if others and not any(own & theirs for theirs in others):
-            yield ref, own, set().union(*others)
+    owners = Counter(joined.from_iterable(sets.values()))
+    if len(sets) > 1:
+        yield from ((ref, own) for ref, own in sets.items() if all(owners[element] == 1 for element in own))
 
 
 def _addresses_twice(members: Ends, paths: Mapping[InterfaceRef, str]) -> Iterator[Problem]:
     owner: dict[object, InterfaceRef] = {}
     for ref, interface in members:
         for i, address in enumerate(interface.addresses):
-            ip = ipaddress.ip_interface(address).ip
-            if ip in owner:
+            host = ip.interface(address).ip
+            if host in owner:
                 yield Problem(
                     f"{paths[ref]}.addresses[{i}]",
                     address,
-                    f"{owner[ip]} has this address already, on the same segment as {ref}; "
+                    f"{owner[host]} has this address already, on the same segment as {ref}; "
                     "only replicas of one stage share an address, give one of the two another",
                 )
-            owner.setdefault(ip, ref)
+            owner.setdefault(host, ref)
 
 
 def _macs_twice(members: Ends, paths: Mapping[InterfaceRef, str]) -> Iterator[Problem]:
@@ -74,8 +77,9 @@ def _macs_twice(members: Ends, paths: Mapping[InterfaceRef, str]) -> Iterator[Pr
 
 
 def _families(members: Ends, paths: Mapping[InterfaceRef, str]) -> Iterator[Problem]:
-    families = {ref: {ipaddress.ip_interface(a).version for a in i.addresses} for ref, i in members if i.addresses}
-    for ref, own, others in apart(families):
+    families = {ref: {ip.interface(a).version for a in i.addresses} for ref, i in members if i.addresses}
+    for ref, own in apart(families):
+        others = {4, 6} - own
         yield Problem(
             f"{paths[ref]}.addresses",
             MISSING,

@@ -3,42 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sfc import names
-from sfc.chain import Chain, Hook, Interface, Stage, chain_of
+from sfc import ip, names
+from sfc.chain import Chain, Hook, Interface, Stage
+from sfc.reading import chain_of
 from sfc.validation.checks import problems
 from sfc.validation.problem import Node, Problem, shown
 
 
-def update_problems(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Problem, ...]:
-    """Changes of addresses or MACs of a stage that has replicas. `new` must be without problems.
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A chain as it is stored, and as it shall be."""
+
+    before: Chain | None
+    """None when what is stored is not valid, or nothing is stored: then there is nothing to compare with."""
+    after: Chain
+    running: Mapping[str, int]
+    """Pods by stage, draining ones included, as the stored status counts them."""
+    reported: bool
+    """Whether the stored chain has a status."""
+
+    @classmethod
+    def of(cls, old: Mapping[str, Any], new: Mapping[str, Any]) -> Change:
+        """From the objects. `new` must be without problems."""
+        before = None if problems(old) else chain_of(old)
+        return cls(before, chain_of(new), _replicas(old), "status" in old)
+
+
+def update_problems(change: Change) -> tuple[Problem, ...]:
+    """Changes of addresses or MACs of a stage that has replicas.
 
     All replicas of a stage need the same addresses and MACs, because their neighbours know one MAC for an address and a
     session may go to any of them. A pod keeps the ones it was created with. After such a change, old and new replicas
     would drop each other's frames.
     """
-    if problems(old):
+    before, running = change.before, change.running
+    if before is None:
         return ()
-    running = _replicas(old)
-    before = chain_of(old)
     return tuple(
         problem
-        for i, stage in enumerate(chain_of(new).stages)
+        for i, stage in enumerate(change.after.stages)
         if (known := before.stage(stage.name)) and running.get(stage.name)
         for problem in _moved(known, stage, f"spec.stages[{i}]", running[stage.name])
     )
 
 
-def update_warnings(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
-    """Warnings for changes that running pods do not follow, and for stages that lose their traffic or have no replica.
-
-    `new` must be without problems.
-    """
-    if problems(old):
+def update_warnings(change: Change) -> tuple[str, ...]:
+    """For changes that running pods do not follow, and for stages that lose their traffic or have no replica."""
+    before, after, running = change.before, change.after, change.running
+    if before is None:
         return ()
-    before, after, running = chain_of(old), chain_of(new), _replicas(old)
-    return (*_kept(before, after), *_dropped(before, after, running), *_unimplemented(old, after, running))
+    unimplemented = _unimplemented(after, running) if change.reported else ()
+    return (*_kept(before, after), *_dropped(before, after, running), *unimplemented)
 
 
 def deletion_warnings(old: Mapping[str, Any]) -> tuple[str, ...]:
@@ -67,25 +85,31 @@ def _moved(old: Stage, new: Stage, path: str, replicas: int) -> Iterator[Problem
     for i, interface in enumerate(new.interfaces):
         known = old.interface(interface.name)
         for field in ("addresses", "mac"):
-            if known and (was := _value(known, field)) != (value := _value(interface, field)):
+            if known and _meant(known, field) != _meant(interface, field):
+                was = shown(_written(known, field))
                 yield Problem(
                     f"{path}.interfaces[{i}].{field}",
-                    value,
-                    f"cannot change from {shown(was)} while stage {shown(new.name)} has replicas ({replicas}): they "
+                    _written(interface, field),
+                    f"cannot change from {was} while stage {shown(new.name)} has replicas ({replicas}): they "
                     "keep what they were created with, and all replicas of a stage must have the same; scale its "
                     "workload to 0 first, or give the stage another name",
                 )
 
 
-def _value(interface: Interface, field: str) -> str:
+def _written(interface: Interface, field: str) -> str:
     return interface.mac if field == "mac" else ", ".join(interface.addresses)
+
+
+def _meant(interface: Interface, field: str) -> object:
+    """What is written, without how: the case and the zeros of an IPv6 address, and the order of addresses."""
+    return interface.mac if field == "mac" else {ip.interface(address) for address in interface.addresses}
 
 
 def _kept(before: Chain, after: Chain) -> Iterator[str]:
     for stage in after.stages:
         known = before.stage(stage.name) or stage
         changed = [
-            *(["interfaces, MTUs, routes and source ports"] if known.interfaces != stage.interfaces else []),
+            *(["interfaces, MTUs, routes and source ports"] if _all_meant(known) != _all_meant(stage) else []),
             *(["drain hook and grace period"] if _drain(known) != _drain(stage) else []),
         ]
         if changed:
@@ -93,6 +117,11 @@ def _kept(before: Chain, after: Chain) -> Iterator[str]:
                 f"stage {shown(stage.name)}: running pods keep the {' and the '.join(changed)} they were created with; "
                 "restart its workload (kubectl rollout restart) to apply the change"
             )
+
+
+def _all_meant(stage: Stage) -> list[Interface]:
+    """The interfaces, however their addresses are written."""
+    return [replace(i, addresses=tuple(sorted(str(ip.interface(a)) for a in i.addresses))) for i in stage.interfaces]
 
 
 def _drain(stage: Stage) -> tuple[Hook, int]:
@@ -108,9 +137,7 @@ def _dropped(before: Chain, after: Chain, running: Mapping[str, int]) -> Iterato
             )
 
 
-def _unimplemented(old: Mapping[str, Any], after: Chain, running: Mapping[str, int]) -> Iterator[str]:
-    if "status" not in old:
-        return
+def _unimplemented(after: Chain, running: Mapping[str, int]) -> Iterator[str]:
     for stage in after.stages:
         if not running.get(stage.name):
             yield (

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import ipaddress
-import itertools
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from sfc.chain import Chain, chain_of
+from sfc import ip
+from sfc.chain import Chain, Stage
 from sfc.validation.problem import shown
 from sfc.validation.segment import apart, distinct_segments
 
+Placed = tuple[str, ip.Network]
+"""The name of an interface, and a network of it."""
 
-def warnings(obj: Mapping[str, Any]) -> tuple[str, ...]:
-    """Warnings for a ServiceFunctionChain object without problems, each a sentence without a full stop."""
-    chain = chain_of(obj)
+
+def warnings(chain: Chain) -> tuple[str, ...]:
+    """Each a sentence without a full stop."""
     return (
         *_unlinked(chain),
         *_edge_addresses(chain),
@@ -34,7 +34,7 @@ def _unlinked(chain: Chain) -> Iterator[str]:
 
 def _edge_addresses(chain: Chain) -> Iterator[str]:
     for ref, interface in chain.interfaces():
-        for address in map(ipaddress.ip_interface, interface.addresses):
+        for address in map(ip.interface, interface.addresses):
             network = address.network
             if address.version == 4 and network.num_addresses > 2 and address.ip in (network[0], network[-1]):
                 yield (
@@ -64,11 +64,11 @@ def _strangers(chain: Chain) -> Iterator[str]:
     """Interfaces that share no network with any other of their segment: legal with routes, mostly a typing error."""
     for segment in distinct_segments(chain):
         networks = {
-            ref: {ipaddress.ip_interface(a).network for a in interface.addresses}
+            ref: {ip.interface(a).network for a in interface.addresses}
             for ref in sorted(segment)
             if (interface := chain.interface(ref)) and interface.addresses
         }
-        for ref, own, _ in apart(networks):
+        for ref, own in apart(networks):
             said = ", ".join(sorted(map(str, own)))
             yield f"{ref} ({said}) shares no network with the others of its segment; check the addresses"
 
@@ -76,10 +76,23 @@ def _strangers(chain: Chain) -> Iterator[str]:
 def _overlaps(chain: Chain) -> Iterator[str]:
     """The kernel routes addresses that are in both networks through only one of the interfaces."""
     for stage in chain.stages:
-        networks = [(i.name, ipaddress.ip_interface(a).network) for i in stage.interfaces for a in i.addresses]
-        for (one, network), (other, overlapping) in itertools.combinations(networks, 2):
-            if one != other and network.overlaps(overlapping):
-                yield (
-                    f"stage {shown(stage.name)}: the networks of its interfaces {one} ({network}) and {other} "
-                    f"({overlapping}) overlap, its replicas reach only one of them; give them different networks"
-                )
+        for one, other in _overlapping(stage):
+            yield (
+                f"stage {shown(stage.name)}: the networks of its interfaces {one[0]} ({one[1]}) and {other[0]} "
+                f"({other[1]}) overlap, its replicas reach only one of them; give them different networks"
+            )
+
+
+def _overlapping(stage: Stage) -> Iterator[tuple[Placed, Placed]]:
+    """Networks of two interfaces that overlap: each network with the first one that it lies in, not with all of them.
+
+    Of two networks that overlap, one lies in the other. Sorted, a network comes before those that lie in it.
+    """
+    networks = [(i.name, ip.interface(a).network) for i in stage.interfaces for a in i.addresses]
+    around: list[Placed] = []
+    for name, network in sorted(networks, key=lambda placed: (placed[1].version, placed[1])):
+        while around and not around[-1][1].overlaps(network):
+            around.pop()
+        if outer := next((placed for placed in around if placed[0] != name), None):
+            yield outer, (name, network)
+        around.append((name, network))

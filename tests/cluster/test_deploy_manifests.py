@@ -20,6 +20,7 @@ from serving.access import PATH
 from sfc import names
 from sfc.chain import Hook
 from sfc.validation import fault
+from sfc.validation.bounds import BOUNDS
 from testbed import build
 from tests.cluster import schemas
 from tests.cluster.conftest import KUBECTL, Kubectl, eventually
@@ -271,6 +272,9 @@ def test_schema_has_the_limits_of_validation(rendered: list[Json]) -> None:
     assert spec["links"]["maxItems"] == fault.MAX_LINKS
     assert interface["addresses"]["maxItems"] == fault.MAX_ADDRESSES
     assert interface["routes"]["maxItems"] == fault.MAX_ROUTES
+    rules = " ".join(rule["rule"] + rule["message"] for rule in spec["stages"]["x-kubernetes-validations"])
+    for what, most in BOUNDS.items():
+        assert f" <= {most}have too many {what} in all, {most} are allowed" in rules
     assert (interface["mtu"]["minimum"], interface["mtu"]["maximum"]) == (fault.MIN_MTU, fault.MAX_MTU)
     slices = interface["sourcePorts"]["properties"]["slices"]
     assert (slices["minimum"], slices["maximum"]) == (1, fault.MAX_SLICES)

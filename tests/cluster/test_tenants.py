@@ -6,23 +6,26 @@ read the victim's pods.
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kube.api import ApiServer
+from kube.api import ApiError, ApiServer
 from tests import flood
 from tests.cluster import test_chain, test_life
 from tests.cluster.admission_load import injected
-from tests.cluster.conftest import KUBECONFIG, SYSTEM, Kubectl, scrape
-from tests.cluster.tenants import Tenant, complete, serving, tenant
+from tests.cluster.conftest import KUBECONFIG, SYSTEM, Kubectl, eventually, scrape
+from tests.cluster.tenants import Json, Tenant, complete, serving, tenant
 from tests.cluster.test_chain import in_node, scale
+from tests.unit import largest
 
 edge = test_chain.edge
 FLOODING = Path(flood.__file__)
@@ -291,3 +294,132 @@ def test_ten_thousand_hostile_connections_fail_no_admission(victim: Kubectl, att
     print(f"usual {usual:.4f} s, in the flood {flooded:.4f} s, at most {max(during):.3f} s of {len(during)}; {counts}")
     assert json.loads(counts[0])["opened"] >= 10_000
     assert flooded <= 2 * usual
+
+
+# --- part 6: the largest that a tenant may write ----------------------------------------------------------------------
+
+CHAINS = "/apis/sfc.dev/v1alpha1/namespaces/{}/servicefunctionchains"
+PODS = "/api/v1/namespaces/{}/pods"
+LARGEST = 20
+"""So many chains of the largest size are changed one after the other, as fast as the API server takes them."""
+
+
+class Flood:
+    """Writes the largest chains, and pods with the largest annotations, again and again."""
+
+    def __init__(self, attacker: Tenant) -> None:
+        self._api = ApiServer.from_environment(str(attacker.kubectl.kubeconfig))
+        self._namespace = attacker.namespace
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.written = 0
+        self.failed: list[str] = []
+
+    def __enter__(self) -> Flood:
+        self._thread.start()
+        eventually(lambda: self.written > LARGEST)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join(60)
+        for i in range(LARGEST):
+            self._api.delete(f"{CHAINS.format(self._namespace)}/largest-{i}")
+
+    def _run(self) -> None:
+        for turn in itertools.count():
+            for i in range(LARGEST):
+                if self._stopped.is_set():
+                    return
+                chain = largest.chain(name=f"largest-{i}", namespace=self._namespace)
+                chain["spec"]["drain"]["deadlineSeconds"] = turn % 3600
+                self._do(lambda chain=chain: self._apply(chain))
+            annotated = self._labelled("flood", {"example.com/large": "x" * (250 << 10)})
+            self._do(lambda obj=annotated: self._api.create(f"{PODS.format(self._namespace)}?dryRun=All", obj))
+
+    def _do(self, write: Callable[[], object]) -> None:
+        try:
+            write()
+            self.written += 1
+        except ApiError as error:
+            self.failed.append(str(error))
+
+    def _apply(self, chain: Json) -> None:
+        metadata = {"name": chain["metadata"]["name"], "namespace": self._namespace}
+        path = f"{CHAINS.format(self._namespace)}/{metadata['name']}"
+        self._api.apply(path, {**chain, "metadata": metadata}, "attacker")
+
+    def _labelled(self, name: str, annotations: Json) -> Json:
+        labels = {"sfc.dev/chain": "largest-0", "sfc.dev/stage": largest.chain()["spec"]["stages"][0]["name"]}
+        spec = {"containers": [{"name": "nf", "image": "nf"}]}
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "labels": labels, "annotations": annotations},
+            "spec": spec,
+        }
+
+
+def admission_seconds(labels: Json) -> float:
+    """The median time to create a pod of the victim's, as a dry run."""
+    api = ApiServer.from_environment(str(KUBECONFIG))
+    spec = {"containers": [{"name": "nf", "image": "nf"}]}
+    obj = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "probe", "labels": labels}, "spec": spec}
+    seconds = []
+    for _ in range(60):
+        began = time.monotonic()
+        api.create(f"{PODS.format('telco')}?dryRun=All", obj)
+        seconds.append(time.monotonic() - began)
+    return statistics.median(seconds)
+
+
+REPLICA = {"sfc.dev/chain": "edge", "sfc.dev/stage": "nat"}
+
+
+def joined(victim: Kubectl) -> float:
+    """Scales the translators from two to four and back; the seconds until the new ones serve."""
+    began = time.monotonic()
+    scale(victim, "nat", 4)
+    seconds = time.monotonic() - began
+    assert len(serving(victim, "nat")) == 4
+    scale(victim, "nat", 2)
+    return seconds
+
+
+def test_the_largest_chains_make_nobody_wait(
+    victim: Kubectl, attacker: Tenant, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the API server itself takes longer is measured by pods that never come to the webhook."""
+    usual, others, scaled = admission_seconds(REPLICA), admission_seconds({}), joined(victim)
+
+    with Flood(attacker) as flood:
+        slow, slow_others = admission_seconds(REPLICA), admission_seconds({})
+        with complete(victim):
+            took = joined(victim)
+
+    with capsys.disabled():
+        print(
+            f"\nadmission {usual * 1e3:.1f} ms, {slow * 1e3:.1f} ms in the flood (without webhook {others * 1e3:.1f} "
+            f"and {slow_others * 1e3:.1f}); scale-out {scaled:.1f} s, {took:.1f} s; {flood.written} written by the "
+            f"attacker, {len(flood.failed)} refused"
+        )
+    assert flood.failed == []
+    assert slow - max(0.0, slow_others - others) <= 2 * usual
+    assert took <= 2 * scaled + 5
+
+
+@pytest.mark.parametrize(
+    ("chain", "message"),
+    [
+        (largest.chain(interfaces=5, addresses=0, routes=0), "spec.stages: Invalid value: have too many interfaces"),
+        (largest.chain(addresses=2, routes=0), "spec.stages: Invalid value: have too many addresses"),
+        (largest.chain(routes=3), "spec.stages: Invalid value: have too many routes"),
+    ],
+)
+def test_a_chain_beyond_the_bounds_is_refused_with_a_remedy(attacker: Tenant, chain: Json, message: str) -> None:
+    chain["metadata"] = {"name": "beyond", "namespace": attacker.namespace}
+
+    refused = attacker.refusal(chain)
+
+    assert message in refused.replace("\n", " ")
+    assert "are allowed; remove some, or divide the chain" in refused

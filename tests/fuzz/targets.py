@@ -175,7 +175,7 @@ def chains(data: bytes) -> None:
     assert all(str(problem) for problem in found)
     if not found:
         _chain_is_usable(new)
-        assert all(isinstance(text, str) for text in warnings.warnings(new))
+        assert all(isinstance(text, str) for text in warnings.warnings(checks.parse(new)))
     _answered(("CREATE", "UPDATE", "DELETE")[len(data) % 3], old, new, denied=bool(found))
 
 
@@ -201,7 +201,7 @@ def _chain_is_usable(obj: Json) -> None:
             chain.neighbours(ref)
             assert ref in chain.segment(ref)
     assert len({connection.name for connection in chain.cross_connections}) == len(chain.links)
-    assert update.update_problems(obj, obj) == ()
+    assert update.update_problems(update.Change.of(obj, obj)) == ()
 
 
 # --- CNI --------------------------------------------------------------------------------------------------------------

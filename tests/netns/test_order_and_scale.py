@@ -13,7 +13,7 @@ from controller.node.kernel.datapath import Datapath
 from controller.node.plane import maglev
 from controller.node.plane.model import LinkState
 from controller.node.reconcile.reconciler import Reconciler
-from sfc.chain import chain_of
+from sfc.reading import chain_of
 from tests.netns import world as lab
 from tests.netns.topology import Echo, Replica
 from tests.netns.world import World, world_of

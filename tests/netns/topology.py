@@ -26,7 +26,8 @@ from controller.node.plane import replica as pod
 from controller.node.plane.cluster import Cluster
 from controller.node.plane.model import PROGRAM
 from controller.node.reconcile.reconciler import Reconciler
-from sfc.chain import Chain, chain_of
+from sfc.chain import Chain
+from sfc.reading import chain_of
 from tests.netns.node import inside, opened, remove_leftovers
 
 PREFIX = "sfcx-"

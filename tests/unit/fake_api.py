@@ -40,6 +40,8 @@ class FakeApi:
     def __init__(self) -> None:
         self.lists: deque[int | Sequence[dict[str, Any]]] = deque([[]])
         self.watches: deque[int | Sequence[Any]] = deque()
+        self.listed: Sequence[dict[str, Any]] = []
+        """The list whose pages are asked for."""
         self.requests: list[tuple[str, str, dict[str, str], Any]] = []
         self.released = threading.Event()
         api = self
@@ -58,8 +60,10 @@ class FakeApi:
                 self.content_type = self.headers.get("Content-Type")
                 if "watch" in query:
                     self.watch(api.watches.popleft() if api.watches else [HANG])
+                elif self.command == "GET" and "continue" in query:
+                    self.page(int(query["limit"]), int(query["continue"]))
                 elif self.command == "GET":
-                    self.list(api.lists.popleft() if len(api.lists) > 1 else api.lists[0])
+                    self.list(api.lists.popleft() if len(api.lists) > 1 else api.lists[0], int(query.get("limit", 0)))
                 else:
                     self.answer(200, {"echo": json.loads(body) if body else None, "contentType": self.content_type})
 
@@ -72,13 +76,20 @@ class FakeApi:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def list(self, script: int | Sequence[dict[str, Any]]) -> None:
+            def list(self, script: int | Sequence[dict[str, Any]], limit: int) -> None:
                 if isinstance(script, int):
                     self.answer(script, status(script, "Told"))
                     return
-                version = max((int(o["metadata"]["resourceVersion"]) for o in script), default=1)
+                api.listed = script
+                self.page(limit or len(script) or 1, 0)
+
+            def page(self, limit: int, start: int) -> None:
+                version = max((int(o["metadata"]["resourceVersion"]) for o in api.listed), default=1)
                 metadata = {"resourceVersion": str(version)}
-                self.answer(200, {"apiVersion": "v1", "kind": "PodList", "metadata": metadata, "items": list(script)})
+                if len(api.listed) > start + limit:
+                    metadata["continue"] = str(start + limit)
+                items = list(api.listed[start : start + limit])
+                self.answer(200, {"apiVersion": "v1", "kind": "PodList", "metadata": metadata, "items": items})
 
             def watch(self, script: int | Sequence[Any]) -> None:
                 if isinstance(script, int):

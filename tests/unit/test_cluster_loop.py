@@ -17,7 +17,7 @@ import yaml
 
 from controller import health
 from controller.cluster.loop import Loop
-from kube.api import ApiError
+from kube.api import ApiError, Collection
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
 CHAINS = "/apis/sfc.dev/v1alpha1/namespaces/telco/servicefunctionchains"
@@ -55,6 +55,14 @@ class Server:
             raise ApiError(404, "NotFound", path)
         return copy.deepcopy(self.objects[path])
 
+    def pages(self, collection: Collection) -> Iterator[Json]:
+        path = collection.path
+        if "/namespaces/" in path:
+            items = [o for p, o in self.objects.items() if p.startswith(f"{path}/")]
+            yield {"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": "0"}, "items": items}
+        else:
+            yield self.get(path)
+
     def create(self, path: str, obj: Json) -> Json:
         full = f"{path}/{obj['metadata']['name']}"
         if full in self.objects:
@@ -83,7 +91,7 @@ class Server:
     def delete(self, path: str, params: object = None) -> Json:
         return self.objects.pop(path)
 
-    def watch(self, path: str, params: object, read_timeout: float) -> Iterator[Json]:
+    def watch(self, path: str, params: object, read_timeout: float, shape: object) -> Iterator[Json]:
         kind, told = path.rpartition("/")[2], 0
         while True:
             with self.changed:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import yaml
 
-from controller.cluster.plan import plan
+from controller.cluster.plan import Settled, plan
 from controller.cluster.snapshot import Snapshot, chain_object, pod_of
 from controller.cluster.writes import Apply, Delete, Record, Write
 from kube.objects import Object
+from tests.unit import largest
+from tests.unit.growth import steps
 
 NOW = datetime(2027, 1, 1, 12, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=5)
@@ -75,13 +77,16 @@ class Objects:
 
 
 def planned(cluster: Objects, now: datetime) -> list[Write]:
-    snapshot = Snapshot(
+    return [write for writes in plan(snapshot_of(cluster), now).values() for write in writes]
+
+
+def snapshot_of(cluster: Objects) -> Snapshot:
+    return Snapshot(
         chains={key(obj): chain_object(obj) for obj in cluster.chains},
         connections={key(obj): obj for obj in cluster.connections},
         networks={key(obj): obj for obj in cluster.networks},
         pods={key(obj): pod_of(obj) for obj in cluster.pods},
     )
-    return plan(snapshot, now)
 
 
 def settle(cluster: Objects, now: datetime = NOW) -> tuple[Objects, list[Write]]:
@@ -391,3 +396,59 @@ def test_order_of_objects_does_not_matter(order: int) -> None:
         Objects(chains=chains, pods=serving()), NOW
     )
     assert planned(Objects(straight.chains[::-1], straight.connections, straight.networks, serving()), NOW) == []
+
+
+def many(count: int) -> Objects:
+    """So many chains of one namespace, with all that belongs to them."""
+    chains = [largest.chain(4, 2, name=f"chain-{i}") for i in range(count)]
+    return settle(Objects(chains=chains))[0]
+
+
+def test_four_times_the_chains_of_a_namespace_cost_four_times_the_work() -> None:
+    small, large = snapshot_of(many(5)), snapshot_of(many(20))
+
+    assert steps(lambda: plan(large, NOW)) <= 4.4 * steps(lambda: plan(small, NOW))
+
+
+def test_a_chain_whose_objects_are_the_same_is_not_planned_again() -> None:
+    settled: Settled = {}
+    whole = many(10)
+    snapshot = snapshot_of(whole)
+    first = steps(lambda: plan(snapshot, NOW, settled))
+
+    assert len(settled) == 10
+    assert steps(lambda: plan(snapshot, NOW, settled)) < first / 3
+
+
+def test_a_chain_one_of_whose_objects_changed_is_planned_again() -> None:
+    settled: Settled = {}
+    snapshot = snapshot_of(many(2))
+    plan(snapshot, NOW, settled)
+    connections = dict(snapshot.connections)
+    gone = next(iter(connections))
+    del connections[gone]
+
+    writes = plan(replace(snapshot, connections=connections), NOW, settled)
+
+    assert any(gone[1] in write.path for write in writes["telco"] if isinstance(write, Apply))
+    assert len(settled) == 1, "the chain that is written for is not settled"
+
+
+def test_a_chain_beyond_todays_bounds_is_followed_and_its_condition_says_what_to_do() -> None:
+    stored = largest.chain(32, 5, addresses=0, routes=0)
+
+    after, _ = settle(Objects(chains=[stored]))
+
+    conditions = {c["type"]: c for c in after.chains[0]["status"]["conditions"]}
+    assert len(after.connections) == 31
+    assert conditions["WithinBounds"]["reason"] == "TooLarge"
+    assert conditions["WithinBounds"]["message"] == (
+        "followed as it is, but its next change must keep it within the bounds: "
+        "spec.stages: have 160 interfaces in all, 128 are allowed; remove some, or divide the chain"
+    )
+
+
+def test_a_chain_within_the_bounds_has_no_condition_about_them() -> None:
+    after, _ = settle(Objects(chains=[largest.chain(4, 2)]))
+
+    assert "WithinBounds" not in {c["type"] for c in after.chains[0]["status"]["conditions"]}

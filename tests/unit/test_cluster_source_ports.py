@@ -4,7 +4,7 @@ in memory."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import combinations
 from typing import Any
@@ -18,10 +18,10 @@ from controller.cluster.loop import apply
 from controller.cluster.plan import plan
 from controller.cluster.snapshot import Snapshot, chain_object, pod_of
 from controller.cluster.writes import Assign, Patch, Record, Write
-from kube.api import ApiError
+from kube.api import ApiError, Collection
 from kube.objects import key
 from sfc import annotation
-from sfc.chain import chain_of
+from sfc.reading import chain_of
 from sfc.source_ports import PortRange, every
 from tests.unit import objects
 
@@ -82,7 +82,8 @@ def planned(pods: list[Json], obj: Json | None = None) -> list[Write]:
     """What is done about the pods of the chain."""
     return [
         write
-        for write in plan(snapshot([] if obj == {} else [obj or chain()], pods), NOW)
+        for writes in plan(snapshot([] if obj == {} else [obj or chain()], pods), NOW).values()
+        for write in writes
         if isinstance(write, Assign | Patch)
         or (isinstance(write, Record) and write.obj["involvedObject"]["kind"] == "Pod")
     ]
@@ -219,7 +220,7 @@ def test_a_waiting_pod_whose_chain_or_stage_is_gone_is_told_so() -> None:
 
 def test_the_chain_says_that_pods_wait_and_that_none_does() -> None:
     def said(pods: list[Json]) -> tuple[Json, list[str]]:
-        writes = plan(snapshot([chain()], pods), NOW)
+        writes = plan(snapshot([chain()], pods), NOW).get("telco", [])
         (obj,) = [c.obj for c in writes if getattr(c, "path", "").endswith("servicefunctionchains/edge/status")]
         events = [c.obj["reason"] for c in writes if isinstance(c, Record) and "stages" not in c.obj]
         (found,) = [c for c in obj["status"]["conditions"] if c["type"] == "SourcePortsAssigned"]
@@ -256,9 +257,9 @@ class Server:
         self.pods[name] = pod(name)
         self.changed()
 
-    def get(self, path: str, params: Json) -> Json:
-        assert params == {"labelSelector": "sfc.dev/chain=edge,sfc.dev/stage=nat"}
-        return {"items": copy.deepcopy(list(self.pods.values()))}
+    def pages(self, collection: Collection) -> Iterator[Json]:
+        assert collection.params == {"labelSelector": "sfc.dev/chain=edge,sfc.dev/stage=nat"}
+        yield {"items": copy.deepcopy(list(self.pods.values()))}
 
     def patch(self, path: str, body: Json, content_type: str) -> Json:
         name = path.rpartition("/")[2]
@@ -341,9 +342,9 @@ def test_no_two_living_replicas_ever_share_a_port_however_late_the_watches_are(
 def test_a_pod_that_changes_while_it_is_given_ports_is_left_to_the_next_pass() -> None:
     server = Server()
     server.create()
-    listed = server.get(PODS, {"labelSelector": "sfc.dev/chain=edge,sfc.dev/stage=nat"})
+    listed = [*server.pages(Collection(PODS, params={"labelSelector": "sfc.dev/chain=edge,sfc.dev/stage=nat"}))]
     server.pods["nat-1"]["metadata"]["resourceVersion"] = "8"
-    server.get = lambda path, params: listed  # type: ignore[method-assign]
+    server.pages = lambda collection: iter(listed)  # type: ignore[method-assign]
 
     apply(server, Assign("telco", "edge", "nat", 2))  # type: ignore[arg-type]
 

@@ -1,46 +1,90 @@
-"""The node agent's view of snapshots: only changed objects are read, and an invalid edit keeps the last valid chain."""
+"""The node agent's view: chains with replicas here, parsed once a version and by the watch; an invalid edit is none."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
+from controller.node.plane.replica import replica_of
+from controller.node.reconcile import cluster_view
 from controller.node.reconcile.cluster_view import ClusterReader
+from kube.stored import StoredChain, stored_chain
 from tests.unit.objects import chain, pod
 
-KEY, FIRST, SECOND = ("telco", "edge"), ("telco", "nat-1"), ("telco", "nat-2")
+KEY, OTHER, FIRST, SECOND = ("telco", "edge"), ("other", "edge"), ("telco", "nat-1"), ("telco", "nat-2")
+HERE = {FIRST: replica_of(pod("nat-1", "nat"))}
+
+
+def stored(**spec: Any) -> StoredChain:
+    obj = chain()
+    obj["spec"].update(spec)
+    return stored_chain(obj)
+
+
+def refreshed(reader: ClusterReader, chains: dict[tuple[str, str], StoredChain]) -> Any:
+    reader.refresh(chains)
+    return reader.cluster(chains, HERE)
 
 
 def test_a_chain_that_became_invalid_stays_as_it_was() -> None:
     reader = ClusterReader()
-    valid = reader.cluster({KEY: chain()}, {})
-    broken = chain()
-    broken["spec"]["stages"][0]["interfaces"] = []
+    valid = refreshed(reader, {KEY: stored()})
 
-    assert reader.cluster({KEY: broken}, {}).chains == valid.chains
-    assert ClusterReader().cluster({KEY: broken}, {}).chains == {}
+    assert refreshed(reader, {KEY: stored(stages=[])}).chains == valid.chains
+    assert refreshed(ClusterReader(), {KEY: stored(stages=[])}).chains == {}
 
 
 def test_a_chain_that_was_deleted_is_not_remembered() -> None:
     reader = ClusterReader()
-    reader.cluster({KEY: chain()}, {})
+    refreshed(reader, {KEY: stored()})
 
-    assert reader.cluster({}, {}).chains == {}
+    assert refreshed(reader, {}).chains == {}
 
 
-def test_what_did_not_change_is_not_read_again() -> None:
-    chains, pods = {KEY: chain()}, {FIRST: pod("nat-1", "nat"), SECOND: pod("nat-2", "nat")}
+def test_only_chains_with_replicas_on_the_node_are_parsed_and_only_when_they_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parsed: list[str] = []
+    parse = cluster_view.parse
+    monkeypatch.setattr(cluster_view, "parse", lambda obj: parsed.append(obj["metadata"]["namespace"]) or parse(obj))
+    reader, first = ClusterReader(), stored()
+    foreign = {("other", f"chain-{i}"): stored() for i in range(100)}
+
+    before = refreshed(reader, {KEY: first, **foreign})
+    after = refreshed(reader, {KEY: first, **{key: stored(drain={"deadlineSeconds": 7}) for key in foreign}})
+
+    assert parsed == ["telco"]
+    assert set(after.chains) == {KEY}
+    assert after is before, "what happens to chains without replicas here is no change"
+
+
+def test_a_pass_does_not_wait_for_a_chain_that_is_being_parsed() -> None:
     reader = ClusterReader()
-    before = reader.cluster(chains, pods)
+    before = refreshed(reader, {KEY: stored()})
+    changed = {KEY: stored(drain={"deadlineSeconds": 7})}
 
-    after = reader.cluster(dict(chains), {**pods, SECOND: pod("nat-2", "nat", ready=False)})
+    assert reader.cluster(changed, HERE) is before
+    reader.refresh(changed)
+    assert reader.cluster(changed, HERE).chains[KEY].stages[0].drain_deadline_seconds == 7
+
+
+def test_the_first_replica_of_a_chain_brings_its_chain() -> None:
+    reader, chains = ClusterReader(), {KEY: stored()}
+    reader.refresh(chains)
+
+    assert reader.cluster(chains, {}).chains == {}
+    assert set(reader.cluster(chains, HERE).chains) == {KEY}
+    assert reader.cluster(chains, {}).chains == {}
+
+
+def test_what_did_not_change_is_the_same() -> None:
+    chains, reader = {KEY: stored()}, ClusterReader()
+    replicas = {**HERE, SECOND: replica_of(pod("nat-2", "nat"))}
+    before = reader.cluster(chains, replicas)
+
+    after = reader.cluster(chains, {**replicas, SECOND: replica_of(pod("nat-2", "nat", ready=False))})
 
     assert after.chains[KEY] is before.chains[KEY]
     assert after.replicas["uid-nat-1"] is before.replicas["uid-nat-1"]
     assert not after.replicas["uid-nat-2"].ready
-
-
-def test_snapshots_that_did_not_change_are_the_cluster_that_was_seen() -> None:
-    chains, pods = {KEY: chain()}, {FIRST: pod("nat-1", "nat")}
-
-    reader = ClusterReader()
-    before = reader.cluster(chains, pods)
-
-    assert reader.cluster(chains, pods) is before

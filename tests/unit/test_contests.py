@@ -12,7 +12,8 @@ from controller.node.plane.plan import Plan, State
 from controller.node.report.clashes import clashes
 from controller.node.report.contests import TELL_SECONDS, Contests
 from kube.api import ApiError
-from sfc.chain import Side, chain_of
+from sfc.chain import Side
+from sfc.reading import chain_of
 from tests.unit import objects
 from tests.unit.objects import link, pod
 from tests.unit.test_desired import cluster

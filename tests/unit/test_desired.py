@@ -17,7 +17,8 @@ from controller.node.plane.drain import Drain
 from controller.node.plane.model import DataPlane, HostLink, LinkState, by_pod
 from controller.node.plane.plan import Part, Plan
 from controller.node.plane.replica import replica_of
-from sfc.chain import Side, chain_of
+from sfc.chain import Side
+from sfc.reading import chain_of
 from tests.unit.objects import chain, link, pod
 
 EDGE = chain_of(chain())

@@ -19,7 +19,8 @@ from controller.node.plane.model import DataPlane, HostLink, LinksByPod, LinkSta
 from controller.node.plane.plan import Plan, State
 from controller.node.plane.replica import Replica
 from controller.node.plane.transitions import transitions
-from sfc.chain import Chain, chain_of
+from sfc.chain import Chain
+from sfc.reading import chain_of
 from tests.unit.objects import chain, link, pod
 from tests.unit.test_desired import ALL, CLIENT, EDGE, LEFT, RIGHT2, TWO_FIREWALLS, cluster
 

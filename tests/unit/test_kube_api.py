@@ -5,10 +5,12 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from kubernetes.client import Configuration
 
+from kube import lean
 from kube.api import ApiError, ApiServer
 from tests.unit.fake_api import HANG, FakeApi, event, pod, status
 
@@ -100,12 +102,33 @@ def test_an_answer_that_is_no_json_object_is_an_error_not_a_crash(raw: bytes) ->
 
 
 def test_watch_yields_events_that_arrive_in_pieces(fake: FakeApi) -> None:
-    fake.watches.append([b'{"type":"ADDED","obj', b'ect":{"a":1}}\n{"type":"DELETED","object":{}}\n'])
+    fake.watches.append([b'{"type":"ADDED","obj', b'ect":{"spec":{"a":1}}}\n{"type":"DELETED","object":{}}\n'])
 
     events = list(fake.client().watch("/x", {"resourceVersion": "5"}, 5))
 
-    assert events == [event("ADDED", {"a": 1}), event("DELETED", {})]
+    assert events == [event("ADDED", {"spec": {"a": 1}}), event("DELETED", {})]
     assert fake.requests[-1][2] == {"resourceVersion": "5", "watch": "true"}
+
+
+def test_what_nobody_reads_is_left_out_of_objects(fake: FakeApi) -> None:
+    obj: dict[str, Any] = {
+        "metadata": {
+            "name": "a",
+            "managedFields": [{"manager": "m", "fieldsV1": {"f:spec": {}}}],
+            "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{}", "sfc.dev/drain-id": "d"},
+        },
+        "spec": {"nodeName": "n", "containers": [{"name": "nf", "env": [{"name": "A", "value": "b"}]}]},
+        "status": {"phase": "Running"},
+    }
+    fake.watches.append([event("ADDED", obj)])
+
+    (seen,) = fake.client().watch("/x", {}, 5, lean.POD)
+
+    assert seen["object"] == {
+        "metadata": {"name": "a", "annotations": {"sfc.dev/drain-id": "d"}},
+        "spec": {"nodeName": "n", "containers": [{"name": "nf"}]},
+        "status": {"phase": "Running"},
+    }
 
 
 def test_an_error_event_is_raised_with_its_own_status(fake: FakeApi) -> None:

@@ -1,59 +1,71 @@
-"""One cache for what is read from objects: once per version, and nothing of objects that are gone."""
+"""What is parsed of what a watch has: only what somebody asked for, and new versions before anybody asks."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from kube.objects import Object
 from kube.parsed import ParsedObjects
 
 A, B = ("telco", "a"), ("telco", "b")
 
 
-class Reader:
+class Parser:
     def __init__(self) -> None:
-        self.calls: list[tuple[Any, str | None]] = []
+        self.calls: list[tuple[str, str | None]] = []
 
-    def __call__(self, obj: Object, before: str | None) -> str:
-        self.calls.append((obj["version"], before))
-        return f"v{obj['version']}"
-
-
-def test_an_object_is_read_again_only_when_it_is_another_one() -> None:
-    reader = Reader()
-    parsed, first = ParsedObjects(reader), {"version": 1}
-
-    parsed.all({A: first, B: {"version": 2}})
-    values = parsed.all({A: first, B: {"version": 3}})
-
-    assert values == {A: "v1", B: "v3"}
-    assert reader.calls == [(1, None), (2, None), (3, "v2")]
+    def __call__(self, stored: str, before: str | None) -> str:
+        self.calls.append((stored, before))
+        return f"parsed {stored}"
 
 
-def test_the_same_snapshot_gives_the_same_mapping() -> None:
-    parsed, snapshot = ParsedObjects(Reader()), {A: {"version": 1}}
+def test_one_object_is_parsed_once_and_without_the_others() -> None:
+    parser = Parser()
+    parsed, snapshot = ParsedObjects(parser), {A: "a1", B: "b1"}
 
-    assert parsed.all(snapshot) is parsed.all(snapshot)
-    assert parsed.all({}) == {}
+    assert [parsed.one(snapshot, A), parsed.one(snapshot, A)] == ["parsed a1", "parsed a1"]
+    assert parser.calls == [("a1", None)]
 
 
-def test_one_object_is_read_without_the_others() -> None:
-    reader = Reader()
-    parsed, snapshot = ParsedObjects(reader), {A: {"version": 1}, B: {"version": 2}}
+def test_a_new_version_is_parsed_by_the_watch_and_not_by_who_asks() -> None:
+    parser = Parser()
+    parsed = ParsedObjects(parser)
+    parsed.one({A: "a1"}, A)
 
-    assert [parsed.one(snapshot, A), parsed.one(snapshot, A)] == ["v1", "v1"]
-    assert reader.calls == [(1, None)]
+    assert parsed.one({A: "a2"}, A) == "parsed a1", "who asks does not wait"
+    parsed.refresh({A: "a2", B: "b1"})
+
+    assert parsed.one({A: "a2"}, A) == "parsed a2"
+    assert parser.calls == [("a1", None), ("a2", "parsed a1")]
 
 
 def test_an_object_that_comes_back_has_no_predecessor() -> None:
-    reader = Reader()
-    parsed = ParsedObjects(reader)
+    parser = Parser()
+    parsed = ParsedObjects(parser)
 
-    parsed.one({A: {"version": 1}}, A)
+    parsed.one({A: "a1"}, A)
     absent = parsed.one({}, A)
-    parsed.one({A: {"version": 2}}, A)
-    parsed.all({})
-    parsed.all({A: {"version": 3}})
+    parsed.one({A: "a2"}, A)
+    parsed.refresh({})
+    parsed.one({A: "a3"}, A)
 
     assert absent is None
-    assert reader.calls == [(1, None), (2, None), (3, None)]
+    assert parser.calls == [("a1", None), ("a2", None), ("a3", None)]
+
+
+def test_what_nobody_wants_any_more_is_forgotten() -> None:
+    parser = Parser()
+    parsed, snapshot = ParsedObjects(parser), {A: "a1", B: "b1"}
+    parsed.one(snapshot, A)
+    parsed.one(snapshot, B)
+
+    parsed.keep({B})
+    parsed.refresh({A: "a2", B: "b1"})
+
+    assert parser.calls == [("a1", None), ("b1", None)]
+
+
+def test_who_asks_first_with_an_old_snapshot_does_not_keep_the_old_version() -> None:
+    parsed = ParsedObjects(Parser())
+    before, after = {A: "a1"}, {A: "a2"}
+
+    parsed.refresh(after)  # nobody had asked yet
+
+    assert parsed.one(before, A) == "parsed a2"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from kube import watch as module
+from kube.api import Collection
 from kube.backoff import Backoff
 from kube.watch import Watch
 from tests.unit.fake_api import HANG, FakeApi, event, pod, status
@@ -27,11 +29,13 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
 
 
 @pytest.fixture
-def started(fake: FakeApi) -> Iterator[Callable[..., Watch]]:
-    watches: list[Watch] = []
+def started(fake: FakeApi) -> Iterator[Callable[..., Watch[Any]]]:
+    watches: list[Watch[Any]] = []
 
-    def start(**options: Any) -> Watch:
-        watches.append(Watch(fake.client(), PATH, **options))
+    def start(**options: Any) -> Watch[Any]:
+        collection = Collection(PATH, params=options.pop("params", {}))
+        read = options.pop("read", lambda obj, _: obj)
+        watches.append(Watch(fake.client(), collection, read, **options))
         watches[-1].start()
         return watches[-1]
 
@@ -47,11 +51,11 @@ def eventually(condition: Callable[[], object]) -> None:
         time.sleep(0.005)
 
 
-def names(watch: Watch) -> set[str]:
+def names(watch: Watch[Any]) -> set[str]:
     return {name for _, name in watch.snapshot()}
 
 
-def test_lists_then_watches_from_the_lists_version(fake: FakeApi, started: Callable[..., Watch]) -> None:
+def test_lists_then_watches_from_the_lists_version(fake: FakeApi, started: Callable[..., Watch[Any]]) -> None:
     fake.lists[0] = [pod("a", 3)]
     fake.watches.append([event("ADDED", pod("b", 4)), event("DELETED", pod("a", 5)), HANG])
 
@@ -65,7 +69,9 @@ def test_lists_then_watches_from_the_lists_version(fake: FakeApi, started: Calla
     assert 60 <= int(first["timeoutSeconds"]) <= 70
 
 
-def test_objects_of_a_list_carry_their_kind_as_those_of_events_do(fake: FakeApi, started: Callable[..., Watch]) -> None:
+def test_objects_of_a_list_carry_their_kind_as_those_of_events_do(
+    fake: FakeApi, started: Callable[..., Watch[Any]]
+) -> None:
     fake.lists[0] = [pod("a", 3)]
 
     watch = started()
@@ -74,7 +80,49 @@ def test_objects_of_a_list_carry_their_kind_as_those_of_events_do(fake: FakeApi,
     assert watch.snapshot()["telco", "a"] == {"apiVersion": "v1", "kind": "Pod", **pod("a", 3)}
 
 
-def test_a_snapshot_taken_never_changes(fake: FakeApi, started: Callable[..., Watch]) -> None:
+def test_a_large_collection_is_listed_in_pages_of_one_moment(fake: FakeApi, started: Callable[..., Watch[Any]]) -> None:
+    fake.lists[0] = [pod(f"pod-{i}", 3) for i in range(250)]
+
+    watch = started()
+
+    eventually(lambda: watch.synced)
+    assert len(names(watch)) == 250
+    assert [query["limit"] for query in fake.queries(watch=False)] == ["100", "100", "100"]
+
+
+def test_a_version_that_reads_like_the_one_before_is_no_change(
+    fake: FakeApi, started: Callable[..., Watch[Any]]
+) -> None:
+    changes: list[None] = []
+    fake.lists[0] = [pod("a", 3)]
+    fake.watches.append([event("MODIFIED", pod("a", 4, x="y")), event("ADDED", pod("b", 5)), HANG])
+
+    watch = started(read=lambda obj, _: obj["metadata"]["name"], on_change=lambda: changes.append(None))
+
+    eventually(lambda: names(watch) == {"a", "b"})
+    assert len(changes) == 2, "the list, and pod b"
+    assert watch.snapshot() is watch.snapshot()
+
+
+def test_each_version_is_read_once_in_the_thread_of_the_watch(
+    fake: FakeApi, started: Callable[..., Watch[Any]]
+) -> None:
+    read: list[tuple[str, Any, bool]] = []
+
+    def reads(obj: Any, before: Any) -> str:
+        read.append((obj["metadata"]["resourceVersion"], before, threading.current_thread().name.startswith("watch ")))
+        return f"v{obj['metadata']['resourceVersion']}"
+
+    fake.lists[0] = [pod("a", 3)]
+    fake.watches.append([event("MODIFIED", pod("a", 4)), HANG])
+
+    watch = started(read=reads)
+
+    eventually(lambda: watch.snapshot() == {("telco", "a"): "v4"})
+    assert read == [("3", None, True), ("4", "v3", True)]
+
+
+def test_a_snapshot_taken_never_changes(fake: FakeApi, started: Callable[..., Watch[Any]]) -> None:
     fake.lists[0] = [pod("a", 3)]
     watch = started()
     eventually(lambda: watch.synced)
@@ -90,7 +138,7 @@ def test_a_snapshot_taken_never_changes(fake: FakeApi, started: Callable[..., Wa
 
 
 def test_not_synced_before_the_first_list(fake: FakeApi) -> None:
-    watch = Watch(fake.client(), PATH)
+    watch = Watch(fake.client(), Collection(PATH), lambda obj, _: obj)
 
     assert not watch.synced
     assert watch.age_seconds() == float("inf")
@@ -100,7 +148,7 @@ def test_not_synced_before_the_first_list(fake: FakeApi) -> None:
     "trouble", [410, 500, [event("ERROR", status(410, "Expired"))], [event("ERROR", status(504, "Timeout"))]]
 )
 def test_an_error_status_leads_to_a_new_list_which_shows_what_was_deleted_meanwhile(
-    fake: FakeApi, started: Callable[..., Watch], trouble: Any
+    fake: FakeApi, started: Callable[..., Watch[Any]], trouble: Any
 ) -> None:
     fake.lists = type(fake.lists)([[pod("a", 3), pod("b", 4)], [pod("b", 9)]])
     fake.watches.append(trouble)
@@ -117,7 +165,7 @@ def test_an_error_status_leads_to_a_new_list_which_shows_what_was_deleted_meanwh
     [b"\x00garbage\n", b'{"type":"ADDED","object":{}}\n', b'{"type":"ADDED","object":{"metadata":[]}}\n'],
 )
 def test_garbage_leads_to_a_new_watch_from_where_the_last_one_was(
-    fake: FakeApi, started: Callable[..., Watch], trouble: bytes
+    fake: FakeApi, started: Callable[..., Watch[Any]], trouble: bytes
 ) -> None:
     fake.lists[0] = [pod("a", 3)]
     fake.watches.append([event("ADDED", pod("b", 8)), trouble])
@@ -131,7 +179,7 @@ def test_garbage_leads_to_a_new_watch_from_where_the_last_one_was(
 
 
 def test_a_bookmark_moves_the_point_of_resumption_without_changing_objects(
-    fake: FakeApi, started: Callable[..., Watch]
+    fake: FakeApi, started: Callable[..., Watch[Any]]
 ) -> None:
     fake.lists[0] = [pod("a", 3)]
     fake.watches.append([event("BOOKMARK", {"metadata": {"resourceVersion": "40"}})])
@@ -145,7 +193,7 @@ def test_a_bookmark_moves_the_point_of_resumption_without_changing_objects(
     assert len(changes) == 1
 
 
-def test_a_half_open_connection_is_given_up_and_watched_anew(fake: FakeApi, started: Callable[..., Watch]) -> None:
+def test_a_half_open_connection_is_given_up_and_watched_anew(fake: FakeApi, started: Callable[..., Watch[Any]]) -> None:
     fake.lists[0] = [pod("a", 3)]
     fake.watches.extend([[HANG], [event("ADDED", pod("b", 4)), HANG]])
 
@@ -156,7 +204,7 @@ def test_a_half_open_connection_is_given_up_and_watched_anew(fake: FakeApi, star
 
 
 def test_the_last_snapshot_is_served_and_its_age_grows_while_the_server_is_away(
-    fake: FakeApi, started: Callable[..., Watch]
+    fake: FakeApi, started: Callable[..., Watch[Any]]
 ) -> None:
     fake.lists[0] = [pod("a", 3)]
     watch = started(read_timeout=(0.1, 0.1))
@@ -170,7 +218,7 @@ def test_the_last_snapshot_is_served_and_its_age_grows_while_the_server_is_away(
     assert watch.age_seconds() >= 0.3
 
 
-def test_a_first_list_that_fails_is_tried_again(fake: FakeApi, started: Callable[..., Watch]) -> None:
+def test_a_first_list_that_fails_is_tried_again(fake: FakeApi, started: Callable[..., Watch[Any]]) -> None:
     fake.lists = type(fake.lists)([500, 403, [pod("a", 3)]])
 
     watch = started()
@@ -179,7 +227,7 @@ def test_a_first_list_that_fails_is_tried_again(fake: FakeApi, started: Callable
 
 
 def test_a_server_that_does_not_answer_is_asked_again_sooner_than_one_that_answers_with_errors(
-    fake: FakeApi, started: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch
+    fake: FakeApi, started: Callable[..., Watch[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "REFUSED", Backoff(60.0, 30.0))
     monkeypatch.setattr(module, "AWAY", Backoff(60.0, 0.1))
@@ -194,7 +242,7 @@ def test_a_server_that_does_not_answer_is_asked_again_sooner_than_one_that_answe
 
 
 def test_the_first_error_after_a_long_silence_does_not_wait_as_if_it_were_the_last_of_many(
-    fake: FakeApi, started: Callable[..., Watch], monkeypatch: pytest.MonkeyPatch
+    fake: FakeApi, started: Callable[..., Watch[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "REFUSED", Backoff(0.05, 30.0))
     monkeypatch.setattr(module, "AWAY", Backoff(0.05, 0.05))

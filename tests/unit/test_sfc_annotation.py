@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sfc import annotation
 from sfc.annotation import NOT_YET, AnnotationError, merge, ours, read, with_source_ports
-from sfc.chain import chain_of
+from sfc.reading import chain_of
 from sfc.source_ports import PortRange
-from tests.unit import objects
+from sfc.validation.checks import parse
+from tests.unit import largest, objects
 
 MINE = [{"name": "sfc", "namespace": "telco", "interface": "inside", "mac": "02:00:00:00:00:01"}]
 
@@ -176,3 +178,13 @@ def test_an_interface_with_slices_waits_for_source_ports_and_gets_them() -> None
     assert [e.get("cni-args", {}).get("sourcePorts") for e in read(filled)] == [None, None, "1024-5055"]
     assert "sourcePorts" not in without
     assert [e["name"] for e in read(without)] == ["other", "sfc", "sfc"]
+
+
+def test_the_largest_stages_annotation_is_read_at_every_change_of_its_pod_and_a_larger_one_is_not() -> None:
+    of = parse(largest.chain(2, 8, 8, 32))
+    mine = annotation.merge(None, annotation.ours(of, of.stages[1], "d" * 40), "telco")
+    more = annotation.merge(json.dumps([{"name": "n"}] * 2000), annotation.ours(of, of.stages[1], "d"), "telco")
+
+    assert len(annotation.interfaces(mine, "telco")) == 8
+    assert annotation.interfaces(more, "telco") == frozenset()
+    assert annotation.interfaces("sfc@lan," * 40_000, "telco") == frozenset()

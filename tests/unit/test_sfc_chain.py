@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sfc.chain import Chain, InterfaceRef, Side, chain_of, derived_mac
+from sfc.chain import Chain, InterfaceRef, Side, derived_mac
+from sfc.reading import chain_of
 from tests.unit import objects
 
 LAN, LEFT, RIGHT = InterfaceRef("client", "lan"), InterfaceRef("firewall", "left"), InterfaceRef("firewall", "right")

@@ -10,9 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfc.chain import Chain
+from sfc.reading import chain_of
+from sfc.validation import update
+from sfc.validation import warnings as of_chain
 from sfc.validation.checks import InvalidChain, parse, problems
-from sfc.validation.update import deletion_warnings, update_problems, update_warnings
-from sfc.validation.warnings import warnings
+from sfc.validation.problem import Problem
+from sfc.validation.update import Change, deletion_warnings
 from tests.unit import objects
 
 Spec = dict[str, Any]
@@ -22,6 +25,18 @@ def chain(change: Callable[[Spec], object] = lambda spec: None) -> dict[str, Any
     obj = objects.chain()
     change(obj["spec"])
     return obj
+
+
+def warnings(obj: dict[str, Any]) -> tuple[str, ...]:
+    return of_chain.warnings(chain_of(obj))
+
+
+def update_problems(old: dict[str, Any], new: dict[str, Any]) -> tuple[Problem, ...]:
+    return update.update_problems(Change.of(old, new))
+
+
+def update_warnings(old: dict[str, Any], new: dict[str, Any]) -> tuple[str, ...]:
+    return update.update_warnings(Change.of(old, new))
 
 
 def interface(spec: Spec, stage: int, index: int) -> dict[str, Any]:
@@ -529,6 +544,16 @@ def test_a_mac_that_is_written_out_as_it_was_derived_is_no_change() -> None:
     derived = parse(old).stages[2].interfaces[0].mac.upper()
 
     assert update_problems(old, chain(nat_inside(mac=derived))) == ()
+
+
+def test_addresses_that_are_written_in_another_way_or_order_are_no_change() -> None:
+    old = with_replicas(chain(nat_inside(addresses=["10.1.0.1/24", "fd50::1/64"])), nat=2)
+
+    same = chain(nat_inside(addresses=["FD50:0::1/64", "10.1.0.1/24"]))
+
+    assert update_problems(old, same) == ()
+    assert not any("running pods keep" in text for text in update_warnings(old, same))
+    assert update_problems(old, chain(nat_inside(addresses=["FD50:0::1/63", "10.1.0.1/24"])))
 
 
 def test_a_stored_chain_that_is_not_valid_does_not_keep_its_correction_out() -> None:

@@ -103,10 +103,10 @@ def test_only_cross_connections_that_exist_are_written_and_only_what_differs() -
     key = ("telco", "edge.client.lan.firewall.left")
     shown = state(TWO_FIREWALLS)
 
-    status_writer(api, shown, {key: {}}).publish()
+    status_writer(api, shown, {key: None}).publish()
     written = next(body for path, body in api.written if "crossconnections" in path)
     api.written.clear()
-    status_writer(api, shown, {key: {"status": written["status"]}}).publish()
+    status_writer(api, shown, {key: written["status"]["nodes"][0]}).publish()
 
     assert [replica["pod"] for replica in written["status"]["nodes"][0]["downstream"]] == ["firewall-1", "firewall-2"]
     assert not any("crossconnections" in path for path, _ in api.written)
@@ -115,7 +115,7 @@ def test_only_cross_connections_that_exist_are_written_and_only_what_differs() -
 def test_a_node_that_has_no_replica_any_more_takes_its_entry_back() -> None:
     api = Api()
     key = ("telco", "edge.client.lan.firewall.left")
-    stale = {"status": {"nodes": [{"name": "node1", "upstream": [], "downstream": []}]}}
+    stale = {"name": "node1", "upstream": [], "downstream": []}
 
     status_writer(api, state(cluster(), ()), {key: stale}).publish()
 

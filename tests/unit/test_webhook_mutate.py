@@ -297,6 +297,19 @@ def sliced(namespace: str, name: str) -> Chain | None:
     return parse(obj)
 
 
+def test_a_grace_period_that_the_api_server_filled_in_is_no_mistake_of_the_users() -> None:
+    patient = objects.chain()
+    patient["spec"]["drain"] = {"deadlineSeconds": 60}
+    obj = pod()
+    obj["spec"]["terminationGracePeriodSeconds"] = 30
+
+    decision = admitted_pod(request(obj), lambda *_: parse(patient), Hook.HTTP_GET, KEY)
+
+    assert decision.warnings == ()
+    assert decision.obj is not None
+    assert decision.obj["spec"]["terminationGracePeriodSeconds"] == 90
+
+
 def test_source_ports_that_a_pod_brings_along_are_removed_with_a_warning() -> None:
     metadata = {"name": "nat-0", "labels": BOTH, "annotations": {"sfc.dev/source-ports": "1024-65535"}}
     spec = {"containers": [{"name": "nat"}]}
@@ -325,6 +338,16 @@ def test_source_ports_that_a_pod_brings_along_are_removed_with_a_warning() -> No
             {"securityContext": {"sysctls": [{"name": "net.ipv4.ip_local_port_range", "value": "1 2"}]}},
             'spec.securityContext.sysctls: net.ipv4.ip_local_port_range: replicas of stage "nat" are given their '
             "source ports, which this would replace; remove the sysctl, or sourcePorts from the stage's interfaces.",
+        ),
+        (
+            {"securityContext": {"sysctls": [{"name": "net.ipv4.ip_local_reserved_ports", "value": "1024-60000"}]}},
+            'spec.securityContext.sysctls: net.ipv4.ip_local_reserved_ports: replicas of stage "nat" are given their '
+            "source ports, which this may take away; remove the sysctl, or sourcePorts from the stage's interfaces.",
+        ),
+        (
+            {"securityContext": {"sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "5000"}]}},
+            'spec.securityContext.sysctls: net.ipv4.ip_unprivileged_port_start: replicas of stage "nat" are given '
+            "their source ports, which this may forbid; remove the sysctl, or sourcePorts from the stage's interfaces.",
         ),
     ],
 )

@@ -14,7 +14,12 @@ from webhook.decide.read import LABELS
 
 MAX_CONTAINERS = 500
 """Each gets a hook, and a pod that large could not be stored; a bound for the time that an answer takes."""
-PORT_RANGE_SYSCTL = "net.ipv4.ip_local_port_range"
+PORT_SYSCTLS = {
+    "net.ipv4.ip_local_port_range": "would replace",
+    "net.ipv4.ip_local_reserved_ports": "may take away",
+    "net.ipv4.ip_unprivileged_port_start": "may forbid",
+}
+"""What a pod's own setting does to its source ports."""
 
 FindChain = Callable[[str, str], Chain | InvalidChain | None]
 """(namespace, name) → the chain, what is wrong with it, or None when it does not exist."""
@@ -65,9 +70,10 @@ def _without_source_ports(pod: Pod, stage: Stage) -> str | None:
             "ports before they are scheduled, which a pod that names its node is not; remove nodeName and choose the "
             "node by spec.nodeSelector (kubernetes.io/hostname)."
         )
-    if PORT_RANGE_SYSCTL in pod.sysctls:
-        return (
-            f"spec.securityContext.sysctls: {PORT_RANGE_SYSCTL}: replicas of stage {shown(stage.name)} are given their "
-            "source ports, which this would replace; remove the sysctl, or sourcePorts from the stage's interfaces."
-        )
+    for sysctl, effect in PORT_SYSCTLS.items():
+        if sysctl in pod.sysctls:
+            return (
+                f"spec.securityContext.sysctls: {sysctl}: replicas of stage {shown(stage.name)} are given their "
+                f"source ports, which this {effect}; remove the sysctl, or sourcePorts from the stage's interfaces."
+            )
     return None

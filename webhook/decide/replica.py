@@ -207,7 +207,9 @@ def _warnings(pod: Pod, stage: Stage, hook: Json) -> Iterator[str]:
 
 def _short_grace(pod: Pod, stage: Stage) -> Iterator[str]:
     present, deadline = pod.grace_seconds, stage.drain_deadline_seconds
-    if present is not None and present < deadline:
+    if present is None or present == DEFAULT_GRACE_SECONDS:  # which the API server writes
+        return
+    if present < deadline:
         yield (
             f"terminationGracePeriodSeconds {present} is shorter than the drain deadline of stage "
             f"{shown(stage.name)}, {deadline} s: pods get {deadline + GRACE_MARGIN_SECONDS} s; lower the deadline if "

@@ -15,7 +15,7 @@ ChainKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """All valid chains, and the replicas of this node, whether their chain exists or not."""
+    """The replicas of this node, whether their chain exists or not, and the valid chains that they belong to."""
 
     chains: Mapping[ChainKey, Chain]
     replicas: Mapping[str, Replica]

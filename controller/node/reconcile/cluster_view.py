@@ -1,16 +1,18 @@
-"""The cluster as the node agent sees it: chains, the replicas of its node, CrossConnections, as last seen."""
+"""The cluster as the node agent sees it: the replicas of its node, their chains, CrossConnections, as last seen."""
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from controller.node.plane.cluster import Cluster
 from controller.node.plane.replica import Replica, replica_of
-from kube.api import ApiServer
+from kube import lean
+from kube.api import ApiServer, Collection
 from kube.objects import CHAINS, CONNECTIONS, PODS, Key, Object
 from kube.parsed import ParsedObjects
+from kube.stored import StoredChain, stored_chain
 from kube.watch import Watch
 from sfc import names
 from sfc.chain import Chain
@@ -19,55 +21,68 @@ from sfc.validation.checks import InvalidChain, parse
 log = logging.getLogger(__name__)
 
 
-def chain(obj: Object, before: Chain | None) -> Chain | None:
+def chain(stored: StoredChain, before: Chain | None) -> Chain | None:
     """A chain that passed admission but is not valid stays as it was `before`: a bad edit must not cut traffic that
     flows. None if it was never valid."""
     try:
-        return parse(obj)
+        return parse(stored.obj())
     except InvalidChain as error:
-        metadata = obj["metadata"]
-        path = f"{metadata['namespace']}/{metadata['name']}"
+        path = f"{stored.namespace}/{stored.name}"
         log.warning("invalid chain not followed", extra={"chain": path, "error": str(error)})
         return before
 
 
 class ClusterReader:
-    """Reads snapshots of chains and pods. An object is read once per version. Any thread may call it."""
+    """Reads snapshots of chains and replicas. Only chains with a replica on this node are parsed, once per version."""
 
     def __init__(self) -> None:
-        self._chains = ParsedObjects(chain)
-        self._replicas = ParsedObjects[Replica | None](lambda pod, _: replica_of(pod))
-        self._latest: tuple[Mapping[Key, Chain | None], Mapping[Key, Replica | None], Cluster] | None = None
+        self._parsed = ParsedObjects[StoredChain, Chain | None](chain)
+        self._latest = Cluster({}, {})
+        self._replicas: Mapping[Key, Replica | None] | None = None
 
-    def cluster(self, chains: Mapping[Key, Object], pods: Mapping[Key, Object]) -> Cluster:
-        """The same value again while both snapshots are the same mappings."""
-        read, found = self._chains.all(chains), self._replicas.all(pods)
-        latest = self._latest
-        if latest is None or latest[0] is not read or latest[1] is not found:
-            cluster = Cluster(
-                chains={key: one for key, one in read.items() if one},
-                replicas={replica.uid: replica for replica in found.values() if replica},
-            )
-            latest = self._latest = read, found, cluster
-        return latest[2]
+    def refresh(self, chains: Mapping[Key, StoredChain]) -> None:
+        """Parse what has changed. For the thread that watches chains: nobody else waits for it."""
+        self._parsed.refresh(chains)
+
+    def cluster(self, chains: Mapping[Key, StoredChain], replicas: Mapping[Key, Replica | None]) -> Cluster:
+        """The same value again while nothing has changed for this node. For one thread at a time."""
+        same = replicas is self._replicas
+        found = self._latest.replicas if same else {r.uid: r for r in replicas.values() if r}
+        wanted = {(replica.namespace, replica.chain) for replica in found.values()}
+        read = {key: one for key in sorted(wanted) if (one := self._parsed.one(chains, key))}
+        if not same or not _same(read, self._latest.chains):
+            self._parsed.keep(wanted)
+            self._replicas, self._latest = replicas, Cluster(read, found)
+        return self._latest
+
+
+def _same(some: Mapping[Key, Chain], others: Mapping[Key, Chain]) -> bool:
+    return some.keys() == others.keys() and all(others[key] is chain for key, chain in some.items())
 
 
 class ClusterView:
-    """The watches of chains, of this node's replicas and of CrossConnections. Any thread may call its methods."""
+    """The watches of chains, of this node's replicas and of CrossConnections. Any thread may call its methods.
+
+    The threads of the watches read what has changed; who asks for the cluster gets what they have read.
+    """
 
     def __init__(self, api: ApiServer, node: str, on_change: Callable[[], None], on_status: Callable[[], None]) -> None:
-        """`on_change` is called when chains or replicas changed, `on_status` when CrossConnections did."""
+        """`on_change` is called when replicas, or chains that have some here, changed; `on_status` when this node's
+        entry in the status of a CrossConnection did, or one came or went."""
         self._api = api
         self._node = node
-        self._chains = Watch(api, CHAINS.path(), on_change=on_change)
-        self._connections = Watch(api, CONNECTIONS.path(), on_change=on_status)
-        self._pods = Watch(
-            api,
-            PODS.path(),
-            params={"fieldSelector": f"spec.nodeName={node}", "labelSelector": names.CHAIN_LABEL},
-            on_change=on_change,
-        )
+        self._on_change = on_change
+        here = {"fieldSelector": f"spec.nodeName={node}"}
+        self._all_pods = Collection(PODS.path(), lean.NAME, here)
+        replicas = Collection(PODS.path(), lean.POD, {**here, "labelSelector": names.CHAIN_LABEL})
+        chains, connections = Collection(CHAINS.path(), lean.CHAIN), Collection(CONNECTIONS.path())
+        self._chains = Watch(api, chains, stored_chain, on_change=self._chains_changed)
+        self._connections = Watch(api, connections, self._own_entry, on_change=on_status)
+        self._pods = Watch[Replica | None](api, replicas, lambda pod, _: replica_of(pod), on_change=self._look)
         self._reader = ClusterReader()
+        self._looking = threading.Lock()
+        """Held from the moment that the snapshots are taken: what is older never replaces what is newer."""
+        self._cluster: Cluster | None = None
 
     def start(self) -> None:
         """Starts the watches; to be called once."""
@@ -80,16 +95,30 @@ class ClusterView:
             watch.stop()
 
     def get(self) -> Cluster | None:
-        """None until both chains and pods were listed. The same value again while neither has changed."""
-        if not (self._chains.synced and self._pods.synced):
-            return None
-        return self._reader.cluster(self._chains.snapshot(), self._pods.snapshot())
+        """None until both chains and pods were listed. The same value again while nothing has changed for this node."""
+        return self._cluster
 
     def pod_uids(self) -> set[str]:
         """Of all pods of this node, by a request to the API server. Raises ApiError."""
-        listed = self._api.get(PODS.path(), {"fieldSelector": f"spec.nodeName={self._node}"})
-        return {pod["metadata"]["uid"] for pod in listed["items"]}
+        return {pod["metadata"]["uid"] for page in self._api.pages(self._all_pods) for pod in page["items"]}
 
-    def connections(self) -> Mapping[Key, Mapping[str, Any]]:
-        """The CrossConnections that exist, by (namespace, name)."""
+    def connections(self) -> Mapping[Key, Object | None]:
+        """The CrossConnections that exist, by (namespace, name): this node's element of `status.nodes` of each."""
         return self._connections.snapshot()
+
+    def _chains_changed(self) -> None:
+        self._reader.refresh(self._chains.snapshot())
+        self._look()
+
+    def _look(self) -> None:
+        if not (self._chains.synced and self._pods.synced):
+            return
+        with self._looking:
+            before = self._cluster
+            after = self._cluster = self._reader.cluster(self._chains.snapshot(), self._pods.snapshot())
+        if after is not before:
+            self._on_change()
+
+    def _own_entry(self, connection: Object, _: object) -> Object | None:
+        nodes = (connection.get("status") or {}).get("nodes") or ()
+        return next((node for node in nodes if node["name"] == self._node), None)

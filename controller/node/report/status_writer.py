@@ -57,10 +57,11 @@ class StatusWriter:
         api: StatusApi,
         node: str,
         state: Callable[[], State],
-        connections: Callable[[], Mapping[Key, Object]],
+        connections: Callable[[], Mapping[Key, Object | None]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`connections` returns the CrossConnections that exist, by (namespace, name)."""
+        """`connections` returns this node's element of `status.nodes` of each CrossConnection that exists, by
+        (namespace, name); None for one without it."""
         self._api = api
         self._node = node
         self._reporter = Reporter(COMPONENT, node)
@@ -94,7 +95,9 @@ class StatusWriter:
         done = [self._write_condition(replica, condition) for replica, condition in conditions(state)]
         wanted = node_status(state, self._node) if state.cluster else None
         if wanted is not None:
-            done += [self._write_status(key, obj, wanted.get(key)) for key, obj in self._connections().items()]
+            present = self._connections()  # mostly of chains that this node knows nothing of
+            differ = [key for key, entry in present.items() if entry is not None or key in wanted]
+            done += [self._write_status(key, present[key], wanted.get(key)) for key in differ]
         done.append(self._write_events())
         horizon = self._clock() - ECHO_SECONDS
         self._written = {path: (body, at) for path, (body, at) in self._written.items() if at > horizon}
@@ -135,9 +138,8 @@ class StatusWriter:
 
         return self._once(path, condition, write)
 
-    def _write_status(self, key: Key, connection: Object, entry: Object | None) -> bool:
-        nodes = connection.get("status", {}).get("nodes", [])
-        if next((n for n in nodes if n["name"] == self._node), None) == entry:
+    def _write_status(self, key: Key, present: Object | None, entry: Object | None) -> bool:
+        if present == entry:
             return True
         namespace, name = key
         path = CONNECTIONS.path(namespace, name, "status")

@@ -1,0 +1,62 @@
+"""From a ServiceFunctionChain object, as JSON, to the chain.
+
+`chain_of` needs an object without problems (`sfc.validation.checks.problems`). A reader of stored objects calls
+`sfc.validation.checks.parse` instead, which checks first.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+from sfc import names
+from sfc.chain import Chain, Hook, Interface, InterfaceRef, Route, Stage, derived_mac
+
+
+def chain_of(obj: Mapping[str, Any]) -> Chain:
+    """The chain that a ServiceFunctionChain object (as JSON) describes. The object must be without problems."""
+    metadata, spec = obj["metadata"], obj["spec"]
+    namespace, name = metadata["namespace"], metadata["name"]
+    stages = tuple(_stage(namespace, name, stage, spec.get("drain", {})) for stage in spec["stages"])
+    return Chain(
+        namespace=namespace,
+        name=name,
+        uid=metadata.get("uid", ""),
+        stages=stages,
+        links=_links(spec.get("links"), stages),
+    )
+
+
+def _stage(namespace: str, chain: str, stage: Mapping[str, Any], chain_drain: Mapping[str, Any]) -> Stage:
+    drain = {**chain_drain, **stage.get("drain", {})}
+    return Stage(
+        name=stage["name"],
+        interfaces=tuple(
+            Interface(
+                name=i["name"],
+                mac=i.get("mac", "").lower() or derived_mac(namespace, chain, stage["name"], i["name"]),
+                addresses=tuple(i.get("addresses", ())),
+                mtu=i.get("mtu"),
+                routes=tuple(Route(dst=r["dst"], gw=r.get("gw")) for r in i.get("routes", ())),
+                slices=i.get("sourcePorts", {}).get("slices"),
+            )
+            for i in stage["interfaces"]
+        ),
+        drain_deadline_seconds=drain.get("deadlineSeconds", names.DEFAULT_DRAIN_DEADLINE_SECONDS),
+        drain_hook=Hook(drain.get("hook", Hook.AUTO)),
+    )
+
+
+def _links(links: list[list[str]] | None, stages: tuple[Stage, ...]) -> tuple[tuple[InterfaceRef, InterfaceRef], ...]:
+    if links is None:
+        return tuple(
+            (InterfaceRef(up.name, up.interfaces[-1].name), InterfaceRef(down.name, down.interfaces[0].name))
+            for up, down in itertools.pairwise(stages)
+        )
+    return tuple((_ref(up), _ref(down)) for up, down in links)
+
+
+def _ref(text: str) -> InterfaceRef:
+    stage, _, interface = text.partition(".")
+    return InterfaceRef(stage, interface)
