@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import itertools
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
@@ -119,9 +120,6 @@ class CrossConnection:
 
     name: str
     """Name of the CrossConnection object, unique in the namespace."""
-    number: int
-    """Identifies the cross-connection in BPF maps: 32 bits, never 0. Every node computes the same number. It depends
-    on the chain's UID, so a chain that is deleted and created again shares no session with its predecessor."""
     upstream: InterfaceRef
     downstream: InterfaceRef
 
@@ -145,17 +143,21 @@ class Chain:
     stages: tuple[Stage, ...]
     links: tuple[tuple[InterfaceRef, InterfaceRef], ...]
     """Pairs of (upstream, downstream); between consecutive stages where `spec.links` is missing."""
+    created: str = ""
+    """When the object was created, as the API server writes it (RFC 3339, UTC); empty like `uid`."""
     cross_connections: tuple[CrossConnection, ...] = field(init=False, compare=False, repr=False)
     """One for each link, in the same order."""
     attachments: Mapping[tuple[str, str], tuple[CrossConnection, Side]] = field(init=False, compare=False, repr=False)
     """(stage, interface) → the cross-connection that the interface belongs to, and its side there."""
-    _neighbours: dict[InterfaceRef, Mapping[str, str]] = field(init=False, compare=False, repr=False)
-    """What `neighbours` has answered: it follows from the chain, and each pass of the node agent asks for it again."""
+    _by_ref: Mapping[InterfaceRef, Interface] = field(init=False, compare=False, repr=False)
+    _neighbours: dict[InterfaceRef, tuple[int, Mapping[str, str]]] = field(init=False, compare=False, repr=False)
+    """What `neighbours` has answered, and to which `most`: each pass of the node agent asks for it again."""
 
     def __post_init__(self) -> None:
         """Derive once what follows from the links, because the node agent needs it at every pass."""
         object.__setattr__(self, "cross_connections", tuple(self._cross_connections()))
         object.__setattr__(self, "attachments", dict(self._attachments()))
+        object.__setattr__(self, "_by_ref", dict(self.interfaces()))
         object.__setattr__(self, "_neighbours", {})
 
     def stage(self, name: str) -> Stage | None:
@@ -168,12 +170,11 @@ class Chain:
 
     def interface(self, ref: InterfaceRef) -> Interface | None:
         """The interface with this name, or None."""
-        stage = self.stage(ref.stage)
-        return stage.interface(ref.interface) if stage else None
+        return self._by_ref.get(ref)
 
     def _cross_connections(self) -> Iterator[CrossConnection]:
         for up, down in self.links:
-            yield CrossConnection(f"{self.name}.{up}.{down}", _number(self.uid, up, down), upstream=up, downstream=down)
+            yield CrossConnection(f"{self.name}.{up}.{down}", upstream=up, downstream=down)
 
     def _attachments(self) -> Iterator[tuple[tuple[str, str], tuple[CrossConnection, Side]]]:
         for connection in self.cross_connections:
@@ -185,27 +186,35 @@ class Chain:
         """Interfaces in one layer-2 domain with `start`, itself included: across links, through transparent stages."""
         return frozenset(self._reached([start], set()))
 
-    def neighbours(self, asker: InterfaceRef) -> Mapping[str, str]:
-        """Address (without prefix length) → MAC of every interface that `asker` reaches through its link.
+    def neighbours(self, asker: InterfaceRef, most: int) -> Mapping[str, str]:
+        """Address (without prefix length) → MAC of the interfaces that `asker` reaches through its link, nearest first.
 
-        What a transparent asker reaches through its own stage is not among them.
+        What a transparent asker reaches through its own stage is not among them. The search ends at `most` addresses;
+        there may be more of an earlier search.
         """
-        if asker not in self._neighbours:
-            reached = self._reached(self._linked_to(asker), {asker})
-            interfaces = [interface for ref in reached if (interface := self.interface(ref))]
-            addresses = {str(ipaddress.ip_interface(a).ip): i.mac for i in interfaces for a in i.addresses}
-            self._neighbours[asker] = addresses
-        return self._neighbours[asker]
+        searched, found = self._neighbours.get(asker, (0, {}))
+        if len(found) == searched < most:  # the search before may have left out some
+            found = dict(itertools.islice(self._addresses_beyond(asker), most))
+            self._neighbours[asker] = most, found
+        return found
 
-    def _reached(self, queue: list[InterfaceRef], seen: set[InterfaceRef]) -> Iterator[InterfaceRef]:
-        """The interfaces in `queue` and those that frames reach from there, but for the ones seen already."""
+    def _addresses_beyond(self, asker: InterfaceRef) -> Iterator[tuple[str, str]]:
+        for ref in self._reached(self._linked_to(asker), {asker}):
+            if interface := self.interface(ref):
+                yield from ((str(ipaddress.ip_interface(a).ip), interface.mac) for a in interface.addresses)
+
+    def _reached(self, nearest: list[InterfaceRef], seen: set[InterfaceRef]) -> Iterator[InterfaceRef]:
+        """The interfaces `nearest` and those that frames reach from there, but for the ones seen already."""
+        queue, crossed = deque(nearest), set[str]()
         while queue:
-            ref = queue.pop()
+            ref = queue.popleft()
             if ref not in seen:
                 seen.add(ref)
                 yield ref
                 queue += self._linked_to(ref)
-                queue += self._forwarded_to(ref)
+                if ref.stage not in crossed:  # through a transparent stage once, from whichever interface
+                    crossed.add(ref.stage)
+                    queue += self._forwarded_to(ref)
 
     def _linked_to(self, ref: InterfaceRef) -> list[InterfaceRef]:
         attached = self.attachments.get((ref.stage, ref.interface))
@@ -228,6 +237,7 @@ def chain_of(obj: Mapping[str, Any]) -> Chain:
         uid=metadata.get("uid", ""),
         stages=stages,
         links=_links(spec.get("links"), stages),
+        created=metadata.get("creationTimestamp") or "",
     )
 
 
@@ -270,8 +280,3 @@ def _links(links: list[list[str]] | None, stages: tuple[Stage, ...]) -> tuple[tu
 def _ref(text: str) -> InterfaceRef:
     stage, _, interface = text.partition(".")
     return InterfaceRef(stage, interface)
-
-
-def _number(uid: str, up: InterfaceRef, down: InterfaceRef) -> int:
-    digest = hashlib.sha256(f"{uid}/{up}/{down}".encode(errors="surrogatepass")).digest()
-    return int.from_bytes(digest[:4], "big") or 1
