@@ -44,3 +44,17 @@ def test_snapshots_that_did_not_change_are_the_cluster_that_was_seen() -> None:
     before = reader.cluster(chains, pods)
 
     assert reader.cluster(chains, pods) is before
+
+
+def test_an_object_that_can_not_be_read_stays_as_it_was_and_hides_no_other() -> None:
+    reader = ClusterReader()
+    before = reader.cluster({KEY: chain()}, {FIRST: pod("nat-1", "nat")})
+    odd, strange = pod("nat-1", "nat"), chain()
+    odd["status"]["conditions"] = [{"status": "True"}]
+    strange["spec"] = 7
+
+    after = reader.cluster({KEY: strange, ("telco", "core"): chain()}, {FIRST: odd, SECOND: pod("nat-2", "nat")})
+
+    assert after.chains == {KEY: before.chains[KEY], ("telco", "core"): before.chains[KEY]}
+    assert set(after.replicas) == {"uid-nat-1", "uid-nat-2"}
+    assert after.replicas["uid-nat-1"] is before.replicas["uid-nat-1"]

@@ -25,10 +25,25 @@ def chain(obj: Object, before: Chain | None) -> Chain | None:
     try:
         return parse(obj)
     except InvalidChain as error:
-        metadata = obj["metadata"]
-        path = f"{metadata['namespace']}/{metadata['name']}"
-        log.warning("invalid chain not followed", extra={"chain": path, "error": str(error)})
+        log.warning("invalid chain not followed", extra={"chain": path_of(obj), "error": str(error)})
         return before
+    except Exception:  # one object that nobody foresaw must not hide all others
+        log.exception("chain can not be read; it stays as it was", extra={"chain": path_of(obj)})
+        return before
+
+
+def replica(pod: Object, before: Replica | None) -> Replica | None:
+    """A pod that can not be read stays as it was `before`."""
+    try:
+        return replica_of(pod)
+    except Exception:
+        log.exception("pod can not be read; it stays as it was", extra={"pod": path_of(pod)})
+        return before
+
+
+def path_of(obj: Object) -> str:
+    """namespace/name"""
+    return f"{obj['metadata']['namespace']}/{obj['metadata']['name']}"
 
 
 class ClusterReader:
@@ -36,7 +51,7 @@ class ClusterReader:
 
     def __init__(self) -> None:
         self._chains = ParsedObjects(chain)
-        self._replicas = ParsedObjects[Replica | None](lambda pod, _: replica_of(pod))
+        self._replicas = ParsedObjects[Replica | None](replica)
         self._latest: tuple[Mapping[Key, Chain | None], Mapping[Key, Replica | None], Cluster] | None = None
 
     def cluster(self, chains: Mapping[Key, Object], pods: Mapping[Key, Object]) -> Cluster:
