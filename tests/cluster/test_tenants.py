@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.cluster import test_chain, test_life
-from tests.cluster.conftest import SYSTEM, Kubectl, scrape
+from tests.cluster.conftest import SYSTEM, Kubectl, eventually, scrape
 from tests.cluster.tenants import Tenant, complete, serving, tenant
 from tests.cluster.test_chain import in_node, scale
 
@@ -206,3 +206,58 @@ def test_the_relay_reaches_its_own_two_sockets_and_nothing_else(victim: Kubectl,
         assert all(value in lost for value in refused.values()), refused
     assert inside["agent's hooks"] == "None"
     assert inside["cni"] == "FileNotFoundError"
+
+
+# --- shared tables of a node ------------------------------------------------------------------------------------------
+
+HUBS, PORTS, ADDRESSES = 4, 8, 8
+"""Transparent stages in a row, interfaces of each, and addresses of each stage that hangs on one of them: as many as a
+chain may have of each."""
+
+
+def crowd(number: int) -> dict[str, Any]:
+    """A valid chain that is one large segment: 29 cross-connections, each with 208 neighbours."""
+    hubs = [[f"hub{at}.p{port}" for port in range(PORTS)] for at in range(HUBS)]
+    joints = [[hubs[at][-1], hubs[at + 1][0]] for at in range(HUBS - 1)]
+    free = [port for ports in hubs for port in ports if port not in {end for joint in joints for end in joint}]
+    stages = [{"name": f"hub{at}", "interfaces": [{"name": f"p{port}"} for port in range(PORTS)]} for at in range(HUBS)]
+    for at, _ in enumerate(free):
+        addresses = [f"10.{100 + number}.{at}.{host + 1}/16" for host in range(ADDRESSES)]
+        stages.append({"name": f"leaf{at}", "interfaces": [{"name": "eth", "addresses": addresses}]})
+    links = [*joints, *([port, f"leaf{at}.eth"] for at, port in enumerate(free))]
+    return {
+        "apiVersion": "sfc.dev/v1alpha1",
+        "kind": "ServiceFunctionChain",
+        "metadata": {"name": f"crowd{number}"},
+        "spec": {"stages": stages, "links": links},
+    }
+
+
+def test_three_chains_with_more_neighbours_than_a_node_remembers_keep_nobody_from_joining(
+    victim: Kubectl, attacker: Tenant
+) -> None:
+    chains = [crowd(number)["metadata"]["name"] for number in range(3)]
+    members = [
+        (f"{chain}-{at}", {"sfc.dev/chain": chain, "sfc.dev/stage": f"hub{at}"})
+        for chain in chains
+        for at in range(HUBS)
+    ]
+    attacker.apply(*(crowd(number) for number in range(3)))
+    with complete(victim):
+        attacker.apply(*(attacker.pod(name, labels=labels) for name, labels in members))
+        ready = [f"pod/{name}" for name, _ in members]
+        attacker.kubectl("wait", *ready, "--for=condition=Ready", "--timeout=180s")
+        scale(victim, "nat", 3)
+        joined = serving(victim, "nat")
+        scale(victim, "nat", 2)
+
+    def told() -> bool:
+        messages = attacker.kubectl("get", "events", "-o", "jsonpath={.items[*].message}")
+        return all(f"CrossConnection {chain}.hub0.p0." in messages for chain in chains)
+
+    assert len(joined) == 3
+    eventually(told, seconds=60)
+    connection = f"xc/{chains[0]}.hub0.p0.leaf0.eth"
+    attacker.admin("wait", connection, "--for=condition=Degraded", "--timeout=30s")
+    attacker.kubectl("delete", "--now", *ready)
+    attacker.kubectl("delete", "sfc", *chains)
