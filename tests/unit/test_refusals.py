@@ -327,7 +327,7 @@ def test_a_chain_with_more_neighbours_than_its_share_gets_its_share_and_is_told(
     assert served(node, GOOD_SLOTS)
     (trouble,) = troubles(reconciler.state)["telco", "bad"]
     assert trouble.reason == "NeighboursFull"
-    assert "more neighbours than the 128 that this node answers for with its 2 links of it" in trouble.message
+    assert "more neighbours than the 128 that this node answers for (links here: 2)" in trouble.message
     entries = node_status(reconciler.state, "n1")
     assert entries["telco", "bad.one.eth.two.eth"]["trouble"] == trouble.message
     assert "trouble" not in entries["telco", "good.one.eth.two.eth"]

@@ -52,7 +52,7 @@ def _shares(wanted: list[int], room: int) -> list[int]:
 
 def _fullness(connection: CrossConnection, links: int, room: int) -> str:
     return (
-        f"CrossConnection {connection.name} has more neighbours than the {room} that this node answers for with its "
-        f"{links} links of it: requests for the others reach a replica instead of being answered at once, and new "
-        "replicas raise the limit; give the chain fewer addresses, or divide a segment by a stage with addresses"
+        f"CrossConnection {connection.name} has more neighbours than the {room} that this node answers for "
+        f"(links here: {links}): requests for the others reach a replica instead of being answered at once; give the "
+        "chain fewer addresses, or divide the segment by a stage with addresses; each new replica raises the limit"
     )

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from controller.node.plane.cluster import ChainKey
@@ -89,6 +90,13 @@ class Troubles:
 
 
 def _present(state: State) -> Iterator[tuple[Chain, Trouble]]:
+    """One for each chain and reason: a chain may have the same trouble with many CrossConnections."""
+    chains = state.cluster.chains if state.cluster else {}
     for key, of_chain in troubles(state).items():
-        if state.cluster and (chain := state.cluster.chains.get(key)):
-            yield from ((chain, trouble) for trouble in of_chain)
+        by_reason: dict[str, list[Trouble]] = {}
+        for trouble in of_chain:
+            by_reason.setdefault(trouble.reason, []).append(trouble)
+        for first, *more in by_reason.values():
+            others = f"; and so for {len(more)} more of its CrossConnections" if more else ""
+            if chain := chains.get(key):
+                yield chain, replace(first, message=first.message + others)
