@@ -10,7 +10,8 @@
  *
  * The agent (controller/node/kernel) defines these when it compiles: PIN_ROOT, a directory on a bpf file system;
  * SESSION_CAPACITY, the sessions in each of the two maps; SLOTS, a power of two; TABLE_LENGTH, the entries of a side's
- * lookup table.
+ * lookup table; NEIGHBOURS_PER_LINK, the chain's addresses that a link brings room for. Each cross-connection in the
+ * maps has a link, so there are no more of them than slots.
  */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/if_packet.h>
@@ -25,11 +26,16 @@
 #define LINK_SLOT(skb) ((skb)->tc_classid)
 #endif
 
-#define MOST_SIDES     8192
-#define MOST_OTHERS    16384
-#define MOST_ATTEMPTS  32
-#define MOST_DATAGRAMS 16384 /* that arrive in fragments at the same time */
-#define MOST_CONTESTS  1024
+#define MOST_ATTEMPTS 32
+#define MOST_VERDICTS 8
+
+/* The program writes what frames tell it into tables that all chains share. Each cross-connection, or each link, has
+ * places of its own there, and a hash chooses among them: what one chain sends can only push out what it sent itself,
+ * and nothing has to be cleared away. So the value says exactly what it is about; another one is not found.
+ */
+#define LEARNED_PLACES	64  /* of a cross-connection; a power of two */
+#define FRAGMENT_PLACES 64  /* of a link; a power of two */
+#define OPEN_FOR	250 /* ticks; for so long the rest of a datagram's fragments may follow */
 
 #define SECOND	    1000000000ULL
 #define LEARNED_FOR (30 * SECOND) /* as long as a host trusts an answer, on average (RFC 4861) */
@@ -73,26 +79,36 @@ struct neighbour {
 	u16 unused;
 };
 
-/* An address that a frame announced; the chain does not give it. */
+/* One of the places of a cross-connection (its number) or of a link (its slot). */
+struct place {
+	u32 owner;
+	u32 at;
+};
+
+/* An address that a frame announced; the chain does not give it. First what it is about: the kernel may write a new
+ * element into the memory that a program still reads, from the front, so who reads the rest looks at that again.
+ */
 struct learned {
+	struct neighbour_key about;
 	struct neighbour neighbour;
 	u64 at; /* ns, CLOCK_MONOTONIC */
 };
 
-/* Two serving links of one side that used the same session. */
+/* Another serving link of the same side used a session of this one, or the other way round: by the slot of the latter.
+ */
 struct contest {
-	u32 connection;
-	u32 side;
-	u32 former; /* slot */
-	u32 latter;
+	u64 former; /* end */
+	u64 count;
 };
 
-struct fragment_key {
-	u32 connection;
-	u32 side; /* the sender's */
+/* Where the first fragment of a datagram went. */
+struct fragment {
 	struct address source;
 	struct address destination;
 	u64 datagram;
+	u64 to;	  /* end */
+	u32 tick; /* the low half of jiffies when the first one came */
+	u32 last; /* 1: the last one has passed */
 };
 
 /* Received from the replica, and sent to it. A frame with segmentation offload counts once. */
@@ -110,18 +126,31 @@ struct drop_key {
 	u32 verdict;
 };
 
+/* What the number of a cross-connection stands for: for the agent, and for people; no frame needs it. Text ends with a
+ * zero.
+ */
+struct numbered {
+	char chain_uid[40];
+	char namespace[64];
+	char connection[224];
+};
+
 BPF_TABLE_PINNED("array", u32, struct link, links, SLOTS, PIN_ROOT "/links");
 BPF_TABLE_PINNED("lru_hash", struct session_key, struct session, sessions, SESSION_CAPACITY, PIN_ROOT "/sessions");
 BPF_TABLE_PINNED("lru_hash", struct wide_key, struct session, wide_sessions, SESSION_CAPACITY,
 		 PIN_ROOT "/wide_sessions");
-BPF_TABLE_PINNED("hash", struct side_key, struct targets, targets, MOST_SIDES, PIN_ROOT "/targets", BPF_F_NO_PREALLOC);
-BPF_TABLE_PINNED("hash", struct neighbour_key, struct neighbour, neighbours, MOST_OTHERS, PIN_ROOT "/neighbours",
+BPF_TABLE_PINNED("hash", struct side_key, struct targets, targets, 2 * SLOTS, PIN_ROOT "/targets", BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("hash", struct neighbour_key, struct neighbour, neighbours, SLOTS *NEIGHBOURS_PER_LINK,
+		 PIN_ROOT "/neighbours", BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("hash", struct place, struct learned, learned, SLOTS *LEARNED_PLACES, PIN_ROOT "/learned",
 		 BPF_F_NO_PREALLOC);
-BPF_TABLE_PINNED("lru_hash", struct neighbour_key, struct learned, learned, MOST_OTHERS, PIN_ROOT "/learned");
-BPF_TABLE_PINNED("lru_hash", struct fragment_key, u64, fragments, MOST_DATAGRAMS, PIN_ROOT "/fragments");
+BPF_TABLE_PINNED("hash", struct place, struct fragment, fragments, SLOTS *FRAGMENT_PLACES, PIN_ROOT "/fragments",
+		 BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("percpu_array", u32, struct traffic, traffic, SLOTS, PIN_ROOT "/traffic");
-BPF_TABLE_PINNED("percpu_hash", struct drop_key, u64, drops, MOST_OTHERS, PIN_ROOT "/drops", BPF_F_NO_PREALLOC);
-BPF_TABLE_PINNED("lru_hash", struct contest, u64, contests, MOST_CONTESTS, PIN_ROOT "/contests");
+BPF_TABLE_PINNED("percpu_hash", struct drop_key, u64, drops, SLOTS *MOST_VERDICTS, PIN_ROOT "/drops",
+		 BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("array", u32, struct contest, contests, SLOTS, PIN_ROOT "/contests");
+BPF_TABLE_PINNED("hash", u32, struct numbered, numbers, 2 * SLOTS, PIN_ROOT "/numbers", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("percpu_array", u32, u64, opened, 2,
 		 PIN_ROOT "/opened"); /* entries added: to sessions, to wide_sessions */
 
@@ -255,10 +284,10 @@ static __always_inline u64 remembered(struct session *session, const struct flow
 static __always_inline void tell_contest(const struct session *session, const struct flow *flow,
 					 const struct sender *from)
 {
-	u64 former = session->end[from->side], none = 0, *count;
-	u32 slot = end_slot(former);
+	u64 former = session->end[from->side];
+	u32 slot = end_slot(former), latter = end_slot(from->end);
 	struct link *link = links.lookup(&slot);
-	struct contest contest = {.connection = from->connection, .side = from->side, .former = slot};
+	struct contest *contest;
 
 	if (!begins_with_ports(flow->protocol) || from->state != SERVING || !link || link->state != SERVING ||
 	    closed(session))
@@ -266,10 +295,11 @@ static __always_inline void tell_contest(const struct session *session, const st
 	if (!alive(former, from->connection, from->side) || silent(session, bpf_ktime_get_ns()))
 		return;
 	tell(from->connection, VERDICT_CONTESTED);
-	contest.latter = end_slot(from->end);
-	count = contests.lookup_or_try_init(&contest, &none);
-	if (count)
-		__sync_fetch_and_add(count, 1);
+	contest = contests.lookup(&latter);
+	if (contest) {
+		contest->former = former;
+		__sync_fetch_and_add(&contest->count, 1);
+	}
 }
 
 /* The sender's stamp for a session with this end. 0 if frames take the plain way there: `known` cannot send those. */
@@ -328,27 +358,59 @@ static __always_inline u64 pin(union any_key *key, bool wide, struct session *se
 	return chosen;
 }
 
-/* The neighbour that a frame asks for: from the chain, or from a recent frame of the other side. NULL if unknown. */
-static __always_inline struct neighbour *neighbour_asked(const struct flow *flow, const struct sender *from)
+static __always_inline struct place place_of(const struct neighbour_key *about)
+{
+	u32 hash = address_hash(&about->address);
+
+	return (struct place){about->connection, mixed(hash, about->side) & (LEARNED_PLACES - 1)};
+}
+
+static __always_inline bool same_address(const struct address *one, const struct address *other)
+{
+	return one->word[3] == other->word[3] && one->word[2] == other->word[2] && one->word[1] == other->word[1] &&
+	       one->word[0] == other->word[0];
+}
+
+static __always_inline bool is_about(const struct learned *heard, const struct neighbour_key *about)
+{
+	return heard->about.connection == about->connection && heard->about.side == about->side &&
+	       same_address(&heard->about.address, &about->address);
+}
+
+/* The neighbour that a frame asks for: from the chain, or from a recent frame of the other side. False if unknown. */
+static __always_inline bool neighbour_asked(const struct flow *flow, const struct sender *from,
+					    struct neighbour *neighbour)
 {
 	struct neighbour_key key = {.connection = from->connection, .side = from->side, .address = flow->destination};
 	struct neighbour *known = neighbours.lookup(&key);
+	struct place place;
 	struct learned *heard;
 
-	if (known)
-		return known;
-	heard = learned.lookup(&key);
-	return heard && bpf_ktime_get_ns() - heard->at < LEARNED_FOR ? &heard->neighbour : NULL;
+	if (known) {
+		*neighbour = *known;
+		return true;
+	}
+	place = place_of(&key);
+	heard = learned.lookup(&place);
+	if (!heard || !is_about(heard, &key) || bpf_ktime_get_ns() - heard->at >= LEARNED_FOR)
+		return false;
+	*neighbour = heard->neighbour;
+	asm volatile("" : : : "memory"); /* look again, and not at what was read before */
+	return is_about(heard, &key);
 }
 
 /* Remembers an address for questions from the other side. The sender's own side has the same address. */
 static __always_inline void learn(const struct address *address, const u8 *mac, const struct sender *from)
 {
-	struct neighbour_key key = {.connection = from->connection, .side = !from->side, .address = *address};
 	struct learned heard = {.at = bpf_ktime_get_ns()};
+	struct place place;
 
+	heard.about.connection = from->connection;
+	heard.about.side = !from->side;
+	heard.about.address = *address;
 	__builtin_memcpy(heard.neighbour.mac, mac, ETH_ALEN);
-	learned.update(&key, &heard);
+	place = place_of(&heard.about);
+	learned.update(&place, &heard);
 }
 
 /* Turns an ARP request into its answer. False if the frame could not be changed. */
@@ -439,31 +501,83 @@ static __always_inline enum verdict carry(const struct flow *flow, bool wide, co
 	return VERDICT_FORWARDED;
 }
 
+static __always_inline bool is_of(const struct fragment *fragment, const struct flow *flow, u64 datagram)
+{
+	return fragment->datagram == datagram && same_address(&fragment->source, &flow->source) &&
+	       same_address(&fragment->destination, &flow->destination);
+}
+
+/* A datagram has two places among those of its sender's link. Successive datagrams to the same address never have the
+ * same first one.
+ */
+static __always_inline struct place first_place(const struct flow *flow, u64 datagram, u32 slot)
+{
+	u32 hash = address_hash(&flow->source) + address_hash(&flow->destination);
+
+	hash += __builtin_bswap16(datagram) + __builtin_bswap32(datagram); /* the number's low bits: IPv4, IPv6 */
+	return (struct place){slot, hash & (FRAGMENT_PLACES - 1)};
+}
+
+static __always_inline struct place second_place(const struct flow *flow, u64 datagram, u32 slot)
+{
+	u64 addresses = (u64)address_hash(&flow->source) << 32 | address_hash(&flow->destination);
+
+	return (struct place){slot, mixed(addresses, datagram) & (FRAGMENT_PLACES - 1)};
+}
+
+/* Notes where the first fragment went: in the second place, if fragments of another datagram may still need what is in
+ * the first one.
+ */
+static __always_inline void note_first(const struct flow *flow, u64 datagram, u32 slot, u64 to)
+{
+	struct fragment fresh = {.source = flow->source, .destination = flow->destination, .datagram = datagram};
+	struct place place = first_place(flow, datagram, slot);
+	struct fragment *there = fragments.lookup(&place);
+
+	fresh.to = to;
+	fresh.tick = bpf_jiffies64();
+	if (there && !there->last && fresh.tick - there->tick < OPEN_FOR && !is_of(there, flow, datagram))
+		place = second_place(flow, datagram, slot);
+	fragments.update(&place, &fresh);
+}
+
+/* Where the first fragment of the datagram went; 0 if that is not known. */
+static __always_inline u64 first_went_to(const struct flow *flow, u64 datagram, u32 slot)
+{
+	struct place place = first_place(flow, datagram, slot);
+	struct fragment *first = fragments.lookup(&place);
+
+	if (!first || !is_of(first, flow, datagram)) {
+		place = second_place(flow, datagram, slot);
+		first = fragments.lookup(&place);
+		if (!first || !is_of(first, flow, datagram))
+			return 0;
+	}
+	if (flow->part == LAST)
+		first->last = 1;
+	return first->to;
+}
+
 /* Forwards a fragment: later fragments go where the first one went. A fragment that arrives before the first one, or
  * whose first one was lost, goes by its addresses alone. That is right if the other side has a single link, and does no
  * harm if it is wrong.
  */
 static __always_inline enum verdict carry_part(const struct flow *flow, bool wide, const struct sender *from, u64 *to)
 {
-	struct fragment_key key = {.connection = from->connection, .side = from->side};
+	u64 datagram = flow->datagram | (u64)flow->vlans << 32;
+	u32 slot = end_slot(from->end);
 	enum verdict verdict;
 	struct wide_key addresses;
-	u64 *first;
 
-	key.source = flow->source;
-	key.destination = flow->destination;
-	key.datagram = flow->datagram | (u64)flow->vlans << 32;
 	if (flow->part == FIRST) {
 		verdict = carry(flow, wide, from, to);
 		if (verdict == VERDICT_FORWARDED)
-			fragments.update(&key, to);
+			note_first(flow, datagram, slot, *to);
 		return verdict;
 	}
-	first = fragments.lookup(&key);
-	if (first && alive(*first, from->connection, !from->side)) {
-		*to = *first;
+	*to = first_went_to(flow, datagram, slot);
+	if (*to && alive(*to, from->connection, !from->side))
 		return VERDICT_FORWARDED;
-	}
 	tell(from->connection, VERDICT_LONE_FRAGMENT);
 	addresses = wide_key_of(from->connection, flow, from->side);
 	*to = choose(from->connection, !from->side, wide_hash(&addresses));
@@ -520,12 +634,10 @@ static __always_inline enum verdict carry_any(const struct ethhdr *eth, const st
 static __always_inline bool settle_arp(struct __sk_buff *skb, struct arp_frame *frame, const struct flow *flow,
 				       const struct sender *from)
 {
-	struct neighbour *neighbour;
+	struct neighbour neighbour;
 
-	if (arp_asks(&frame->arp)) {
-		neighbour = neighbour_asked(flow, from);
-		return neighbour && answer_arp(skb, frame, neighbour);
-	}
+	if (arp_asks(&frame->arp))
+		return neighbour_asked(flow, from, &neighbour) && answer_arp(skb, frame, &neighbour);
 	if (arp_tells(&frame->arp))
 		learn(&flow->source, frame->arp.sender_mac, from);
 	return false;
@@ -535,12 +647,10 @@ static __always_inline bool settle_arp(struct __sk_buff *skb, struct arp_frame *
 static __always_inline bool settle_nd(struct __sk_buff *skb, const struct ethhdr *eth, struct neighbour_discovery *nd,
 				      void *end, const struct flow *flow, const struct sender *from)
 {
-	struct neighbour *neighbour;
+	struct neighbour neighbour;
 
-	if (nd_asks(flow, nd)) {
-		neighbour = neighbour_asked(flow, from);
-		return neighbour && answer_nd(skb, eth, flow, neighbour);
-	}
+	if (nd_asks(flow, nd))
+		return neighbour_asked(flow, from, &neighbour) && answer_nd(skb, eth, flow, &neighbour);
 	if (nd_tells(nd, end))
 		learn(&flow->source, ((struct nd_option *)(nd + 1))->mac, from);
 	return false;

@@ -25,6 +25,7 @@
 #define FRAGMENTED	 __constant_htons(0x3fff) /* "more fragments" and the offset, RFC 791 */
 
 #define FRAGMENT_OFFSET __constant_htons(0x1fff)
+#define MORE_FRAGMENTS	__constant_htons(0x2000)
 #define PLAIN_IPV4	0x45 /* version, and header length in words: no options */
 
 /* IPv6 does not limit extension headers. Behind so many, a flow has its addresses and the number of the next header as
@@ -52,6 +53,7 @@ enum part {
 	WHOLE,
 	FIRST,
 	LATER,
+	LAST,
 };
 
 /* The two ends of a conversation as one frame names them: its sender and its receiver. */
@@ -330,6 +332,11 @@ static __always_inline void read_icmp(struct flow *flow, struct icmphdr *icmp, v
 		read_quoted(flow, (void *)ip + ip->ihl * 4, IPPROTO_ICMP, ICMP_ECHO, ICMP_ECHOREPLY, end);
 }
 
+static __always_inline u8 part_of(__be16 offset, __be16 more)
+{
+	return !offset ? FIRST : more ? LATER : LAST;
+}
+
 static __always_inline bool read_ipv4(struct flow *flow, struct iphdr *ip, void *end)
 {
 	void *payload;
@@ -340,9 +347,9 @@ static __always_inline bool read_ipv4(struct flow *flow, struct iphdr *ip, void 
 	flow->destination = mapped(ip->daddr);
 	flow->protocol = ip->protocol;
 	if (unlikely(ip->frag_off & FRAGMENTED)) {
-		flow->part = ip->frag_off & FRAGMENT_OFFSET ? LATER : FIRST;
+		flow->part = part_of(ip->frag_off & FRAGMENT_OFFSET, ip->frag_off & MORE_FRAGMENTS);
 		flow->datagram = (u64)ip->protocol << 16 | ip->id;
-		if (flow->part == LATER)
+		if (flow->part != FIRST)
 			return true;
 	}
 
@@ -392,6 +399,7 @@ static __always_inline bool extends(u8 protocol)
 
 #define FRAGMENTED6	 __constant_htons(0xfff9) /* the offset and "more fragments", RFC 8200 */
 #define FRAGMENT_OFFSET6 __constant_htons(0xfff8)
+#define MORE_FRAGMENTS6	 __constant_htons(0x0001)
 
 /* The payload behind the extension headers, with its protocol in the flow; NULL if it cannot be reached. */
 static __always_inline void *past_extensions(struct flow *flow, void *header, void *end)
@@ -409,9 +417,10 @@ static __always_inline void *past_extensions(struct flow *flow, void *header, vo
 		if (!divides) {
 			header += extension->length * 8;
 		} else if (extension->fragment & FRAGMENTED6) {
-			flow->part = extension->fragment & FRAGMENT_OFFSET6 ? LATER : FIRST;
+			flow->part =
+				part_of(extension->fragment & FRAGMENT_OFFSET6, extension->fragment & MORE_FRAGMENTS6);
 			flow->datagram = extension->fragment_id;
-			if (flow->part == LATER)
+			if (flow->part != FIRST)
 				return NULL;
 		}
 	}

@@ -16,12 +16,24 @@ class StoredChain:
     namespace: str
     name: str
     uid: str
+    created: str
+    """As the API server writes it."""
     spec: bytes
     """As JSON; a few hundred bytes to 64 KiB, a fifth of what the value takes in memory."""
 
+    @property
+    def path(self) -> str:
+        """namespace/name"""
+        return f"{self.namespace}/{self.name}"
+
     def obj(self) -> dict[str, Any]:
         """The object, for `sfc.validation.checks.parse`."""
-        metadata = {"namespace": self.namespace, "name": self.name, "uid": self.uid}
+        metadata = {
+            "namespace": self.namespace,
+            "name": self.name,
+            "uid": self.uid,
+            "creationTimestamp": self.created,
+        }
         return {"metadata": metadata, "spec": lean.decoded(self.spec)}
 
 
@@ -29,5 +41,9 @@ def stored_chain(obj: Object, _: object = None) -> StoredChain:
     """Of an object from a watch with the shape `kube.lean.CHAIN`. Raises KeyError for one without a name."""
     metadata = obj["metadata"]
     return StoredChain(
-        metadata.get("namespace", ""), metadata["name"], metadata.get("uid", ""), lean.written(obj.get("spec"))
+        metadata.get("namespace", ""),
+        metadata["name"],
+        metadata.get("uid", ""),
+        metadata.get("creationTimestamp") or "",
+        lean.written(obj.get("spec")),
     )

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import socket
 import sys
 import threading
-import time
-from collections import OrderedDict
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -20,10 +17,6 @@ POLL_SECONDS = 0.1
 """Until `close` is noticed."""
 CONNECTIONS = 32
 """At one time, each with a thread. Beyond that the oldest one ends that is not `welcome`, or the oldest of all."""
-SOURCES = 1024
-"""Source addresses that are remembered; the one that called longest ago is forgotten."""
-BURST, PER_SECOND = 20.0, 5.0
-"""Connections that one source address may open at once, and after that in each second."""
 
 
 def listen(address: str, port: int) -> socket.socket:
@@ -34,25 +27,6 @@ def listen(address: str, port: int) -> socket.socket:
     both = not address and socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both or ":" in address else socket.AF_INET
     return socket.create_server((address, port), family=family, dualstack_ipv6=both, reuse_port=True, backlog=BACKLOG)
-
-
-class Sources:
-    """How many connections each source address may still open. Not thread-safe."""
-
-    def __init__(self) -> None:
-        self._left: OrderedDict[bytes, tuple[float, float]] = OrderedDict()
-        """By address: connections left, and when that was so."""
-
-    def admits(self, address: str, now: float) -> bool:
-        """Whether this address may open one more; `now` in seconds. Of IPv6, one network of 64 bits is one source."""
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-        source = (getattr(parsed, "ipv4_mapped", None) or parsed).packed[:8]
-        left, at = self._left.pop(source, (BURST, now))
-        left = min(BURST, left + (now - at) * PER_SECOND)
-        self._left[source] = max(left - 1, 0.0), now
-        if len(self._left) > SOURCES:
-            self._left.popitem(last=False)
-        return left >= 1
 
 
 class BoundedServer(ThreadingHTTPServer):
@@ -67,7 +41,6 @@ class BoundedServer(ThreadingHTTPServer):
         self.socket.close()
         self.socket = listener
         self.server_address = listener.getsockname()
-        self._sources = Sources()
         self._open: dict[socket.socket, bool] = {}
         """In the order in which they came; True when welcome."""
         self._guard = threading.Lock()
@@ -88,12 +61,8 @@ class BoundedServer(ThreadingHTTPServer):
             if connection in self._open:
                 self._open[connection] = True
 
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        """socketserver calls this for each connection; False closes it."""
-        return self._sources.admits(client_address[0], time.monotonic())
-
     def process_request(self, request: Any, client_address: Any) -> None:
-        """socketserver calls this for each connection that `verify_request` lets through."""
+        """socketserver calls this for each connection."""
         with self._guard:
             self._open[request] = False
             if len(self._open) > CONNECTIONS:

@@ -19,6 +19,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from serving.access import PATH, Access
 from serving.bounded import BoundedServer
 from serving.certificate import Certificate
+from serving.sources import Sources
 
 PAGE_SECONDS = 1.0
 STRANGER_SECONDS = 5.0
@@ -59,8 +60,13 @@ class MetricsServer(BoundedServer):
     def __init__(self, listener: socket.socket, certificate: Certificate, access: Access, page: Page) -> None:
         super().__init__(listener, _Scrape, "metrics")
         self._certificate = certificate
+        self._sources = Sources()
         self.access = access
         self.page = page
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """socketserver calls this for each connection; False closes it."""
+        return self._sources.admits(client_address[0], time.monotonic())
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """The handshake is left to the connection's own thread."""

@@ -7,6 +7,8 @@ agent each derive the same result from the same object.
 from __future__ import annotations
 
 import hashlib
+import itertools
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
@@ -113,9 +115,6 @@ class CrossConnection:
 
     name: str
     """Name of the CrossConnection object, unique in the namespace."""
-    number: int
-    """Identifies the cross-connection in BPF maps: 32 bits, never 0. Every node computes the same number. It depends
-    on the chain's UID, so a chain that is deleted and created again shares no session with its predecessor."""
     upstream: InterfaceRef
     downstream: InterfaceRef
 
@@ -139,14 +138,17 @@ class Chain:
     stages: tuple[Stage, ...]
     links: tuple[tuple[InterfaceRef, InterfaceRef], ...]
     """Pairs of (upstream, downstream); between consecutive stages where `spec.links` is missing."""
+    created: str = ""
+    """When the object was created, as the API server writes it (RFC 3339, UTC); empty like `uid`."""
     cross_connections: tuple[CrossConnection, ...] = field(init=False, compare=False, repr=False)
     """One for each link, in the same order."""
     attachments: Mapping[tuple[str, str], tuple[CrossConnection, Side]] = field(init=False, compare=False, repr=False)
     """(stage, interface) → the cross-connection that the interface belongs to, and its side there."""
     _stages: Mapping[str, Stage] = field(init=False, compare=False, repr=False)
     """By name."""
-    _neighbours: dict[InterfaceRef, Mapping[str, str]] = field(init=False, compare=False, repr=False)
-    """What `neighbours` has answered: it follows from the chain, and each pass of the node agent asks for it again."""
+    _by_ref: Mapping[InterfaceRef, Interface] = field(init=False, compare=False, repr=False)
+    _neighbours: dict[InterfaceRef, tuple[int, Mapping[str, str]]] = field(init=False, compare=False, repr=False)
+    """What `neighbours` has answered, and to which `most`: each pass of the node agent asks for it again."""
     _own: dict[InterfaceRef, Mapping[str, str]] = field(init=False, compare=False, repr=False)
     """Address (without prefix length) → MAC of one interface: each is read once, not once for each neighbour."""
 
@@ -155,6 +157,7 @@ class Chain:
         object.__setattr__(self, "cross_connections", tuple(self._cross_connections()))
         object.__setattr__(self, "attachments", dict(self._attachments()))
         object.__setattr__(self, "_stages", {stage.name: stage for stage in self.stages})
+        object.__setattr__(self, "_by_ref", dict(self.interfaces()))
         object.__setattr__(self, "_neighbours", {})
         object.__setattr__(self, "_own", {})
 
@@ -168,12 +171,11 @@ class Chain:
 
     def interface(self, ref: InterfaceRef) -> Interface | None:
         """The interface with this name, or None."""
-        stage = self.stage(ref.stage)
-        return stage.interface(ref.interface) if stage else None
+        return self._by_ref.get(ref)
 
     def _cross_connections(self) -> Iterator[CrossConnection]:
         for up, down in self.links:
-            yield CrossConnection(f"{self.name}.{up}.{down}", _number(self.uid, up, down), upstream=up, downstream=down)
+            yield CrossConnection(f"{self.name}.{up}.{down}", upstream=up, downstream=down)
 
     def _attachments(self) -> Iterator[tuple[tuple[str, str], tuple[CrossConnection, Side]]]:
         for connection in self.cross_connections:
@@ -185,24 +187,28 @@ class Chain:
         """Interfaces in one layer-2 domain with `start`, itself included: across links, through transparent stages."""
         return frozenset(self._reached([start, *self._forwarded_to(start)]))
 
-    def neighbours(self, asker: InterfaceRef) -> Mapping[str, str]:
-        """Address (without prefix length) → MAC of every interface that `asker` reaches through its link.
+    def neighbours(self, asker: InterfaceRef, most: int) -> Mapping[str, str]:
+        """Address (without prefix length) → MAC of the interfaces that `asker` reaches through its link, nearest first.
 
-        What a transparent asker reaches through its own stage is not among them.
+        What a transparent asker reaches through its own stage is not among them. The search ends at `most` addresses;
+        there may be more of an earlier search.
         """
-        if asker not in self._neighbours:
-            found: dict[str, str] = {}
-            for ref in self._reached([asker]):
-                if ref != asker:
-                    found.update(self._addresses(ref))
-            self._neighbours[asker] = found
-        return self._neighbours[asker]
+        searched, found = self._neighbours.get(asker, (0, {}))
+        if len(found) == searched < most:  # the search before may have left out some
+            found = dict(itertools.islice(self._addresses_beyond(asker), most))
+            self._neighbours[asker] = most, found
+        return found
+
+    def _addresses_beyond(self, asker: InterfaceRef) -> Iterator[tuple[str, str]]:
+        for ref in self._reached([asker]):
+            if ref != asker:
+                yield from self._addresses(ref).items()
 
     def _reached(self, start: Sequence[InterfaceRef]) -> Iterator[InterfaceRef]:
-        """`start`, and what frames reach that leave by its links: each once, because links close no loops."""
-        leave_by = list(start)
+        """`start`, and what frames reach that leave by its links, nearest first. Each once: links close no loops."""
+        leave_by = deque(start)
         while leave_by:
-            yield (ref := leave_by.pop())
+            yield (ref := leave_by.popleft())
             if attached := self.attachments.get((ref.stage, ref.interface)):
                 yield (far := attached[0].far_end(attached[1]))
                 leave_by += self._forwarded_to(far)
@@ -225,8 +231,3 @@ def derived_mac(namespace: str, chain: str, stage: str, interface: str) -> str:
     path = "/".join((namespace, chain, stage, interface))
     digest = hashlib.sha256(path.encode(errors="surrogatepass")).digest()
     return mac.text(bytes((0x02, *digest[:5])))
-
-
-def _number(uid: str, up: InterfaceRef, down: InterfaceRef) -> int:
-    digest = hashlib.sha256(f"{uid}/{up}/{down}".encode(errors="surrogatepass")).digest()
-    return int.from_bytes(digest[:4], "big") or 1

@@ -25,6 +25,7 @@ def chain_of(obj: Mapping[str, Any]) -> Chain:
         uid=metadata.get("uid", ""),
         stages=stages,
         links=_links(spec.get("links"), stages),
+        created=metadata.get("creationTimestamp") or "",
     )
 
 

@@ -26,6 +26,9 @@ STAGE_EMPTY = "StageEmpty"
 CROSS_CONNECTIONS_MISSING = "CrossConnectionsMissing"
 INVALID = "Invalid"
 NETWORK_CONFLICT = "NetworkConflict"
+DEGRADED = "Degraded"
+"""Of a CrossConnection that a node agent can not give all that the chain asks for. Absent otherwise."""
+NODE_TROUBLE = "NodeTrouble"
 BOTH_SIDES_SERVE = "BothSidesServe"
 SIDE_EMPTY = "SideEmpty"
 SLICES_SUFFICE = "SlicesSuffice"
@@ -145,8 +148,13 @@ def connection_status(
     return {
         "observedGeneration": obj["metadata"].get("generation", 0),
         **{_field(side): sides[side] for side in Side},
-        "conditions": [ready.of(obj, now)],
+        "conditions": [each.of(obj, now) for each in (ready, *_degraded(nodes))],
     }
+
+
+def _degraded(nodes: Iterable[Object]) -> Iterator[Condition]:
+    if troubles := [f"node {node['name']}: {node['trouble']}" for node in nodes if node.get("trouble")]:
+        yield Condition(DEGRADED, True, NODE_TROUBLE, "; ".join(troubles))
 
 
 def _side_status(nodes: Iterable[Object], side: Side, end: InterfaceRef, alive: Collection[str]) -> dict[str, Any]:

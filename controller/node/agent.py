@@ -37,6 +37,7 @@ from controller.node.reconcile.cluster_view import ClusterView
 from controller.node.report.contests import Contests
 from controller.node.report.metrics import DatapathCollector
 from controller.node.report.status_writer import StatusWriter
+from controller.node.report.troubles import Troubles
 from controller.node.term import Setting, Term
 from kube.api import ApiError, ApiServer
 from serving.access import Access
@@ -120,13 +121,14 @@ class Agent:
         )
         self._terms: list[Term] = []
         self._contests = Contests(api, options.node, self._state, self._datapath.counters.contests)
+        self._troubles = Troubles(api, options.node, self._state)
         REGISTRY.register(DatapathCollector(self._datapath.counters, self._state))
 
     def run(self, stop: threading.Event) -> None:
         """Leads whenever it is this agent's turn, until `stop`, and then until each hook that it holds is answered."""
         self._cluster.start()
         self._links.monitor(self._links_changed)
-        for reporter in (self._status_writer, self._contests):
+        for reporter in (self._status_writer, self._contests, self._troubles):
             threading.Thread(target=reporter.run, args=(stop,), name=type(reporter).__name__, daemon=True).start()
         drains = self._leadership.acquire(stop, self._knows_cluster)
         while drains is not None:

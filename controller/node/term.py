@@ -107,7 +107,12 @@ class Term:
         self._port = PortGiver(folder / Path(names.PORT_SOCKET).name, (names.HOOK_HOST, names.HOOK_PORT), names.RELAY)
         self._port.start()
         wiring = PodWiring(
-            setting.links, lambda: setting.datapath.program_fd, PROGRAM, setting.ipam, reconciler.links_changed
+            setting.links,
+            lambda: setting.datapath.program_fd,
+            PROGRAM,
+            setting.ipam,
+            reconciler.links_changed,
+            lambda: reconciler.state.links_by_namespace,
         )
         self._cni = CniServer(setting.run / Path(names.CNI_SOCKET).name, wiring)
         self._cni.start()

@@ -36,7 +36,7 @@ SETTLE_SECONDS = 3
 FULL_SCALE_SECONDS = 12
 LONGEST_TRAFFIC_SECONDS = 300
 START_SECONDS = 30
-INSTALL_SECONDS, APPLY_SECONDS, WIRE_SECONDS, SCALE_SECONDS = 180, 30, 120, 90
+INSTALL_SECONDS, APPLY_SECONDS, WIRE_SECONDS, SCALE_SECONDS, METRICS_SECONDS = 180, 30, 120, 90, 150
 
 
 class Demo:
@@ -82,6 +82,8 @@ class Demo:
         with ExitStack() as cleanup:
             count = SessionCount(self._kubectl, NAMESPACE, CHAIN)
             cleanup.callback(count.stop)
+            # On a cluster that is new to the project, the kubelet may need a minute to bring agents the certificate.
+            wait(lambda: Answer(bool(count.now()), "metrics are served"), seconds=METRICS_SECONDS)
             before = count.now()
             traffic = Traffic(self._kubectl, NAMESPACE, self._client(), SERVER, LONGEST_TRAFFIC_SECONDS)
             cleanup.callback(traffic.abandon)

@@ -44,7 +44,7 @@ _LAST, _LAST_AT = struct.Struct("<QI"), 24
 """The offsets of last_seen and last_tick in a session, bpf/session.h."""
 _MANY_TICKS = 10_000
 
-_ARRAYS = {"links", "traffic", "opened"}
+_ARRAYS = {"links", "traffic", "opened", "contests"}
 _VERDICTS = verdicts()
 _VLAN_TAGS = (b"\x81\x00", b"\x88\xa8")
 
@@ -89,7 +89,7 @@ class Node:
             for key in [] if name in _ARRAYS else [key for key, _ in table.items()]:
                 table.delete(key)
         for slot in self._slots | self.datapath.observe().links.keys():
-            for table in (self.datapath._links, self.datapath._maps["traffic"]):
+            for table in (self.datapath._links, self.datapath._maps["traffic"], self.datapath._maps["contests"]):
                 table.put((slot,), (0,) * len(table.get((slot,))))
         self._slots.clear()
 
@@ -137,8 +137,8 @@ class Node:
     def age_of_learned(self, seconds: int) -> None:
         """Makes all learned neighbours so many seconds old."""
         learned, now = self.datapath._learned, time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        for key, (mac, _) in list(learned.items()):
-            learned.put(key, (mac, now - seconds * 1_000_000_000))
+        for key, (*about, mac, _) in list(learned.items()):
+            learned.put(key, (*about, mac, now - seconds * 1_000_000_000))
 
     def age_of_sessions(self, seconds: int) -> None:
         """Makes every session silent for so many seconds. It writes the map itself: the adapter writes no session."""

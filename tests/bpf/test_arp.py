@@ -150,7 +150,7 @@ def test_what_was_heard_counts_for_thirty_seconds(wired: Node) -> None:
 def test_a_change_of_the_chains_neighbours_makes_it_ask_anew(wired: Node) -> None:
     wired.send(11, stranger())
 
-    wired.datapath.set_neighbour(CONNECTION, UP, ADDRESS[DOWN], "02:00:00:00:00:77")
+    wired.datapath.unlearn(CONNECTION)
 
     assert wired.send(1, question(UP, STRANGER)).sent_to in DOWNSTREAM_SLOTS
 

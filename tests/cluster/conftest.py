@@ -123,6 +123,18 @@ def wait_installed() -> None:
         SYSTEM("rollout", "status", workload, "--timeout=180s")
     probe = json.dumps(example_chain(name="probe", namespace="default"))
     eventually(lambda: Kubectl().try_("apply", "--dry-run=server", "-f", "-", stdin=probe).returncode == 0)
+    eventually(_metrics_served, seconds=180)
+
+
+def _metrics_served() -> bool:
+    """True when the kubelets have brought the certificate for metrics to all who serve them."""
+    ours = "app.kubernetes.io/name in (sfc-node, sfc-webhook, sfc-cluster-controller)"
+    found = json.loads(SYSTEM("get", "pods", "-o", "json", "-l", ours))["items"]
+    alive = [pod["metadata"]["name"] for pod in found if "deletionTimestamp" not in pod["metadata"]]
+    try:
+        return all(ask_metrics(name, 9811, None)[0] == 401 for name in alive)
+    except AssertionError:
+        return False
 
 
 @pytest.fixture(scope="session")

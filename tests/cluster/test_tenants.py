@@ -423,3 +423,58 @@ def test_a_chain_beyond_the_bounds_is_refused_with_a_remedy(attacker: Tenant, ch
 
     assert message in refused.replace("\n", " ")
     assert "are allowed; remove some, or divide the chain" in refused
+
+
+# --- shared tables of a node ------------------------------------------------------------------------------------------
+
+HUBS, PORTS, ADDRESSES = 4, 8, 8
+"""Transparent stages in a row, interfaces of each, and addresses of each stage that hangs on one of them: as many as a
+chain may have of each."""
+
+
+def crowd(number: int) -> dict[str, Any]:
+    """A valid chain that is one large segment: 29 cross-connections, each with 208 neighbours."""
+    hubs = [[f"hub{at}.p{port}" for port in range(PORTS)] for at in range(HUBS)]
+    joints = [[hubs[at][-1], hubs[at + 1][0]] for at in range(HUBS - 1)]
+    free = [port for ports in hubs for port in ports if port not in {end for joint in joints for end in joint}]
+    stages = [{"name": f"hub{at}", "interfaces": [{"name": f"p{port}"} for port in range(PORTS)]} for at in range(HUBS)]
+    for at, _ in enumerate(free):
+        addresses = [f"10.{100 + number}.{at}.{host + 1}/16" for host in range(ADDRESSES)]
+        stages.append({"name": f"leaf{at}", "interfaces": [{"name": "eth", "addresses": addresses}]})
+    links = [*joints, *([port, f"leaf{at}.eth"] for at, port in enumerate(free))]
+    return {
+        "apiVersion": "sfc.dev/v1alpha1",
+        "kind": "ServiceFunctionChain",
+        "metadata": {"name": f"crowd{number}"},
+        "spec": {"stages": stages, "links": links},
+    }
+
+
+def test_three_chains_with_more_neighbours_than_a_node_remembers_keep_nobody_from_joining(
+    victim: Kubectl, attacker: Tenant
+) -> None:
+    chains = [crowd(number)["metadata"]["name"] for number in range(3)]
+    members = [
+        (f"{chain}-{at}", {"sfc.dev/chain": chain, "sfc.dev/stage": f"hub{at}"})
+        for chain in chains
+        for at in range(HUBS)
+    ]
+    attacker.apply(*(crowd(number) for number in range(3)))
+    with complete(victim):
+        attacker.apply(*(attacker.pod(name, labels=labels) for name, labels in members))
+        ready = [f"pod/{name}" for name, _ in members]
+        attacker.kubectl("wait", *ready, "--for=condition=Ready", "--timeout=300s")
+        scale(victim, "nat", 3)
+        joined = serving(victim, "nat")
+        scale(victim, "nat", 2)
+
+    def told() -> bool:
+        messages = attacker.kubectl("get", "events", "-o", "jsonpath={.items[*].message}")
+        return all(f"CrossConnection {chain}.hub" in messages for chain in chains)
+
+    assert len(joined) == 3
+    eventually(told, seconds=60)
+    connection = f"xc/{chains[0]}.hub0.p0.leaf0.eth"
+    attacker.admin("wait", connection, "--for=condition=Degraded", "--timeout=30s")
+    attacker.kubectl("delete", "--now", *ready)
+    attacker.kubectl("delete", "sfc", *chains)

@@ -198,7 +198,7 @@ def _chain_is_usable(obj: Json) -> None:
         assert annotation.merge(None, annotation.ours(chain, stage, "d"), chain.namespace)
         for interface in stage.interfaces:
             ref = InterfaceRef(stage.name, interface.name)
-            chain.neighbours(ref)
+            chain.neighbours(ref, 100)
             assert ref in chain.segment(ref)
     assert len({connection.name for connection in chain.cross_connections}) == len(chain.links)
     assert update.update_problems(update.Change.of(obj, obj)) == ()

@@ -139,7 +139,7 @@ class World:
         """The drops in this chain since `begin`. Packets of a replica whose namespace is dying belong to no chain."""
         before = self._dropped_before
         now = self.node.datapath.counters.drops()
-        ours = {connection.number for connection in self.node.chain.cross_connections}
+        ours = set(self.node.reconciler.state.plan.numbers.of.values())
         return {key: n for key, n in now.items() if key[0] in ours and n > before.get(key, 0)}
 
     def carried(self) -> dict[str, int]:

@@ -8,6 +8,7 @@ import pytest
 
 from controller.node.plane.changes import Clear, Forget, Set
 from controller.node.plane.model import LinkEntry, LinkState
+from controller.node.plane.numbers import Numbered
 from controller.node.reconcile.applier import log_changes
 from sfc.chain import Side
 
@@ -29,7 +30,7 @@ def test_changes_of_links_and_targets_are_logged_with_the_name_of_the_cross_conn
         Forget(8),
     )
 
-    log_changes(changes, {EDGE: "telco/edge.client.lan.firewall.left"})
+    log_changes(changes, {EDGE: Numbered("chain-1", "telco", "edge.client.lan.firewall.left")})
 
     assert [(record.message, fields(record)) for record in caplog.records] == [
         ("link set", ("telco/edge.client.lan.firewall.left", "downstream", 2, "serving")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from kube.stored import StoredChain, stored_chain
 from tests.unit.objects import chain, pod
 
 KEY, OTHER, FIRST, SECOND = ("telco", "edge"), ("other", "edge"), ("telco", "nat-1"), ("telco", "nat-2")
-HERE = {FIRST: replica_of(pod("nat-1", "nat"))}
+FIRST_REPLICA = replica_of(pod("nat-1", "nat"))
+assert FIRST_REPLICA
+HERE = {FIRST: FIRST_REPLICA}
 
 
 def stored(**spec: Any) -> StoredChain:
@@ -88,3 +91,28 @@ def test_what_did_not_change_is_the_same() -> None:
     assert after.chains[KEY] is before.chains[KEY]
     assert after.replicas["uid-nat-1"] is before.replicas["uid-nat-1"]
     assert not after.replicas["uid-nat-2"].ready
+
+
+def test_a_chain_that_can_not_be_read_stays_as_it_was_and_hides_no_other() -> None:
+    reader = ClusterReader()
+    here = {
+        FIRST: replica_of(pod("nat-1", "nat")),
+        SECOND: dataclasses.replace(HERE[FIRST], uid="uid-nat-2", chain="core"),
+    }
+    chains = {KEY: stored(), ("telco", "core"): stored()}
+    reader.refresh(chains)
+    before = reader.cluster(chains, here)
+    strange = dataclasses.replace(stored(), spec=b"7")
+
+    reader.refresh({**chains, KEY: strange})
+    after = reader.cluster({**chains, KEY: strange}, here)
+
+    assert after.chains == before.chains
+
+
+def test_a_pod_that_can_not_be_read_stays_as_it_was() -> None:
+    odd = pod("nat-1", "nat")
+    odd["status"]["conditions"] = [{"status": "True"}]
+    before = cluster_view.replica(pod("nat-1", "nat"), None)
+
+    assert cluster_view.replica(odd, before) is before

@@ -12,9 +12,10 @@ import pytest
 from controller.node.plane import desired as plan
 from controller.node.plane import maglev
 from controller.node.plane.cluster import Cluster
-from controller.node.plane.desired import MOST_FORESEEN, likely_targets
 from controller.node.plane.drain import Drain
+from controller.node.plane.foreseen import MOST_FORESEEN, likely_targets
 from controller.node.plane.model import DataPlane, HostLink, LinkState, by_pod
+from controller.node.plane.numbers import Numbers, numbered
 from controller.node.plane.plan import Part, Plan
 from controller.node.plane.replica import replica_of
 from sfc.chain import Side
@@ -22,7 +23,8 @@ from sfc.reading import chain_of
 from tests.unit.objects import chain, link, pod
 
 EDGE = chain_of(chain())
-CLIENT_FIREWALL, FIREWALL_NAT, NAT_SERVER = (c.number for c in EDGE.cross_connections)
+NUMBERS = Numbers({numbered(EDGE, connection): 10 + at for at, connection in enumerate(EDGE.cross_connections)})
+CLIENT_FIREWALL, FIREWALL_NAT, NAT_SERVER = NUMBERS.named
 
 CLIENT = link(1, "client-1", "lan")
 LEFT, RIGHT = link(2, "firewall-1", "left"), link(3, "firewall-1", "right")
@@ -44,8 +46,8 @@ NOTHING = DataPlane()
 def planned(
     of: Cluster | None, links: Iterable[HostLink], drains: Mapping[str, Drain], actual: DataPlane = NOTHING
 ) -> Plan:
-    """From nothing."""
-    return plan.desired(of, by_pod(links), drains, actual, Plan())
+    """From nothing but the numbers."""
+    return plan.desired(of, by_pod(links), drains, actual, Plan(numbers=NUMBERS))
 
 
 def desired(
@@ -111,9 +113,12 @@ def test_without_its_chain_a_link_carries_nothing() -> None:
 def test_a_chain_created_again_shares_no_cross_connection_with_its_predecessor() -> None:
     again = chain_of(chain() | {"metadata": {"name": "edge", "namespace": "telco", "uid": "chain-2"}})
 
-    numbers = {c.number for c in again.cross_connections}
+    before = planned(TWO_FIREWALLS, ALL, {})
 
-    assert numbers.isdisjoint({CLIENT_FIREWALL, FIREWALL_NAT, NAT_SERVER})
+    after = plan.desired(replace(TWO_FIREWALLS, chains={("telco", "edge"): again}), by_pod(ALL), {}, before, before)
+
+    assert len(after.connections) == len(before.connections) == 2
+    assert after.connections.isdisjoint(before.connections)
 
 
 def test_before_the_api_server_is_heard_everything_stays_but_what_the_node_itself_knows() -> None:

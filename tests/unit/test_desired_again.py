@@ -16,6 +16,7 @@ from controller.node.plane.changes import Change, Clear, Forget, Set, changes
 from controller.node.plane.cluster import Cluster
 from controller.node.plane.drain import Drain
 from controller.node.plane.model import DataPlane, HostLink, LinksByPod, LinkState, by_pod
+from controller.node.plane.numbers import numbered
 from controller.node.plane.plan import Plan, State
 from controller.node.plane.replica import Replica
 from controller.node.plane.transitions import transitions
@@ -135,7 +136,7 @@ steps = st.lists(st.tuples(st.sampled_from(STEPS), st.sampled_from(PODS), st.int
 class Maps:
     """The content of the maps after the changes."""
 
-    plane: DataPlane = field(default_factory=lambda: DataPlane({}, {}, {}, {}))
+    plane: DataPlane = field(default_factory=lambda: DataPlane({}, {}, {}, {}, {}))
 
     def carry_out(self, change: Change) -> None:
         match change:
@@ -145,6 +146,7 @@ class Maps:
                 del getattr(self.plane, kind)[key]
             case Forget(connection):
                 assert connection not in {entry.connection for entry in self.plane.links.values()}
+                del self.plane.numbers[connection]
 
     def named(self) -> Iterator[int]:
         """The slots in the targets."""
@@ -166,7 +168,9 @@ def test_whatever_changed_the_plan_is_the_one_made_from_nothing(history: list[tu
 
         after = plan.desired(world.cluster, links, world.drains, before, before)
 
-        assert after.plane == plan.desired(world.cluster, links, world.drains, maps.plane, Plan()).plane
+        anew = plan.desired(world.cluster, links, world.drains, maps.plane, Plan(numbers=before.numbers))
+        assert after.plane == anew.plane
+        assert after.numbers == anew.numbers
         for change in changes(before, after):
             maps.carry_out(change)
             assert all(maps.plane.links[slot].state != LinkState.GONE for slot in maps.named())
@@ -272,5 +276,5 @@ def test_sessions_are_kept_while_any_chain_has_a_link_in_their_cross_connection(
 
     assert not [change for change in changes(before, after) if isinstance(change, Forget)]
     assert [change.connection for change in changes(after, last) if isinstance(change, Forget)] == [
-        EDGE.cross_connections[1].number
+        served.numbers.of[numbered(EDGE, EDGE.cross_connections[1])]
     ]

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
 import pytest
 
 from controller.listener import lead_to
+from controller.node.hooks import server as hook_server
 from controller.node.hooks.port import open_to_relay
 from controller.node.hooks.server import HookServer
 from controller.node.plane.drain import Drain, RetiredError
@@ -149,10 +151,12 @@ def test_root_and_the_relay_may_call_and_nobody_else() -> None:
 
         answered = {user: _as_user(user, path) for user in (0, RELAY)}
         strangers = [_as_user(65532, path), _as_user(65532, open_to_all)]
+        held = server.held
         server.close()
 
     assert answered == {0: "403", RELAY: "403"}  # the call has no signature, but it was heard
     assert strangers == ["PermissionError", ""]
+    assert held == 0, "an agent that holds no hook ends at once when it is stopped"
 
 
 def _as_user(user: int, path: Path) -> str:
@@ -175,6 +179,48 @@ def _as_user(user: int, path: Path) -> str:
         text=True,
     )
     return done.stdout.strip()
+
+
+def test_a_relay_cannot_make_the_agent_hold_any_number_of_calls(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hook_server, "MOST_HELD", 3)
+    release = threading.Event()
+
+    def later(*_: object) -> Drain:
+        release.wait(30)
+        return ENDED
+
+    server = started(path, later)
+    callers = [_calling(path) for _ in range(10)]
+    until = time.monotonic() + 10
+    while server.held < 3 and time.monotonic() < until:
+        time.sleep(0.01)
+    turned_away = [caller for caller in callers if _closed(caller)]
+    held = server.held
+    release.set()
+    answered = [caller.recv(12) for caller in callers if caller not in turned_away]
+    server.close()
+
+    assert (held, len(turned_away)) == (3, 7)
+    assert answered == [b"HTTP/1.0 200"] * 3
+
+
+def _calling(path: Path) -> socket.socket:
+    caller = socket.socket(socket.AF_UNIX)
+    caller.connect(str(path))
+    with suppress(OSError):
+        signature = drain_id.sign(KEY, "a" * 32)
+        caller.sendall(f"GET /drain/{'a' * 32} HTTP/1.0\r\n{names.SIGNATURE_HEADER}: {signature}\r\n\r\n".encode())
+    caller.settimeout(1)
+    return caller
+
+
+def _closed(caller: socket.socket) -> bool:
+    try:
+        return caller.recv(1, socket.MSG_PEEK) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
 
 
 def test_an_earlier_relay_finds_the_server_at_the_path_that_it_knows(path: Path) -> None:

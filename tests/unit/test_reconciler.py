@@ -13,13 +13,14 @@ import pytest
 
 from controller.node.plane.cluster import Cluster
 from controller.node.plane.model import DataPlane, HostLink, LinkEntry, LinkState
+from controller.node.plane.numbers import Numbered
 from controller.node.plane.plan import Plan
 from controller.node.plane.sessions import Timeouts
 from controller.node.reconcile.reconciler import Reconciler
 from controller.node.report.transition_log import TransitionLog
 from sfc.chain import Side
 from tests.unit.objects import link, pod
-from tests.unit.test_desired import CLIENT_FIREWALL, cluster
+from tests.unit.test_desired import CLIENT_FIREWALL, NUMBERS, cluster
 
 
 class Node:
@@ -33,6 +34,7 @@ class Node:
         self.tables: dict[tuple[int, Side], bytes] = {}
         self.macs: dict[tuple[int, Side, str], str] = {}
         self.sessions: dict[int, int] = {}
+        self.numbers: dict[int, Numbered] = dict(NUMBERS.named)
         self.forgotten: list[int] = []
         self.programs: dict[int, int] = {}
         self.broken = False
@@ -50,7 +52,10 @@ class Node:
     def observe(self, known: object = None) -> DataPlane:
         if self.broken:
             raise OSError("no maps today")
-        return DataPlane({}, dict(self.entries), dict(self.tables), dict(self.macs))
+        return DataPlane({}, dict(self.entries), dict(self.tables), dict(self.macs), dict(self.numbers))
+
+    def set_number(self, number: int, connection: Numbered) -> None:
+        self.numbers[number] = connection
 
     def set_link(self, slot: int, entry: LinkEntry) -> None:
         self.entries[slot] = entry
@@ -73,7 +78,11 @@ class Node:
     def clear_neighbour(self, connection: int, side: Side, address: str) -> None:
         self.macs.pop((connection, side, address), None)
 
+    def unlearn(self, connection: int) -> None:
+        pass
+
     def forget(self, connection: int) -> None:
+        self.numbers.pop(connection, None)
         self.forgotten.append(connection)
 
     def activity(self, slots: Collection[int], *, timeouts: Timeouts) -> Mapping[int, int]:
@@ -303,11 +312,12 @@ def test_a_pass_for_an_event_observes_nothing_anew_and_one_after_a_failure_every
     pods = firewalls(ready=False)
     reconciler.reconcile(verify=False)
     after_event = states(node)[4]
-    node.set_link = refuse  # type: ignore[method-assign]
     pods = firewalls()
+    node.list = refuse  # type: ignore[method-assign]
+    reconciler.links_changed()
     with pytest.raises(AssertionError, match="not to be called"):
         reconciler.reconcile(verify=False)
-    del node.set_link
+    del node.list
     node.observe = observed  # type: ignore[method-assign]
     node.entries.clear()
     reconciler.reconcile(verify=False)

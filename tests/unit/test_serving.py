@@ -17,12 +17,14 @@ import httpx
 import pytest
 
 from certs import authority
+from controller import health
 from kube.api import ApiError
 from serving import bounded
 from serving.access import ALLOWED_SECONDS, AWAY_SECONDS, REFUSED_SECONDS, REMEMBERED, STALE_SECONDS, Access
-from serving.bounded import BURST, PER_SECOND, SOURCES, Sources, listen
+from serving.bounded import listen
 from serving.certificate import Certificate
 from serving.metrics import MetricsServer, Page
+from serving.sources import BURST, PER_SECOND, SOURCES, Sources
 
 GOOD, POOR, UNKNOWN = "good", "poor", "unknown"
 """Tokens: of somebody who may read metrics, of somebody who may not, and of nobody."""
@@ -327,6 +329,21 @@ def test_without_a_certificate_nobody_is_served(tmp_path: Path) -> None:
         caller.settimeout(5)
         assert _closed(caller)
     server.close()
+
+
+def test_probes_are_answered_however_many_come_from_one_address_and_however_many_others_wait() -> None:
+    """The kubelet asks for every pod of its node, and a tenant's probe may name any port: its address says nothing."""
+    server = health.serve(0, healthy=lambda: None, ready=lambda: None, address="127.0.0.1")
+    address = ("127.0.0.1", server.server_address[1])
+    crowd = [socket.create_connection(address) for _ in range(3 * bounded.CONNECTIONS)]
+
+    with httpx.Client(base_url=f"http://127.0.0.1:{address[1]}") as client:
+        answers = [client.get("/healthz").status_code for _ in range(200)]
+    for caller in crowd:
+        caller.close()
+    server.close()
+
+    assert answers == [200] * 200
 
 
 def eventually(look: Callable[[], bool]) -> None:

@@ -125,7 +125,7 @@ def judged(obj: Json) -> object:
 
 def neighbours_of_all(obj: Json) -> object:
     chain = chain_of(obj)
-    return [(chain.segment(ref), len(chain.neighbours(ref))) for ref, _ in list(chain.interfaces())[:8]]
+    return [(chain.segment(ref), len(chain.neighbours(ref, 10_000))) for ref, _ in list(chain.interfaces())[:8]]
 
 
 def warned(obj: Json) -> object:

@@ -31,17 +31,6 @@ def test_a_link_is_a_cross_connection_and_each_end_knows_its_side() -> None:
     }
 
 
-def test_the_number_of_a_cross_connection_is_of_32_bits_and_another_one_when_the_chain_is_made_anew() -> None:
-    first, again = objects.chain(), objects.chain()
-    again["metadata"]["uid"] = "chain-2"
-
-    numbers = [connection.number for obj in (first, again) for connection in chain_of(obj).cross_connections]
-
-    assert len(set(numbers)) == 6
-    assert all(0 < number < 1 << 32 for number in numbers)
-    assert numbers[:3] == [connection.number for connection in chain().cross_connections]
-
-
 def test_what_a_chain_does_not_have_is_none() -> None:
     assert chain().stage("router") is None
     assert chain().interface(InterfaceRef("router", "in")) is None
@@ -59,14 +48,14 @@ def test_an_unlinked_interface_is_a_segment_of_its_own_without_neighbours() -> N
     of = chain(links=[["client.lan", "nat.inside"]])
 
     assert of.segment(WAN) == {WAN}
-    assert of.neighbours(WAN) == {}
+    assert of.neighbours(WAN, 9) == {}
 
 
 def test_neighbours_are_what_an_interface_reaches_through_its_link_only() -> None:
     of = chain()
     client, nat = derived_mac("telco", "edge", "client", "lan"), derived_mac("telco", "edge", "nat", "inside")
 
-    assert of.neighbours(LAN) == {"10.1.0.1": nat}
-    assert of.neighbours(INSIDE) == {"10.1.0.2": client}
-    assert of.neighbours(LEFT) == {"10.1.0.2": client}
-    assert of.neighbours(RIGHT) == {"10.1.0.1": nat}
+    assert of.neighbours(LAN, 9) == {"10.1.0.1": nat}
+    assert of.neighbours(INSIDE, 9) == {"10.1.0.2": client}
+    assert of.neighbours(LEFT, 9) == {"10.1.0.2": client}
+    assert of.neighbours(RIGHT, 9) == {"10.1.0.1": nat}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -27,17 +27,24 @@ class PodWiring:
     program_name: as `tc filter show` prints it.
     ipam: the folder of the IPAM plugins.
     on_change: called after links have come or gone; must be cheap.
+    held: returns how many links each namespace has; called at every ADD.
     """
 
-    def __init__(
-        self, links: Links, program: Callable[[], int], program_name: str, ipam: Path, on_change: Callable[[], None]
+    def __init__(  # noqa: PLR0913, PLR0917
+        self,
+        links: Links,
+        program: Callable[[], int],
+        program_name: str,
+        ipam: Path,
+        on_change: Callable[[], None],
+        held: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._links = links
         self._program = program
         self._program_name = program_name
         self._ipam = ipam
         self._on_change = on_change
-        self._slots = Slots(lambda: (link.slot for link in links.list()))
+        self._slots = Slots(lambda: (link.slot for link in links.list()), held)
 
     def add(self, addition: Addition) -> dict[str, Any]:
         """Makes the link, and returns the CNI result. Replaces what an earlier ADD of the attachment left behind.
@@ -50,7 +57,7 @@ class PodWiring:
         with (
             _refusals_as_cni_errors(attachment),
             _taken_name_as_cni_error(addition),
-            self._slots.take() as slot,
+            self._slots.take(pod.namespace) as slot,
             ExitStack() as undo,
             ThreadPoolExecutor(1, "ipam") as meanwhile,  # starting a program takes as long as making the link
         ):

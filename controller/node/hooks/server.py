@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,6 +29,9 @@ log = logging.getLogger(__name__)
 
 FORMER_SOCKET = "hooks.sock"
 """In the folder above ours: where earlier agents meet their relays, which run as root."""
+
+MOST_HELD = 1024
+"""Calls, each with a thread: more than a node has pods, and few enough for the agent's memory."""
 
 HOOKS = Counter("sfc_drain_hooks_total", "PreStop hook calls by outcome", ["outcome"])
 
@@ -52,9 +54,13 @@ class HookServer(ThreadingMixIn, UnixStreamServer):
         lead_to(self._former, path, relay)
         self.key = key
         self.drain = drain
-        self.held = 0
+        self._calls: set[Any] = set()
+        """The connections of those that are not answered yet."""
+
+    @property
+    def held(self) -> int:
         """Number of calls that are not answered yet."""
-        self._counting = threading.Lock()
+        return len(self._calls)
 
     def close(self) -> None:
         """Stops listening; calls that are held go on. Must not be called from the thread that serves.
@@ -69,22 +75,18 @@ class HookServer(ThreadingMixIn, UnixStreamServer):
                 lead_to(self._path, self._former, self._relay)
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """socketserver calls this for each connection; False closes it."""
-        return peer_user(request) in (0, self._relay)
+        """socketserver calls this for each connection; False closes it, and the relay asks again."""
+        return self.held < MOST_HELD and peer_user(request) in (0, self._relay)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """socketserver calls this for each connection."""
-        self._count(1)
+        self._calls.add(request)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """socketserver calls this when a connection ends."""
+        """socketserver calls this when a connection ends, and for one that `verify_request` closes."""
         super().shutdown_request(request)
-        self._count(-1)
-
-    def _count(self, calls: int) -> None:
-        with self._counting:
-            self.held += calls
+        self._calls.discard(request)
 
 
 class _HookCall(BaseHTTPRequestHandler):

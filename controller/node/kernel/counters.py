@@ -16,6 +16,7 @@ class Counters:
 
     def __init__(self, maps: Mapping[str, Map]) -> None:
         self._traffic, self._drops, self._contests = maps["traffic"], maps["drops"], maps["contests"]
+        self._links = maps["links"]
         self._sessions = (maps["sessions"], maps["wide_sessions"])
         self._opened = maps["opened"]
         self._forgotten = 0
@@ -39,11 +40,16 @@ class Counters:
         return {(number, names[verdict]): n for (number, verdict), n in counts.items() if verdict in names}
 
     def contests(self) -> dict[Contest, int]:
-        """How often each pair of serving links claimed a session of each other."""
-        return {
-            Contest(connection, Side(side), former, latter): count
-            for (connection, side, former, latter), (count,) in self._contests.items()
-        }
+        """How often a link claimed a session of another one while both served: with the latest such other one. Links
+        that have left are in none."""
+        links = [entry for _, entry in self._links.items()]
+        found = {}
+        for (latter,), (end, count) in self._contests.items():
+            former = end >> 32 & (len(links) - 1)
+            (ifindex, connection, side, *_), (other, *where) = links[latter], links[former][:3]
+            if count and ifindex and (end & 0xFFFFFFFF, connection, side) == (other, *where):
+                found[Contest(connection, Side(side), former, latter)] = count
+        return found
 
     def remembered(self) -> int:
         """Sessions in the tables, active or not. Reads the whole session tables."""

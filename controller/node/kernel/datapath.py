@@ -19,11 +19,23 @@ from types import MappingProxyType
 from typing import Self
 
 from controller.node.kernel import program
-from controller.node.kernel.counters import Counters
-from controller.node.kernel.maps import SESSION_ENDS, Fields, Map, address_text, packed_address
+from controller.node.kernel.counters import Counters, verdicts
+from controller.node.kernel.maps import (
+    FRAGMENT_PLACES,
+    LEARNED_PLACES,
+    NUMBERED_SIZES,
+    SESSION_ENDS,
+    Fields,
+    Map,
+    address_text,
+    packed_address,
+    packed_text,
+    text_of,
+)
 from controller.node.kernel.succession import sessions_taken_over
 from controller.node.plane import maglev
 from controller.node.plane.model import DataPlane, LinkEntry, LinkState
+from controller.node.plane.numbers import Numbered
 from controller.node.plane.sessions import DEFAULT_TIMEOUTS, Session, Timeouts, active
 from sfc import mac
 from sfc.chain import Side
@@ -52,6 +64,7 @@ class Datapath:
         self._maps = maps
         self._links, self._targets = maps["links"], maps["targets"]
         self._neighbours, self._learned = maps["neighbours"], maps["learned"]
+        self._numbers = maps["numbers"]
         self._sessions = (maps["sessions"], maps["wide_sessions"])
         self._stamp = self._latest_stamp()
 
@@ -108,7 +121,13 @@ class Datapath:
                 (connection, Side(side), address_text(address)): mac.text(octets)
                 for (connection, side, address), (octets,) in self._neighbours.items()
             },
+            numbers={number: Numbered(*map(text_of, packed)) for (number,), packed in self._numbers.items()},
         )
+
+    def set_number(self, number: int, connection: Numbered) -> None:
+        """Notes what a number stands for, so that its sessions outlive the agent. Raises ValueError for names that are
+        longer than a chain's may be."""
+        self._numbers.put((number,), tuple(map(packed_text, connection, NUMBERED_SIZES)))
 
     def set_link(self, slot: int, link: LinkEntry) -> None:
         """Writes the slot's entry, in an order in which no frame meets half of a link.
@@ -123,6 +142,7 @@ class Datapath:
             if any(before):
                 self.clear_link(slot)
             self._maps["traffic"].put((slot,), (0,) * 6)
+            self._maps["contests"].put((slot,), (0, 0))
             self._links.put((slot,), (*fixed, 0, plain, 0))
         self._links.put((slot,), (*fixed, link.state, plain, self._next_stamp()))
         if link.state == LinkState.GONE:
@@ -135,6 +155,8 @@ class Datapath:
         if state:
             self._restamp(connection)
         self._links.put((slot,), (0,) * 6)
+        for place in range(FRAGMENT_PLACES):
+            self._maps["fragments"].delete((slot, place))
 
     def _restamp(self, connection: int) -> None:
         """A link of the cross-connection has left: from now on none of its sessions is taken for granted."""
@@ -172,23 +194,26 @@ class Datapath:
         self._targets.delete((connection, side))
 
     def set_neighbour(self, connection: int, side: Side, address: str, mac_address: str) -> None:
-        """Answers ARP requests or neighbour solicitations for `address` that come from `side`.
-
-        The chain has changed, so what the program learned about neighbours from the links before is forgotten.
-        """
+        """Answers ARP requests or neighbour solicitations for `address` that come from `side`."""
         self._neighbours.put((connection, side, packed_address(address)), (mac.octets(mac_address),))
-        self._learned.delete_of(connection)
 
     def clear_neighbour(self, connection: int, side: Side, address: str) -> None:
-        """The counterpart of `set_neighbour`; it, too, forgets what was learned."""
+        """The counterpart of `set_neighbour`."""
         self._neighbours.delete((connection, side, packed_address(address)))
-        self._learned.delete_of(connection)
+
+    def unlearn(self, connection: int) -> None:
+        """Removes what the program learned about neighbours from frames: the chain has changed since."""
+        for place in range(LEARNED_PLACES):
+            self._learned.delete((connection, place))
 
     def forget(self, connection: int) -> None:
-        """Removes the sessions, the counts and what was learned of a cross-connection that does not exist any more."""
+        """Removes sessions, counts and what was learned under a number that no link has any more. The number itself
+        goes last: while it is in its map, it stands for nothing else."""
         self.counters.forgotten(sum(table.delete_of(connection) for table in self._sessions))
-        for name in ("fragments", "learned", "contests", "drops"):
-            self._maps[name].delete_of(connection)
+        self.unlearn(connection)
+        for verdict in verdicts():
+            self._maps["drops"].delete((connection, verdict))
+        self._numbers.delete((connection,))
 
     def sessions(self) -> Iterator[Session]:
         """Every session remembered, active or not."""

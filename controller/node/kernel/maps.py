@@ -52,15 +52,20 @@ LAYOUTS = {
     "sessions": Layout(struct.Struct("<4s4s2s2sIII"), _SESSION, connection=-1),
     "wide_sessions": Layout(struct.Struct("<16s16s2s2sIII"), _SESSION, connection=-1),
     "opened": Layout(struct.Struct("<I"), struct.Struct("<Q"), per_cpu=True),
-    "fragments": Layout(struct.Struct("<II16s16sQ"), struct.Struct("<Q")),
+    "numbers": Layout(struct.Struct("<I"), struct.Struct("<40s64s224s")),
+    "fragments": Layout(struct.Struct("<II"), struct.Struct("<16s16sQQII")),
     "targets": Layout(struct.Struct("<II"), struct.Struct(f"<{2 * maglev.LENGTH}s")),
     "neighbours": Layout(struct.Struct("<II16s"), struct.Struct("<6s2x")),
-    "learned": Layout(struct.Struct("<II16s"), struct.Struct("<6s2xQ")),
-    "contests": Layout(struct.Struct("<IIII"), struct.Struct("<Q")),
+    "learned": Layout(struct.Struct("<II"), struct.Struct("<II16s6s2xQ")),
+    "contests": Layout(struct.Struct("<I"), struct.Struct("<QQ")),
     "traffic": Layout(struct.Struct("<I"), struct.Struct("<6Q"), per_cpu=True),
     "drops": Layout(struct.Struct("<II"), struct.Struct("<Q"), per_cpu=True),
 }
 """By the map's name in the program."""
+NUMBERED_SIZES = (40, 64, 224)
+"""Bytes of the three texts in `numbers`."""
+LEARNED_PLACES, FRAGMENT_PLACES = 64, 64
+"""Elements of a cross-connection in `learned`, and of a link in `fragments`; as in bpf/cross_connect.c."""
 
 
 class Map:
@@ -194,6 +199,19 @@ def map_info(fd: int) -> MapInfo:
     expect("map", lib.bpf_obj_get_info(fd, packed, ctypes.byref(ctypes.c_uint32(len(packed)))), "inspected")
     _, number, key_size, value_size, max_entries, _, name = _MAP_INFO.unpack(packed.raw)
     return MapInfo(fd, number, name.rstrip(b"\0").decode(), key_size, value_size, max_entries)
+
+
+def packed_text(text: str, size: int) -> bytes:
+    """Text that ends with a zero, as `numbers` holds it. Raises ValueError for one that is longer."""
+    packed = text.encode()
+    if len(packed) >= size:
+        raise ValueError(f"{text!r} has {len(packed)} bytes, and a map holds {size - 1}; give it a shorter name")
+    return packed
+
+
+def text_of(packed: bytes) -> str:
+    """The other way round."""
+    return packed.partition(b"\0")[0].decode(errors="replace")
 
 
 def packed_address(written: str) -> bytes:

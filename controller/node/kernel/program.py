@@ -15,6 +15,7 @@ from controller.node.kernel.errors import DatapathError
 from controller.node.kernel.maps import LAYOUTS, Map, map_info
 from controller.node.plane import maglev
 from controller.node.plane.model import PROGRAM, SLOTS
+from controller.node.plane.neighbours import NEIGHBOURS_PER_LINK
 
 SOURCE = Path(__file__).resolve().parents[3] / "bpf"
 """The folder of the program's C source."""
@@ -40,6 +41,7 @@ def load(pin_root: Path, capacity: int, cflags: Sequence[str]) -> tuple[int, dic
         f"-DSESSION_CAPACITY={capacity}",
         f"-DSLOTS={SLOTS}",
         f"-DTABLE_LENGTH={maglev.LENGTH}",
+        f"-DNEIGHBOURS_PER_LINK={NEIGHBOURS_PER_LINK}",
         *cflags,
     ]
     module = _compiled(flags)

@@ -16,8 +16,8 @@ from controller.node.plane.plan import Plan, differing, merge
 K = TypeVar("K")
 V = TypeVar("V")
 
-Kind = Literal["filters", "links", "targets", "neighbours"]
-"""Which of DataPlane's four mappings a change is about: the name of the field."""
+Kind = Literal["filters", "links", "targets", "neighbours", "numbers"]
+"""Which of DataPlane's five mappings a change is about: the name of the field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,9 @@ class Clear:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """Removes the sessions and counts of a cross-connection that has no link on this node any more."""
+    """Removes all that the maps hold under a number that stands for no link any more, and then frees the number."""
 
     connection: int
-    """CrossConnection.number."""
 
 
 Change = Set | Clear | Forget
@@ -62,7 +61,7 @@ def changes(actual: DataPlane | Plan, wanted: Plan) -> Iterator[Change]:
         had = actual.connections
     else:
         old, new = actual, wanted.plane
-        had = frozenset(entry.connection for entry in actual.links.values())
+        had = frozenset(entry.connection for entry in actual.links.values()) | actual.numbers.keys()
     yield from _in_order(old, new)
     yield from (Forget(number) for number in had - wanted.connections)
 
@@ -76,6 +75,7 @@ def _in_order(actual: DataPlane, wanted: DataPlane) -> Iterator[Change]:
     links = dict(_differing(actual.links, wanted.links))
     gone = {slot: entry for slot, entry in links.items() if entry.state == LinkState.GONE}
     filters = dict(_differing(actual.filters, wanted.filters))
+    yield from (Set("numbers", *each) for each in _differing(actual.numbers, wanted.numbers))
     yield from (Set("links", slot, entry) for slot, entry in links.items() if slot not in gone)
     yield from (Set("filters", ifindex, slot) for ifindex, slot in filters.items() if ifindex not in actual.filters)
     yield from (Set("neighbours", *each) for each in _differing(actual.neighbours, wanted.neighbours))

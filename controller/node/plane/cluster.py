@@ -41,11 +41,3 @@ class Cluster:
         """The replica's stage, or None when its chain does not exist or has no such stage."""
         chain = self.chain_of(replica)
         return chain.stage(replica.stage) if chain else None
-
-    def connection_names(self) -> dict[int, str]:
-        """namespace/name of each cross-connection, by its number."""
-        return {
-            connection.number: f"{chain.namespace}/{connection.name}"
-            for chain in self.chains.values()
-            for connection in chain.cross_connections
-        }

@@ -9,7 +9,7 @@ API server has been heard at all, every link keeps the place that it has.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain as joined
@@ -18,19 +18,22 @@ from controller.node.plane import maglev
 from controller.node.plane.cluster import ChainKey, Cluster
 from controller.node.plane.drain import Drain
 from controller.node.plane.model import DataPlane, HostLink, LinkEntry, LinksByPod, LinkState, SideKey
-from controller.node.plane.plan import Given, Members, Part, Plan
+from controller.node.plane.neighbours import answered
+from controller.node.plane.numbers import Allocation, numbered
+from controller.node.plane.plan import (
+    NOT_PLANNED,
+    Given,
+    Members,
+    Part,
+    Place,
+    Plan,
+    Trouble,
+    connections_of,
+    merge,
+    on_sides,
+)
 from controller.node.plane.replica import Replica
-from sfc.chain import Chain, Side
-
-Place = tuple[HostLink, LinkEntry]
-"""A link, and its entry in the data path."""
-
-FORESEEN = 16
-"""A side with more replicas gets no tables ahead of the next event."""
-
-MOST_FORESEEN = 512
-"""With more replicas on all sides together, no tables are made ahead: they would drive each other out of the cache, and
-the next event is hardly one that was foreseen."""
+from sfc.chain import Chain, CrossConnection
 
 
 def desired(
@@ -47,19 +50,42 @@ def desired(
     the kubelet asked for.
 
     `drains` are by pod UID. `actual` is the data plane that was observed, or the plan that was carried out last.
-    `before` only saves work: a chain keeps its part if nothing has changed for it, and a side with the same targets
-    keeps its lookup table.
+    `before` knows the numbers, and saves work: a chain keeps its part if nothing has changed for it, and a side with
+    the same targets keeps its lookup table.
     """
+    plane = actual if isinstance(actual, DataPlane) else DataPlane()
+    allocation = Allocation(before.numbers, plane.numbers, [entry.connection for entry in plane.links.values()])
     if cluster is None:
-        return Plan(links, {None: _remembered(links, drains, _plane(actual), [*before.parts.values()])})
+        part = _remembered(links, drains, _plane(actual), [*before.parts.values()])
+        return Plan(links, {None: part}, allocation.numbers(part.connections))
+
+    def retry(part: Part) -> bool:
+        """What planning failed for may have passed. A pass for one event does not try: it must not be slow."""
+        return part.unplanned and isinstance(actual, DataPlane)
+
     draining = _drains_by_chain(cluster, drains)
-    parts: dict[ChainKey | None, Part] = {
-        key: _part(key, Given(cluster.chains.get(key), replicas, draining.get(key, {})), links, before)
-        for key, replicas in cluster.by_chain.items()
-    }
+    parts: dict[ChainKey | None, Part] = {}
+    for key in _in_turn(cluster, allocation):
+        given = Given(cluster.chains.get(key), cluster.by_chain[key], draining.get(key, {}))
+        former = before.parts.get(key)
+        if former and former.given == given and _same_links(given.replicas, before.links, links) and not retry(former):
+            parts[key] = former
+        else:
+            known = [each for each in (former, before.parts.get(None)) if each]
+            parts[key] = _part(given, links, known, actual, allocation)
     if sum(part.pods for part in parts.values()) < len(links):
         parts[None] = _gone({uid: links[uid] for uid in links if uid not in cluster.replicas}, _plane(actual))
-    return Plan(links, parts)
+    return Plan(links, parts, allocation.numbers(connections_of(parts.values())))
+
+
+def _in_turn(cluster: Cluster, allocation: Allocation) -> Iterable[ChainKey]:
+    """The chains with replicas; the older ones first if a number of an earlier version may have two claimants."""
+
+    def age(key: ChainKey) -> tuple[bool, str, str]:
+        chain = cluster.chains.get(key)
+        return (False, chain.created, chain.uid) if chain else (True, "", "")
+
+    return sorted(cluster.by_chain, key=age) if allocation.adopts else cluster.by_chain
 
 
 def _link_state(replica: Replica, drain: Drain | None, forwarding: bool) -> LinkState:
@@ -84,45 +110,95 @@ def _plane(actual: DataPlane | Plan) -> DataPlane:
     return actual.plane if isinstance(actual, Plan) else actual
 
 
-def _part(key: ChainKey, given: Given, links: LinksByPod, before: Plan) -> Part:
-    part = before.parts.get(key)
-    if part and part.given == given and _same_links(given.replicas, before.links, links):
-        return part
-    return _planned(given, links, [each for each in (part, before.parts.get(None)) if each])
+def _part(
+    given: Given, links: LinksByPod, before: Sequence[Part], actual: DataPlane | Plan, allocation: Allocation
+) -> Part:
+    """What goes wrong in planning a chain stays in it: its links keep their places, and all other chains go on."""
+    try:
+        return _planned(given, links, before, allocation)
+    except Exception as error:  # noqa: BLE001  # whatever it is: no other chain may stand still for it
+        return _unplanned(given, links, merge(before) if isinstance(actual, Plan) else actual, error)
 
 
 def _same_links(replicas: Iterable[Replica], before: LinksByPod, after: LinksByPod) -> bool:
     return after is before or all(after.get(replica.uid) == before.get(replica.uid) for replica in replicas)
 
 
-def _planned(given: Given, links: LinksByPod, before: Sequence[Part]) -> Part:
+def _planned(given: Given, links: LinksByPod, before: Sequence[Part], allocation: Allocation) -> Part:
     chain, pods = given.chain, sum(replica.uid in links for replica in given.replicas)
     if chain is None:
         return Part(DataPlane(), {}, frozenset(), pods, given)
+    numbers = _Numbering(chain, allocation)
     placed = [
         place
         for replica in given.replicas
-        for place in _places(chain, replica, given.drains.get(replica.uid), links.get(replica.uid, ()))
+        for place in _places(numbers, replica, given.drains.get(replica.uid), links.get(replica.uid, ()))
     ]
-    connections = frozenset(entry.connection for _, entry in placed)
-    serving = _on_sides(placed, LinkState.SERVING)
+    serving = on_sides(placed, LinkState.SERVING)
+    answers = answered(numbers.connections, Counter(entry.connection for _, entry in placed), chain)
     plane = DataPlane(
         filters=_filters(placed),
         links={link.slot: entry for link, entry in placed},
         targets=_targets(serving, before),
-        neighbours=_neighbours(chain, connections),
+        neighbours=answers.neighbours,
+        numbers={number: numbered(chain, connection) for number, connection in numbers.connections.items()},
     )
-    return Part(plane, serving, connections, pods, given)
+    return Part(plane, serving, frozenset(plane.numbers), pods, given, (*numbers.troubles(), *answers.troubles))
 
 
-def _places(chain: Chain, replica: Replica, drain: Drain | None, links: Sequence[HostLink]) -> Iterator[Place]:
+class _Numbering:
+    """The numbers of a chain's cross-connections, each asked for once."""
+
+    def __init__(self, chain: Chain, allocation: Allocation) -> None:
+        self.chain = chain
+        self.connections: dict[int, CrossConnection] = {}
+        self._allocation = allocation
+        self._numbers: dict[str, int] = {}
+
+    def number(self, connection: CrossConnection) -> int:
+        number = self._numbers.get(connection.name)
+        if number is None:
+            number = self._numbers[connection.name] = self._allocation.number(self.chain, connection)
+            self.connections[number] = connection
+        return number
+
+    def troubles(self) -> Iterator[Trouble]:
+        for connection in self.connections.values():
+            if owner := self._allocation.owner_of_former(self.chain, connection):
+                yield Trouble(
+                    "NumberTaken",
+                    f"CrossConnection {connection.name} had the same number in the data path as CrossConnection "
+                    f"{owner.path} of an older chain, which keeps it: this one has a new number, and its sessions "
+                    "begin anew",
+                    connection.name,
+                )
+
+
+def _unplanned(given: Given, links: LinksByPod, actual: DataPlane, error: Exception) -> Part:
+    """The part of a chain that could not be planned: what is there stays, apart from what the node knows by itself."""
+    own = {replica.uid: links[replica.uid] for replica in given.replicas if replica.uid in links}
+    part = _kept(own, actual, _by_itself(given.drains))
+    plane = replace(
+        part.plane,
+        targets={side: table for side, table in actual.targets.items() if side[0] in part.connections},
+        neighbours={asked: mac for asked, mac in actual.neighbours.items() if asked[0] in part.connections},
+    )
+    trouble = Trouble(
+        NOT_PLANNED,
+        f"its links keep their places and no replica joins, because what they should be can not be computed: "
+        f"{type(error).__name__}: {error}; change the chain, or report this as a bug",
+    )
+    return replace(part, plane=plane, given=given, troubles=(trouble,))
+
+
+def _places(numbers: _Numbering, replica: Replica, drain: Drain | None, links: Sequence[HostLink]) -> Iterator[Place]:
     newest = {link.interface: link for link in sorted(links, key=lambda link: link.ifindex)}
     state = _link_state(replica, drain, _forwarding(replica, newest))
     for link in links:
-        if attached := chain.attachments.get((replica.stage, link.interface)):
+        if attached := numbers.chain.attachments.get((replica.stage, link.interface)):
             connection, side = attached
             its_state = state if link is newest[link.interface] else LinkState.GONE
-            yield link, LinkEntry(link.ifindex, connection.number, side, its_state, link.paired)
+            yield link, LinkEntry(link.ifindex, numbers.number(connection), side, its_state, link.paired)
 
 
 def _forwarding(replica: Replica, links: Mapping[str, HostLink]) -> bool:
@@ -136,14 +212,19 @@ def _drained_state(drain: Drain) -> LinkState:
 
 def _remembered(links: LinksByPod, drains: Mapping[str, Drain], actual: DataPlane, before: Sequence[Part]) -> Part:
     """For all links, until the API server has been heard."""
+    part = _kept(links, actual, _by_itself(drains))
+    targets = _targets(part.serving, before)
+    return replace(part, plane=replace(part.plane, targets=targets, neighbours=actual.neighbours))
+
+
+def _by_itself(drains: Mapping[str, Drain]) -> Callable[[HostLink, LinkEntry], LinkState]:
+    """The state that a link has by what the node knows without the API server: whether it is up, and its drain."""
 
     def state(link: HostLink, entry: LinkEntry) -> LinkState:
         drain = drains.get(link.pod_uid)
         return LinkState.GONE if not link.up else _drained_state(drain) if drain else entry.state
 
-    part = _kept(links, actual, state)
-    targets = _targets(part.serving, before)
-    return replace(part, plane=replace(part.plane, targets=targets, neighbours=actual.neighbours))
+    return state
 
 
 def _gone(links: LinksByPod, actual: DataPlane) -> Part:
@@ -160,13 +241,13 @@ def _kept(of_pods: LinksByPod, actual: DataPlane, state: Callable[[HostLink, Lin
         for link in links
         if (entry := actual.links.get(link.slot)) and entry.ifindex == link.ifindex
     ]
-    filters = {link.ifindex: link.slot for link in links if link.filter_slot is not None}
-    return Part(
-        DataPlane(filters=filters | _filters(placed), links={link.slot: entry for link, entry in placed}),
-        _on_sides(placed, LinkState.SERVING),
-        frozenset(entry.connection for _, entry in placed),
-        len(of_pods),
+    connections = frozenset(entry.connection for _, entry in placed)
+    plane = DataPlane(
+        filters={link.ifindex: link.slot for link in links if link.filter_slot is not None} | _filters(placed),
+        links={link.slot: entry for link, entry in placed},
+        numbers={number: actual.numbers[number] for number in connections if number in actual.numbers},
     )
+    return Part(plane, on_sides(placed, LinkState.SERVING), connections, len(of_pods))
 
 
 def _filters(placed: Iterable[Place]) -> dict[int, int]:
@@ -186,42 +267,3 @@ def _targets(serving: Mapping[SideKey, Members], before: Sequence[Part]) -> dict
 def _made(side: SideKey, members: Members, before: Sequence[Part]) -> bytes | None:
     """The side's lookup table from one of the parts, if it was made of the same members."""
     return next((part.plane.targets[side] for part in before if part.serving.get(side) == members), None)
-
-
-def _on_sides(placed: Iterable[Place], state: LinkState) -> dict[SideKey, Members]:
-    """The links in this state, by side. Sorted, so that equal members are equal lists."""
-    found: dict[SideKey, Members] = defaultdict(list)
-    for link, entry in placed:
-        if entry.state == state:
-            found[entry.connection, entry.side].append((link.pod_uid, link.slot))
-    return {side: sorted(members) for side, members in found.items()}
-
-
-def _neighbours(chain: Chain, connections: frozenset[int]) -> dict[tuple[int, Side, str], str]:
-    return {
-        (connection.number, side, address): mac
-        for connection in chain.cross_connections
-        if connection.number in connections
-        for side in Side
-        for address, mac in chain.neighbours(connection.end(side)).items()
-    }
-
-
-def likely_targets(plan: Plan) -> Sequence[tuple[tuple[str, int], ...]]:
-    """The members of each side after the next event, if one replica joins or leaves. Empty when there are so many that
-    making their tables ahead would not pay."""
-    serving = {side: members for part in plan.parts.values() for side, members in part.serving.items()}
-    if sum(map(len, serving.values())) > MOST_FORESEEN:
-        return ()
-    entries = plan.plane.links
-    placed = ((link, entries[link.slot]) for of_pod in plan.links.values() for link in of_pod if link.slot in entries)
-    return tuple(_after_the_next_event(serving, _on_sides(placed, LinkState.WIRED)))
-
-
-def _after_the_next_event(
-    serving: Mapping[SideKey, Members], wired: Mapping[SideKey, Members]
-) -> Iterator[tuple[tuple[str, int], ...]]:
-    for key, members in serving.items():
-        if len(members) <= FORESEEN:
-            yield from ((*members, one) for one in wired.get(key, ()))
-            yield from (tuple(other for other in members if other != one) for one in members if len(members) > 1)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from controller.node.plane.numbers import Numbered
 from sfc.chain import Side
 
 PROGRAM = "cross_connect"
@@ -59,7 +60,7 @@ class HostLink:
 LinksByPod = Mapping[str, tuple[HostLink, ...]]
 """The links of each pod, by its UID."""
 SideKey = tuple[int, Side]
-"""(CrossConnection.number, side)"""
+"""(number of the cross-connection, side)"""
 
 
 def by_pod(links: Iterable[HostLink]) -> LinksByPod:
@@ -76,7 +77,7 @@ class LinkEntry:
 
     ifindex: int
     connection: int
-    """CrossConnection.number."""
+    """Number of the cross-connection (plane/numbers.py)."""
     side: Side
     state: LinkState
     paired: bool = True
@@ -85,7 +86,7 @@ class LinkEntry:
 
 @dataclass(frozen=True, slots=True)
 class DataPlane:
-    """What one node's data path holds: four mappings, of which each entry can be set and cleared by itself."""
+    """What one node's data path holds: five mappings, of which each entry can be set and cleared by itself."""
 
     filters: Mapping[int, int] = field(default_factory=dict)
     """ifindex → slot, for each link that carries our filter."""
@@ -94,7 +95,9 @@ class DataPlane:
     targets: Mapping[SideKey, bytes] = field(default_factory=dict)
     """The lookup table of each side, as maglev.table packs it. A side without targets has no entry."""
     neighbours: Mapping[tuple[int, Side, str], str] = field(default_factory=dict)
-    """(CrossConnection.number, side that asks, address it asks for) → the MAC that is the answer."""
+    """(number of the cross-connection, side that asks, address it asks for) → the MAC that is the answer."""
+    numbers: Mapping[int, Numbered] = field(default_factory=dict)
+    """What the number of each cross-connection stands for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,7 @@ class Contest:
     """Two serving links of one side that each claimed the same flow as their own."""
 
     connection: int
-    """CrossConnection.number."""
+    """Number of the cross-connection."""
     side: Side
     former: int
     """Slot of the link that had the flow."""

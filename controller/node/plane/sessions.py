@@ -15,7 +15,7 @@ class Session:
     """One session, as the `sessions` map has it."""
 
     connection: int
-    """CrossConnection.number."""
+    """Number of the cross-connection."""
     protocol: int
     """IP protocol number, or 255 for a neighbour that was asked for."""
     has_ports: bool

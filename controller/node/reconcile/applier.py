@@ -8,6 +8,9 @@ from typing import Any
 
 from controller.node.plane.changes import Change, Clear, Forget, Kind, Set
 from controller.node.plane.model import PROGRAM
+from controller.node.plane.numbers import Numbered
+from controller.node.plane.plan import Plan
+from controller.node.plane.refusals import Outcome, carried_out
 from controller.node.reconcile.node_view import NodeView
 from controller.node.reconcile.protocols import DataPathWriter, LinkFilters
 from sfc.chain import Side
@@ -23,16 +26,14 @@ class Applier:
         self._links = links
         self._datapath = datapath
         self._node = node
+        self._unlearned: set[int] = set()
+        """Cross-connections whose neighbours these changes have begun to change."""
 
-    def apply(self, changes: Iterable[Change]) -> tuple[Change, ...]:
-        """Carries out the changes one after the other, and returns them.
-
-        Raises what the kernel's adapters raise. The changes before that one stay, and the next pass observes them.
-        """
-        ordered = tuple(changes)
-        for change in ordered:
-            self._carry_out(change)
-        return ordered
+    def apply(self, changes: Iterable[Change], before: Plan, wanted: Plan) -> Outcome:
+        """Carries out the changes from `before` to `wanted`, one after the other. If the change of a chain raises, the
+        rest of that chain's changes is left out, and no other's."""
+        self._unlearned.clear()
+        return carried_out(changes, self._carry_out, before, wanted)
 
     def _carry_out(self, change: Change) -> None:
         match change:
@@ -50,8 +51,11 @@ class Applier:
             case "targets":
                 connection, side = key
                 self._datapath.set_targets(connection, side, value)
+            case "numbers":
+                self._datapath.set_number(key, value)
             case "neighbours":
                 connection, side, address = key
+                self._unlearn(connection)
                 self._datapath.set_neighbour(connection, side, address, value)
             case "filters":
                 self._links.attach(key, value, self._datapath.program_fd, PROGRAM)
@@ -64,17 +68,25 @@ class Applier:
             case "targets":
                 self._datapath.clear_targets(*key)
             case "neighbours":
+                self._unlearn(key[0])
                 self._datapath.clear_neighbour(*key)
             case "filters":
                 self._links.detach(key)
                 self._node.filter_cleared()
 
+    def _unlearn(self, connection: int) -> None:
+        """The chain has changed: what the program learned from the links before does not count any more."""
+        if connection not in self._unlearned:
+            self._datapath.unlearn(connection)
+            self._unlearned.add(connection)
 
-def log_changes(changes: Iterable[Change], names: Mapping[int, str]) -> None:
-    """A line for each change of a link or of targets. `names` are those of the cross-connections, by number."""
+
+def log_changes(changes: Iterable[Change], names: Mapping[int, Numbered]) -> None:
+    """A line for each change of a link or of targets. `names`: what the numbers of cross-connections stand for."""
 
     def shown(connection: int, side: Side) -> dict[str, str | int]:
-        return {"cross_connection": names.get(connection, connection), "side": side.name.lower()}
+        name = names[connection].path if connection in names else connection
+        return {"cross_connection": name, "side": side.name.lower()}
 
     for (
         change

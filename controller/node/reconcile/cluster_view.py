@@ -27,8 +27,20 @@ def chain(stored: StoredChain, before: Chain | None) -> Chain | None:
     try:
         return parse(stored.obj())
     except InvalidChain as error:
-        path = f"{stored.namespace}/{stored.name}"
-        log.warning("invalid chain not followed", extra={"chain": path, "error": str(error)})
+        log.warning("invalid chain not followed", extra={"chain": stored.path, "error": str(error)})
+        return before
+    except Exception:  # one object that nobody foresaw must not hide all others
+        log.exception("chain can not be read; it stays as it was", extra={"chain": stored.path})
+        return before
+
+
+def replica(pod: Object, before: Replica | None) -> Replica | None:
+    """A pod that can not be read stays as it was `before`."""
+    try:
+        return replica_of(pod)
+    except Exception:
+        path = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+        log.exception("pod can not be read; it stays as it was", extra={"pod": path})
         return before
 
 
@@ -78,7 +90,7 @@ class ClusterView:
         chains, connections = Collection(CHAINS.path(), lean.CHAIN), Collection(CONNECTIONS.path())
         self._chains = Watch(api, chains, stored_chain, on_change=self._chains_changed)
         self._connections = Watch(api, connections, self._own_entry, on_change=on_status)
-        self._pods = Watch[Replica | None](api, replicas, lambda pod, _: replica_of(pod), on_change=self._look)
+        self._pods = Watch[Replica | None](api, replicas, replica, on_change=self._look)
         self._reader = ClusterReader()
         self._looking = threading.Lock()
         """Held from the moment that the snapshots are taken: what is older never replaces what is newer."""

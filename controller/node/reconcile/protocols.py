@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from controller.node.plane.model import DataPlane, HostLink, LinkEntry, SideKey
+from controller.node.plane.numbers import Numbered
 from controller.node.plane.sessions import Timeouts
 from sfc.chain import Side
 
@@ -36,6 +37,9 @@ class DataPathWriter(Protocol):
     def observe(self, known: Mapping[SideKey, bytes]) -> DataPlane:
         """What the maps hold, without filters. A lookup table that equals the one in `known` is that same object."""
 
+    def set_number(self, number: int, connection: Numbered) -> None:
+        """Notes what a number stands for."""
+
     def set_link(self, slot: int, entry: LinkEntry) -> None:
         """Writes a slot's entry."""
 
@@ -54,11 +58,14 @@ class DataPathWriter(Protocol):
     def clear_neighbour(self, connection: int, side: Side, address: str) -> None:
         """Answers no more for the address on that side."""
 
+    def unlearn(self, connection: int) -> None:
+        """Removes what frames have told about the neighbours of a cross-connection."""
+
     def succeeding(self, programs: Collection[int]) -> AbstractContextManager[None]:
         """Takes over the sessions of these programs, whose filters get this program inside of the block."""
 
     def forget(self, connection: int) -> None:
-        """Removes the sessions and counts of a cross-connection."""
+        """Removes all that the maps hold of a cross-connection, and its number last."""
 
     def activity(self, slots: Collection[int], *, timeouts: Timeouts) -> Mapping[int, int]:
         """Active sessions of each of the slots. Takes a tenth of a second when the session table is full."""

@@ -16,15 +16,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 
-from controller.node.plane import maglev
+from controller.node.plane import maglev, refusals
 from controller.node.plane.changes import changes
-from controller.node.plane.cluster import Cluster
-from controller.node.plane.desired import desired, likely_targets
+from controller.node.plane.cluster import ChainKey, Cluster
+from controller.node.plane.desired import desired
 from controller.node.plane.drain import Drain, advance, begin
-from controller.node.plane.model import LinksByPod, by_pod
-from controller.node.plane.plan import Plan, State
+from controller.node.plane.foreseen import likely_targets
+from controller.node.plane.model import DataPlane, LinksByPod, by_pod
+from controller.node.plane.plan import Plan, Refusal, State
+from controller.node.plane.refusals import Outcome
 from controller.node.reconcile.applier import Applier, log_changes
 from controller.node.reconcile.drains import Drains
 from controller.node.reconcile.node_view import NodeView
@@ -38,6 +42,8 @@ VERIFY_SECONDS = 10.0
 """Between two passes that read everything: drift is mended after this time at the latest."""
 DRAINING_SECONDS = 0.2
 """Between two passes while a replica drains: the most by which a deadline is overrun."""
+REFUSED_SECONDS = 1.0
+"""Between two passes while the kernel refuses a chain's part."""
 RETRY = Backoff(first=0.1, longest=5.0)
 """After a pass that failed."""
 
@@ -117,7 +123,7 @@ class Reconciler:
         failures = 0
         self._running = True
         while not stop.is_set():
-            woken = self._woken.wait(DRAINING_SECONDS if self.drains.unfinished else VERIFY_SECONDS)
+            woken = self._woken.wait(self._pause())
             self._woken.clear()
             try:
                 with self._passing:
@@ -141,8 +147,8 @@ class Reconciler:
     def reconcile(self, verify: bool = True) -> None:
         """One pass; with `verify`, it reads links and maps in any case.
 
-        Not to be called beside another pass. Raises what the kernel's adapters raise; what was applied by then stays,
-        and the next pass observes it.
+        Not to be called beside another pass. What goes wrong with one chain stays in it (State.refused). Raises what
+        the kernel's adapters raise when they read; the next pass then observes everything.
         """
         woken_at = self._take_wake()
         cluster = self._cluster()
@@ -151,19 +157,52 @@ class Reconciler:
         drains = self.drains.in_progress(cluster, links.keys(), self._clock())
         wanted = desired(cluster, links, drains, observed or left, left)
         with self._datapath.succeeding(self._node.other_programs):
-            applied = self._applier.apply(changes(observed or left, wanted))
-        now = self._clock()
-        advanced = {
-            uid: advance(drain, active_sessions=self.sessions.active(drain), now=now) for uid, drain in drains.items()
-        }
+            outcome, applied = self._carry_out(left, observed or left, wanted)
+        advanced = self._advanced(drains, cluster, outcome)
         if any(advanced[uid].ended and not drains[uid].ended for uid in drains):
-            final = desired(cluster, links, advanced, wanted, wanted)
-            applied += self._applier.apply(changes(wanted, final))
-            wanted = final
+            final = desired(cluster, links, advanced, applied, applied)
+            more, applied = self._carry_out(applied, applied, final)
+            outcome = Outcome(outcome.done + more.done, {**outcome.refused, **more.refused})
         self._node.confirm(links)
-        self._publish(State(cluster, wanted, advanced, woken_at, now))
-        if applied:
-            log_changes(applied, cluster.connection_names() if cluster else {})
+        now = self._clock()
+        self._publish(State(cluster, applied, advanced, self._refusals(outcome, now), woken_at, now))
+        if outcome.done:
+            log_changes(outcome.done, ChainMap(applied.numbers.named, left.numbers.named))
+
+    def _carry_out(self, before: Plan, actual: DataPlane | Plan, wanted: Plan) -> tuple[Outcome, Plan]:
+        """What became of the changes, and the plan that is in the data path now."""
+        outcome = self._applier.apply(changes(actual, wanted), before, wanted)
+        return outcome, refusals.left(wanted, before, actual, outcome)
+
+    def _advanced(self, drains: Mapping[str, Drain], cluster: Cluster | None, outcome: Outcome) -> dict[str, Drain]:
+        """The drains after the pass. A replica whose chain was refused is perhaps in the targets still, so its drain
+        waits for the next pass, or its deadline."""
+        now = self._clock()
+        return {
+            uid: advance(drain, active_sessions=self.sessions.active(drain), now=now)
+            if now >= drain.deadline or _chain_of(uid, cluster) not in outcome.refused
+            else drain
+            for uid, drain in drains.items()
+        }
+
+    def _refusals(self, outcome: Outcome, now: float) -> Mapping[ChainKey | None, Refusal]:
+        """What was refused, since when. Logs what is new, and what has passed."""
+        before = self._state.refused
+        for key in before.keys() - outcome.refused.keys():
+            log.info("the chain's part is in the data path now", extra={"chain": _path(key)})
+        found = {}
+        for key, message in outcome.refused.items():
+            known = before.get(key)
+            if known is None or known.message != message:
+                log.error("part of a chain refused; all others go on", extra={"chain": _path(key), "error": message})
+            found[key] = Refusal(message, known.since if known else now)
+        return found
+
+    def _pause(self) -> float:
+        """Seconds until the next pass that nobody asks for."""
+        if self.drains.unfinished:
+            return DRAINING_SECONDS
+        return REFUSED_SECONDS if self._state.refused else VERIFY_SECONDS
 
     def drain(self, drain_id: str, asked_at: float, timeout: float) -> Drain | None:
         """Takes the replica out of all targets and waits until its sessions have ended or its deadline has passed.
@@ -189,7 +228,10 @@ class Reconciler:
         self._state = state
         self.drains.settle(state.drains, state.links.keys())
         for observer in self._observers:
-            observer(state)
+            try:
+                observer(state)
+            except Exception:
+                log.exception("what a pass left could not be reported")
 
     def _prepare(self) -> None:
         """Makes, while nothing else is to do, the tables that the next event will probably ask for: they are cached."""
@@ -197,8 +239,19 @@ class Reconciler:
         for members in likely_targets(current) if self._prepared.parts != current.parts else ():
             if self._woken.is_set() or self._woken_at is not None:
                 return
-            maglev.table(members)
+            with suppress(Exception):  # the pass that needs the table says what is wrong, and with which chain
+                maglev.table(members)
         self._prepared = current
+
+
+def _chain_of(uid: str, cluster: Cluster | None) -> ChainKey | None:
+    replica = cluster.replicas.get(uid) if cluster else None
+    return (replica.namespace, replica.chain) if replica else None
+
+
+def _path(key: ChainKey | None) -> str:
+    """namespace/name of a chain; empty for links of unknown pods."""
+    return "/".join(key or ())
 
 
 def _pod_of(drain_id: str, links: LinksByPod) -> str | None:

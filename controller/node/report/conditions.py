@@ -11,6 +11,7 @@ from typing import Any
 from controller.node.plane.model import LinkEntry, LinkState
 from controller.node.plane.plan import State
 from controller.node.plane.replica import Replica
+from controller.node.report.troubles import troubles
 from kube.conditions import Condition
 from sfc import missing, names
 from sfc.chain import Chain, Side
@@ -20,8 +21,13 @@ def conditions(state: State) -> Iterator[tuple[Replica, Condition]]:
     """One for each replica of this node; none before the cluster was seen."""
     if state.cluster is None:
         return
+    amiss = troubles(state)
     for replica in state.cluster.replicas.values():
-        yield replica, _condition(state, replica, state.cluster.chain_of(replica))
+        condition = _condition(state, replica, state.cluster.chain_of(replica))
+        of_chain = [each for each in amiss.get((replica.namespace, replica.chain), ()) if each.connection is None]
+        if of_chain and replica.ready and condition.reason not in ("Serving", "Draining", "Drained"):
+            condition = _not_wired(of_chain[0].reason, of_chain[0].message)
+        yield replica, condition
 
 
 def node_status(state: State, node: str) -> dict[tuple[str, str], dict[str, Any]]:
@@ -35,13 +41,18 @@ def node_status(state: State, node: str) -> dict[tuple[str, str], dict[str, Any]
     for replica, state_name, key in _placed(state):
         replicas.setdefault(key, []).append({"pod": replica.name, "state": state_name})
     entries = {}
-    for chain in state.cluster.chains.values():
-        for connection in chain.cross_connections:
-            sides = {side: replicas.get((connection.number, side), []) for side in Side}
-            if any(sides.values()):
-                entries[chain.namespace, connection.name] = {"name": node} | {
-                    side.name.lower(): sorted(found, key=lambda r: r["pod"]) for side, found in sides.items()
-                }
+    for connection, number in state.plan.numbers.of.items():
+        sides = {side: replicas.get((number, side), []) for side in Side}
+        if any(sides.values()):
+            entries[connection.namespace, connection.connection] = {"name": node} | {
+                side.name.lower(): sorted(found, key=lambda r: r["pod"]) for side, found in sides.items()
+            }
+    for (namespace, name), of_chain in troubles(state).items():
+        chain = state.cluster.chains.get((namespace, name))
+        for connection_name in (c.name for c in chain.cross_connections) if chain else ():
+            messages = [each.message for each in of_chain if each.connection in (None, connection_name)]
+            if messages and (namespace, connection_name) in entries:
+                entries[namespace, connection_name]["trouble"] = "; ".join(messages)
     return entries
 
 

@@ -77,8 +77,7 @@ def _links(state: State, traffic: Mapping[int, Traffic]) -> Iterator[Metric]:
 
 def _by_verdict(state: State, name: str, about: str, counts: Mapping[tuple[int, str], int]) -> Metric:
     metric = CounterMetricFamily(name, f"{about}, by verdict", labels=("namespace", "cross_connection", "verdict"))
-    chains = state.cluster.chains.values() if state.cluster else ()
-    named = {c.number: (chain.namespace, c.name) for chain in chains for c in chain.cross_connections}
+    named = {number: (each.namespace, each.connection) for number, each in state.plan.numbers.named.items()}
     named[0] = ("", "")  # from links that are not wired, so in no cross-connection
     for (number, verdict), frames in counts.items():
         if number in named:

@@ -87,7 +87,11 @@ class StatusWriter:
         while not stop.is_set():
             self._woken.wait(pause)
             self._woken.clear()
-            pause = IDLE_SECONDS if self.publish() else RETRY_SECONDS
+            try:
+                pause = IDLE_SECONDS if self.publish() else RETRY_SECONDS
+            except Exception:
+                log.exception("statuses could not be written; tried again")
+                pause = RETRY_SECONDS
 
     def publish(self) -> bool:
         """Write what differs. False when a write failed and should be repeated soon."""
