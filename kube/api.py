@@ -76,9 +76,11 @@ class ApiServer:
         client.user_agent = "sfc"
         return cls(client)
 
-    def get(self, path: str, params: Params | None = None) -> dict[str, Any]:
-        """One object, or a collection (kind List)."""
-        return self._object("GET", path, params)
+    def get(
+        self, path: str, params: Params | None = None, read_timeout: float = READ_TIMEOUT_SECONDS
+    ) -> dict[str, Any]:
+        """One object, or a collection (kind List). `read_timeout`: seconds that may pass without data."""
+        return self._object("GET", path, params, read_timeout=read_timeout)
 
     def create(self, path: str, obj: Mapping[str, Any]) -> dict[str, Any]:
         """`path`: of the collection. ApiError has status 409 when the object exists."""
@@ -113,8 +115,15 @@ class ApiServer:
         finally:
             response.close()
 
-    def _object(self, method: str, path: str, params: Params | None = None, body: Body | None = None) -> dict[str, Any]:
-        response = self._send(method, path, params, body)
+    def _object(
+        self,
+        method: str,
+        path: str,
+        params: Params | None = None,
+        body: Body | None = None,
+        read_timeout: float = READ_TIMEOUT_SECONDS,
+    ) -> dict[str, Any]:
+        response = self._send(method, path, params, body, read_timeout)
         try:
             answer = json.loads(response.data)
         except urllib3.exceptions.HTTPError as error:

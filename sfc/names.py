@@ -42,16 +42,14 @@ SYSTEM_NAMESPACE = "sfc-system"
 HOOK_HOST = "127.0.0.1"
 HOOK_PORT = 9810
 HOOK_PATH = "/drain/"
-"""The PreStop hook is GET http://127.0.0.1:9810/drain/<drain id>; only the kubelet of the node can reach it."""
+"""The PreStop hook is GET http://127.0.0.1:9810/drain/<drain id>; the node's pods
+can make the kubelet call it, too, so a call proves nothing: see controller/node/hooks/server.py."""
 
 HOOK_SOCKET = "/run/sfc/hooks.sock"
 """Socket of the leading node agent. The process that holds PreStop hooks reports them here."""
 
 ASKED_AT_HEADER = "X-Sfc-Asked-At"
 """Header with the time at which that process received the hook: seconds on the node's monotonic clock."""
-
-SIGNATURE_HEADER = "X-Sfc-Signature"
-"""Header with the drain id's signature; see sfc.drain_id."""
 
 DRAIN_KEY_SECRET = "sfc-drain-key"  # noqa: S105 - the name of a Secret, not its value
 DRAIN_KEY_FIELD = "key"

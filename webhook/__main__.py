@@ -50,7 +50,7 @@ def _options() -> argparse.Namespace:
         "--drain-key",
         type=Path,
         default=Path("/etc/sfc/drain-key/key"),
-        help="signs drain hooks",
+        help="binds drain ids to their pods",
     )
     parser.add_argument("--port", type=int, default=8443, help="admission, TLS")
     parser.add_argument("--health-port", type=int, default=8080, help="/healthz, /readyz, /metrics; plain HTTP")

@@ -71,7 +71,6 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="controller node", description=__doc__.partition("\n")[0])
     parser.add_argument("--node", default=os.environ.get("NODE_NAME"), help="this node's name (default: $NODE_NAME)")
     parser.add_argument("--address", default=os.environ.get("NODE_IP", ""), help="local address of metrics and health")
-    parser.add_argument("--drain-key", type=Path, default=Path("/etc/sfc/drain-key/key"), help="file with the HMAC key")
     parser.add_argument(
         "--name", default=os.environ.get("POD_NAME") or platform.node(), help="this agent's name in the file `leader`"
     )
@@ -103,7 +102,6 @@ class Agent:
             links=self._links,
             datapath=self._datapath,
             status_writer=self._status_writer,
-            drain_key=options.drain_key.read_bytes(),
             timeouts=Timeouts.of_seconds(tcp_idle=options.tcp_idle, other_idle=options.other_idle),
             run=options.run,
             ipam=options.ipam,

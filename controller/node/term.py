@@ -18,13 +18,16 @@ from controller.node.cni.wiring import PodWiring
 from controller.node.hooks.server import HookServer
 from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.links import Links
-from controller.node.plane.drain import Drain
+from controller.node.plane.drain import Drain, NotDeletedError
 from controller.node.plane.model import PROGRAM
 from controller.node.plane.plan import State
 from controller.node.plane.sessions import Timeouts
 from controller.node.reconcile.cluster_view import ClusterView
+from controller.node.reconcile.deletions import Deletions
+from controller.node.reconcile.drains import Drains
 from controller.node.reconcile.orphans import Orphans
 from controller.node.reconcile.reconciler import Reconciler
+from controller.node.report.refused_hooks import RefusedHooks
 from controller.node.report.status_writer import StatusWriter
 from controller.node.report.transition_log import TransitionLog
 from sfc import names
@@ -46,7 +49,6 @@ class Setting:
     links: Links
     datapath: Datapath
     status_writer: StatusWriter
-    drain_key: bytes
     timeouts: Timeouts
     run: Path
     """The folder of the sockets that the node's agents share."""
@@ -62,16 +64,19 @@ class Term:
     def __init__(self, setting: Setting, drains: Iterable[Drain]) -> None:
         """`drains` were in progress when the former leader's term ended."""
         self._setting = setting
+        self._refused = RefusedHooks(setting.status_writer.write)
         self._stop = threading.Event()
         self._open = False
         inherited = tuple(drains)
-        self.reconciler = Reconciler(setting.links, setting.datapath, setting.cluster.get, inherited=inherited)
+        known = Drains(inherited, Deletions(setting.cluster.deleted))
+        self.reconciler = Reconciler(setting.links, setting.datapath, setting.cluster.get, drains=known)
         self.reconciler.observe_with(TransitionLog(setting.status_writer.tell, inherited).note)
         self.reconciler.observe_with(lambda _: setting.status_writer.wake())
         orphans = Orphans(setting.links.delete, lambda: self.reconciler.state, setting.cluster.pod_uids)
         loops = {
             "reconciler": self.reconciler.run,
             "sessions": lambda stop: self.reconciler.sessions.run(stop, setting.timeouts),
+            "confirmation": self.reconciler.confirm,
             "orphans": orphans.run,
         }
         self._loops = [
@@ -85,12 +90,7 @@ class Term:
         for loop in self._loops:
             loop.start()
         reconciler.wake()
-        timeout = MAX_DEADLINE_SECONDS + HOOK_GRACE_SECONDS
-        self._hooks = HookServer(
-            setting.run / Path(names.HOOK_SOCKET).name,
-            setting.drain_key,
-            lambda drain_id, asked_at: reconciler.drain(drain_id, asked_at, timeout),
-        )
+        self._hooks = HookServer(setting.run / Path(names.HOOK_SOCKET).name, self._drain)
         threading.Thread(target=self._hooks.serve_forever, name="hooks", daemon=True).start()
         wiring = PodWiring(
             setting.links, lambda: setting.datapath.program_fd, PROGRAM, setting.ipam, reconciler.links_changed
@@ -126,6 +126,15 @@ class Term:
             self._hooks.close()
             self._health.close()
             self._cni.stop()
+
+    def _drain(self, drain_id: str, asked_at: float) -> Drain | None:
+        try:
+            return self.reconciler.drain(drain_id, asked_at, MAX_DEADLINE_SECONDS + HOOK_GRACE_SECONDS)
+        except NotDeletedError as error:
+            cluster = self._setting.cluster.get()
+            if replica := cluster.replicas.get(error.pod_uid) if cluster else None:
+                self._refused.note(replica)
+            raise
 
     def _unhealthy(self) -> str | None:
         if ended := [loop.name for loop in self._loops if not loop.is_alive()]:

@@ -349,7 +349,7 @@ def test_secrets_that_pods_wait_for_are_those_the_cluster_controller_makes(
     rendered: list[Json], kind: str, name: str
 ) -> None:
     volumes = [v["secret"] for v in pod_spec(rendered, kind, name)["volumes"] if "secret" in v]
-    expected = {"sfc-webhook": {secrets.SERVING_SECRET, names.DRAIN_KEY_SECRET}, "sfc-node": {names.DRAIN_KEY_SECRET}}
+    expected = {"sfc-webhook": {secrets.SERVING_SECRET, names.DRAIN_KEY_SECRET}, "sfc-node": set[str]()}
 
     assert {v["secretName"] for v in volumes} == expected[name]
     assert not any(v.get("optional") for v in volumes)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from controller.node.reconcile.cluster_view import ClusterReader
+import pytest
+
+from controller.node.reconcile.cluster_view import ClusterReader, ClusterView
+from kube.api import ApiError
+from tests.unit.fake_api import FakeApi
 from tests.unit.objects import chain, pod
 
 KEY, FIRST, SECOND = ("telco", "edge"), ("telco", "nat-1"), ("telco", "nat-2")
@@ -44,3 +48,22 @@ def test_snapshots_that_did_not_change_are_the_cluster_that_was_seen() -> None:
     before = reader.cluster(chains, pods)
 
     assert reader.cluster(chains, pods) is before
+
+
+def test_the_replicas_that_are_being_deleted_are_asked_for_and_not_taken_from_a_cache() -> None:
+    api = FakeApi()
+    leaving = pod("nat-1", "nat", terminating=True)
+    api.lists.extend([[], 503])
+    api.lists[0] = [
+        {**each, "metadata": each["metadata"] | {"resourceVersion": "7"}} for each in (leaving, pod("nat-2", "nat"))
+    ]
+    view = ClusterView(api.client(), "node1", lambda: None, lambda: None)
+
+    found = view.deleted()
+    api.lists.popleft()
+    with pytest.raises(ApiError):
+        view.deleted()
+    api.close()
+
+    assert found == {"uid-nat-1"}
+    assert api.queries(watch=False)[0] == {"fieldSelector": "spec.nodeName=node1", "labelSelector": "sfc.dev/chain"}

@@ -8,8 +8,8 @@ from typing import Any
 
 from controller.node.plane.cluster import Cluster
 from controller.node.plane.replica import Replica, replica_of
-from kube.api import ApiServer
-from kube.objects import CHAINS, CONNECTIONS, PODS, Key, Object
+from kube.api import ApiError, ApiServer
+from kube.objects import CHAINS, CONNECTIONS, PODS, Key, Object, leaving
 from kube.parsed import ParsedObjects
 from kube.watch import Watch
 from sfc import names
@@ -17,6 +17,9 @@ from sfc.chain import Chain
 from sfc.validation.checks import InvalidChain, parse
 
 log = logging.getLogger(__name__)
+
+ASK_TIMEOUT_SECONDS = 3.0
+"""For the answer to a question that a drain waits for."""
 
 
 def chain(obj: Object, before: Chain | None) -> Chain | None:
@@ -59,14 +62,10 @@ class ClusterView:
         """`on_change` is called when chains or replicas changed, `on_status` when CrossConnections did."""
         self._api = api
         self._node = node
+        self._of_node = {"fieldSelector": f"spec.nodeName={node}", "labelSelector": names.CHAIN_LABEL}
         self._chains = Watch(api, CHAINS.path(), on_change=on_change)
         self._connections = Watch(api, CONNECTIONS.path(), on_change=on_status)
-        self._pods = Watch(
-            api,
-            PODS.path(),
-            params={"fieldSelector": f"spec.nodeName={node}", "labelSelector": names.CHAIN_LABEL},
-            on_change=on_change,
-        )
+        self._pods = Watch(api, PODS.path(), params=self._of_node, on_change=on_change)
         self._reader = ClusterReader()
 
     def start(self) -> None:
@@ -89,6 +88,17 @@ class ClusterView:
         """Of all pods of this node, by a request to the API server. Raises ApiError."""
         listed = self._api.get(PODS.path(), {"fieldSelector": f"spec.nodeName={self._node}"})
         return {pod["metadata"]["uid"] for pod in listed["items"]}
+
+    def deleted(self) -> frozenset[str]:
+        """UIDs of the replicas of this node that are being deleted, by a request to the API server. Raises ApiError.
+
+        The list is not older than the request, because it names no resource version.
+        """
+        listed = self._api.get(PODS.path(), self._of_node, read_timeout=ASK_TIMEOUT_SECONDS)
+        try:
+            return frozenset(pod["metadata"]["uid"] for pod in listed["items"] if leaving(pod))
+        except (KeyError, TypeError) as error:
+            raise ApiError(0, "Unreadable", f"list of {PODS.path()} lacks {error}") from error
 
     def connections(self) -> Mapping[Key, Mapping[str, Any]]:
         """The CrossConnections that exist, by (namespace, name)."""
