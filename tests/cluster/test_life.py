@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +14,10 @@ from itertools import accumulate
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.cluster import test_chain
-from tests.cluster.conftest import KUBECTL, Kubectl
+from tests.cluster.conftest import EXAMPLES, KUBECTL, Kubectl, testbed
 from tests.cluster.test_chain import SERVER, SYSTEM, eventually, in_node, name_of, pods, scale, traffic, wait_ready
 
 edge = test_chain.edge
@@ -187,6 +189,81 @@ def test_a_hook_that_no_deletion_explains_drains_nothing_and_is_reported(two_nat
     assert events
     assert _wired(two_nats, name) == "Serving"
     assert not said("replica out of all targets", pod=f"telco/{name}")
+
+
+def test_a_hook_is_believed_while_the_api_server_is_away_and_undone_when_it_is_back(two_nats: Kubectl) -> None:
+    first, last = pods(two_nats, "nat")
+    moved = {"pod": f"telco/{first['metadata']['name']}"}
+    joined = len(said("replica in all its targets", **moved))
+
+    testbed("api-server", "stop")
+    try:
+        believed = hook(first)
+        spared = threading.Thread(target=hook, args=(last,), daemon=True)
+        spared.start()
+        spared.join(5)
+        held = spared.is_alive()
+    finally:
+        testbed("api-server", "start")
+    eventually(lambda: said("replica in all its targets", **moved)[joined:], seconds=60)
+    spared.join(30)
+
+    assert believed == 200
+    assert held, "the last replica waits: nothing confirms its drain"
+    assert said("replica out of all targets", **moved)
+    assert not said("replica out of all targets", pod=f"telco/{last['metadata']['name']}")
+    assert not spared.is_alive()
+    ping(two_nats, "-c", "5")
+
+
+SICK = "/tmp/sick"
+LIVENESS = {"exec": {"command": ["test", "!", "-e", SICK]}, "periodSeconds": 1, "failureThreshold": 1}
+
+
+@pytest.fixture
+def probed(two_nats: Kubectl) -> Iterator[Kubectl]:
+    """The translators have a native sidecar, and each of their containers a liveness probe."""
+    functions = yaml.safe_load_all((EXAMPLES / "functions.yaml").read_text())
+    image = next(d for d in functions if d["metadata"]["name"] == "nat")["spec"]["template"]["spec"]["containers"][0]
+    sidecar = {key: image[key] for key in ("image", "imagePullPolicy") if key in image} | {
+        "name": "side",
+        "command": ["sleep", "infinity"],
+        "restartPolicy": "Always",
+        "livenessProbe": LIVENESS,
+    }
+    spec = {"containers": [{"name": "nat", "livenessProbe": LIVENESS}], "initContainers": [sidecar]}
+    two_nats("patch", "deployment", "nat", "--patch", json.dumps({"spec": {"template": {"spec": spec}}}))
+    two_nats("rollout", "status", "deployment/nat", "--timeout=180s")
+    yield two_nats
+    two_nats("rollout", "undo", "deployment/nat")
+    two_nats("rollout", "status", "deployment/nat", "--timeout=180s")
+
+
+@pytest.mark.parametrize("container", ["nat", "side"])
+def test_a_container_that_fails_its_liveness_probe_restarts_at_once_and_its_replica_serves_again(
+    probed: Kubectl, container: str
+) -> None:
+    """The kubelet calls the hook for the restart. With the drain deadline it would last half a minute."""
+    name = name_of(probed, "nat")
+    eventually(lambda: _wired(probed, name) == "Serving", seconds=30)
+    began = time.monotonic()
+
+    probed("exec", name, "-c", container, "--", "touch", SICK)
+    eventually(lambda: _restarts(probed, name, container) == 1, seconds=60)
+    seconds = time.monotonic() - began
+    eventually(lambda: _wired(probed, name) == "Serving", seconds=60)
+
+    uid = json.loads(probed("get", "pod", name, "-o", "json"))["metadata"]["uid"]
+    assert said("hook answered", outcome="refused", pod_uid=uid)
+    assert not said("replica out of all targets", pod=f"telco/{name}")
+    assert seconds < 25
+    ping(probed, "-c", "5")
+
+
+def _restarts(telco: Kubectl, pod: str, container: str) -> int:
+    status = json.loads(telco("get", "pod", pod, "-o", "json"))["status"]
+    found = (*status["containerStatuses"], *status.get("initContainerStatuses", ()))
+    return int(next(each["restartCount"] for each in found if each["name"] == container))
 
 
 def test_an_agent_rollout_meets_every_hook_and_goes_on_with_drains_and_traffic(two_nats: Kubectl) -> None:
