@@ -4,7 +4,21 @@ from dataclasses import replace
 
 import pytest
 
-from controller.node.plane.drain import NEVER_ASKED, Answer, Drain, advance, decided, earlier, spared
+from controller.node.plane.cluster import Cluster
+from controller.node.plane.drain import (
+    NEVER_ASKED,
+    Answer,
+    Drain,
+    advance,
+    begin,
+    decided,
+    earlier,
+    in_progress,
+    spared,
+)
+from controller.node.plane.replica import replica_of
+from sfc.chain import chain_of
+from tests.unit.objects import chain, pod
 
 SHOWN, NOT_SHOWN, NO_ANSWER = frozenset({"u1"}), frozenset({"u2"}), None
 
@@ -77,6 +91,20 @@ def test_a_second_request_brings_a_drain_its_beginning_or_its_confirmation() -> 
     assert earlier(known, drain(asked_at=90.0, deadline=120.0)) == replace(known, asked_at=90.0, deadline=120.0)
     assert earlier(known, drain(asked_at=105.0, confirmed=True)) == replace(known, confirmed=True)
     assert earlier(known, drain(asked_at=105.0)) is known
+
+
+def test_a_drain_that_begins_before_the_api_server_is_heard_gets_its_deadline_when_it_is() -> None:
+    slow = chain()
+    slow["spec"]["drain"]["deadlineSeconds"] = 600
+    replica = replica_of(pod("firewall-2", "firewall"))
+    cluster = Cluster({("telco", "edge"): chain_of(slow)}, {"uid-firewall-2": replica})
+    begun = begin(None, "uid-firewall-2", 40.0, confirmed=True)
+
+    unheard = in_progress([begun], None, NEVER_ASKED, {"uid-firewall-2"}, now=100.0)
+    heard = in_progress([begun], cluster, NEVER_ASKED, {"uid-firewall-2"}, now=100.0)
+
+    assert not advance(unheard["uid-firewall-2"], active_sessions=3, now=1e9).ended
+    assert heard["uid-firewall-2"].deadline == 640.0
 
 
 def test_an_unconfirmed_drain_never_takes_the_last_target_of_a_side() -> None:

@@ -412,23 +412,36 @@ def test_an_unconfirmed_drain_ends_when_its_replica_is_the_last_one_left(node: N
     assert states(node)[4] != LinkState.SERVING
 
 
-def test_of_two_pods_with_one_drain_id_the_one_that_is_deleted_drains(node: Node) -> None:
+@pytest.fixture
+def copied(node: Node) -> Node:
+    """Both firewalls have one drain id."""
     for number in (102, 103):
         node.links[number] = replace(node.links[number], drain_id="drain-firewall-2")
-    api = Api("firewall-2")
-    reconciler = Reconciler(node, node, firewalls, drains=drains(api))
+    return node
+
+
+def test_of_two_pods_with_one_drain_id_the_one_that_is_deleted_drains(copied: Node) -> None:
+    reconciler = Reconciler(copied, copied, firewalls, drains=drains(Api("firewall-2")))
 
     with running(reconciler):
         drain = hook(reconciler, "firewall-2")
-        api.deleted = set()
-        with pytest.raises(NotDeletedError):
-            hook(reconciler, "firewall-2")
-        api.away = True
-        with pytest.raises(NotDeletedError):
-            hook(reconciler, "firewall-2")
 
     assert drain and drain.pod_uid == "uid-firewall-2"
-    assert (states(node)[2], states(node)[4]) == (LinkState.SERVING, LinkState.GONE)
+    assert (states(copied)[2], states(copied)[4]) == (LinkState.SERVING, LinkState.GONE)
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_of_two_pods_with_one_drain_id_none_drains_if_no_deletion_shows_which_is_meant(
+    copied: Node, away: bool
+) -> None:
+    api = Api()
+    api.away = away
+    reconciler = Reconciler(copied, copied, firewalls, drains=drains(api))
+
+    with running(reconciler), pytest.raises(NotDeletedError):
+        hook(reconciler, "firewall-2")
+
+    assert not reconciler.state.drains
 
 
 def test_a_drain_that_was_taken_over_without_confirmation_is_asked_about(node: Node) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from math import inf
 
 from controller.node.plane.cluster import Cluster
 from sfc import names
@@ -41,7 +42,7 @@ class Drain:
     pod_uid: str
     asked_at: float
     deadline: float
-    """The drain ends at this time, whatever sessions are left."""
+    """The drain ends at this time, whatever sessions are left. Infinite until the API server has been heard."""
     confirmed: bool = False
     """A deletion of the pod was seen. Until then only a hook asked for the drain."""
     out_of_targets_at: float | None = None
@@ -71,11 +72,17 @@ NEVER_ASKED = Answer(float("-inf"), None)
 
 
 def begin(cluster: Cluster | None, pod_uid: str, asked_at: float, *, confirmed: bool) -> Drain:
-    """The drain of a pod, with the deadline of its stage; the default deadline when the stage is not known."""
-    replica = cluster.replicas.get(pod_uid) if cluster else None
-    stage = cluster.stage_of(replica) if cluster and replica else None
-    seconds = stage.drain_deadline_seconds if stage else names.DEFAULT_DRAIN_DEADLINE_SECONDS
-    return Drain(pod_uid, asked_at, deadline=asked_at + seconds, confirmed=confirmed)
+    """The drain of a pod, with the deadline of its stage."""
+    return Drain(pod_uid, asked_at, _deadline(cluster, pod_uid, asked_at), confirmed)
+
+
+def _deadline(cluster: Cluster | None, pod_uid: str, asked_at: float) -> float:
+    """The default one when the cluster has no such stage."""
+    if cluster is None:
+        return inf
+    replica = cluster.replicas.get(pod_uid)
+    stage = cluster.stage_of(replica) if replica else None
+    return asked_at + (stage.drain_deadline_seconds if stage else names.DEFAULT_DRAIN_DEADLINE_SECONDS)
 
 
 def in_progress(
@@ -91,6 +98,8 @@ def in_progress(
     for drain in asked:
         uid = drain.pod_uid
         if uid in wired and (settled := decided(drain, uid in terminating, answer)):
+            if settled.deadline == inf and cluster:
+                settled = replace(settled, deadline=_deadline(cluster, uid, settled.asked_at))
             drains[uid] = earlier(drains[uid], settled) if uid in drains else settled
     for uid in terminating:
         if uid in wired and uid not in drains:

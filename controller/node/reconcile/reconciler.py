@@ -160,6 +160,9 @@ class Reconciler:
         left = self._state.plan
         links, observed = self._node.observe(left, verify)
         drains = self.drains.in_progress(cluster, links.keys(), self._clock())
+        for uid in self._state.drains.keys() - drains.keys():
+            if uid in links:
+                log.warning("drain undone: the API server shows no deletion of the pod", extra={"pod_uid": uid})
         waiting = self._spared(cluster, links, drains, observed or left)
         drains = {uid: drain for uid, drain in drains.items() if uid not in waiting}
         wanted = desired(cluster, links, drains, observed or left, left)
