@@ -141,7 +141,6 @@ def _replica(chain: Chain, stage: str, number: int, interfaces: Sequence[str]) -
         ready=True,
         stopped=False,
         terminating=False,
-        incarnation=name,
         condition=None,
         interfaces=frozenset(interfaces),
     )

@@ -116,17 +116,18 @@ class ApiServer:
         """Server-side apply by the field manager `manager`; takes over fields that another one holds."""
         return self._object("PATCH", path, {"fieldManager": manager, "force": True}, (APPLY_PATCH, obj))
 
-    def pages(self, collection: Collection) -> Iterator[dict[str, Any]]:
-        """A collection in lists of PAGE objects. All show the same moment; its resource version is that of the last.
+    def pages(self, collection: Collection, read_timeout: float = READ_TIMEOUT_SECONDS) -> Iterator[dict[str, Any]]:
+        """A collection in lists of PAGE objects. All show the same moment, which is not before the first request; its
+        resource version is that of the last.
 
+        `read_timeout`: seconds that may pass between two pieces of data.
         Between two pages other threads run: a large collection is not decoded at one go. Raises ApiError, with status
         410 when the moment is too long ago to go on.
         """
         path, token = collection.path, ""
         while True:
-            data = self._answer(
-                "GET", path, {**collection.params, "limit": PAGE, **({"continue": token} if token else {})}
-            )
+            params = {**collection.params, "limit": PAGE, **({"continue": token} if token else {})}
+            data = self._answer("GET", path, params, read_timeout=read_timeout)
             try:
                 page = collection.shape.page(data)
                 token = page["metadata"].get("continue") or ""
@@ -149,7 +150,13 @@ class ApiServer:
         finally:
             response.close()
 
-    def _object(self, method: str, path: str, params: Params | None = None, body: Body | None = None) -> dict[str, Any]:
+    def _object(
+        self,
+        method: str,
+        path: str,
+        params: Params | None = None,
+        body: Body | None = None,
+    ) -> dict[str, Any]:
         try:
             answer = json.loads(self._answer(method, path, params, body))
         except ValueError as error:
@@ -158,8 +165,15 @@ class ApiServer:
             raise ApiError(0, "Unreadable", f"{method} {path}: answer is not a JSON object")
         return answer
 
-    def _answer(self, method: str, path: str, params: Params | None = None, body: Body | None = None) -> bytes:
-        response = self._send(method, path, params, body)
+    def _answer(
+        self,
+        method: str,
+        path: str,
+        params: Params | None = None,
+        body: Body | None = None,
+        read_timeout: float = READ_TIMEOUT_SECONDS,
+    ) -> bytes:
+        response = self._send(method, path, params, body, read_timeout)
         try:
             return response.data
         except urllib3.exceptions.HTTPError as error:

@@ -24,16 +24,6 @@ def belongs(key: bytes, drain_id: str, namespace: str, name: str) -> bool:
     return _same(drain_id[_HALF:], _bound(key, drain_id[:_HALF], namespace, name))
 
 
-def sign(key: bytes, drain_id: str) -> str:
-    """Hex HMAC-SHA256 of the id, with which the PreStop hook proves itself to the node agent."""
-    return _mac(key, drain_id)
-
-
-def verify(key: bytes, drain_id: str, signature: str) -> bool:
-    """True for the signature that `sign` gives this id. Compares in constant time."""
-    return _same(signature, sign(key, drain_id))
-
-
 def _bound(key: bytes, nonce: str, namespace: str, name: str) -> str:
     return _mac(key, f"{nonce}/{namespace}/{name}")[:_HALF]
 

@@ -42,7 +42,8 @@ SYSTEM_NAMESPACE = "sfc-system"
 HOOK_HOST = "127.0.0.1"
 HOOK_PORT = 9810
 HOOK_PATH = "/drain/"
-"""The PreStop hook is GET http://127.0.0.1:9810/drain/<drain id>; only the kubelet of the node can reach it."""
+"""The PreStop hook is GET http://127.0.0.1:9810/drain/<drain id>; the node's pods
+can make the kubelet call it, too, so a call proves nothing: see controller/node/hooks/server.py."""
 
 RELAY = 19810
 """User and group of the relay, the process that holds PreStop hooks. Nobody else has this number on a node."""
@@ -55,9 +56,6 @@ PORT_SOCKET = "/run/sfc/hooks/port.sock"
 
 ASKED_AT_HEADER = "X-Sfc-Asked-At"
 """Header with the time at which that process received the hook: seconds on the node's monotonic clock."""
-
-SIGNATURE_HEADER = "X-Sfc-Signature"
-"""Header with the drain id's signature; see sfc.drain_id."""
 
 DRAIN_KEY_SECRET = "sfc-drain-key"  # noqa: S105 - the name of a Secret, not its value
 DRAIN_KEY_FIELD = "key"

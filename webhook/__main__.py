@@ -83,7 +83,7 @@ def _options() -> argparse.Namespace:
         "--drain-key",
         type=Path,
         default=Path("/etc/sfc/drain-key/key"),
-        help="signs drain hooks",
+        help="binds drain ids to their pods",
     )
     parser.add_argument(
         "--door",

@@ -78,7 +78,6 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--metrics-tls", type=Path, default=Path(names.METRICS_CERTIFICATE), help="folder of tls.crt and tls.key"
     )
-    parser.add_argument("--drain-key", type=Path, default=Path("/etc/sfc/drain-key/key"), help="file with the HMAC key")
     parser.add_argument(
         "--name", default=os.environ.get("POD_NAME") or platform.node(), help="this agent's name in the file `leader`"
     )
@@ -110,7 +109,6 @@ class Agent:
             links=self._links,
             datapath=self._datapath,
             status_writer=self._status_writer,
-            drain_key=options.drain_key.read_bytes(),
             timeouts=Timeouts.of_seconds(tcp_idle=options.tcp_idle, other_idle=options.other_idle),
             run=options.run,
             ipam=options.ipam,

@@ -22,8 +22,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 from controller.listener import take_over
 from controller.node.plane.drain import Drain
@@ -144,7 +145,12 @@ class Leadership:
             leader.close()
             return None
         self._predecessor = leader
-        return tuple(Drain(**drain) for drain in json.loads(answer))
+        return tuple(_drain(told) for told in json.loads(answer))
+
+
+def _drain(told: dict[str, Any]) -> Drain:
+    """A drain as the leader tells it, which may be of another version: without the fields that this version lacks."""
+    return Drain(**{field.name: told[field.name] for field in fields(Drain) if field.name in told})
 
 
 def _line(connection: socket.socket) -> bytes:

@@ -20,13 +20,16 @@ from controller.node.hooks.port import PortGiver, open_to_relay
 from controller.node.hooks.server import HookServer
 from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.links import Links
-from controller.node.plane.drain import Drain
+from controller.node.plane.drain import Drain, NotDeletedError
 from controller.node.plane.model import PROGRAM
 from controller.node.plane.plan import State
 from controller.node.plane.sessions import Timeouts
 from controller.node.reconcile.cluster_view import ClusterView
+from controller.node.reconcile.deletions import Deletions
+from controller.node.reconcile.drains import Drains
 from controller.node.reconcile.orphans import Orphans
 from controller.node.reconcile.reconciler import Reconciler
+from controller.node.report.refused_hooks import RefusedHooks
 from controller.node.report.status_writer import StatusWriter
 from controller.node.report.transition_log import TransitionLog
 from serving.access import Access
@@ -51,7 +54,6 @@ class Setting:
     links: Links
     datapath: Datapath
     status_writer: StatusWriter
-    drain_key: bytes
     timeouts: Timeouts
     run: Path
     """The folder of the sockets that the node's agents share."""
@@ -71,16 +73,19 @@ class Term:
     def __init__(self, setting: Setting, drains: Iterable[Drain]) -> None:
         """`drains` were in progress when the former leader's term ended."""
         self._setting = setting
+        self._refused = RefusedHooks(setting.status_writer.write)
         self._stop = threading.Event()
         self._open = False
         inherited = tuple(drains)
-        self.reconciler = Reconciler(setting.links, setting.datapath, setting.cluster.get, inherited=inherited)
+        known = Drains(inherited, Deletions(setting.cluster.deleted))
+        self.reconciler = Reconciler(setting.links, setting.datapath, setting.cluster.get, drains=known)
         self.reconciler.observe_with(TransitionLog(setting.status_writer.tell, inherited).note)
         self.reconciler.observe_with(lambda _: setting.status_writer.wake())
         orphans = Orphans(setting.links.delete, lambda: self.reconciler.state, setting.cluster.pod_uids)
         loops = {
             "reconciler": self.reconciler.run,
             "sessions": lambda stop: self.reconciler.sessions.run(stop, setting.timeouts),
+            "confirmation": self.reconciler.confirm,
             "orphans": orphans.run,
         }
         self._loops = [
@@ -94,15 +99,9 @@ class Term:
         for loop in self._loops:
             loop.start()
         reconciler.wake()
-        timeout = MAX_DEADLINE_SECONDS + HOOK_GRACE_SECONDS
         folder = setting.run / Path(names.HOOK_SOCKET).parent.name
         open_to_relay(folder, names.RELAY)
-        self._hooks = HookServer(
-            folder / Path(names.HOOK_SOCKET).name,
-            setting.drain_key,
-            lambda drain_id, asked_at: reconciler.drain(drain_id, asked_at, timeout),
-            names.RELAY,
-        )
+        self._hooks = HookServer(folder / Path(names.HOOK_SOCKET).name, self._drain, names.RELAY)
         threading.Thread(target=self._hooks.serve_forever, name="hooks", daemon=True).start()
         self._port = PortGiver(folder / Path(names.PORT_SOCKET).name, (names.HOOK_HOST, names.HOOK_PORT), names.RELAY)
         self._port.start()
@@ -151,6 +150,15 @@ class Term:
             self._health.close()
             self._metrics.close()
             self._cni.stop()
+
+    def _drain(self, drain_id: str, asked_at: float) -> Drain | None:
+        try:
+            return self.reconciler.drain(drain_id, asked_at, MAX_DEADLINE_SECONDS + HOOK_GRACE_SECONDS)
+        except NotDeletedError as error:
+            cluster = self._setting.cluster.get()
+            if replica := cluster.replicas.get(error.pod_uid) if cluster else None:
+                self._refused.note(replica)
+            raise
 
     def _unhealthy(self) -> str | None:
         if ended := [loop.name for loop in self._loops if not loop.is_alive()]:

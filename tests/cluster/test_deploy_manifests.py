@@ -403,7 +403,7 @@ def test_secrets_that_pods_wait_for_are_those_that_somebody_makes(rendered: list
     volumes = [v for v in mounted if v["secretName"] != secrets.METRICS_SECRET]
     expected = {
         "sfc-webhook": {secrets.SERVING_SECRET, names.DOOR_SECRET, names.DRAIN_KEY_SECRET},
-        "sfc-node": {names.DRAIN_KEY_SECRET},
+        "sfc-node": set[str](),
     }
 
     assert {v["secretName"] for v in volumes} == expected[name]

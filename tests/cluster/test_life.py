@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +14,10 @@ from itertools import accumulate
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.cluster import test_chain
-from tests.cluster.conftest import KUBECTL, Kubectl, scrape
+from tests.cluster.conftest import EXAMPLES, KUBECTL, Kubectl, scrape, testbed
 from tests.cluster.test_chain import SERVER, SYSTEM, eventually, in_node, name_of, pods, scale, traffic, wait_ready
 
 edge = test_chain.edge
@@ -81,14 +83,13 @@ def ping(telco: Kubectl, *options: str) -> str:
     return telco("exec", name_of(telco, "client"), "--", "ping", "-i", "0.2", "-W", "2", *options, SERVER)
 
 
-def hook(pod: dict[str, Any], signature: str | None = None) -> int:
+def hook(pod: dict[str, Any]) -> int:
     """Calls the pod's own PreStop hook from its node; the HTTP status."""
     action = pod["spec"]["containers"][0]["lifecycle"]["preStop"]["httpGet"]
-    header = signature or action["httpHeaders"][0]["value"]
     script = (
-        "import http.client,sys;"
+        "import http.client;"
         f"c=http.client.HTTPConnection('127.0.0.1',{action['port']},timeout=60);"
-        f"c.request('GET',{action['path']!r},headers={{{action['httpHeaders'][0]['name']!r}:{header!r}}});"
+        f"c.request('GET',{action['path']!r});"
         "print(c.getresponse().status)"
     )
     return int(in_node("python3", "-c", script))
@@ -175,29 +176,94 @@ def moment(line: dict[str, Any]) -> datetime:
     return datetime.fromisoformat(line["since"]) + timedelta(milliseconds=line["after_ms"])
 
 
-def test_a_forged_hook_drains_nothing_and_is_counted(two_nats: Kubectl) -> None:
-    pod = pods(two_nats, "nat")[0]
-    refused = metric("sfc_drain_hooks_total")
-
-    status = hook(pod, signature="0" * 64)
-
-    assert status == 403
-    assert metric("sfc_drain_hooks_total") == refused + 1
-    assert _wired(two_nats, pod["metadata"]["name"]) == "Serving"
-
-
-def test_a_hook_called_without_a_deletion_is_undone_when_new_containers_are_ready(two_nats: Kubectl) -> None:
-    """The kubelet does this when it restarts a container whose liveness probe failed."""
+def test_a_hook_that_no_deletion_explains_drains_nothing_and_is_reported(two_nats: Kubectl) -> None:
     pod = pods(two_nats, "nat")[0]
     name = pod["metadata"]["name"]
+    refused = metric("sfc_drain_hooks_total")
 
-    first, second = hook(pod), hook(pod)
-    drained = eventually(lambda: _wired(two_nats, name) == "Drained", seconds=20)
-    kill(container_of(two_nats, name))
-    eventually(lambda: _wired(two_nats, name) == "Serving", seconds=60)
+    statuses = {hook(pod) for _ in range(3)}
+    events = eventually(lambda: "HookRefused" in two_nats("events", f"--for=pod/{name}"), seconds=20)
 
-    assert (first, second) == (200, 200)
-    assert drained
+    assert statuses == {409}
+    assert metric("sfc_drain_hooks_total") == refused + 3
+    assert events
+    assert _wired(two_nats, name) == "Serving"
+    assert not said("replica out of all targets", pod=f"telco/{name}")
+
+
+def test_a_hook_is_believed_while_the_api_server_is_away_and_undone_when_it_is_back(two_nats: Kubectl) -> None:
+    first, last = pods(two_nats, "nat")
+    moved = {"pod": f"telco/{first['metadata']['name']}"}
+    joined = len(said("replica in all its targets", **moved))
+
+    testbed("api-server", "stop")
+    try:
+        believed = hook(first)
+        spared = threading.Thread(target=hook, args=(last,), daemon=True)
+        spared.start()
+        spared.join(5)
+        held = spared.is_alive()
+    finally:
+        testbed("api-server", "start")
+    eventually(lambda: said("replica in all its targets", **moved)[joined:], seconds=60)
+    spared.join(30)
+
+    assert believed == 200
+    assert held, "the last replica waits: nothing confirms its drain"
+    assert said("replica out of all targets", **moved)
+    assert not said("replica out of all targets", pod=f"telco/{last['metadata']['name']}")
+    assert not spared.is_alive()
+    ping(two_nats, "-c", "5")
+
+
+SICK = "/tmp/sick"
+LIVENESS = {"exec": {"command": ["test", "!", "-e", SICK]}, "periodSeconds": 1, "failureThreshold": 1}
+
+
+@pytest.fixture
+def probed(two_nats: Kubectl) -> Iterator[Kubectl]:
+    """The translators have a native sidecar, and each of their containers a liveness probe."""
+    functions = yaml.safe_load_all((EXAMPLES / "functions.yaml").read_text())
+    image = next(d for d in functions if d["metadata"]["name"] == "nat")["spec"]["template"]["spec"]["containers"][0]
+    sidecar = {key: image[key] for key in ("image", "imagePullPolicy") if key in image} | {
+        "name": "side",
+        "command": ["sleep", "infinity"],
+        "restartPolicy": "Always",
+        "livenessProbe": LIVENESS,
+    }
+    spec = {"containers": [{"name": "nat", "livenessProbe": LIVENESS}], "initContainers": [sidecar]}
+    two_nats("patch", "deployment", "nat", "--patch", json.dumps({"spec": {"template": {"spec": spec}}}))
+    two_nats("rollout", "status", "deployment/nat", "--timeout=180s")
+    yield two_nats
+    two_nats("rollout", "undo", "deployment/nat")
+    two_nats("rollout", "status", "deployment/nat", "--timeout=180s")
+
+
+@pytest.mark.parametrize("container", ["nat", "side"])
+def test_a_container_that_fails_its_liveness_probe_restarts_at_once_and_its_replica_serves_again(
+    probed: Kubectl, container: str
+) -> None:
+    """The kubelet calls the hook for the restart. With the drain deadline it would last half a minute."""
+    name = name_of(probed, "nat")
+    eventually(lambda: _wired(probed, name) == "Serving", seconds=30)
+    began = time.monotonic()
+
+    probed("exec", name, "-c", container, "--", "touch", SICK)
+    eventually(lambda: _restarts(probed, name, container) == 1, seconds=60)
+    seconds = time.monotonic() - began
+    eventually(lambda: _wired(probed, name) == "Serving", seconds=60)
+
+    uid = json.loads(probed("get", "pod", name, "-o", "json"))["metadata"]["uid"]
+    assert said("hook answered", outcome="refused", pod_uid=uid)
+    assert not said("replica out of all targets", pod=f"telco/{name}")
+    assert seconds < 25
+    ping(probed, "-c", "5")
+
+
+def _restarts(telco: Kubectl, pod: str, container: str) -> int:
+    status = json.loads(telco("get", "pod", pod, "-o", "json"))["status"]
+    found = (*status["containerStatuses"], *status.get("initContainerStatuses", ()))
+    return int(next(each["restartCount"] for each in found if each["name"] == container))
 
 
 def test_an_agent_rollout_meets_every_hook_and_goes_on_with_drains_and_traffic(two_nats: Kubectl) -> None:

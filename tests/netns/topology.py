@@ -25,7 +25,10 @@ from controller.node.kernel.links import Identity, Links
 from controller.node.plane import replica as pod
 from controller.node.plane.cluster import Cluster
 from controller.node.plane.model import PROGRAM
+from controller.node.reconcile.deletions import Deletions
+from controller.node.reconcile.drains import Drains
 from controller.node.reconcile.reconciler import Reconciler
+from kube.api import ApiError
 from sfc.chain import Chain
 from sfc.reading import chain_of
 from tests.netns.node import inside, opened, remove_leftovers
@@ -69,6 +72,8 @@ class Node:
         self.chain: Chain = chain_of(chain)
         self.replicas: list[Replica] = []
         self.pods: dict[str, pod.Replica] = {}
+        self.api_is_away = False
+        """Whether the API server does not answer. What it has shown before stays."""
         self._label = label
         self._slots = count(1)
         self._numbers = count(1)
@@ -80,7 +85,8 @@ class Node:
             with inside(self.namespace):
                 self.links = Links()
             unfinished.callback(self.links.close)
-            self.reconciler = Reconciler(self.links, datapath, self._cluster, clock)
+            drains = Drains(deletions=Deletions(self._deleted, clock))
+            self.reconciler = Reconciler(self.links, datapath, self._cluster, clock, drains)
             unfinished.callback(self._clear)
             self._cleanup = unfinished.pop_all()
 
@@ -111,7 +117,6 @@ class Node:
             ready=False,
             stopped=False,
             terminating=False,
-            incarnation="first",
             condition=None,
         )
         with opened(replica.namespace) as namespace:
@@ -122,6 +127,11 @@ class Node:
                 self.links.attach(host.ifindex, slot, self.datapath.program_fd, PROGRAM)
                 self.links.configure(interface, namespace)
         self.reconcile()
+
+    def _deleted(self) -> set[str]:
+        if self.api_is_away:
+            raise ApiError(0, "NoAnswer", "away")
+        return {each.uid for each in self.pods.values() if each.terminating}
 
     def become(self, replica: Replica, **fields: Any) -> None:
         """Changes fields of the pod in the API server's snapshot. The next pass sees them."""

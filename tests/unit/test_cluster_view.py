@@ -9,8 +9,10 @@ import pytest
 
 from controller.node.plane.replica import replica_of
 from controller.node.reconcile import cluster_view
-from controller.node.reconcile.cluster_view import ClusterReader
+from controller.node.reconcile.cluster_view import ClusterReader, ClusterView
+from kube.api import ApiError
 from kube.stored import StoredChain, stored_chain
+from tests.unit.fake_api import FakeApi
 from tests.unit.objects import chain, pod
 
 KEY, OTHER, FIRST, SECOND = ("telco", "edge"), ("other", "edge"), ("telco", "nat-1"), ("telco", "nat-2")
@@ -116,3 +118,24 @@ def test_a_pod_that_can_not_be_read_stays_as_it_was() -> None:
     before = cluster_view.replica(pod("nat-1", "nat"), None)
 
     assert cluster_view.replica(odd, before) is before
+
+
+def test_the_replicas_that_are_being_deleted_are_asked_for_and_not_taken_from_a_cache() -> None:
+    api = FakeApi()
+    leaving = pod("nat-1", "nat", terminating=True)
+    api.lists.extend([[], 503])
+    api.lists[0] = [
+        {**each, "metadata": each["metadata"] | {"resourceVersion": "7"}} for each in (leaving, pod("nat-2", "nat"))
+    ]
+    view = ClusterView(api.client(), "node1", lambda: None, lambda: None)
+
+    found = view.deleted()
+    api.lists.popleft()
+    with pytest.raises(ApiError):
+        view.deleted()
+    api.close()
+
+    assert found == {"uid-nat-1"}
+    asked = api.queries(watch=False)[0]
+    assert asked.items() >= {"fieldSelector": "spec.nodeName=node1", "labelSelector": "sfc.dev/chain"}.items()
+    assert "resourceVersion" not in asked, "the list must not be older than the request"

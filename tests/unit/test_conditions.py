@@ -41,8 +41,8 @@ def test_a_replica_whose_containers_are_not_ready_is_not_wired() -> None:
 
 
 def test_the_phases_of_leaving_show_in_the_condition() -> None:
-    leaving = Drain("uid-firewall-1", "", asked_at=0, deadline=30)
-    left = Drain("uid-firewall-1", "", asked_at=0, deadline=30, out_of_targets_at=0, ended_at=1)
+    leaving = Drain("uid-firewall-1", asked_at=0, deadline=30)
+    left = Drain("uid-firewall-1", asked_at=0, deadline=30, out_of_targets_at=0, ended_at=1)
 
     assert reason(state(TWO_FIREWALLS, drains={"uid-firewall-1": leaving}), "firewall-1") == (False, "Draining")
     assert reason(state(TWO_FIREWALLS, drains={"uid-firewall-1": left}), "firewall-1") == (False, "Drained")
@@ -64,7 +64,7 @@ def test_a_condition_that_stands_is_not_written_again() -> None:
 
 
 def test_a_cross_connection_shows_the_replicas_of_this_node_on_each_side() -> None:
-    leaving = {"uid-firewall-2": Drain("uid-firewall-2", "", asked_at=0, deadline=30)}
+    leaving = {"uid-firewall-2": Drain("uid-firewall-2", asked_at=0, deadline=30)}
 
     entries = node_status(state(TWO_FIREWALLS, drains=leaving), "node1")
 
@@ -79,7 +79,7 @@ def test_a_cross_connection_shows_the_replicas_of_this_node_on_each_side() -> No
 
 
 def test_a_gone_replica_is_not_shown() -> None:
-    left = {"uid-firewall-2": Drain("uid-firewall-2", "", asked_at=0, deadline=30, ended_at=1)}
+    left = {"uid-firewall-2": Drain("uid-firewall-2", asked_at=0, deadline=30, ended_at=1)}
 
     entry = node_status(state(TWO_FIREWALLS, drains=left), "node1")["telco", "edge.client.lan.firewall.left"]
 

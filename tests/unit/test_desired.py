@@ -58,7 +58,7 @@ def desired(
 
 def draining(name: str, *, ended: bool = False) -> dict[str, Drain]:
     uid = f"uid-{name}"
-    return {uid: Drain(uid, "", asked_at=0, deadline=30, out_of_targets_at=0, ended_at=1 if ended else None)}
+    return {uid: Drain(uid, asked_at=0, deadline=30, out_of_targets_at=0, ended_at=1 if ended else None)}
 
 
 def test_ready_replicas_are_the_targets_of_their_side() -> None:

@@ -42,7 +42,7 @@ EDITS = ({}, {"addresses": ["10.1.0.7/24"]}, {"mac": "02:00:00:00:00:07"})
 
 def replica(name: str) -> Replica:
     of_chain, stage, _ = name.split("-")
-    return Replica("telco", name, f"uid-{name}", of_chain, stage, True, False, False, name, None)
+    return Replica("telco", name, f"uid-{name}", of_chain, stage, True, False, False, None)
 
 
 @dataclass
@@ -92,7 +92,7 @@ class World:
 
     def drain(self, name: str, choice: int) -> None:
         ended = 1.0 if choice & 1 else None
-        self.drains[f"uid-{name}"] = Drain(f"uid-{name}", "", 0, 30, out_of_targets_at=1.0, ended_at=ended)
+        self.drains[f"uid-{name}"] = Drain(f"uid-{name}", 0, 30, out_of_targets_at=1.0, ended_at=ended)
 
     def undo_drain(self, name: str, choice: int) -> None:
         self.drains.pop(f"uid-{name}", None)
@@ -220,7 +220,7 @@ def test_nothing_is_planned_again_when_nothing_has_changed() -> None:
         (cluster(pod("client-1", "client"), pod("firewall-1", "firewall", ready=False)), LINKS),
         (replace(TWO_CHAINS, chains={**TWO_CHAINS.chains, EDGE_KEY: chain_called("edge", mtu=1400)}), LINKS),
         (TWO_CHAINS, {**LINKS, "uid-firewall-1": (LEFT,)}),
-        (TWO_CHAINS, LINKS, {"uid-firewall-1": Drain("uid-firewall-1", "", 0, 30)}),
+        (TWO_CHAINS, LINKS, {"uid-firewall-1": Drain("uid-firewall-1", 0, 30)}),
     ],
     ids=["a replica joins", "a replica is not ready", "a chain is edited", "a link vanishes", "a replica drains"],
 )
@@ -238,7 +238,7 @@ def test_a_side_with_the_same_targets_keeps_its_table(monkeypatch: pytest.Monkey
     before = plan.desired(TWO_FIREWALLS, by_pod(ALL), {}, Plan(), Plan())
     made: list[Any] = []
     monkeypatch.setattr(maglev, "table", lambda replicas: made.append(replicas) or b"made")
-    leaving = {"uid-firewall-1": Drain("uid-firewall-1", "", 0, 30)}
+    leaving = {"uid-firewall-1": Drain("uid-firewall-1", 0, 30)}
 
     plan.desired(TWO_FIREWALLS, by_pod(ALL), leaving, before, before)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from controller.node.leadership import Leadership
 from controller.node.plane.drain import Drain
 
 NODE = Path(__file__).parents[2] / "deploy" / "node.yaml"
-DRAIN = Drain("uid-1", "c1", asked_at=10.0, deadline=40.0, out_of_targets_at=10.002, active_sessions=3)
+DRAIN = Drain("uid-1", confirmed=True, asked_at=10.0, deadline=40.0, out_of_targets_at=10.002, active_sessions=3)
 
 
 class Agent:
@@ -98,6 +99,23 @@ def test_a_newcomer_asks_and_goes_on_with_the_drains(old: Agent, new: Agent, tmp
     assert new.drains == (DRAIN,)
     assert results == [True]
     assert (tmp_path / "leader").read_text() == "new"
+
+
+def test_a_drain_from_a_leader_of_another_version_is_taken_over_as_far_as_it_is_understood(
+    old: Agent, new: Agent
+) -> None:
+    new.acquire()
+    asked = old.leadership.asked(5)
+    assert asked
+    told = {"pod_uid": "uid-1", "incarnation": "c1", "asked_at": 10.0, "deadline": 40.0, "out_of_targets_at": 10.002}
+
+    old.leadership._release()
+    with asked:
+        asked.sendall(json.dumps([told]).encode() + b"\n")
+        leads = new.leads()
+
+    assert leads
+    assert new.drains == (Drain("uid-1", asked_at=10.0, deadline=40.0, out_of_targets_at=10.002),)
 
 
 def test_a_newcomer_that_does_not_know_the_cluster_yet_waits(old: Agent, new: Agent) -> None:

@@ -15,7 +15,8 @@ from controller.node.plane.model import DataPlane, HostLink, LinkEntry, LinkStat
 from controller.node.plane.numbers import Allocation, Numbered, Numbers, NumbersExhaustedError, former_number, numbered
 from controller.node.plane.plan import Plan
 from controller.node.plane.replica import Replica, replica_of
-from sfc.chain import Chain, Side, chain_of
+from sfc.chain import Chain, Side
+from sfc.reading import chain_of
 from tests.unit import objects
 
 LEFT, RIGHT = Numbered("u1", "telco", "a"), Numbered("u1", "telco", "b")

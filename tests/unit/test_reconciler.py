@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -12,12 +12,16 @@ from typing import Any
 import pytest
 
 from controller.node.plane.cluster import Cluster
+from controller.node.plane.drain import Drain, NotDeletedError
 from controller.node.plane.model import DataPlane, HostLink, LinkEntry, LinkState
 from controller.node.plane.numbers import Numbered
 from controller.node.plane.plan import Plan
 from controller.node.plane.sessions import Timeouts
+from controller.node.reconcile.deletions import Deletions
+from controller.node.reconcile.drains import Drains
 from controller.node.reconcile.reconciler import Reconciler
 from controller.node.report.transition_log import TransitionLog
+from kube.api import ApiError
 from sfc.chain import Side
 from tests.unit.objects import link, pod
 from tests.unit.test_desired import CLIENT_FIREWALL, NUMBERS, cluster
@@ -89,6 +93,25 @@ class Node:
         return {slot: self.sessions.get(slot, 0) for slot in slots}
 
 
+class Api:
+    """What the API server answers when it is asked for deletions."""
+
+    def __init__(self, *deleted: str) -> None:
+        self.deleted = {f"uid-{name}" for name in deleted}
+        self.away = False
+        self.asked = 0
+
+    def __call__(self) -> Collection[str]:
+        self.asked += 1
+        if self.away:
+            raise ApiError(0, "NoAnswer", "no route to host")
+        return self.deleted
+
+
+def drains(api: Api, *inherited: Drain) -> Drains:
+    return Drains(inherited, Deletions(api))
+
+
 class Clock:
     now = 1000.0
 
@@ -120,7 +143,8 @@ def look(reconciler: Reconciler) -> None:
 @contextmanager
 def running(reconciler: Reconciler) -> Iterator[None]:
     stop = threading.Event()
-    loops = [threading.Thread(target=loop, args=(stop,)) for loop in (reconciler.run, reconciler.sessions.run)]
+    runs = (reconciler.run, reconciler.sessions.run, reconciler.confirm)
+    loops = [threading.Thread(target=run, args=(stop,)) for run in runs]
     for thread in loops:
         thread.start()
     try:
@@ -203,7 +227,9 @@ def test_the_deadline_of_the_stage_ends_a_drain_whose_sessions_do_not(node: Node
 
 
 def test_a_hook_is_answered_when_the_sessions_have_ended(node: Node) -> None:
-    reconciler = Reconciler(node, node, firewalls)
+    api = Api()
+    reconciler = Reconciler(node, node, lambda: firewalls(terminating=True), drains=drains(api))
+    reconciler.reconcile()
     node.sessions = {4: 1}
     answers = []
 
@@ -221,10 +247,11 @@ def test_a_hook_is_answered_when_the_sessions_have_ended(node: Node) -> None:
     assert held
     assert answers[0].ended
     assert states(node)[4] == LinkState.GONE
+    assert api.asked == 0, "the watch has shown the deletion"
 
 
 def test_a_hook_called_twice_is_one_drain_and_both_calls_are_answered(node: Node) -> None:
-    reconciler = Reconciler(node, node, firewalls)
+    reconciler = Reconciler(node, node, firewalls, drains=drains(Api("firewall-2")))
     node.sessions = {4: 1}
     answers = []
 
@@ -265,17 +292,186 @@ def test_a_drain_asked_for_before_the_api_server_was_heard_works(node: Node) -> 
     assert states(node) == {slot: LinkState.GONE if slot in (4, 5) else LinkState.SERVING for slot in range(1, 6)}
 
 
-def test_a_drain_for_a_restart_is_undone_when_the_new_containers_are_ready(node: Node) -> None:
-    pods = firewalls()
-    reconciler = Reconciler(node, node, lambda: pods)
-    with running(reconciler):
-        reconciler.drain("drain-firewall-2", time.monotonic(), timeout=10)
-        drained = states(node)[4]
+def hook(reconciler: Reconciler, pod: str, timeout: float = 10) -> Drain | None:
+    return reconciler.drain(f"drain-{pod}", time.monotonic(), timeout)
 
-    pods = firewalls(containerStatuses=[{"containerID": "cri://new", "state": {"running": {}}}])
+
+def test_a_hook_of_a_pod_that_nobody_deletes_is_refused_and_the_replica_keeps_its_place(node: Node) -> None:
+    reconciler = Reconciler(node, node, firewalls, drains=drains(Api("firewall-1")))
     reconciler.reconcile()
+    both = dict(node.tables)
 
-    assert (drained, states(node)[4]) == (LinkState.GONE, LinkState.SERVING)
+    with running(reconciler), pytest.raises(NotDeletedError) as refused:
+        hook(reconciler, "firewall-2")
+
+    assert (refused.value.pod_uid, refused.value.undone) == ("uid-firewall-2", False)
+    assert set(states(node).values()) == {LinkState.SERVING}
+    assert node.tables == both
+
+
+def test_a_deletion_that_only_the_api_server_shows_is_a_drain_at_once(node: Node) -> None:
+    reconciler = Reconciler(node, node, firewalls, drains=drains(Api("firewall-2")))
+
+    with running(reconciler):
+        drain = hook(reconciler, "firewall-2")
+
+    assert drain and drain.ended and drain.confirmed
+    assert states(node)[4] == LinkState.GONE
+
+
+def test_a_hook_is_believed_while_the_api_server_is_away_and_undone_when_it_shows_no_deletion(node: Node) -> None:
+    api = Api()
+    api.away = True
+    reconciler = Reconciler(node, node, firewalls, drains=drains(api))
+    node.sessions = {4: 1}
+    answers: list[object] = []
+
+    def call() -> None:
+        try:
+            answers.append(hook(reconciler, "firewall-2"))
+        except NotDeletedError as error:
+            answers.append(error.undone)
+
+    with running(reconciler):
+        caller = threading.Thread(target=call)
+        caller.start()
+        caller.join(1.5)
+        believed, held = states(node)[4], caller.is_alive()
+        api.away = False
+        caller.join(10)
+
+    assert (believed, held) == (LinkState.DRAINING, True)
+    assert answers == [True]
+    assert states(node)[4] == LinkState.SERVING
+
+
+def test_a_believed_hook_that_was_answered_is_undone_too(node: Node) -> None:
+    api = Api()
+    api.away = True
+    reconciler = Reconciler(node, node, firewalls, drains=drains(api))
+
+    with running(reconciler):
+        drain = hook(reconciler, "firewall-2")
+        drained = states(node)[4]
+        api.away = False
+        back = eventually(lambda: states(node)[4] == LinkState.SERVING)
+
+    assert drain and drain.ended and not drain.confirmed
+    assert drained == LinkState.GONE
+    assert back
+
+
+def test_a_believed_drain_that_the_api_server_confirms_later_stays(node: Node) -> None:
+    api = Api("firewall-2")
+    api.away = True
+    reconciler = Reconciler(node, node, firewalls, drains=drains(api))
+
+    with running(reconciler):
+        hook(reconciler, "firewall-2")
+        api.away = False
+        confirmed = eventually(lambda: reconciler.state.drains["uid-firewall-2"].confirmed)
+        api.deleted = set()
+        reconciler.drains.deletions.ask(time.monotonic())
+        reconciler.wake()
+
+    assert confirmed
+    assert states(node)[4] == LinkState.GONE
+
+
+def test_a_hook_that_nothing_confirms_never_takes_the_last_target_of_a_side(node: Node) -> None:
+    api = Api()
+    api.away = True
+    reconciler = Reconciler(node, node, firewalls, drains=drains(api))
+
+    with running(reconciler):
+        first = hook(reconciler, "firewall-1")
+        second = hook(reconciler, "firewall-2", timeout=0.3)
+        only = hook(reconciler, "client-1", timeout=0.3)
+        spared = states(node)
+        api.away = False
+        back = eventually(lambda: set(states(node).values()) == {LinkState.SERVING})
+
+    assert first and first.ended
+    assert second and not second.ended
+    assert only and not only.ended
+    assert [spared[slot] for slot in range(1, 6)] == [
+        LinkState.SERVING,
+        LinkState.GONE,
+        LinkState.GONE,
+        LinkState.SERVING,
+        LinkState.SERVING,
+    ]
+    assert back
+
+
+def test_an_unconfirmed_drain_ends_when_its_replica_is_the_last_one_left(node: Node) -> None:
+    api, pods = Api(), firewalls()
+    api.away = True
+    reconciler = Reconciler(node, node, lambda: pods, drains=drains(api))
+
+    with running(reconciler):
+        hook(reconciler, "firewall-1")
+        alone = states(node)[2]
+        pods = firewalls(terminating=True)
+        reconciler.wake()
+        back = eventually(lambda: states(node)[2] == LinkState.SERVING)
+
+    assert alone == LinkState.GONE
+    assert back
+    assert states(node)[4] != LinkState.SERVING
+
+
+@pytest.fixture
+def copied(node: Node) -> Node:
+    """Both firewalls have one drain id."""
+    for number in (102, 103):
+        node.links[number] = replace(node.links[number], drain_id="drain-firewall-2")
+    return node
+
+
+def test_of_two_pods_with_one_drain_id_the_one_that_is_deleted_drains(copied: Node) -> None:
+    reconciler = Reconciler(copied, copied, firewalls, drains=drains(Api("firewall-2")))
+
+    with running(reconciler):
+        drain = hook(reconciler, "firewall-2")
+
+    assert drain and drain.pod_uid == "uid-firewall-2"
+    assert (states(copied)[2], states(copied)[4]) == (LinkState.SERVING, LinkState.GONE)
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_of_two_pods_with_one_drain_id_none_drains_if_no_deletion_shows_which_is_meant(
+    copied: Node, away: bool
+) -> None:
+    api = Api()
+    api.away = away
+    reconciler = Reconciler(copied, copied, firewalls, drains=drains(api))
+
+    with running(reconciler), pytest.raises(NotDeletedError):
+        hook(reconciler, "firewall-2")
+
+    assert not reconciler.state.drains
+
+
+def test_a_drain_that_was_taken_over_without_confirmation_is_asked_about(node: Node) -> None:
+    told = Drain("uid-firewall-2", time.monotonic() - 5, time.monotonic() + 25, out_of_targets_at=time.monotonic() - 5)
+    reconciler = Reconciler(node, node, firewalls, drains=drains(Api(), told))
+    node.sessions = {4: 1}
+
+    with running(reconciler):
+        reconciler.wake()
+        draining = states(node)[4]
+        back = eventually(lambda: states(node)[4] == LinkState.SERVING)
+
+    assert draining == LinkState.DRAINING
+    assert back
+
+
+def eventually(look: Callable[[], bool], seconds: float = 10) -> bool:
+    until = time.monotonic() + seconds
+    while not look() and time.monotonic() < until:
+        time.sleep(0.01)
+    return look()
 
 
 def test_a_link_that_vanished_leaves_the_targets(node: Node) -> None:

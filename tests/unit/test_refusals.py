@@ -18,7 +18,8 @@ from controller.node.plane.numbers import Numbered
 from controller.node.reconcile.reconciler import Reconciler
 from controller.node.report.conditions import conditions, node_status
 from controller.node.report.troubles import LASTING_SECONDS, Troubles, troubles
-from sfc.chain import Chain, Side, chain_of
+from sfc.chain import Chain, Side
+from sfc.reading import chain_of
 from tests.unit import objects
 from tests.unit.test_contests import Api
 from tests.unit.test_numbers import node as two_stage_node
@@ -254,7 +255,7 @@ def test_a_chain_whose_planning_raises_keeps_its_links_and_all_others_go_on(monk
     node.cluster = replace(
         everything,
         replicas={
-            uid: replace(one, incarnation="again") if one.chain == "bad" else one
+            uid: replace(one, name="again") if one.chain == "bad" else one
             for uid, one in everything.replicas.items()
         },
     )

@@ -46,13 +46,6 @@ def test_a_replica_has_stopped_when_a_container_that_ran_does_not_any_more(
     assert replica and replica.stopped is stopped
 
 
-def test_another_container_makes_another_incarnation() -> None:
-    before = replica_of(pod("nat-1", "nat"))
-    after = replica_of(pod("nat-1", "nat", containerStatuses=[{"containerID": "cri://other"}]))
-
-    assert before and after and before.incarnation != after.incarnation
-
-
 def test_the_interfaces_are_those_that_the_webhook_asked_for() -> None:
     wired = pod("nat-1", "nat")
     networks = [{"name": "other", "interface": "eth9"}, {"name": "sfc", "namespace": "telco", "interface": "inside"}]

@@ -15,7 +15,7 @@ from tests.unit.test_conditions import state
 from tests.unit.test_desired import TWO_FIREWALLS
 
 SERVING = state(TWO_FIREWALLS)
-DRAIN = Drain("uid-firewall-2", "", asked_at=10.0, deadline=40.0, out_of_targets_at=10.003)
+DRAIN = Drain("uid-firewall-2", asked_at=10.0, deadline=40.0, out_of_targets_at=10.003)
 DRAINING = state(TWO_FIREWALLS, drains={DRAIN.pod_uid: DRAIN})
 DRAINED = state(TWO_FIREWALLS, drains={DRAIN.pod_uid: replace(DRAIN, ended_at=40.0, active_sessions=2)})
 

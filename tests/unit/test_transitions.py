@@ -34,7 +34,7 @@ def test_a_replica_joins_once_all_its_links_serve() -> None:
 
 
 def test_leaving_has_two_transitions_and_the_second_tells_what_was_left() -> None:
-    asked = Drain("uid-firewall-2", "", asked_at=10.0, deadline=40.0, out_of_targets_at=10.003, active_sessions=2)
+    asked = Drain("uid-firewall-2", asked_at=10.0, deadline=40.0, out_of_targets_at=10.003, active_sessions=2)
     ended = replace(asked, ended_at=40.0)
     draining, drained = (state(TWO_FIREWALLS, drains={"uid-firewall-2": drain}) for drain in (asked, ended))
 
@@ -72,6 +72,6 @@ def test_a_replica_that_ends_without_a_drain_is_steered_away_from_and_the_cause_
 
 
 def test_a_drain_for_a_restart_ends_with_joining_again() -> None:
-    drain = Drain("uid-firewall-2", "", asked_at=0, deadline=30, out_of_targets_at=1, ended_at=2)
+    drain = Drain("uid-firewall-2", asked_at=0, deadline=30, out_of_targets_at=1, ended_at=2)
 
     assert told(state(TWO_FIREWALLS, drains={drain.pod_uid: drain}), SERVING) == [("telco/firewall-2", "Joined")]

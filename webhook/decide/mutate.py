@@ -48,7 +48,7 @@ def pod(request: AdmissionRequest, find: FindChain, auto: Hook, key: bytes) -> D
         return Decision(denied=f"{place} {REFUSED}")
     identity = _drain_id(request, before, key)
     try:
-        after, warnings = replica(before, place, identity, drain_id.sign(key, identity), auto)
+        after, warnings = replica(before, place, identity, auto)
     except annotation.AnnotationError as error:
         return Decision(denied=f"{error}. {REFUSED}")
     return Decision(write.pod(before, after), warnings=warnings)
@@ -123,6 +123,6 @@ def _foretold(
     if isinstance(place, str):
         return (f"{place} {FORETOLD}",)
     try:
-        return replica(pods, place, "", "", auto)[1]
+        return replica(pods, place, "", auto)[1]
     except annotation.AnnotationError as error:
         return (f"{error}. {FORETOLD}",)

@@ -37,14 +37,14 @@ def hook_for(namespace_labels: Json) -> Hook:
     return Hook.SLEEP if namespace_labels.get(ENFORCE_LABEL) in ("baseline", "restricted") else Hook.HTTP_GET
 
 
-def replica(pod: Pod, place: Position, identity: str, signature: str, auto: Hook) -> tuple[Pod, tuple[str, ...]]:
+def replica(pod: Pod, place: Position, identity: str, auto: Hook) -> tuple[Pod, tuple[str, ...]]:
     """The pod as a replica of its stage, and warnings.
 
-    `identity` is its drain id, `signature` the signature of that; `auto` is the hook where the chain leaves the choice
-    to the webhook. Raises AnnotationError when the pod's networks cannot be combined with the stage's.
+    `identity` is its drain id; `auto` is the hook where the chain leaves the choice to the webhook. Raises
+    AnnotationError when the pod's networks cannot be combined with the stage's.
     """
     kind = auto if place.stage.drain_hook is Hook.AUTO else place.stage.drain_hook
-    hook = _hook(kind, identity, signature, place.stage.drain_deadline_seconds)
+    hook = _hook(kind, identity, place.stage.drain_deadline_seconds)
     after = replace(
         pod,
         annotations=_annotated(pod.annotations, place, identity),
@@ -96,7 +96,7 @@ def _without_ours(present: Json, namespace: str) -> Json:
 # --- draining ---------------------------------------------------------------------------------------------------------
 
 
-def _hook(kind: Hook, identity: str, signature: str, deadline: int) -> Json:
+def _hook(kind: Hook, identity: str, deadline: int) -> Json:
     """The preStop hook; empty for none. `deadline` is in seconds."""
     if kind is Hook.NONE:
         return {}
@@ -108,7 +108,6 @@ def _hook(kind: Hook, identity: str, signature: str, deadline: int) -> Json:
             "port": names.HOOK_PORT,
             "path": f"{names.HOOK_PATH}{identity}",
             "scheme": "HTTP",
-            "httpHeaders": [{"name": names.SIGNATURE_HEADER, "value": signature}],
         }
     }
 

@@ -2,9 +2,12 @@
 
 The kubelet calls it on the node's 127.0.0.1. The relay holds that call, and asks here over a unix socket until it gets
 an answer. The kubelet waits for the answer but ignores its status, so every refusal is immediate: a hook that cannot be
-honoured must not hold the pod. The answer is 200 for a drain that ended, 504 for one that did not end in time, 403 for
-a bad signature, 404 for an id that no link of this node has. An agent that does not lead any more closes the connection
-without an answer; the relay then asks the agent that leads.
+honoured must not hold the pod. The answer is 200 for a drain that ended, 504 for one that did not end in time, 409 when
+the pod is not being deleted, 404 for an id that no link of this node has. An agent that does not lead any more closes
+the connection without an answer; the relay then asks the agent that leads.
+
+Whoever makes the kubelet send a request can call this. So a call proves nothing, and carries nothing that would: the
+API server is asked whether the pod is being deleted.
 """
 
 from __future__ import annotations
@@ -22,8 +25,8 @@ from typing import Any
 from prometheus_client import Counter
 
 from controller.listener import lead_to, peer_user, take_over
-from controller.node.plane.drain import Drain, RetiredError
-from sfc import drain_id, names
+from controller.node.plane.drain import Drain, NotDeletedError, RetiredError
+from sfc import names
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +44,11 @@ class HookServer(ThreadingMixIn, UnixStreamServer):
 
     daemon_threads = True
 
-    def __init__(self, path: Path, key: bytes, drain: Callable[[str, float], Drain | None], relay: int) -> None:
-        """`relay` is the user and group that may call, besides root. `key` signs drain ids. `drain` gets a drain id and
-        the time of the hook's call, in seconds on the monotonic clock. It blocks until that replica has drained,
-        returns None when no link of this node has the drain id, and raises RetiredError when another agent leads."""
+    def __init__(self, path: Path, drain: Callable[[str, float], Drain | None], relay: int) -> None:
+        """`relay` is the user and group that may call, besides root. `drain` gets a drain id and the time of the hook's
+        call, in seconds on the monotonic clock. It blocks until that replica has drained, and returns None when no link
+        of this node has the drain id. It raises NotDeletedError when the pod is not being deleted, and RetiredError
+        when another agent leads."""
         super().__init__(str(path), _HookCall, bind_and_activate=False)
         self.socket.close()
         self.socket = take_over(path, relay)
@@ -52,7 +56,6 @@ class HookServer(ThreadingMixIn, UnixStreamServer):
         self._inode = path.stat().st_ino
         self._relay = relay
         lead_to(self._former, path, relay)
-        self.key = key
         self.drain = drain
         self._calls: set[Any] = set()
         """The connections of those that are not answered yet."""
@@ -96,13 +99,13 @@ class _HookCall(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         wanted = self.path.removeprefix(names.HOOK_PATH) if self.path.startswith(names.HOOK_PATH) else ""
-        if not drain_id.verify(self.server.key, wanted, self.headers.get(names.SIGNATURE_HEADER, "")):
-            self._answer(403, "refused", {"error": "signature does not fit the drain id; nothing is drained"})
-            return
         try:
-            drain = self.server.drain(wanted, self._asked_at())
+            drain = self.server.drain(wanted, self._asked_at()) if wanted else None
         except RetiredError:
             self.close_connection = True
+            return
+        except NotDeletedError as error:
+            self._refuse(error)
             return
         if drain is None:
             self._answer(404, "unknown", {"error": "no link of this node has this drain id; nothing to drain"})
@@ -110,6 +113,13 @@ class _HookCall(BaseHTTPRequestHandler):
             self._answer(504, "unfinished", _times(drain))
         else:
             self._answer(200, "drained", _times(drain))
+
+    def _refuse(self, error: NotDeletedError) -> None:
+        if error.undone:
+            words = "the API server, which could not be asked before, shows no deletion of the pod: it serves again"
+        else:
+            words = "the API server shows no deletion of the pod: nothing is drained"
+        self._answer(409, "undone" if error.undone else "refused", {"pod_uid": error.pod_uid, "error": words})
 
     def _asked_at(self) -> float:
         """When the relay got the call. The relay's header is the last one; others come from the caller."""
@@ -136,6 +146,7 @@ class _HookCall(BaseHTTPRequestHandler):
 def _times(drain: Drain) -> dict[str, Any]:
     return {
         "pod_uid": drain.pod_uid,
+        "confirmed": drain.confirmed,
         "out_of_targets_seconds": _since(drain.asked_at, drain.out_of_targets_at),
         "drained_seconds": _since(drain.asked_at, drain.ended_at),
         "sessions_left": drain.active_sessions,

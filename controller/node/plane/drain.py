@@ -2,18 +2,22 @@
 
     asked for → out of the targets → ended (no active session is left, or the deadline has passed)
 
-A drain begins when the kubelet calls the PreStop hook or when the pod is seen terminating, whichever comes first. It is
-dropped when the pod's links are gone. It is also dropped when the pod only restarted its containers, which calls the
-hook too, and the new containers are ready.
+A drain begins when the pod is seen terminating, or when the kubelet calls the PreStop hook, whichever comes first. A
+hook alone proves nothing: anybody who makes the kubelet send a request can call it, and the kubelet calls it for a mere
+restart of a container, too. So a drain is *confirmed* by a deletion of its pod, which the watch or an answer of the API
+server shows. Only while the API server cannot be asked is a hook believed. Such a drain is dropped as soon as an answer
+shows no deletion.
+
+A drain is dropped when the pod's links are gone, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from math import inf
 
 from controller.node.plane.cluster import Cluster
-from controller.node.plane.replica import Replica
 from sfc import names
 
 
@@ -21,16 +25,26 @@ class RetiredError(Exception):
     """Another agent of the node leads now and continues the drains: ask that one."""
 
 
+class NotDeletedError(Exception):
+    """The API server shows no deletion of the pod whose hook was called: nothing is drained."""
+
+    def __init__(self, pod_uid: str, undone: bool = False) -> None:
+        """`undone`: the pod drained for a while, because the API server could not be asked before."""
+        super().__init__(pod_uid)
+        self.pod_uid = pod_uid
+        self.undone = undone
+
+
 @dataclass(frozen=True, slots=True)
 class Drain:
     """One replica's drain. All times are seconds on the monotonic clock."""
 
     pod_uid: str
-    incarnation: str
-    """Replica.incarnation at the beginning. When the replica's differs, its containers are newer than the drain."""
     asked_at: float
     deadline: float
-    """The drain ends at this time, whatever sessions are left."""
+    """The drain ends at this time, whatever sessions are left. Infinite until the API server has been heard."""
+    confirmed: bool = False
+    """A deletion of the pod was seen. Until then only a hook asked for the drain."""
     out_of_targets_at: float | None = None
     ended_at: float | None = None
     active_sessions: int | None = None
@@ -43,37 +57,65 @@ class Drain:
         return self.ended_at is not None
 
 
-def begin(cluster: Cluster | None, pod_uid: str, asked_at: float) -> Drain:
-    """The drain of a pod, with the deadline of its stage; the default deadline when the stage is not known."""
-    replica = cluster.replicas.get(pod_uid) if cluster else None
-    stage = cluster.stage_of(replica) if cluster and replica else None
-    seconds = stage.drain_deadline_seconds if stage else names.DEFAULT_DRAIN_DEADLINE_SECONDS
-    return Drain(pod_uid, replica.incarnation if replica else "", asked_at, deadline=asked_at + seconds)
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the API server answered when it was asked which replicas are being deleted."""
+
+    asked_at: float
+    """In seconds on the monotonic clock. The kubelet sees a deletion before it calls a hook, so the answer decides
+    about every hook that was called before this."""
+    deleted: frozenset[str] | None
+    """UIDs of the node's replicas that are being deleted; None when there was no answer."""
+
+
+NEVER_ASKED = Answer(float("-inf"), None)
+
+
+def begin(cluster: Cluster | None, pod_uid: str, asked_at: float, *, confirmed: bool) -> Drain:
+    """The drain of a pod, with the deadline of its stage."""
+    return Drain(pod_uid, asked_at, _deadline(cluster, pod_uid, asked_at), confirmed)
+
+
+def _deadline(cluster: Cluster | None, pod_uid: str, asked_at: float) -> float:
+    """The default one when the cluster has no such stage."""
+    if cluster is None:
+        return inf
+    replica = cluster.replicas.get(pod_uid)
+    stage = cluster.stage_of(replica) if replica else None
+    return asked_at + (stage.drain_deadline_seconds if stage else names.DEFAULT_DRAIN_DEADLINE_SECONDS)
 
 
 def in_progress(
-    known: Mapping[str, Drain],
-    requests: Mapping[str, Drain],
-    cluster: Cluster | None,
-    wired: Collection[str],
-    now: float,
+    asked: Iterable[Drain], cluster: Cluster | None, answer: Answer, wired: Collection[str], now: float
 ) -> dict[str, Drain]:
-    """The drains that a pass must respect, by pod UID: known ones, requested ones, and those of terminating pods.
+    """The drains that a pass must respect, by pod UID: those asked for before, and those of terminating pods.
 
-    `wired` are the UIDs of the pods that have links. A drain whose pod has none is dropped, as is one that is undone.
+    `wired` are the UIDs of the pods that have links. A drain whose pod has none is dropped, as is one that `answer`,
+    the API server's last one, does not confirm.
     """
-    drains = dict(known)
-    for uid, request in requests.items():
-        drains[uid] = earlier(drains[uid], request) if uid in drains else request
-    for replica in cluster.terminating if cluster else ():
-        if replica.uid in wired and replica.uid not in drains:
-            drains[replica.uid] = begin(cluster, replica.uid, now)
-    replicas = cluster.replicas if cluster else {}
-    return {
-        uid: drain
-        for uid, drain in drains.items()
-        if uid in wired and not (uid in replicas and undone(drain, replicas[uid]))
-    }
+    terminating = {replica.uid for replica in cluster.terminating} if cluster else set[str]()
+    drains: dict[str, Drain] = {}
+    for drain in asked:
+        uid = drain.pod_uid
+        if uid in wired and (settled := decided(drain, uid in terminating, answer)):
+            if settled.deadline == inf and cluster:
+                settled = replace(settled, deadline=_deadline(cluster, uid, settled.asked_at))
+            drains[uid] = earlier(drains[uid], settled) if uid in drains else settled
+    for uid in terminating:
+        if uid in wired and uid not in drains:
+            drains[uid] = begin(cluster, uid, now, confirmed=True)
+    return drains
+
+
+def decided(drain: Drain, terminating: bool, answer: Answer) -> Drain | None:
+    """The drain as it stands after the API server's last answer; None when that shows no deletion."""
+    if drain.confirmed:
+        return drain
+    if terminating:
+        return replace(drain, confirmed=True)
+    if answer.deleted is None or answer.asked_at < drain.asked_at:
+        return drain
+    return replace(drain, confirmed=True) if drain.pod_uid in answer.deleted else None
 
 
 def advance(drain: Drain, *, active_sessions: int | None, now: float) -> Drain:
@@ -95,13 +137,34 @@ def advance(drain: Drain, *, active_sessions: int | None, now: float) -> Drain:
 
 
 def earlier(known: Drain, asked: Drain) -> Drain:
-    """The known drain with the beginning of the other one, if that is earlier. An ended drain stays as it is."""
+    """The known drain with the beginning of the other one, if that is earlier. Either may confirm it. The beginning of
+    an ended drain stays as it is."""
+    if asked.confirmed and not known.confirmed:
+        known = replace(known, confirmed=True)
     if known.ended or known.asked_at <= asked.asked_at:
         return known
     return replace(known, asked_at=asked.asked_at, deadline=min(known.deadline, asked.deadline))
 
 
-def undone(drain: Drain, replica: Replica) -> bool:
-    """The drain was for a mere restart: the containers are new ones, and ready. The kubelet calls the PreStop hook for
-    a restart after a failed liveness probe, too."""
-    return not replica.terminating and replica.ready and replica.incarnation != drain.incarnation
+def anew(drain: Drain) -> Drain:
+    """The drain as it was when it was asked for."""
+    return replace(drain, out_of_targets_at=None, ended_at=None, active_sessions=None)
+
+
+def spared(sides: Iterable[Collection[str]], drains: Iterable[Drain]) -> frozenset[str]:
+    """The pods whose drains must wait, because they are not confirmed and would leave a side without targets.
+
+    `sides` are the UIDs of the pods that each side has in its targets if no unconfirmed drain takes effect. Of two
+    drains the one that was asked for first takes effect.
+    """
+    left = [set(side) for side in sides]
+    waiting = set()
+    unconfirmed = (drain for drain in drains if not drain.confirmed)
+    for drain in sorted(unconfirmed, key=lambda drain: (drain.asked_at, drain.pod_uid)):
+        own = [side for side in left if drain.pod_uid in side]
+        if any(len(side) == 1 for side in own):
+            waiting.add(drain.pod_uid)
+        else:
+            for side in own:
+                side.discard(drain.pod_uid)
+    return frozenset(waiting)

@@ -25,8 +25,6 @@ class Replica:
     """A container that had started does not run any more, or the pod has ended."""
     terminating: bool
     """The pod is being deleted."""
-    incarnation: str
-    """The containers' ids; any restart changes it."""
     condition: Mapping[str, Any] | None
     """The pod's present condition `sfc.dev/wired`, as JSON."""
     interfaces: frozenset[str] = frozenset()
@@ -56,7 +54,6 @@ def replica_of(pod: Mapping[str, Any]) -> Replica | None:
         ready=conditions.get("ContainersReady", {}).get("status") == "True",
         stopped=status.get("phase") in ("Succeeded", "Failed") or any(_stopped(c) for c in containers),
         terminating="deletionTimestamp" in metadata,
-        incarnation=" ".join(sorted(c.get("containerID", "") for c in containers)),
         condition=conditions.get(names.WIRED_CONDITION),
         interfaces=_interfaces(metadata),
     )

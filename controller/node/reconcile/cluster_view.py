@@ -10,7 +10,7 @@ from controller.node.plane.cluster import Cluster
 from controller.node.plane.replica import Replica, replica_of
 from kube import lean
 from kube.api import ApiServer, Collection
-from kube.objects import CHAINS, CONNECTIONS, PODS, Key, Object
+from kube.objects import CHAINS, CONNECTIONS, PODS, Key, Object, leaving
 from kube.parsed import ParsedObjects
 from kube.stored import StoredChain, stored_chain
 from kube.watch import Watch
@@ -19,6 +19,9 @@ from sfc.chain import Chain
 from sfc.validation.checks import InvalidChain, parse
 
 log = logging.getLogger(__name__)
+
+ASK_TIMEOUT_SECONDS = 3.0
+"""For the answer to a question that a drain waits for."""
 
 
 def chain(stored: StoredChain, before: Chain | None) -> Chain | None:
@@ -85,8 +88,10 @@ class ClusterView:
         self._node = node
         self._on_change = on_change
         here = {"fieldSelector": f"spec.nodeName={node}"}
+        of_chains = {**here, "labelSelector": names.CHAIN_LABEL}
         self._all_pods = Collection(PODS.path(), lean.NAME, here)
-        replicas = Collection(PODS.path(), lean.POD, {**here, "labelSelector": names.CHAIN_LABEL})
+        self._names_of_replicas = Collection(PODS.path(), lean.NAME, of_chains)
+        replicas = Collection(PODS.path(), lean.POD, of_chains)
         chains, connections = Collection(CHAINS.path(), lean.CHAIN), Collection(CONNECTIONS.path())
         self._chains = Watch(api, chains, stored_chain, on_change=self._chains_changed)
         self._connections = Watch(api, connections, self._own_entry, on_change=on_status)
@@ -113,6 +118,11 @@ class ClusterView:
     def pod_uids(self) -> set[str]:
         """Of all pods of this node, by a request to the API server. Raises ApiError."""
         return {pod["metadata"]["uid"] for page in self._api.pages(self._all_pods) for pod in page["items"]}
+
+    def deleted(self) -> frozenset[str]:
+        """UIDs of the replicas of this node that are being deleted, by a request to the API server. Raises ApiError."""
+        pages = self._api.pages(self._names_of_replicas, ASK_TIMEOUT_SECONDS)
+        return frozenset(pod["metadata"]["uid"] for page in pages for pod in page["items"] if leaving(pod))
 
     def connections(self) -> Mapping[Key, Object | None]:
         """The CrossConnections that exist, by (namespace, name): this node's element of `status.nodes` of each."""

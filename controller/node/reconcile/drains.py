@@ -6,23 +6,29 @@ import threading
 from collections.abc import Collection, Iterable, Mapping
 
 from controller.node.plane.cluster import Cluster
-from controller.node.plane.drain import Drain, RetiredError, in_progress
+from controller.node.plane.drain import Drain, RetiredError, anew, earlier, in_progress
+from controller.node.reconcile.deletions import Deletions
 
 
 class Drains:
     """Any thread may call any method. What changes takes one lock, and only for a moment: `wait` and `wait_for_any` let
     go of it while they wait, and no method calls out of this class while it holds it.
 
-    A request comes from a hook and becomes a drain in the next pass. A pass calls `in_progress` at its beginning and
-    `settle` at its end.
+    A request comes from a hook and becomes a drain in the next pass, unless the pass has to spare the replica. A pass
+    calls `in_progress` at its beginning and `settle` at its end.
     """
 
-    def __init__(self, inherited: Iterable[Drain] = ()) -> None:
-        """`inherited` are the drains that the agent that led before had in progress."""
+    def __init__(self, inherited: Iterable[Drain] = (), deletions: Deletions | None = None) -> None:
+        """`inherited` are the drains that the agent that led before had in progress. Without `deletions`, nothing but
+        the watch contradicts a hook."""
+        self.deletions = deletions or Deletions()
+        """What confirms a drain, or drops it, where the watch does not."""
         self._changed = threading.Condition()
         """Guards everything below; notified after each pass and when this agent retires."""
         self._requests: dict[str, Drain] = {drain.pod_uid: drain for drain in inherited}
-        """By pod UID; no pass has taken them into account yet."""
+        """By pod UID; no pass has carried them out yet."""
+        self._considered: Mapping[str, Drain] = {}
+        """The requests that the present pass has seen."""
         self._drains: Mapping[str, Drain] = {}
         """As the last pass left them."""
         self._retired = False
@@ -32,12 +38,19 @@ class Drains:
         """Whether the last pass left a drain that has not ended."""
         return any(not drain.ended for drain in self._drains.values())
 
-    def request(self, drain: Drain) -> None:
-        """Asks for a drain, unless one is known that began as early. Of two requests for a pod the first one counts."""
+    @property
+    def unconfirmed(self) -> bool:
+        """Whether there is a drain or a request that no deletion has confirmed."""
         with self._changed:
-            known = self._drains.get(drain.pod_uid)
-            if known is None or drain.asked_at < known.asked_at:
-                self._requests.setdefault(drain.pod_uid, drain)
+            return not all(drain.confirmed for drain in (*self._drains.values(), *self._requests.values()))
+
+    def request(self, drain: Drain) -> None:
+        """Asks for a drain, unless one is known that began as early and is as certain."""
+        uid = drain.pod_uid
+        with self._changed:
+            known = self._drains.get(uid)
+            if known is None or earlier(known, drain) is not known:
+                self._requests[uid] = earlier(self._requests[uid], drain) if uid in self._requests else drain
 
     def wait(self, pod_uid: str, timeout: float) -> Drain | None:
         """Waits until the pod's drain has ended or is dropped, for at most `timeout` seconds; the drain as it is then.
@@ -50,6 +63,15 @@ class Drains:
                 raise RetiredError
             return self._drains.get(pod_uid) or self._requests.get(pod_uid)
 
+    def confirmed(self, pod_uids: Collection[str], timeout: float) -> list[str]:
+        """Those of the pods that have a confirmed drain; waits for one, for at most `timeout` seconds."""
+
+        def found() -> list[str]:
+            return [uid for uid in pod_uids if (drain := self._drains.get(uid)) and drain.confirmed]
+
+        with self._changed:
+            return self._changed.wait_for(found, timeout)
+
     def wait_for_any(self, timeout: float) -> None:
         """Waits until a drain is unfinished, for at most `timeout` seconds."""
         with self._changed:
@@ -58,15 +80,17 @@ class Drains:
     def in_progress(self, cluster: Cluster | None, wired: Collection[str], now: float) -> dict[str, Drain]:
         """The drains that a pass must respect, by pod UID; `wired` are the UIDs of the pods that have links."""
         with self._changed:
-            known, requests = self._drains, dict(self._requests)
-        return in_progress(known, requests, cluster, wired, now)
+            asked = (*self._drains.values(), *self._requests.values())
+            self._considered = dict(self._requests)
+        return in_progress(asked, cluster, self.deletions.last, wired, now)
 
-    def settle(self, drains: Mapping[str, Drain], wired: Collection[str]) -> None:
-        """What a pass left: its drains, and the UIDs of the pods that have links. Requests that it took into account,
-        and those of pods without links, are done with."""
+    def settle(self, drains: Mapping[str, Drain], spared: Iterable[Drain] = ()) -> None:
+        """What a pass left: its drains, and those that it did not carry out, which stay requests. All other requests
+        that it has seen are done with."""
         with self._changed:
             self._drains = drains
-            self._requests = {uid: drain for uid, drain in self._requests.items() if uid in wired and uid not in drains}
+            later = {uid: one for uid, one in self._requests.items() if self._considered.get(uid) is not one}
+            self._requests = {drain.pod_uid: anew(drain) for drain in spared} | later
             self._changed.notify_all()
 
     def retire(self) -> tuple[Drain, ...]:

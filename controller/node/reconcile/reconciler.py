@@ -7,8 +7,8 @@ reads everything, and so mends whatever else has happened.
 
 Threads: passes run one at a time, under the lock `_passing`. The loop's thread runs them, and so does any thread that
 calls `wake` while none is running. Only a pass uses the NodeView and the Applier. What a pass left is one immutable
-State, which is replaced as a whole, so that reading it needs no lock. Hooks wait in `drains`, and the session counter
-has a thread of its own; any thread may call both. No thread holds the lock of `drains` while it runs a pass.
+State, which is replaced as a whole, so that reading it needs no lock. Hooks wait in `drains`. `confirm` and the session
+counter have threads of their own. No thread holds the lock of `drains` while it runs a pass.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ import logging
 import threading
 import time
 from collections import ChainMap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from controller.node.plane import maglev, refusals
 from controller.node.plane.changes import changes
 from controller.node.plane.cluster import ChainKey, Cluster
 from controller.node.plane.desired import desired
-from controller.node.plane.drain import Drain, advance, begin
+from controller.node.plane.drain import Drain, NotDeletedError, advance, begin, spared
 from controller.node.plane.foreseen import likely_targets
 from controller.node.plane.model import DataPlane, LinksByPod, by_pod
 from controller.node.plane.plan import Plan, Refusal, State
 from controller.node.plane.refusals import Outcome
 from controller.node.reconcile.applier import Applier, log_changes
+from controller.node.reconcile.deletions import ASK_SECONDS
 from controller.node.reconcile.drains import Drains
 from controller.node.reconcile.node_view import NodeView
 from controller.node.reconcile.protocols import DataPathWriter, LinkFilters
@@ -44,6 +45,8 @@ DRAINING_SECONDS = 0.2
 """Between two passes while a replica drains: the most by which a deadline is overrun."""
 REFUSED_SECONDS = 1.0
 """Between two passes while the kernel refuses a chain's part."""
+WATCH_SECONDS = 0.1
+"""For the watch to show the deletion that the kubelet has seen. Only then is the API server asked."""
 RETRY = Backoff(first=0.1, longest=5.0)
 """After a pass that failed."""
 
@@ -57,17 +60,17 @@ class Reconciler:
         datapath: DataPathWriter,
         cluster: Callable[[], Cluster | None],
         clock: Callable[[], float] = time.monotonic,
-        inherited: Iterable[Drain] = (),
+        drains: Drains | None = None,
     ) -> None:
         """`cluster` gives what the API server says, or None until it has been heard. `clock` is monotonic, in seconds.
-        `inherited` are the drains that the agent that led before had in progress."""
+        `drains` may have some that another agent began."""
         self._links = links
         self._datapath = datapath
         self._cluster = cluster
         self._clock = clock
         self._node = NodeView(links, datapath, clock)
         self._applier = Applier(links, datapath, self._node)
-        self.drains = Drains(inherited)
+        self.drains = drains or Drains()
         """To retire, when `run` has ended."""
         self.sessions = SessionCounter(datapath, self.drains, lambda: self._state, self.wake, clock)
         """To run beside `run`, in a thread of its own."""
@@ -144,6 +147,14 @@ class Reconciler:
         with self._passing:
             self._running = False
 
+    def confirm(self, stop: threading.Event) -> None:
+        """Asks the API server about drains that no deletion has confirmed, until `stop`. To run beside `run`, in a
+        thread of its own."""
+        while not stop.wait(ASK_SECONDS):
+            if self.drains.unconfirmed:
+                self.drains.deletions.ask(self._clock())
+                self.wake()
+
     def reconcile(self, verify: bool = True) -> None:
         """One pass; with `verify`, it reads links and maps in any case.
 
@@ -155,6 +166,11 @@ class Reconciler:
         left = self._state.plan
         links, observed = self._node.observe(left, verify)
         drains = self.drains.in_progress(cluster, links.keys(), self._clock())
+        for uid in self._state.drains.keys() - drains.keys():
+            if uid in links:
+                log.warning("drain undone: the API server shows no deletion of the pod", extra={"pod_uid": uid})
+        waiting = self._spared(cluster, links, drains, observed or left)
+        drains = {uid: drain for uid, drain in drains.items() if uid not in waiting}
         wanted = desired(cluster, links, drains, observed or left, left)
         with self._datapath.succeeding(self._node.other_programs):
             outcome, applied = self._carry_out(left, observed or left, wanted)
@@ -165,7 +181,7 @@ class Reconciler:
             outcome = Outcome(outcome.done + more.done, {**outcome.refused, **more.refused})
         self._node.confirm(links)
         now = self._clock()
-        self._publish(State(cluster, applied, advanced, self._refusals(outcome, now), woken_at, now))
+        self._publish(State(cluster, applied, advanced, self._refusals(outcome, now), woken_at, now), waiting.values())
         if outcome.done:
             log_changes(outcome.done, ChainMap(applied.numbers.named, left.numbers.named))
 
@@ -207,26 +223,58 @@ class Reconciler:
     def drain(self, drain_id: str, asked_at: float, timeout: float) -> Drain | None:
         """Takes the replica out of all targets and waits until its sessions have ended or its deadline has passed.
 
-        None when no link of this node has that drain id; the hook must then not hold the pod. `asked_at` is on the
-        monotonic clock. `timeout` (seconds) bounds the wait in case the data path cannot be changed at all. Raises
+        None when no link of this node has that drain id, or not any more; the hook must then not hold the pod.
+        `asked_at`, on the monotonic clock, is when the kubelet called. `timeout` (seconds) bounds the wait in case the
+        data path cannot be changed at all. Raises NotDeletedError when the API server shows no deletion of the pod, and
         RetiredError when another agent is to be asked.
         """
-        uid = _pod_of(drain_id, self._state.links) or _pod_of(drain_id, by_pod(self._links.list()))
-        if uid is None:
+        uids = _pods_of(drain_id, self._state.links) or _pods_of(drain_id, by_pod(self._links.list()))
+        if not uids:
             return None
-        self.drains.request(begin(self._cluster(), uid, asked_at))
+        leaving, confirmed = self._leaving(uids, asked_at)
+        for uid in leaving:
+            self.drains.request(begin(self._cluster(), uid, asked_at, confirmed=confirmed))
         self.wake()
-        return self.drains.wait(uid, timeout)
+        drains = [self.drains.wait(uid, timeout) for uid in leaving]
+        if drains[-1] is None and leaving[-1] in self._state.links:
+            raise NotDeletedError(leaving[-1], undone=True)
+        return drains[-1]
+
+    def _leaving(self, uids: Sequence[str], asked_at: float) -> tuple[Sequence[str], bool]:
+        """Those of the pods that are being deleted, and True; or, if the API server cannot be asked, the pod whose hook
+        is believed, and False. Raises NotDeletedError.
+
+        Copies of a pod may share its drain id. Then only a deletion shows which of them is meant.
+        """
+        if leaving := self.drains.confirmed(uids, WATCH_SECONDS):
+            return leaving, True
+        deleted = self.drains.deletions.ask(asked_at).deleted
+        if leaving := [uid for uid in uids if deleted and uid in deleted]:
+            return leaving, True
+        if deleted is not None or len(uids) > 1:
+            raise NotDeletedError(uids[0])
+        return uids, False
+
+    def _spared(
+        self, cluster: Cluster | None, links: LinksByPod, drains: Mapping[str, Drain], actual: DataPlane | Plan
+    ) -> dict[str, Drain]:
+        """The drains that must wait: see `plane.drain.spared`."""
+        confirmed = {uid: drain for uid, drain in drains.items() if drain.confirmed}
+        if len(confirmed) == len(drains):
+            return {}
+        without = desired(cluster, links, confirmed, actual, self._state.plan)
+        sides = [{uid for uid, _ in members} for part in without.parts.values() for members in part.serving.values()]
+        return {uid: drains[uid] for uid in spared(sides, drains.values())}
 
     def _take_wake(self) -> float:
         """When the first of the events came that this pass is for."""
         woken_at, self._woken_at = self._woken_at, None
         return self._clock() if woken_at is None else woken_at
 
-    def _publish(self, state: State) -> None:
+    def _publish(self, state: State, waiting: Iterable[Drain]) -> None:
         """Replaces the state before `settle` wakes the threads that read it."""
         self._state = state
-        self.drains.settle(state.drains, state.links.keys())
+        self.drains.settle(state.drains, waiting)
         for observer in self._observers:
             try:
                 observer(state)
@@ -254,5 +302,5 @@ def _path(key: ChainKey | None) -> str:
     return "/".join(key or ())
 
 
-def _pod_of(drain_id: str, links: LinksByPod) -> str | None:
-    return next((uid for uid, of_pod in links.items() if any(link.drain_id == drain_id for link in of_pod)), None)
+def _pods_of(drain_id: str, links: LinksByPod) -> list[str]:
+    return sorted(uid for uid, of_pod in links.items() if any(link.drain_id == drain_id for link in of_pod))

@@ -32,8 +32,8 @@ IDLE_SECONDS = 10.0
 """Between two comparisons when nothing wakes the thread."""
 RETRY_SECONDS = 1.0
 """After a write that failed."""
-TRANSITIONS = 256
-"""How many are kept for events while the API server does not answer; older ones are in the log only."""
+EVENTS_KEPT = 256
+"""How many events are kept while the API server does not answer; older ones are in the log only."""
 
 
 class StatusApi(Protocol):
@@ -50,7 +50,7 @@ class StatusApi(Protocol):
 
 
 class StatusWriter:
-    """The thread and its queue of events. `wake` and `tell` may be called from any thread."""
+    """The thread and its queue of events. `wake`, `tell` and `write` may be called from any thread."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class StatusWriter:
         self._woken = threading.Event()
         self._written: dict[str, tuple[Any, float]] = {}
         """By path: what was written, and when."""
-        self._transitions: deque[tuple[Transition, datetime]] = deque(maxlen=TRANSITIONS)
+        self._events: deque[tuple[Replica, Event, datetime]] = deque(maxlen=EVENTS_KEPT)
 
     def wake(self) -> None:
         """The state may have changed. Returns at once."""
@@ -79,7 +79,16 @@ class StatusWriter:
 
     def tell(self, transition: Transition) -> None:
         """Queue an event of the pod. Returns at once; the event is written when the thread wakes."""
-        self._transitions.append((transition, datetime.now(UTC)))
+        if transition.replica:
+            warning = transition.reason == STEERED_AWAY or bool(transition.fields.get("sessions_left"))
+            self._events.append(
+                (transition.replica, Event(transition.reason, transition.message, warning), datetime.now(UTC))
+            )
+
+    def write(self, replica: Replica, event: Event) -> None:
+        """Queue an event of the pod, to be written soon. Returns at once."""
+        self._events.append((replica, event, datetime.now(UTC)))
+        self.wake()
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set; returns up to IDLE_SECONDS later."""
@@ -109,25 +118,18 @@ class StatusWriter:
 
     def _write_events(self) -> bool:
         """False when the API server does not answer: the events are kept for the next time."""
-        while self._transitions:
-            transition, at = self._transitions[0]
-            if transition.replica:
-                try:
-                    self._api.create(
-                        EVENTS.path(transition.replica.namespace), self._event(transition, transition.replica, at)
-                    )
-                except ApiError as error:
-                    if error.status in (0, 429) or error.status >= 500:
-                        return False
-                    log.warning("event refused", extra={"pod": transition.pod, "error": str(error)})
-            self._transitions.popleft()
+        while self._events:
+            replica, event, at = self._events[0]
+            about = PODS.reference(replica.namespace, replica.name, replica.uid)
+            name = f"{replica.name}.{int(at.timestamp() * 1e6):x}"
+            try:
+                self._api.create(EVENTS.path(replica.namespace), self._reporter.event(event, about, name, at))
+            except ApiError as error:
+                if error.status in (0, 429) or error.status >= 500:
+                    return False
+                log.warning("event refused", extra={"pod": replica.path, "error": str(error)})
+            self._events.popleft()
         return True
-
-    def _event(self, transition: Transition, replica: Replica, at: datetime) -> dict[str, Any]:
-        warning = transition.reason == STEERED_AWAY or bool(transition.fields.get("sessions_left"))
-        about = PODS.reference(replica.namespace, replica.name, replica.uid)
-        name = f"{replica.name}.{int(at.timestamp() * 1e6):x}"
-        return self._reporter.event(Event(transition.reason, transition.message, warning), about, name, at)
 
     def _write_condition(self, replica: Replica, condition: Condition) -> bool:
         if condition.stands_in(replica.condition):
