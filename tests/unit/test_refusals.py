@@ -13,8 +13,10 @@ import pytest
 
 from controller.node.plane import maglev
 from controller.node.plane.cluster import Cluster
-from controller.node.plane.model import LinkState
+from controller.node.plane.desired import desired
+from controller.node.plane.model import DataPlane, LinkState, by_pod
 from controller.node.plane.numbers import Numbered
+from controller.node.plane.plan import Plan, State
 from controller.node.reconcile.reconciler import Reconciler
 from controller.node.report.conditions import conditions, node_status
 from controller.node.report.troubles import LASTING_SECONDS, Troubles, troubles
@@ -360,3 +362,32 @@ def test_a_replica_that_joins_raises_the_limit() -> None:
 
     assert (before, len(node.macs)) == (128, 150)
     assert troubles(reconciler.state) == {}
+
+
+def test_the_same_trouble_with_many_cross_connections_is_one_event_of_the_chain() -> None:
+    far = [{"name": f"e{at}", "addresses": [f"10.{at}.{n}.1/8" for n in range(150)]} for at in range(2)]
+    stages = [
+        {"name": "one", "interfaces": [{"name": "a"}, {"name": "b"}]},
+        {"name": "two", "interfaces": far},
+    ]
+    links = [["one.a", "two.e0"], ["one.b", "two.e1"]]
+    metadata = {"namespace": "telco", "name": "bad", "uid": "uid-bad"}
+    chain = chain_of({"metadata": metadata, "spec": {"stages": stages, "links": links}})
+    one = Refusing(crowded("bad", 1)).cluster.replicas["uid-bad-one"]
+    state = State(
+        Cluster({("telco", "bad"): chain}, {one.uid: one}),
+        desired(
+            Cluster({("telco", "bad"): chain}, {one.uid: one}),
+            by_pod([objects.link(1, "bad-one", "a"), objects.link(2, "bad-one", "b")]),
+            {},
+            DataPlane(),
+            Plan(),
+        ),
+    )
+    api = Api()
+
+    Troubles(api, "n1", lambda: state, Clock()).look()
+
+    (event,) = api.events.values()
+    assert event["message"].startswith("node n1: CrossConnection bad.one.a.two.e0 has more neighbours than the 64")
+    assert event["message"].endswith("; and so for 1 more of its CrossConnections")
