@@ -34,7 +34,7 @@ from tests.cluster.conftest import (
 ROTATIONS = int(os.environ.get("SFC_ADMISSION_ROTATIONS", "2"))
 PODS_PER_MINUTE = 200
 COMPONENTS = ("sfc-webhook", "sfc-cluster-controller", "sfc-node")
-PROCESSES = ("^python3 -m webhook$", "^python3 -m webhook --health-port=8081$")
+PROCESSES = ("^python3 -m webhook$", "^python3 -m webhook --health-port=8081 --metrics-port=9812$")
 PORTS = (9811, 9812)
 KILL = 'pid=$(pgrep -f "$0"); kill -KILL "$pid"; while [ -e "/proc/$pid" ]; do sleep 0.05; done'
 """A killed process keeps its connections until the kernel has removed it."""

@@ -257,8 +257,7 @@ def test_a_chain_whose_planning_raises_keeps_its_links_and_all_others_go_on(monk
     node.cluster = replace(
         everything,
         replicas={
-            uid: replace(one, name="again") if one.chain == "bad" else one
-            for uid, one in everything.replicas.items()
+            uid: replace(one, name="again") if one.chain == "bad" else one for uid, one in everything.replicas.items()
         },
     )
     for part in reconciler.state.plan.parts.values():
