@@ -175,15 +175,29 @@ def test_every_finding_of_the_linter_is_explained(rendered: list[Json]) -> None:
     assert found == explained
 
 
-@pytest.fixture(scope="module")
-def with_cert_manager(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> list[Json]:
-    """The manifests with the cert-manager component, as in a user's own kustomization."""
-    folder = tmp_path_factory.mktemp("kustomization")
+def rendered_with(component: str, folder: Path) -> list[Json]:
+    """The manifests with a component, as in a user's own kustomization."""
     relative = os.path.relpath(DEPLOY, folder)
-    user = {"resources": [relative], "components": [f"{relative}/components/cert-manager"]}
+    user = {"resources": [relative], "components": [f"{relative}/components/{component}"]}
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(user))
     command = [*KUBECTL, "kustomize", str(folder)]
     return list(yaml.safe_load_all(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+
+
+@pytest.fixture(scope="module")
+def with_cert_manager(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> list[Json]:
+    return rendered_with("cert-manager", tmp_path_factory.mktemp("kustomization"))
+
+
+def test_with_the_component_for_api_servers_only_their_addresses_reach_admission(
+    cluster: None, tmp_path: Path, kubeconform: Callable[[list[Json]], list[str]]
+) -> None:
+    policy = one(rendered_with("api-servers", tmp_path), "NetworkPolicy", "sfc-webhook")
+
+    admission = [rule for rule in policy["spec"]["ingress"] if any(p["port"] == "https" for p in rule["ports"])]
+
+    assert [rule["from"] for rule in admission] == [[{"ipBlock": {"cidr": "192.0.2.10/32"}}]]
+    assert kubeconform([policy]) == []
 
 
 def test_with_cert_manager_there_is_one_writer_of_certificates(with_cert_manager: list[Json]) -> None:

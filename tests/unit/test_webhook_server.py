@@ -437,6 +437,16 @@ def test_expiry_of_the_certificate_in_service_is_a_metric(fresh: Running) -> Non
     assert float(value) == end.timestamp()
 
 
+def test_expiry_of_its_authority_is_a_metric(fresh: Running) -> None:
+    (fresh.tls_dir / "ca.crt").write_bytes((fresh.tls_dir / "tls.crt").read_bytes())
+    self_signed(fresh.tls_dir, "second")
+    fresh.certificate.refresh()
+
+    end = x509.load_pem_x509_certificate((fresh.tls_dir / "ca.crt").read_bytes()).not_valid_after_utc
+
+    assert certificate.AUTHORITY_EXPIRY._value.get() == end.timestamp()
+
+
 @pytest.mark.parametrize(
     ("names", "admitted"),
     [
