@@ -121,6 +121,8 @@ def install() -> None:
 def wait_installed() -> None:
     for workload in ("deployment/sfc-cluster-controller", "deployment/sfc-webhook", "daemonset/sfc-node"):
         SYSTEM("rollout", "status", workload, "--timeout=180s")
+    configurations = ("mutatingwebhookconfiguration/sfc", "validatingwebhookconfiguration/sfc")
+    eventually(lambda: Kubectl().try_("get", *configurations).returncode == 0)
     probe = json.dumps(example_chain(name="probe", namespace="default"))
     eventually(lambda: Kubectl().try_("apply", "--dry-run=server", "-f", "-", stdin=probe).returncode == 0)
     eventually(_metrics_served, seconds=180)
