@@ -86,7 +86,11 @@ images: cluster ## build the project's images and load them into the cluster
 	@$(TESTBED) build-image -t localhost/sfc/controller:dev -f deploy/controller.Dockerfile .
 	@$(TESTBED) build-image -t localhost/sfc/nf:dev -f deploy/examples/nf/Dockerfile deploy/examples/nf
 
+.PHONY: release
+release: deps ## write manifests, images, bills of materials, provenance and checksums to dist/ (as root; VERSION=1.2.3)
+	@$(PYTHON) -m release "$(VERSION)"
+
 .PHONY: clean
-clean: ## remove the cluster with all that it left on the machine, and build/
+clean: ## remove the cluster with all that it left on the machine, build/ and dist/
 	if [ -x $(PYTHON) ]; then $(TESTBED) down; fi
-	rm -rf build
+	rm -rf build dist

@@ -59,14 +59,33 @@ def build_image(reference: str, dockerfile: Path, context: Path) -> Path:
     `reference` is the image's name. Only the newest archive of a name is kept. TestbedError when the build fails.
     """
     store = base_image()
-    key = _key(reference, dockerfile, context)
-    image = store.archive_of(reference, key)
     with alone(store.folder / "lock"):
-        if image.exists():
-            say(f"{reference}: unchanged")
-        else:
-            _build(store, reference, dockerfile, context, image)
-    return image
+        return _up_to_date(store, reference, dockerfile, context)
+
+
+def export_image(reference: str, dockerfile: Path, context: Path, name: str, layout: Path) -> None:
+    """Writes an image to a new folder `layout`, as an OCI image layout in which it is called `name`.
+
+    It is built first, as by `build_image`, when that has not been done. The manifest, and so the digest by which a
+    registry will know the image, is the same for every export.
+    """
+    store = base_image()
+    with alone(store.folder / "lock"):
+        _up_to_date(store, reference, dockerfile, context)
+        log = store.folder / f"{quote(reference, safe='')}.export.log"
+        log.unlink(missing_ok=True)
+        with long_step(f"exporting {name}"):
+            _buildah(store, ["push", "--quiet", reference, f"oci:{layout}:{name}"], log)
+
+
+def base_digest() -> str:
+    """The sha256 of the base image's configuration, which names its only layer by a digest; in hexadecimal."""
+    store = base_image()
+    with alone(store.folder / "lock"):
+        answer = store.folder / "base.digest"
+        answer.unlink(missing_ok=True)
+        _buildah(store, ["images", "--quiet", "--no-trunc", BASE], answer)
+        return answer.read_text().strip().removeprefix("sha256:")
 
 
 def archive_named(image: str) -> Path:
@@ -117,6 +136,15 @@ def _make_base(store: Store, sources: Sequence[Path]) -> None:
         run("mmdebstrap", *options, RELEASE, layer, *sources)
         archive.write(image, BASE, layer, command=["bash"])
         _buildah(store, ["pull", "--quiet", f"docker-archive:{image}"], store.folder / "base.log")
+
+
+def _up_to_date(store: Store, reference: str, dockerfile: Path, context: Path) -> Path:
+    image = store.archive_of(reference, _key(reference, dockerfile, context))
+    if image.exists():
+        say(f"{reference}: unchanged")
+    else:
+        _build(store, reference, dockerfile, context, image)
+    return image
 
 
 def _build(store: Store, reference: str, dockerfile: Path, context: Path, image: Path) -> None:

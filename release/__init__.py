@@ -1,0 +1,1 @@
+"""What `make release` writes: manifests, images, what is in the images, where all that comes from, and checksums."""
