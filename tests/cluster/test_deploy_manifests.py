@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from sfc import names
 from sfc.chain import Hook
 from sfc.validation import fault
 from sfc.validation.bounds import BOUNDS
-from testbed import build
+from testbed import build, wheels
+from testbed.__main__ import DEFAULT_KUBERNETES
 from tests.cluster import schemas
-from tests.cluster.conftest import KUBECTL, Kubectl, eventually
+from tests.cluster.conftest import Kubectl, eventually
 
 MUTATING = ("workloads.sfc.dev", "pods.sfc.dev", "stage-only-workloads.sfc.dev", "stage-only-pods.sfc.dev")
 BEST_GRADE = 10
@@ -32,10 +34,24 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 Json = dict[str, Any]
 
 
-@pytest.fixture(scope="module")
-def rendered(cluster: None) -> list[Json]:
-    result = subprocess.run([*KUBECTL, "kustomize", str(DEPLOY)], check=True, capture_output=True, text=True)
+def kustomize(folder: Path) -> list[Json]:
+    """What `kubectl kustomize` renders; it needs no cluster."""
+    kubectl = build.binaries(os.environ.get("KUBERNETES") or DEFAULT_KUBERNETES).kubectl
+    result = subprocess.run([kubectl, "kustomize", folder], check=True, capture_output=True, text=True)
     return list(yaml.safe_load_all(result.stdout))
+
+
+def with_components(folder: Path, *components: str) -> Path:
+    """The folder, with a kustomization as a user's own: deploy/ and some of its components."""
+    relative = os.path.relpath(DEPLOY, folder)
+    user = {"resources": [relative], "components": [f"{relative}/components/{name}" for name in components]}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(user))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rendered() -> list[Json]:
+    return kustomize(DEPLOY)
 
 
 def one(rendered: list[Json], kind: str, name: str) -> Json:
@@ -150,49 +166,65 @@ def new(objects: list[Json]) -> str:
     return yaml.safe_dump_all([{**o, "metadata": {"name": f"{o['metadata']['name']}-new"}} for o in objects])
 
 
-def test_every_finding_of_the_linter_is_explained(rendered: list[Json]) -> None:
+@pytest.fixture(scope="module")
+def linted(rendered: list[Json], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """All that users may apply: deploy/ without and with all its components, and the examples; each object once."""
+    components = [folder.name for folder in (DEPLOY / "components").iterdir()]
+    full = kustomize(with_components(tmp_path_factory.mktemp("kustomization"), *components))
+    examples = [o for file in (DEPLOY / "examples").glob("*.yaml") for o in yaml.safe_load_all(file.read_text())]
+    every = {json.dumps(o, sort_keys=True): o for o in [*rendered, *full, *examples]}
+    return yaml.safe_dump_all(every.values())
+
+
+@pytest.mark.parametrize("linter", ["kube-score", "checkov"])
+def test_every_finding_of_a_linter_is_explained(linted: str, linter: str, tmp_path: Path) -> None:
     explained = {
-        (entry["check"], obj)
+        (check, obj)
         for entry in yaml.safe_load((DEPLOY / "findings.yaml").read_text())
+        for check in entry.get(linter, ())
         for obj in entry["objects"]
         if entry["reason"]
     }
 
-    done = subprocess.run(
-        [build.manifest_checkers() / "kube-score", "score", "--output-format=json", "-"],
-        input=yaml.safe_dump_all(rendered),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    found = {"kube-score": findings_of_kube_score, "checkov": findings_of_checkov}[linter](linted, tmp_path)
 
-    found = {
+    assert sorted(found - explained) == [], "without a reason in deploy/findings.yaml"
+    assert sorted(explained - found) == [], "in deploy/findings.yaml, but not found any more"
+
+
+def findings_of_kube_score(manifests: str, _: Path) -> set[tuple[str, str]]:
+    command = [build.manifest_checkers() / "kube-score", "score", "--output-format=json", "-"]
+    done = subprocess.run(command, input=manifests, capture_output=True, text=True, check=False)
+    return {
         (check["check"]["id"], f"{scored['type_meta']['kind']}/{scored['object_meta']['name']}")
         for scored in json.loads(done.stdout)
         for check in scored["checks"]
         if not check["skipped"] and check["grade"] < BEST_GRADE
     }
-    assert found == explained
 
 
-def rendered_with(component: str, folder: Path) -> list[Json]:
-    """The manifests with a component, as in a user's own kustomization."""
-    relative = os.path.relpath(DEPLOY, folder)
-    user = {"resources": [relative], "components": [f"{relative}/components/{component}"]}
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump(user))
-    command = [*KUBECTL, "kustomize", str(folder)]
-    return list(yaml.safe_load_all(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+def findings_of_checkov(manifests: str, folder: Path) -> set[tuple[str, str]]:
+    """Without a network, so that it decides by what is pinned here; by its own packages (-S: no others)."""
+    (folder / "manifests.yaml").write_text(manifests)
+    command = ["unshare", "--net", sys.executable, "-S", "-m", "checkov.main", f"--file={folder}/manifests.yaml"]
+    options = ["--framework=kubernetes", "--skip-download", "--quiet", "--compact", "--output=json"]
+    environment = {**os.environ, "PYTHONPATH": str(wheels.folder("checkov"))}
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False, env=environment)
+    report = json.loads(done.stdout)
+    assert report["summary"]["parsing_errors"] == 0 and report["summary"]["passed"] > 0, done.stderr
+    resources = [(check["check_id"], check["resource"].split(".", 2)) for check in report["results"]["failed_checks"]]
+    return {(check, f"{kind}/{name}") for check, (kind, _, name) in resources}
 
 
 @pytest.fixture(scope="module")
-def with_cert_manager(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> list[Json]:
-    return rendered_with("cert-manager", tmp_path_factory.mktemp("kustomization"))
+def with_cert_manager(tmp_path_factory: pytest.TempPathFactory) -> list[Json]:
+    return kustomize(with_components(tmp_path_factory.mktemp("kustomization"), "cert-manager"))
 
 
 def test_with_the_component_for_api_servers_only_their_addresses_reach_admission(
-    cluster: None, tmp_path: Path, kubeconform: Callable[[list[Json]], list[str]]
+    tmp_path: Path, kubeconform: Callable[[list[Json]], list[str]]
 ) -> None:
-    policy = one(rendered_with("api-servers", tmp_path), "NetworkPolicy", "sfc-webhook")
+    policy = one(kustomize(with_components(tmp_path, "api-servers")), "NetworkPolicy", "sfc-webhook")
 
     admission = [rule for rule in policy["spec"]["ingress"] if any(p["port"] == "https" for p in rule["ports"])]
 
