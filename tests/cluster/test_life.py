@@ -216,7 +216,7 @@ def test_a_hook_is_believed_while_the_api_server_is_away_and_undone_when_it_is_b
     ping(two_nats, "-c", "5")
 
 
-SICK = "/tmp/sick"
+SICK = "/dev/sick"
 LIVENESS = {"exec": {"command": ["test", "!", "-e", SICK]}, "periodSeconds": 1, "failureThreshold": 1}
 
 
