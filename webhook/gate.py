@@ -230,6 +230,7 @@ class Gate:
         if self._inside.discard(caller.address, caller):
             DROPPED.labels(WRONG if caller.connection and caller.connection.turned_away else BROKEN).inc()
         _stop(caller)
+        caller.connection = None  # otherwise both stay in memory until the next search for cycles
 
     def _end(self, caller: Caller) -> None:
         """It is in no crowd any more."""
