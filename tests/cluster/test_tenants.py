@@ -429,13 +429,14 @@ def test_a_chain_beyond_the_bounds_is_refused_with_a_remedy(attacker: Tenant, ch
 
 # --- shared tables of a node ------------------------------------------------------------------------------------------
 
-HUBS, PORTS, ADDRESSES = 4, 8, 8
-"""Transparent stages in a row, interfaces of each, and addresses of each stage that hangs on one of them: as many as a
-chain may have of each."""
+CHAINS, HUBS, PORTS, ADDRESSES = 6, 4, 8, 4
+"""Chains; transparent stages in a row of each chain, interfaces of each, and addresses of each stage that hangs on one
+of them: about as many as a chain may have. Together they want 18,096 neighbours, and 16,384 once were all that a node
+had room for."""
 
 
 def crowd(number: int) -> dict[str, Any]:
-    """A valid chain that is one large segment: 29 cross-connections, each with 208 neighbours."""
+    """A valid chain that is one large segment: 29 cross-connections, each with 104 neighbours."""
     hubs = [[f"hub{at}.p{port}" for port in range(PORTS)] for at in range(HUBS)]
     joints = [[hubs[at][-1], hubs[at + 1][0]] for at in range(HUBS - 1)]
     free = [port for ports in hubs for port in ports if port not in {end for joint in joints for end in joint}]
@@ -452,16 +453,16 @@ def crowd(number: int) -> dict[str, Any]:
     }
 
 
-def test_three_chains_with_more_neighbours_than_a_node_remembers_keep_nobody_from_joining(
+def test_chains_with_more_neighbours_than_a_node_remembers_keep_nobody_from_joining(
     victim: Kubectl, attacker: Tenant
 ) -> None:
-    chains = [crowd(number)["metadata"]["name"] for number in range(3)]
+    chains = [crowd(number)["metadata"]["name"] for number in range(CHAINS)]
     members = [
         (f"{chain}-{at}", {"sfc.dev/chain": chain, "sfc.dev/stage": f"hub{at}"})
         for chain in chains
         for at in range(HUBS)
     ]
-    attacker.apply(*(crowd(number) for number in range(3)))
+    attacker.apply(*(crowd(number) for number in range(CHAINS)))
     with complete(victim):
         attacker.apply(*(attacker.pod(name, labels=labels) for name, labels in members))
         ready = [f"pod/{name}" for name, _ in members]
