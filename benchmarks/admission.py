@@ -169,13 +169,14 @@ def _webhook(directory: Path) -> Iterator[int]:
     chain = objects.chain()
     chain["metadata"]["resourceVersion"] = "5"
     api.lists[0] = [chain]
-    (directory / "key").write_bytes(b"drain key of a benchmark")
+    (directory / "statement-key").write_bytes(bytes(32))
     context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
     config = {"clusters": [{"name": "c", "cluster": {"server": api.url}}], "users": [{"name": "u", "user": {}}]}
     (directory / "kubeconfig").write_text(json.dumps({**config, "contexts": [context], "current-context": "c"}))
     port = _free_port()
     (directory / names.DOOR_FIELD).write_text(DOOR)
-    options: dict[str, Path | int] = {"tls-dir": directory, "drain-key": directory / "key", "door": directory}
+    options: dict[str, Path | int] = {"tls-dir": directory, "door": directory}
+    options["statement-key"] = directory / "statement-key"
     options |= {"port": port, "health-port": _free_port()}
     arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     with _process([sys.executable, "-m", "webhook", *arguments], {"KUBECONFIG": str(directory / "kubeconfig")}):

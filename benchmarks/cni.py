@@ -25,6 +25,7 @@ from typing import Any
 
 from benchmarks.report import QUICK, Report, Spread, Target, machine, ratio
 from tests.netns import node as lab
+from tests.statements import signed
 
 ROUNDS = 10 if QUICK else 60
 START_SECONDS = 20.0
@@ -45,7 +46,10 @@ def main() -> None:
     with ExitStack() as cleanup:
         plugin = cleanup.enter_context(_node())
         for number in range(ROUNDS):
-            ways = [(OURS, plugin, lab.configuration([ADDRESS])), (PEER, _installed("ptp"), _ptp())]
+            ways = [
+                (OURS, plugin, signed(lab.configuration([ADDRESS]), "cni", "net1")),
+                (PEER, _installed("ptp"), _ptp()),
+            ]
             for name, program, config in ways if number % 2 else ways[::-1]:
                 for unit, value in _added_and_deleted(program, config, number):
                     figures[unit].setdefault(name, []).append(value)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +21,6 @@ METRICS_SECRET = "sfc-metrics-tls"  # noqa: S105  # the name of one
 METRICS_NAMES = (f"sfc-metrics.{names.SYSTEM_NAMESPACE}.svc",)
 """One for all who serve metrics, whose addresses change. No Service has it: whoever scrapes gives it as server name."""
 SERVICE_NAMES = tuple(f"sfc-webhook.{names.SYSTEM_NAMESPACE}{suffix}" for suffix in ("", ".svc", ".svc.cluster.local"))
-DRAIN_KEY_BYTES = 32
 EXPIRES = "sfc.dev/expires"
 """Annotation of a Secret: when its certificate expires (ISO 8601). It is for people: `kubectl describe` shows it, and
 hides the key."""
@@ -75,15 +73,6 @@ def serving_secret(
         pair = authority.new_serving(authority.signer(present, now), dns_names, now)
     data = {"tls.crt": pair.certificate, "tls.key": pair.key, "ca.crt": bundle(authority_found, found, now)}
     return _with(found, name, "kubernetes.io/tls", data, certificate="tls.crt")
-
-
-def drain_key_secret(found: Secret | None) -> Secret:
-    """With a key. An existing one is never changed, because running pods carry signatures made with it."""
-    if field(found, names.DRAIN_KEY_FIELD):
-        assert found is not None  # noqa: S101
-        return found
-    data = {names.DRAIN_KEY_FIELD: secrets.token_bytes(DRAIN_KEY_BYTES)}
-    return _with(found, names.DRAIN_KEY_SECRET, "Opaque", data)
 
 
 def _stored(pairs: list[KeyPair]) -> dict[str, bytes]:

@@ -24,6 +24,7 @@ COPY bpf /usr/lib/sfc/bpf
 COPY sfc /usr/lib/sfc/sfc
 COPY kube /usr/lib/sfc/kube
 COPY serving /usr/lib/sfc/serving
+COPY certs /usr/lib/sfc/certs
 COPY controller /usr/lib/sfc/controller
 RUN python3 -m compileall -q /usr/lib/sfc
 ENV PATH=/opt/sfc/bin:/usr/sbin:/usr/bin:/sbin:/bin PYTHONUNBUFFERED=1

@@ -53,6 +53,7 @@ SECRETS = Resource("v1", "Secret", "secrets")
 TOKEN_REVIEWS = Resource("authentication.k8s.io/v1", "TokenReview", "tokenreviews")
 ACCESS_REVIEWS = Resource("authorization.k8s.io/v1", "SubjectAccessReview", "subjectaccessreviews")
 DEPLOYMENTS = Resource("apps/v1", "Deployment", "deployments")
+CONFIG_MAPS = Resource("v1", "ConfigMap", "configmaps")
 LEASES = Resource("coordination.k8s.io/v1", "Lease", "leases")
 MUTATING = Resource("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "mutatingwebhookconfigurations")
 VALIDATING = Resource(

@@ -16,14 +16,14 @@ from typing import Any
 from sfc import mac, names, strict_json
 from sfc.chain import Chain, Interface, Stage
 from sfc.source_ports import PortRange
+from sfc.statement import SIGNATURE, SOURCE_PORTS, Sign, statement
 from sfc.validation.problem import shown
 
 Element = dict[str, Any]
 
-SOURCE_PORTS = "sourcePorts"
-"""Name of the CNI argument with a replica's source ports."""
 NOT_YET = ""
-"""The argument's value until the cluster controller has given the replica a slice. The CNI plugin refuses it."""
+"""Value of the argument SOURCE_PORTS until the cluster controller has given the replica a slice. The CNI plugin refuses
+it."""
 
 MAX_LENGTH = 256 << 10
 """Characters. The API server allows 256 KiB for all annotations of an object together, and checks that after us."""
@@ -48,6 +48,8 @@ FIELDS: dict[str, tuple[type, str]] = {
 }
 """Optional fields of a JSON element: the type that Multus decodes, and its name in messages. Multus ignores others."""
 
+_ADMITTED = {"drainId", SIGNATURE}
+"""Arguments that admission gives. Versions before the signature gave the drain id alone."""
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _INTERFACE = re.compile(r"[^\s/]{1,15}")
 
@@ -59,9 +61,10 @@ class AnnotationError(Exception):
         super().__init__(f"annotation {names.NETWORKS_ANNOTATION}: {message}")
 
 
-def ours(chain: Chain, stage: Stage, drain_id: str) -> list[Element]:
-    """The elements that a replica of the stage needs, in the order of the stage's interfaces."""
-    return [_element(chain, stage, interface, drain_id) for interface in stage.interfaces]
+def ours(chain: Chain, stage: Stage, drain_id: str, sign: Sign) -> list[Element]:
+    """The elements that a replica of the stage needs, in the order of the stage's interfaces, each with its signed
+    statement."""
+    return [_element(chain, stage, interface, drain_id, sign) for interface in stage.interfaces]
 
 
 def read(text: object) -> list[Element]:
@@ -108,7 +111,7 @@ def merge(text: object, mine: Sequence[Element], namespace: str) -> str:
 def without_ours(text: object, namespace: str) -> object:
     """The annotation without the elements that admission added; None when it had no others. Raises AnnotationError."""
     present = read(text)
-    own = [e for e in present if not (_is_ours(e, namespace) and "drainId" in (e.get("cni-args") or {}))]
+    own = [e for e in present if not (_is_ours(e, namespace) and _ADMITTED & (e.get("cni-args") or {}).keys())]
     if len(own) == len(present):
         return text
     return json.dumps(own, separators=(",", ":")) if own else None
@@ -131,12 +134,8 @@ def _with_ports(element: Element, ports: PortRange | None) -> Element:
     return {**element, "cni-args": others | ({SOURCE_PORTS: str(ports)} if ports else {})}
 
 
-def _element(chain: Chain, stage: Stage, interface: Interface, drain_id: str) -> Element:
-    arguments: Element = {"chain": chain.name, "stage": stage.name, "drainId": drain_id}
-    if interface.mtu is not None:
-        arguments["mtu"] = interface.mtu
-    if interface.routes:
-        arguments["routes"] = [{"dst": r.dst} | ({"gw": r.gw} if r.gw else {}) for r in interface.routes]
+def _element(chain: Chain, stage: Stage, interface: Interface, drain_id: str, sign: Sign) -> Element:
+    arguments = statement(chain, stage, interface, drain_id, sign)
     if interface.slices:
         arguments[SOURCE_PORTS] = NOT_YET
     ips = {"ips": list(interface.addresses)} if interface.addresses else {}

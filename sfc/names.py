@@ -57,13 +57,16 @@ PORT_SOCKET = "/run/sfc/hooks/port.sock"
 ASKED_AT_HEADER = "X-Sfc-Asked-At"
 """Header with the time at which that process received the hook: seconds on the node's monotonic clock."""
 
-DRAIN_KEY_SECRET = "sfc-drain-key"  # noqa: S105 - the name of a Secret, not its value
-DRAIN_KEY_FIELD = "key"
-"""The key of sfc.drain_id, in that Secret of the system namespace."""
-
 DOOR_SECRET = "sfc-webhook-door"  # noqa: S105 - the name of a Secret, not its value
 DOOR_FIELD = "paths"
 """The secret parts of the webhook's URLs that are right, in that Secret of the system namespace."""
+
+STATEMENT_KEY_SECRET = "sfc-statement-key"  # noqa: S105 - the name of a Secret, not its value
+STATEMENT_KEY_FIELD = "key"
+"""The webhook's private key for statements (sfc.statement), in that Secret of the system namespace."""
+
+STATEMENT_KEYS = "sfc-statement-keys"
+"""Name of the ConfigMap with the public keys that node agents accept, by their ids (certs.signing)."""
 
 METRICS_PORT = 9811
 """TCP port of each component for /metrics, over TLS, with a token."""

@@ -21,6 +21,7 @@ from webhook.cache import AdmissionCache
 from webhook.certificate import ServingCertificate
 from webhook.door import Door
 from webhook.server import ENDPOINTS, LINGER_SECONDS, Servers
+from webhook.signing_key import SigningKey
 
 CHECK_SECONDS = 2.0
 """Between two looks at mounted files."""
@@ -31,14 +32,11 @@ def main() -> int:
     options = _options()
     log.configure()
     try:
-        key = options.drain_key.read_bytes()
+        signing_key = SigningKey(options.statement_key)
         certificate = ServingCertificate(options.tls_dir, callers.read(options.callers))
         api = ApiServer.from_environment()
-    except (OSError, ApiError) as error:
+    except (OSError, ValueError, ApiError) as error:
         print(f"webhook cannot start: {error}", file=sys.stderr)
-        return 1
-    if not key:
-        print(f"webhook cannot start: drain key {options.drain_key} is empty", file=sys.stderr)
         return 1
     cache = AdmissionCache(api)
     cache.start()
@@ -50,7 +48,7 @@ def main() -> int:
         print(f"webhook cannot listen on port {options.metrics_port}: {error}", file=sys.stderr)
         return 1
     MetricsServer(listener, Certificate(options.metrics_tls), Access(api), Page()).start()
-    servers = Servers(cache, certificate, door, key, (("", options.port), ("", options.health_port)))
+    servers = Servers(cache, certificate, door, signing_key.sign, (("", options.port), ("", options.health_port)))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: servers.stop())
     try:
@@ -80,10 +78,10 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="webhook", description="Admission webhook for service function chains.")
     parser.add_argument("--tls-dir", type=Path, default=Path("/etc/sfc/tls"), help="tls.crt and tls.key")
     parser.add_argument(
-        "--drain-key",
+        "--statement-key",
         type=Path,
-        default=Path("/etc/sfc/drain-key/key"),
-        help="binds drain ids to their pods",
+        default=Path("/etc/sfc/statement-key/key"),
+        help="private key that signs what node agents believe of a replica",
     )
     parser.add_argument(
         "--door",

@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 from prometheus_client import Gauge
 
+from sfc.statement import Sign
 from webhook import app
 from webhook.cache import AdmissionCache
 from webhook.callers import Callers
@@ -46,14 +47,14 @@ AGE = Gauge("sfc_chain_cache_age_seconds", "Time since the API server's last wor
 ENDPOINTS = ("/mutate/workloads", "/mutate/pods", "/validate/chains")
 
 
-def routes(cache: AdmissionCache, key: bytes) -> dict[str, Decide]:
-    """The decision for each path; `key` is the cluster's drain key."""
+def routes(cache: AdmissionCache, sign: Sign) -> dict[str, Decide]:
+    """The decision for each path; `sign` signs statements."""
 
     def when_synced(decide: Decide) -> Decide:
         return lambda request: aged(decide(request), cache.age_seconds()) if cache.synced else NOT_SYNCED
 
     def pod(request: AdmissionRequest) -> Decision:
-        return mutate.pod(request, cache.chain, cache.auto_hook(request.namespace), key)
+        return mutate.pod(request, cache.chain, cache.auto_hook(request.namespace), sign)
 
     def workload(request: AdmissionRequest) -> Decision:
         return mutate.workload(request, cache.chain, cache.auto_hook(request.namespace))
@@ -99,10 +100,10 @@ class Servers:
         cache: AdmissionCache,
         certificate: ServingCertificate,
         door: Door,
-        key: bytes,
+        sign: Sign,
         addresses: tuple[Address, Address],
     ) -> None:
-        """`addresses`: of admission, and of health and metrics."""
+        """`sign` signs statements. `addresses`: of admission, and of health and metrics."""
         AGE.set_function(cache.age_seconds)
         self._leaving = threading.Event()
         self._cache = cache
@@ -110,7 +111,7 @@ class Servers:
         self._door = door
         self._address, health = addresses
         self._admission = server_of(
-            guarded(_leaving(app.admission(routes(cache, key)), self._leaving), door),
+            guarded(_leaving(app.admission(routes(cache, sign)), self._leaving), door),
             self._address,
             callers=certificate.callers,
             ssl_context_factory=lambda *_: certificate.context,

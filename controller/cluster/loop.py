@@ -137,7 +137,7 @@ class Loop:
 
     def _trust(self) -> None:
         try:
-            trust.keep_drain_key(self._api)
+            trust.keep_statement_keys(self._api, self._clock())
         except ApiError as error:
             FAILURES.inc()
             log.error("keys not reconciled", extra={"error": str(error)})

@@ -1,23 +1,37 @@
-"""Keeps the drain key, and what Secrets of the system namespace hold."""
+"""Keeps the keys of statements, and what Secrets of the system namespace hold."""
 
 from __future__ import annotations
 
 import logging
+from datetime import datetime
 from typing import Any
 
-from certs import secrets
+from certs import statement_keys
 from certs.secrets import Secret
 from kube.api import ApiError, ApiServer
-from kube.objects import SECRETS
+from kube.objects import CONFIG_MAPS, SECRETS, Resource
 from sfc import names
 
 log = logging.getLogger(__name__)
 
 
-def keep_drain_key(api: ApiServer) -> None:
-    """Make the key if there is none; an existing one is never changed. Raises ApiError."""
-    key = found(api, names.DRAIN_KEY_SECRET)
-    store(api, key, secrets.drain_key_secret(key))
+def keep_statement_keys(api: ApiServer, now: datetime) -> None:
+    """Make the webhook's key for statements, exchange it when that was asked for, and publish its public half.
+
+    A key that is next is published before anything else, so that nobody signs with a key that agents cannot know.
+    Raises ApiError.
+    """
+    key = found(api, names.STATEMENT_KEY_SECRET)
+    if key:
+        _publish(api, key)
+    wanted = statement_keys.secret(key, now)
+    if wanted is not key:
+        _publish(api, store(api, key, wanted))
+
+
+def _publish(api: ApiServer, keys: Secret) -> None:
+    published = get(api, CONFIG_MAPS.path(names.SYSTEM_NAMESPACE, names.STATEMENT_KEYS))
+    store(api, published, statement_keys.config_map(published, keys), CONFIG_MAPS)
 
 
 def found(api: ApiServer, name: str) -> Secret | None:
@@ -35,12 +49,12 @@ def get(api: ApiServer, path: str) -> dict[str, Any] | None:
         raise
 
 
-def store(api: ApiServer, before: Secret | None, wanted: Secret) -> Secret:
+def store(api: ApiServer, before: Secret | None, wanted: Secret, resource: Resource = SECRETS) -> Secret:
     """Write `wanted`, unless it is the object `before`; returns it as it is now. Raises ApiError."""
     if wanted is before:
         return wanted
     name = wanted["metadata"]["name"]
-    log.info("writing secret", extra={"secret": name})
+    log.info("writing", extra={"kind": resource.kind, "object": name})
     if before is None:
-        return api.create(SECRETS.path(names.SYSTEM_NAMESPACE), wanted)
-    return api.replace(SECRETS.path(names.SYSTEM_NAMESPACE, name), wanted)
+        return api.create(resource.path(names.SYSTEM_NAMESPACE), wanted)
+    return api.replace(resource.path(names.SYSTEM_NAMESPACE, name), wanted)

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from prometheus_client import REGISTRY
 
+from controller.node.cni.wiring import Folders
 from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.errors import DatapathError
 from controller.node.kernel.links import Links
@@ -83,6 +84,12 @@ def _options(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--run", type=Path, default=Path(names.CNI_SOCKET).parent, help="folder that agents share")
     parser.add_argument("--ipam", type=Path, default=Path("/opt/cni/bin"), help="folder of the IPAM plugin `static`")
+    parser.add_argument(
+        "--statement-keys",
+        type=Path,
+        default=Path("/etc/sfc/statement-keys"),
+        help="folder of the webhook's public keys, one file each",
+    )
     parser.add_argument("--pins", type=Path, default=Path("/sys/fs/bpf/sfc/v1"), help="folder of the pinned maps")
     parser.add_argument("--sessions", type=int, default=262_144, help="capacity of the session table")
     idle = "seconds without a packet after which a drain does not wait for a %s session"
@@ -111,7 +118,7 @@ class Agent:
             status_writer=self._status_writer,
             timeouts=Timeouts.of_seconds(tcp_idle=options.tcp_idle, other_idle=options.other_idle),
             run=options.run,
-            ipam=options.ipam,
+            folders=Folders(ipam=options.ipam, statement_keys=options.statement_keys),
             address=options.address,
             certificate=Certificate(options.metrics_tls),
             access=Access(api),

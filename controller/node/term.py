@@ -15,7 +15,7 @@ from pathlib import Path
 from controller import health
 from controller.listener import shared_port
 from controller.node.cni.server import CniServer
-from controller.node.cni.wiring import PodWiring
+from controller.node.cni.wiring import Folders, PodWiring
 from controller.node.hooks.port import PortGiver, open_to_relay
 from controller.node.hooks.server import HookServer
 from controller.node.kernel.datapath import Datapath
@@ -57,8 +57,7 @@ class Setting:
     timeouts: Timeouts
     run: Path
     """The folder of the sockets that the node's agents share."""
-    ipam: Path
-    """The folder of the IPAM plugins."""
+    folders: Folders
     address: str
     """Where metrics are served; empty for every address of the node."""
     certificate: Certificate
@@ -81,7 +80,12 @@ class Term:
         self.reconciler = Reconciler(setting.links, setting.datapath, setting.cluster.get, drains=known)
         self.reconciler.observe_with(TransitionLog(setting.status_writer.tell, inherited).note)
         self.reconciler.observe_with(lambda _: setting.status_writer.wake())
-        orphans = Orphans(setting.links.delete, lambda: self.reconciler.state, setting.cluster.pod_uids)
+        orphans = Orphans(
+            setting.links.delete,
+            lambda: self.reconciler.state,
+            setting.cluster.pods,
+            setting.status_writer.lost_labels,
+        )
         loops = {
             "reconciler": self.reconciler.run,
             "sessions": lambda stop: self.reconciler.sessions.run(stop, setting.timeouts),
@@ -109,7 +113,7 @@ class Term:
             setting.links,
             lambda: setting.datapath.program_fd,
             PROGRAM,
-            setting.ipam,
+            setting.folders,
             reconciler.links_changed,
             lambda: reconciler.state.links_by_namespace,
         )

@@ -448,13 +448,23 @@ def test_secrets_that_pods_wait_for_are_those_that_somebody_makes(rendered: list
     mounted = [v["secret"] for v in pod_spec(rendered, kind, name)["volumes"] if "secret" in v]
     volumes = [v for v in mounted if v["secretName"] != secrets.METRICS_SECRET]
     expected = {
-        "sfc-webhook": {secrets.SERVING_SECRET, names.DOOR_SECRET, names.DRAIN_KEY_SECRET},
+        "sfc-webhook": {secrets.SERVING_SECRET, names.DOOR_SECRET, names.STATEMENT_KEY_SECRET},
         "sfc-node": set[str](),
     }
 
     assert {v["secretName"] for v in volumes} == expected[name]
     assert not any(v.get("optional") for v in volumes)
     assert all(v["defaultMode"] & 0o007 == 0 for v in volumes), "never world-readable"
+
+
+def test_node_agents_have_public_keys_alone_and_the_webhook_the_key_that_signs(rendered: list[Json]) -> None:
+    of_node = pod_spec(rendered, "DaemonSet", "sfc-node")["volumes"]
+    of_webhook = pod_spec(rendered, "Deployment", "sfc-webhook")["volumes"]
+
+    assert [v["configMap"]["name"] for v in of_node if "configMap" in v] == [names.STATEMENT_KEYS]
+    assert names.STATEMENT_KEY_SECRET not in {v["secret"]["secretName"] for v in of_node if "secret" in v}
+    (key,) = [v["secret"] for v in of_webhook if v.get("secret", {}).get("secretName") == names.STATEMENT_KEY_SECRET]
+    assert [item["key"] for item in key["items"]] == [names.STATEMENT_KEY_FIELD]
 
 
 def test_node_agent_has_what_its_names_promise(rendered: list[Json]) -> None:
@@ -598,7 +608,7 @@ def test_cluster_controller_writes_nothing_of_the_users_but_what_pods_wait_for(r
 def test_cluster_controller_reads_its_own_secrets_only(rendered: list[Json]) -> None:
     role = one(rendered, "Role", "sfc-cluster-controller")
     cluster_wide = one(rendered, "ClusterRole", "sfc-cluster-controller")
-    expected = {names.DRAIN_KEY_SECRET}
+    expected = {names.STATEMENT_KEY_SECRET}
     rights = {(r, v): n for r, v, n in granted(rendered, "sfc-cluster-controller")}
 
     assert set(rights["/secrets", "get"].split(",")) == expected

@@ -49,9 +49,10 @@ EVERYWHERE = {
 IN_OUR_NAMESPACE = {
     "sfc-webhook": set(),
     "sfc-node": set(),
-    "sfc-cluster-controller": rights("secrets", "get update", "sfc-drain-key")
+    "sfc-cluster-controller": rights("secrets", "get update", "sfc-statement-key")
+    | rights("configmaps", "get update", "sfc-statement-keys")
     | rights("leases.coordination.k8s.io", "get update", "sfc-cluster-controller")
-    | rights("secrets leases.coordination.k8s.io", "create"),
+    | rights("secrets configmaps leases.coordination.k8s.io", "create"),
     "sfc-install": rights("secrets", "get update", "sfc-webhook-ca sfc-webhook-tls sfc-metrics-tls sfc-webhook-door")
     | rights("secrets", "create")
     | rights("deployments.apps", "get", "sfc-webhook")

@@ -20,12 +20,13 @@ from typing import Any
 import pytest
 
 from kube.api import ApiError, ApiServer
+from sfc.names import NETWORKS_ANNOTATION
 from tests import flood
 from tests.cluster import test_chain, test_life
 from tests.cluster.admission_load import injected
-from tests.cluster.conftest import CHECKOUT, KUBECONFIG, SYSTEM, Kubectl, eventually, scrape
+from tests.cluster.conftest import CHECKOUT, KUBECONFIG, SYSTEM, Kubectl, eventually, example_chain, scrape
 from tests.cluster.tenants import Json, Tenant, complete, serving, tenant
-from tests.cluster.test_chain import in_node, scale
+from tests.cluster.test_chain import in_node, pods, scale
 from tests.cluster.test_life import said
 from tests.unit import largest
 
@@ -637,3 +638,232 @@ def test_a_pod_in_the_nodes_network_that_calls_all_hooks_again_and_again_delays_
     assert target in serving(victim, "nat")
     assert said("replica out of all targets", pod=f"telco/{leaving}")[0]["after_ms"] < 1000
     assert said("hook answered", outcome="drained", pod_uid=uid)
+
+
+# --- links are given to whom the webhook signed for -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def own_chain(edge: Kubectl, attacker: Tenant) -> None:
+    """The attacker has a chain of the same name and stages as the victim's, and so the network `sfc`."""
+    attacker.apply(example_chain(name="edge", namespace=attacker.namespace))
+    eventually(lambda: attacker.kubectl.try_("get", "net-attach-def", "sfc").returncode == 0)
+
+
+def with_network(attacker: Tenant, name: str, networks: str, labels: dict[str, str] | None = None) -> dict[str, Any]:
+    """A pod whose author wrote the network annotation by hand."""
+    pod = attacker.pod(name, labels=labels)
+    pod["metadata"]["annotations"] = {NETWORKS_ANNOTATION: networks}
+    return pod
+
+
+def refused_additions(attacker: Tenant, name: str) -> tuple[int, str]:
+    """How often the pod's sandbox failed, and what the attacker is told last."""
+    selector = f"involvedObject.name={name},reason=FailedCreatePodSandBox"
+    events = json.loads(attacker.kubectl("get", "events", f"--field-selector={selector}", "-o", "json"))["items"]
+    latest = max(events, key=lambda event: str(event.get("lastTimestamp")), default={})
+    return sum(event.get("count") or 1 for event in events), str(latest.get("message", ""))
+
+
+def told(attacker: Tenant, name: str, more_than: int = 0) -> str:
+    eventually(lambda: refused_additions(attacker, name)[0] > more_than)
+    return refused_additions(attacker, name)[1]
+
+
+def has_link(tenant: Kubectl, pod: str) -> bool:
+    """Whether a link of the pod's node says that it is the pod's."""
+    uid = tenant("get", "pod", pod, "-o", "jsonpath={.metadata.uid}")
+    return uid in in_node("ip", "-d", "-o", "link")
+
+
+def elements(victim: Kubectl, stage: str) -> list[dict[str, Any]]:
+    """What the webhook wrote into a replica's network annotation."""
+    found: list[dict[str, Any]] = json.loads(pods(victim, stage)[0]["metadata"]["annotations"][NETWORKS_ANNOTATION])
+    return found
+
+
+def test_a_pod_that_writes_the_network_by_hand_gets_no_link_and_is_told_to_label_its_workload(
+    victim: Kubectl, attacker: Tenant, own_chain: None
+) -> None:
+    with complete(victim):
+        attacker.apply(with_network(attacker, "by-hand", "sfc@lan"))
+        said = told(attacker, "by-hand")
+
+        assert "label its workload with sfc.dev/chain and sfc.dev/stage, and the webhook asks for the network" in said
+        assert "capabilities" not in said
+        assert not has_link(attacker.kubectl, "by-hand")
+
+
+def test_arguments_that_nobody_signed_get_no_link(victim: Kubectl, attacker: Tenant, own_chain: None) -> None:
+    """With all that made a link before: a MAC, a drain id, the names of a chain and a stage."""
+    forged = [
+        {
+            "name": "sfc",
+            "interface": "lan",
+            "ips": ["10.1.0.2/24"],
+            "mac": "02:00:5e:10:00:01",
+            "cni-args": {"chain": "edge", "stage": "client", "drainId": "0" * 32},
+        }
+    ]
+
+    with complete(victim):
+        attacker.apply(with_network(attacker, "forged", json.dumps(forged)))
+        said = told(attacker, "forged")
+
+        assert "without a signature of the webhook: label its workload" in said
+        assert not has_link(attacker.kubectl, "forged")
+
+
+@pytest.mark.parametrize("network", ["own", "victims"])
+def test_the_victims_statement_is_none_for_a_pod_of_another_namespace(
+    victim: Kubectl, attacker: Tenant, own_chain: None, network: str
+) -> None:
+    """Copied whole from a pod of the victim, with the attacker's own network or, if Multus lets it, the victim's."""
+    copied = [{**e, "namespace": attacker.namespace if network == "own" else "telco"} for e in elements(victim, "nat")]
+    for element in copied:
+        element["cni-args"].pop("sourcePorts", None)
+    name = f"copied-{network}"
+
+    with complete(victim):
+        attacker.apply(with_network(attacker, name, json.dumps(copied)))
+        said = told(attacker, name)
+
+        said = said.replace('\\"', '"')  # quoted once more on its way through Multus and the kubelet
+        assert f'K8S_POD_NAMESPACE is "{attacker.namespace}", but the webhook signed namespace "telco"' in said
+        assert not has_link(attacker.kubectl, name)
+
+
+def test_a_statement_that_was_made_out_to_the_attacker_is_none(
+    victim: Kubectl, attacker: Tenant, own_chain: None
+) -> None:
+    copied = [{**e, "namespace": attacker.namespace} for e in elements(victim, "nat")]
+    for element in copied:
+        element["cni-args"]["namespace"] = attacker.namespace
+
+    with complete(victim):
+        attacker.apply(with_network(attacker, "made-out", json.dumps(copied)))
+
+        assert "args.cni is not what the webhook signed" in told(attacker, "made-out")
+        assert not has_link(attacker.kubectl, "made-out")
+
+
+def test_labels_that_come_after_admission_gain_nothing(victim: Kubectl, attacker: Tenant, own_chain: None) -> None:
+    labels = ("sfc.dev/chain=edge", "sfc.dev/stage=client")
+    with complete(victim):
+        attacker.apply(with_network(attacker, "late", "sfc@lan"))
+        attacker.start(attacker.pod("later"))
+        failures = refused_additions(attacker, "late")[0]
+        for name in ("late", "later"):
+            attacker.kubectl("label", "pod", name, *labels)
+        told(attacker, "late", more_than=failures)
+        eventually(lambda: wired(attacker.kubectl, "later")[0] == "NotLinked")
+
+        assert not has_link(attacker.kubectl, "late")
+        assert not has_link(attacker.kubectl, "later")
+        assert serving(attacker.kubectl, "client") == []
+
+
+def wired(kubectl: Kubectl, pod: str) -> tuple[str, str]:
+    """Reason and message of the pod's condition; empty without one."""
+    found = json.loads(kubectl("get", "pod", pod, "-o", "json"))["status"].get("conditions", [])
+    condition = next((c for c in found if c["type"] == "sfc.dev/wired"), {})
+    return condition.get("reason", ""), condition.get("message", "")
+
+
+def test_a_copy_named_by_its_controller_has_a_drain_id_of_its_own(victim: Kubectl) -> None:
+    """`kubectl get pod -o json` with `generateName`, as the controllers of debugging tools make it."""
+    original = pods(victim, "firewall")[0]
+    name, drain_id = (original["metadata"][key] for key in ("name", "annotations"))
+    copy = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "generateName": original["metadata"]["generateName"],
+            "labels": {"sfc.dev/chain": "edge", "sfc.dev/stage": "firewall"},
+            "annotations": original["metadata"]["annotations"],
+        },
+        "spec": {key: value for key, value in original["spec"].items() if key != "nodeName"},
+    }
+
+    with complete(victim):
+        made = json.loads(victim("create", "-o", "json", "-f", "-", stdin=json.dumps(copy)))["metadata"]
+        victim("wait", f"pod/{made['name']}", "--for=condition=Ready", "--timeout=60s")
+        assert made["annotations"]["sfc.dev/drain-id"] != drain_id["sfc.dev/drain-id"]
+        assert drain_id["sfc.dev/drain-id"] not in json.dumps(made)
+
+        victim("delete", "pod", made["name"], "--wait=true")
+
+        assert wired(victim, name)[0] == "Serving"
+        reasons = victim("get", "events", f"--field-selector=involvedObject.name={name}", "-o", "jsonpath={..reason}")
+        assert not {"Draining", "Drained", "SteeredAway"} & set(reasons.split())
+
+
+TWINS = {
+    "stages": [
+        {"name": "c", "interfaces": [{"name": "out", "addresses": ["10.77.1.2/24"]}]},
+        {
+            "name": "a",
+            "interfaces": [
+                {"name": "lan", "addresses": ["10.77.1.1/24"]},
+                {"name": "far", "addresses": ["10.77.2.1/24"]},
+            ],
+        },
+        {"name": "b", "interfaces": [{"name": "lan", "addresses": ["10.77.2.2/24"]}]},
+    ]
+}
+"""Stages a and b call their interface alike."""
+SESSIONS = """
+import socket, sys
+names = []
+for _ in range(30):
+    try:
+        with socket.create_connection(("10.77.1.1", 8080), timeout=3) as s:
+            names.append(s.recv(100).decode())
+    except OSError as error:
+        names.append(repr(error))
+print(*names, sep=chr(10))
+"""
+"""Opens 30 sessions to stage a, one after the other, and prints who answered."""
+GREETER = """
+import os, socket
+s = socket.create_server(("0.0.0.0", 8080))
+while True:
+    c, _ = s.accept()
+    c.sendall(os.uname().nodename.encode())
+    c.close()
+"""
+
+
+def test_a_replica_that_gets_the_labels_of_another_stage_leaves_and_gets_none_of_its_sessions(
+    edge: Kubectl, attacker: Tenant
+) -> None:
+    tenant = attacker.kubectl
+    attacker.apply(
+        {
+            "apiVersion": "sfc.dev/v1alpha1",
+            "kind": "ServiceFunctionChain",
+            "metadata": {"name": "twins", "namespace": attacker.namespace},
+            "spec": TWINS,
+        }
+    )
+    for name, command in (("c-1", ()), ("a-1", GREETER), ("a-2", GREETER), ("b-1", GREETER), ("b-2", GREETER)):
+        labels = {"sfc.dev/chain": "twins", "sfc.dev/stage": name[0]}
+        attacker.start(attacker.pod(name, *(("python3", "-c", command) if command else ()), labels=labels))
+
+    tenant("label", "--overwrite", "pod", "b-2", "sfc.dev/stage=a")
+    eventually(lambda: wired(tenant, "b-2")[0] == "Relabelled")
+    answered = attacker.run("c-1", "python3", "-c", SESSIONS).split("\n")[:-1]
+
+    assert wired(tenant, "b-2")[1].startswith(
+        "its interfaces were made for stage b of chain twins, its labels say stage a of chain twins: "
+    )
+    assert set(answered) == {"a-1", "a-2"}, answered
+    assert len(answered) == 30
+    said = tenant("get", "events", "--field-selector=involvedObject.name=b-2", "-o", "jsonpath={..message}")
+    assert "its labels changed: it was made for stage b of chain twins, they say stage a of chain twins" in said
+    tenant("label", "--overwrite", "pod", "b-2", "sfc.dev/stage=b")
+    eventually(lambda: wired(tenant, "b-2")[0] == "Serving")
+
+    tenant("label", "pod", "b-2", "sfc.dev/chain-")
+    eventually(lambda: "its labels say no chain" in wired(tenant, "b-2")[1])
+    assert set(attacker.run("c-1", "python3", "-c", SESSIONS).split("\n")[:-1]) == {"a-1", "a-2"}

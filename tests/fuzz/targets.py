@@ -7,20 +7,26 @@ import base64
 import json
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jsonpatch
 
-from controller.node.cni.answer import add_result
+from controller.node.cni.answer import CniError, add_result
 from controller.node.cni.attachment import Addition, Attachment
 from controller.node.cni.call import HEADER, LIMIT, MAGIC, Call, receive
 from controller.node.cni.server import perform
+from controller.node.cni.statements import Statements
 from sfc import annotation
 from sfc.chain import Hook, InterfaceRef
+from sfc.statement import message
 from sfc.validation import checks, update, warnings
+from tests.statements import SIGNER, accepted, signed
 from tests.unit import objects, test_cni_reading
-from tests.unit.test_webhook_golden import KEY, MANIFESTS, Case, assert_kept, find, without_ours
+from tests.unit.test_webhook_golden import MANIFESTS, Case, assert_kept, find, without_ours
 from webhook import app
 from webhook.decide import mutate, validate
 from webhook.decide.model import AdmissionRequest, Decision, Malformed
@@ -42,7 +48,7 @@ class Target:
 
 def decide_pod(request: AdmissionRequest) -> Decision:
     auto = Hook.SLEEP if request.namespace == "restricted" else Hook.HTTP_GET
-    return mutate.pod(request, lambda _, name: find("telco", name), auto, KEY)
+    return mutate.pod(request, lambda _, name: find("telco", name), auto, SIGNER.sign)
 
 
 def decide_workload(request: AdmissionRequest) -> Decision:
@@ -130,10 +136,10 @@ def _admitted_once_and_for_all(data: bytes, decide: Decide) -> None:
     changed = jsonpatch.apply_patch(request.get("object") or {}, _patch(first))
     if request["operation"] == "CREATE":
         assert_kept(without_ours(request["object"]), changed)
-    again = {**json.loads(data), "request": {**request, "object": changed, "uid": "another"}}
+    again = {**json.loads(data), "request": {**request, "object": changed}}
     second = json.loads(review(json.dumps(again).encode(), decide).body)["response"]
     assert second["allowed"], second["status"]["message"]
-    assert _patch(second) == [], _patch(second)
+    assert _patch(second) == [], _patch(second)  # another request would give a pod another drain id
 
 
 def _patch(response: Json) -> list[Json]:
@@ -195,7 +201,7 @@ def _answered(operation: str, old: Any, new: Any, denied: bool) -> None:
 def _chain_is_usable(obj: Json) -> None:
     chain = checks.parse(obj)
     for stage in chain.stages:
-        assert annotation.merge(None, annotation.ours(chain, stage, "d"), chain.namespace)
+        assert annotation.merge(None, annotation.ours(chain, stage, "d", SIGNER.sign), chain.namespace)
         for interface in stage.interfaces:
             ref = InterfaceRef(stage.name, interface.name)
             chain.neighbours(ref, 100)
@@ -213,6 +219,10 @@ class Wired:
     def add(self, addition: Addition) -> Json:
         assert addition.netns == 0
         assert len(addition.attachment.host_name) == 15
+        with suppress(CniError):
+            STATEMENTS.check(addition)
+            assert message(addition.statement) == SIGNED, "only the seed is signed"
+            assert addition.attachment.pod.namespace == "telco"
         return add_result(addition, "02:00:00:00:00:01", addition.interface, {})
 
     def delete(self, attachment: Attachment) -> None:
@@ -273,7 +283,11 @@ def _chain_pairs() -> Iterator[bytes]:
     yield json.dumps([{**full, "status": {"stages": counts}}, full]).encode()
 
 
-CONFIGURATION = json.dumps(test_cni_reading.configuration()).encode()
+SIGNED_CONFIGURATION = signed(test_cni_reading.configuration(), "telco", "outside")
+SIGNED = message(SIGNED_CONFIGURATION["args"]["cni"])
+KEYS = TemporaryDirectory()
+STATEMENTS = Statements(accepted(Path(KEYS.name)))
+CONFIGURATION = json.dumps(SIGNED_CONFIGURATION).encode()
 NETWORKS = (
     b"", b"a", b"ns/storage@fast0, other", b'{"name":"a"}', b'[{"name":"a","ips":["10.0.0.1/8"]},{"name":"sfc"}]',
     json.dumps(MINE).encode(),

@@ -19,8 +19,10 @@ from bcc import BPF
 from pyroute2 import netns
 
 from controller.node.cni.server import CniServer
-from controller.node.cni.wiring import PodWiring
+from controller.node.cni.wiring import Folders, PodWiring
 from controller.node.kernel.links import Links
+from sfc.statement import SIGNATURE
+from tests.statements import accepted, signed
 
 ROOT = Path(__file__).parents[2]
 PROGRAM_NAME = "sfc_test"
@@ -152,7 +154,14 @@ class Node:
             "CNI_ARGS": f"IgnoreUnknown=true;K8S_POD_NAMESPACE=telco;K8S_POD_NAME=nat-0;K8S_POD_UID={POD_UID}",
             **(env or {}),
         }
-        return call_plugin(self.plugin, environment, configuration() if config is None else config)
+        config = configuration() if config is None else config
+        return call_plugin(self.plugin, environment, config if isinstance(config, str) else _signed(config, ifname))
+
+
+def _signed(config: dict[str, Any], interface: str) -> dict[str, Any]:
+    """As it is, when it has a signature or is not one that the webhook could have asked for."""
+    arguments = config.get("args", {}).get("cni", {})
+    return config if not arguments or SIGNATURE in arguments else signed(config, "telco", interface)
 
 
 def call_plugin(plugin: Path, environment: dict[str, str], config: dict[str, Any] | str) -> Answer:
@@ -191,10 +200,12 @@ def build_plugin(folder: Path, socket: Path, timeout_seconds: int = 10) -> Path:
 
 @contextmanager
 def agent(plugin: Path, socket: Path, ipam: Path = IPAM) -> Iterator[Node]:
-    """Runs the agent's CNI side in the caller's namespace, with the IPAM plugin in the folder `ipam`."""
+    """Runs the agent's CNI side in the caller's namespace, with the IPAM plugin in the folder `ipam`. It accepts the
+    statements of tests.statements."""
     links = Links()
     changes: list[None] = []
-    wiring = PodWiring(links, program, PROGRAM_NAME, ipam, lambda: changes.append(None))
+    folders = Folders(ipam, accepted(plugin.parent / "statement-keys"))
+    wiring = PodWiring(links, program, PROGRAM_NAME, folders, lambda: changes.append(None))
     server = CniServer(socket, wiring)
     server.start()
     try:

@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 
+from certs.signing import Signer
 from controller.node.cni.call import Call
 from controller.node.cni.reading import addition_of, attachment_of
 from controller.node.cni.server import CniServer
 from tests.netns import node as lab
 from tests.netns.node import MAC, Node, configuration, show
+from tests.statements import signed
 
 COMMANDS = ("ADD", "CHECK", "DEL")
 
@@ -122,6 +124,65 @@ def test_the_host_end_says_whose_it_is_and_carries_our_filter(node: Node, pod: s
     assert 1 <= link.slot <= 4095
     assert link.filter_slot == link.slot
     assert node.changes == [None]
+
+
+def test_the_host_end_says_for_which_chain_and_stage_it_was_made(node: Node, pod: str) -> None:
+    node.call("ADD", pod)
+
+    [link] = node.links.list()
+    assert (link.chain, link.stage) == ("edge", "nat")
+
+
+def by_hand() -> dict[str, Any]:
+    """What Multus hands over for the annotation `sfc@net1` of a pod that nobody admitted."""
+    config = configuration()
+    return {key: value for key, value in config.items() if key not in ("args", "runtimeConfig")}
+
+
+def changed(**arguments: object) -> dict[str, Any]:
+    config = signed(configuration(), "telco", "net1")
+    config["args"]["cni"] |= arguments
+    return config
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (by_hand(), "without a signature of the webhook: label its workload with sfc.dev/chain and sfc.dev/stage"),
+        (changed(signature=None), "without a signature of the webhook: label its workload"),
+        (signed(configuration(), "victim", "net1"), 'K8S_POD_NAMESPACE is "telco", but the webhook signed namespace'),
+        (signed(configuration(), "telco", "net2"), 'CNI_IFNAME is "net1", but the webhook signed interface "net2"'),
+        (
+            signed(configuration(), "telco", "net1") | {"runtimeConfig": {"mac": "02:5f:c0:00:00:02"}},
+            "the webhook signed mac",
+        ),
+        (changed(stage="server"), "args.cni is not what the webhook signed"),
+        (signed(configuration(), "telco", "net1", Signer(bytes(32))), "which this node does not accept"),
+    ],
+    ids=["by hand", "no signature", "other namespace", "other interface", "other MAC", "other stage", "other key"],
+)
+def test_what_the_webhook_did_not_sign_gets_no_link(node: Node, pod: str, config: dict[str, Any], message: str) -> None:
+    answer = node.call("ADD", pod, config)
+
+    assert (answer.status, answer.output["code"]) == (1, 105)
+    assert message in answer.output["msg"]
+    assert lab.host_links() == []
+    assert [link["ifname"] for link in show("link", pod=pod)] == ["lo"]
+    assert node.call("DEL", pod, config).status == 0
+
+
+def test_a_drain_id_of_another_pod_is_refused_until_that_pod_has_no_link(node: Node, pod: str) -> None:
+    copy = {"CNI_ARGS": "K8S_POD_NAMESPACE=telco;K8S_POD_NAME=copy;K8S_POD_UID=11111111-1111-1111-1111-111111111111"}
+    with lab.namespace("copy") as second:
+        node.call("ADD", pod)
+
+        refused = node.call("ADD", second, container="copy", env=copy)
+        node.call("DEL", pod)
+        accepted = node.call("ADD", second, container="copy", env=copy)
+
+        assert (refused.status, refused.output["code"]) == (1, 106)
+        assert f"which is that of pod {lab.POD_UID} on this node" in refused.output["msg"]
+        assert accepted.status == 0, accepted.output
 
 
 def test_a_transparent_function_gets_an_interface_without_addresses_and_without_ipam(node: Node, pod: str) -> None:
@@ -636,7 +697,8 @@ def test_a_new_agent_takes_over_the_socket_and_the_old_one_does_not_take_it_away
 def test_five_hundred_adds_and_dels_leak_neither_descriptors_nor_threads(node: Node, pod: str) -> None:
     with lab.opened(pod) as netns:
         environment = {"CNI_CONTAINERID": "c0ffee", "CNI_IFNAME": "net1", "CNI_NETNS": "x", "CNI_PATH": lab.CNI_PATH}
-        call = Call(environment, json.dumps(configuration()).encode(), netns)
+        environment["CNI_ARGS"] = "K8S_POD_NAMESPACE=telco"
+        call = Call(environment, json.dumps(signed(configuration(), "telco", "net1")).encode(), netns)
 
         def life() -> None:
             with ThreadPoolExecutor(1) as fresh_thread:

@@ -13,7 +13,7 @@ import pytest
 
 from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.errors import LinkError
-from controller.node.kernel.links import HostEnd, Identity, Links
+from controller.node.kernel.links import MAX_ALIAS, HostEnd, Identity, Links
 from controller.node.kernel.tc import FILTER_PRIORITY
 from controller.node.plane import maglev
 from controller.node.plane.model import PROGRAM, HostLink, LinkEntry, LinkState
@@ -154,7 +154,32 @@ def test_a_pod_without_a_known_uid_is_read_back_without_one() -> None:
     assert Identity.parse(str(identity)) == identity
 
 
-@pytest.mark.parametrize("alias", ["", "uplink", "sfc/1", "sfc/2 u net1 d 5", "sfc/1 u net1 d x", "sfc/1 u net1 d 5 6"])
+def test_the_longest_identity_is_written_and_read_back(links: Links, pod: str) -> None:
+    identity = Identity(lab.POD_UID, "i" * 15, "d" * 32, 4095, "c" * 63, "s" * 63)
+
+    with lab.opened(pod) as netns:
+        links.create("sfc000000000001", identity, INTERFACE, netns)
+
+    [shown] = links.list()
+    assert (shown.pod_uid, shown.interface, shown.drain_id) == (lab.POD_UID, "i" * 15, "d" * 32)
+    assert (shown.slot, shown.chain, shown.stage) == (4095, "c" * 63, "s" * 63)
+    assert len(str(identity)) == 224 <= MAX_ALIAS
+
+
+def test_a_link_of_the_version_before_is_read_back_without_chain_and_stage(links: Links, pod: str) -> None:
+    host = create(links, pod)
+    lab.run("ip", "link", "set", "sfc000000000001", "alias", f"sfc/1 {lab.POD_UID} net1 {lab.DRAIN_ID} 5")
+
+    assert links.list() == (HostLink(host.ifindex, "sfc000000000001", 5, lab.POD_UID, "net1", lab.DRAIN_ID, None),)
+
+
+@pytest.mark.parametrize(
+    "alias",
+    [
+        "", "uplink", "sfc/1", "sfc/2 u net1 d 5", "sfc/1 u net1 d x", "sfc/1 u net1 d 5 6", "sfc/1 u net1 d 5 c s",
+        "sfc/2 u net1 d x c s", "sfc/3 u net1 d 5 c s",
+    ],
+)  # fmt: skip
 def test_links_with_another_alias_are_not_ours(links: Links, alias: str) -> None:
     lab.run("ip", "link", "add", "sfcother", "type", "veth", "peer", "name", "other")
     lab.run("ip", "link", "set", "sfcother", "alias", alias)

@@ -193,13 +193,6 @@ def test_shown_expiry_that_somebody_changed_is_put_right() -> None:
     assert again["metadata"]["annotations"] == {"mine": "kept", **serving["metadata"]["annotations"]}
 
 
-def test_drain_key_is_made_once_and_never_changed() -> None:
-    made = secrets.drain_key_secret(None)
-
-    assert len(field(made, "key")) == 32
-    assert secrets.drain_key_secret(made) is made
-
-
 def test_keys_do_not_show_in_representations() -> None:
     pair = authority.new_authority(START)
 

@@ -182,7 +182,7 @@ def test_nothing_is_planned_before_every_kind_was_listed(server: Server, start: 
     loop = start()
 
     eventually(lambda: loop.unsynced() == ["network-attachment-definitions"])
-    eventually(lambda: "/api/v1/namespaces/sfc-system/secrets/sfc-drain-key" in server.objects)
+    eventually(lambda: "/api/v1/namespaces/sfc-system/secrets/sfc-statement-key" in server.objects)
     assert not any(p.startswith(CONNECTIONS) for p in server.objects)
 
 

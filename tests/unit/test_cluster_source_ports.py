@@ -56,7 +56,7 @@ def pod(name: str, *, ports: str | None = None, gates: Iterable[Json] = (), **st
       status: {{phase: Pending}}
     """)
     made = chain_of(chain(2))
-    networks = annotation.merge("other", annotation.ours(made, made.stages[2], "d"), "telco")
+    networks = annotation.merge("other", annotation.ours(made, made.stages[2], "d", lambda _: "s"), "telco")
     obj["metadata"]["annotations"]["k8s.v1.cni.cncf.io/networks"] = networks
     if ports:
         obj["metadata"]["annotations"]["sfc.dev/source-ports"] = ports

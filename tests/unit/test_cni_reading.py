@@ -42,6 +42,7 @@ def configuration(**changes: Any) -> dict[str, Any]:
                 "chain": "edge",
                 "stage": "nat",
                 "drainId": DRAIN_ID,
+                "signature": "0123456789abcdef.x",
                 "mtu": 1400,
                 "routes": [{"dst": "10.2.0.0/16", "gw": "10.1.0.1"}, {"dst": "::/0"}],
             }

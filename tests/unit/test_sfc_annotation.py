@@ -13,6 +13,7 @@ from sfc.annotation import NOT_YET, AnnotationError, merge, ours, read, with_sou
 from sfc.reading import chain_of
 from sfc.source_ports import PortRange
 from sfc.validation.checks import parse
+from tests.statements import SIGNER
 from tests.unit import largest, objects
 
 MINE = [{"name": "sfc", "namespace": "telco", "interface": "inside", "mac": "02:00:00:00:00:01"}]
@@ -28,7 +29,7 @@ def test_our_elements_follow_the_stages_interfaces() -> None:
     }
     chain = chain_of(obj)
 
-    elements = ours(chain, chain.stages[0], "d1")
+    elements = ours(chain, chain.stages[0], "d1", lambda _: "signed")
 
     assert elements == [
         {
@@ -38,11 +39,17 @@ def test_our_elements_follow_the_stages_interfaces() -> None:
             "ips": ["10.1.0.2/24"],
             "mac": "02:aa:00:00:00:01",
             "cni-args": {
+                "namespace": "telco",
                 "chain": "edge",
+                "chainUid": "chain-1",
                 "stage": "client",
+                "interface": "lan",
+                "mac": "02:aa:00:00:00:01",
                 "drainId": "d1",
+                "addresses": ["10.1.0.2/24"],
                 "mtu": 1450,
                 "routes": [{"dst": "0.0.0.0/0", "gw": "10.1.0.1"}, {"dst": "10.9.0.0/16"}],
+                "signature": "signed",
             },
         }
     ]
@@ -51,11 +58,11 @@ def test_our_elements_follow_the_stages_interfaces() -> None:
 def test_an_interface_without_addresses_asks_for_none() -> None:
     chain = chain_of(objects.chain())
 
-    elements = ours(chain, chain.stages[1], "d1")
+    elements = ours(chain, chain.stages[1], "d1", lambda _: "signed")
 
-    assert [(e["interface"], "ips" in e, e["cni-args"]) for e in elements] == [
-        ("left", False, {"chain": "edge", "stage": "firewall", "drainId": "d1"}),
-        ("right", False, {"chain": "edge", "stage": "firewall", "drainId": "d1"}),
+    assert [(e["interface"], "ips" in e, "addresses" in e["cni-args"]) for e in elements] == [
+        ("left", False, False),
+        ("right", False, False),
     ]
 
 
@@ -169,7 +176,7 @@ def test_an_interface_with_slices_waits_for_source_ports_and_gets_them() -> None
     obj = objects.chain()
     obj["spec"]["stages"][2]["interfaces"][1]["sourcePorts"] = {"slices": 16}
     chain = chain_of(obj)
-    text = merge("other", ours(chain, chain.stages[2], "d1"), "telco")
+    text = merge("other", ours(chain, chain.stages[2], "d1", lambda _: "signed"), "telco")
 
     filled = with_source_ports(text, "telco", PortRange(1024, 5055))
     without = with_source_ports(text, "telco", None)
@@ -182,8 +189,9 @@ def test_an_interface_with_slices_waits_for_source_ports_and_gets_them() -> None
 
 def test_the_largest_stages_annotation_is_read_at_every_change_of_its_pod_and_a_larger_one_is_not() -> None:
     of = parse(largest.chain(2, 8, 8, 32))
-    mine = annotation.merge(None, annotation.ours(of, of.stages[1], "d" * 40), "telco")
-    more = annotation.merge(json.dumps([{"name": "n"}] * 2000), annotation.ours(of, of.stages[1], "d"), "telco")
+    mine = annotation.merge(None, annotation.ours(of, of.stages[1], "d" * 40, SIGNER.sign), "telco")
+    many = json.dumps([{"name": "n"}] * 2000)
+    more = annotation.merge(many, annotation.ours(of, of.stages[1], "d", SIGNER.sign), "telco")
 
     assert len(annotation.interfaces(mine, "telco")) == 8
     assert annotation.interfaces(more, "telco") == frozenset()

@@ -16,6 +16,7 @@ from sfc.chain import Chain
 from sfc.reading import chain_of
 from sfc.validation import bounds, checks, fault, update, warnings
 from sfc.validation.problem import listing
+from tests.statements import SIGNER
 from tests.unit import largest, objects
 from tests.unit.growth import steps
 from webhook.decide import validate
@@ -144,7 +145,7 @@ def updated(obj: Json) -> object:
 
 def injected(obj: Json) -> object:
     chain = chain_of(obj)
-    return [annotation.merge(None, annotation.ours(chain, stage, "d"), "telco") for stage in chain.stages]
+    return [annotation.merge(None, annotation.ours(chain, stage, "d", SIGNER.sign), "telco") for stage in chain.stages]
 
 
 @pytest.mark.parametrize("work", [read, judged, neighbours_of_all, warned, updated, injected])

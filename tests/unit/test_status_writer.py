@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from controller.node.plane.plan import State
+from controller.node.plane.replica import former_replica
 from controller.node.plane.transitions import Transition
 from controller.node.report.status_writer import StatusWriter
 from kube.api import ApiError
@@ -51,6 +53,26 @@ def status_writer(
     api: Api, shown: State, connections: Mapping[Key, Any] | None = None, clock: Clock | None = None
 ) -> Any:
     return StatusWriter(api, "node1", lambda: shown, lambda: connections or {}, clock or Clock())
+
+
+def test_a_pod_that_lost_its_labels_gets_its_condition_until_it_has_them_again() -> None:
+    api, client = Api(), pod("client-1", "client")
+    del client["metadata"]["labels"]["sfc.dev/chain"]
+    former = former_replica(client, replace(ALL[0], chain="edge", stage="client"))
+    writer = status_writer(api, State(cluster()))
+
+    writer.lost_labels([former])
+    writer.publish()
+    shown = status_writer(api, state(ONE, ALL[:1]))
+    shown.lost_labels([former])
+    shown.publish()
+
+    [[condition], [again]] = [body["status"]["conditions"] for _, body in api.written]
+    assert (condition["status"], condition["reason"]) == ("False", "Relabelled")
+    assert condition["message"].startswith(
+        "its interfaces were made for stage client of chain edge, its labels say no chain: "
+    )
+    assert again["reason"] == "Serving"
 
 
 def test_the_condition_is_written_with_the_uid_it_is_meant_for() -> None:

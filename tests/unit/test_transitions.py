@@ -59,7 +59,7 @@ SHUT = (*ALL[:3], LEFT2, replace(RIGHT2, up=False))
             state(cluster(*OTHERS, pod("firewall-2", "firewall", ready=False))),
             "its containers are not ready; out of all targets, keeps its sessions",
         ),
-        (state(cluster(*OTHERS)), "the pod was deleted"),
+        (state(cluster(*OTHERS)), "the pod was deleted, or lost its labels"),
         (state(TWO_FIREWALLS, links=SHUT), "an interface is down"),
         (state(TWO_FIREWALLS, links=ALL[:3]), "an interface vanished"),
     ],

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sfc.chain import Hook
+from tests.statements import SIGNER
 from tests.unit.growth import steps
 from tests.unit.test_webhook_golden import find
 from webhook import review
@@ -52,7 +53,7 @@ def envelope(obj: Json, operation: str) -> bytes:
 
 
 def of_pod(request: AdmissionRequest) -> Decision:
-    return mutate.pod(request, find, Hook.HTTP_GET, b"key")
+    return mutate.pod(request, find, Hook.HTTP_GET, SIGNER.sign)
 
 
 def of_workload(request: AdmissionRequest) -> Decision:

@@ -14,9 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from certs.signing import verify
 from sfc import names
 from sfc.chain import Chain, Hook
+from sfc.statement import Sign, message
 from sfc.validation.checks import InvalidChain, parse, problems
+from tests.statements import SIGNER
 from tests.unit import objects
 from webhook import patch
 from webhook.app import MAX_BODY_BYTES
@@ -26,7 +29,6 @@ from webhook.decide.position import FindChain
 from webhook.decide.replica import hook_for
 from webhook.review import review
 
-KEY = b"key"
 PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 CHAIN = parse(objects.chain())
 BOTH = {"sfc.dev/chain": "edge", "sfc.dev/stage": "nat"}
@@ -59,8 +61,8 @@ def admitted_workload(asked: AdmissionRequest, find: FindChain, auto: Hook) -> O
     return Outcome.of(asked, mutate.workload(asked, find, auto))
 
 
-def admitted_pod(asked: AdmissionRequest, find: FindChain, auto: Hook, key: bytes) -> Outcome:
-    return Outcome.of(asked, mutate.pod(asked, find, auto, key))
+def admitted_pod(asked: AdmissionRequest, find: FindChain, auto: Hook, sign: Sign) -> Outcome:
+    return Outcome.of(asked, mutate.pod(asked, find, auto, sign))
 
 
 def deployment(labels: dict[str, str], template: dict[str, str], **more: Any) -> dict[str, Any]:
@@ -262,17 +264,17 @@ def test_a_pod_without_our_labels_is_left_alone() -> None:
         "spec": {"containers": []},
     }
 
-    decision = admitted_pod(request(obj), find, Hook.HTTP_GET, KEY)
+    decision = admitted_pod(request(obj), find, Hook.HTTP_GET, SIGNER.sign)
 
     assert decision == Outcome(obj=obj)
 
 
 def test_a_pod_that_loses_its_labels_loses_all_that_it_had_as_a_replica() -> None:
-    replica = admitted_pod(request(pod()), find, Hook.HTTP_GET, KEY).obj
+    replica = admitted_pod(request(pod()), find, Hook.HTTP_GET, SIGNER.sign).obj
     assert replica is not None
 
     copy = {**replica, "metadata": {"name": "copy", "annotations": replica["metadata"]["annotations"]}}
-    changed = admitted_pod(request(copy), find, Hook.HTTP_GET, KEY).obj
+    changed = admitted_pod(request(copy), find, Hook.HTTP_GET, SIGNER.sign).obj
 
     assert changed is not None
     assert changed["metadata"] == {"name": "copy"}
@@ -285,7 +287,7 @@ def test_a_pod_of_a_chain_that_is_not_valid_is_denied_with_its_problems() -> Non
     broken["spec"]["stages"][0]["interfaces"][0]["addresses"] = ["10.1.0.2"]
     invalid = InvalidChain(problems(broken))
 
-    decision = admitted_pod(request(pod()), lambda *_: invalid, Hook.HTTP_GET, KEY)
+    decision = admitted_pod(request(pod()), lambda *_: invalid, Hook.HTTP_GET, SIGNER.sign)
 
     assert decision.denied
     assert decision.denied.startswith("ServiceFunctionChain telco/edge is not valid; correct it. spec.stages[0]")
@@ -303,7 +305,7 @@ def test_a_grace_period_that_the_api_server_filled_in_is_no_mistake_of_the_users
     obj = pod()
     obj["spec"]["terminationGracePeriodSeconds"] = 30
 
-    decision = admitted_pod(request(obj), lambda *_: parse(patient), Hook.HTTP_GET, KEY)
+    decision = admitted_pod(request(obj), lambda *_: parse(patient), Hook.HTTP_GET, SIGNER.sign)
 
     assert decision.warnings == ()
     assert decision.obj is not None
@@ -315,7 +317,7 @@ def test_source_ports_that_a_pod_brings_along_are_removed_with_a_warning() -> No
     spec = {"containers": [{"name": "nat"}]}
 
     for find_chain in (find, sliced):
-        decision = admitted_pod(request({"metadata": metadata, "spec": spec}), find_chain, Hook.HTTP_GET, KEY)
+        decision = admitted_pod(request({"metadata": metadata, "spec": spec}), find_chain, Hook.HTTP_GET, SIGNER.sign)
 
         assert decision.obj is not None
         assert "sfc.dev/source-ports" not in decision.obj["metadata"]["annotations"]
@@ -355,30 +357,54 @@ def test_a_pod_that_cannot_have_source_ports_of_its_own_is_denied(spec: dict[str
     obj = pod()
     obj["spec"] |= spec
 
-    assert str(admitted_pod(request(obj), sliced, Hook.HTTP_GET, KEY).denied).startswith(denied)
-    assert admitted_pod(request(obj), find, Hook.HTTP_GET, KEY).denied is None
+    assert str(admitted_pod(request(obj), sliced, Hook.HTTP_GET, SIGNER.sign).denied).startswith(denied)
+    assert admitted_pod(request(obj), find, Hook.HTTP_GET, SIGNER.sign).denied is None
 
 
-def test_the_drain_id_survives_a_second_pass_under_another_request() -> None:
-    once = admitted_pod(request(pod(), uid="u-1"), find, Hook.HTTP_GET, KEY).obj
-    assert once is not None
+def identities(obj: dict[str, Any] | None) -> set[str]:
+    """Every drain id that a pod has, wherever it stands."""
+    assert obj is not None
+    elements = json.loads(obj["metadata"]["annotations"][names.NETWORKS_ANNOTATION])
+    hooks = (container["lifecycle"]["preStop"]["httpGet"]["path"] for container in obj["spec"]["containers"])
+    return {
+        obj["metadata"]["annotations"][names.DRAIN_ID_ANNOTATION],
+        *(element["cni-args"]["drainId"] for element in elements),
+        *(path.removeprefix(names.HOOK_PATH) for path in hooks),
+    }
 
-    twice = admitted_pod(request(once, uid="u-2"), find, Hook.HTTP_GET, KEY).obj
 
-    assert twice == once
-
-
-def test_a_copy_under_another_name_gets_a_drain_id_of_its_own() -> None:
-    original = admitted_pod(request(pod()), find, Hook.HTTP_GET, KEY).obj
+@pytest.mark.parametrize("copy_of", [{"name": "nat-0"}, {"name": "nat-0-copy"}, {"generateName": "nat-7d-"}])
+def test_each_admission_gives_one_drain_id_of_its_own(copy_of: dict[str, str]) -> None:
+    """A copy has the name of the original before it is created anew, another name, or the name that its controller
+    gives to all copies."""
+    metadata = {"labels": BOTH, **copy_of}
+    original = admitted_pod(request(pod(metadata=metadata), uid="u-1"), find, Hook.HTTP_GET, SIGNER.sign).obj
     assert original is not None
 
-    copy = {**original, "metadata": {**original["metadata"], "name": "nat-0-copy"}}
-    changed = admitted_pod(request(copy, uid="u-2"), find, Hook.HTTP_GET, KEY).obj
+    changed = admitted_pod(request(original, uid="u-2"), find, Hook.HTTP_GET, SIGNER.sign).obj
 
-    assert changed is not None
-    ids = [o["metadata"]["annotations"][names.DRAIN_ID_ANNOTATION] for o in (original, changed)]
-    assert ids[0] != ids[1]
-    assert ids[0] not in json.dumps(changed)
+    (first,), (second,) = identities(original), identities(changed)
+    assert first != second
+    assert first not in json.dumps(changed)
+
+
+def test_each_interface_of_a_replica_has_a_statement_that_the_webhook_signed() -> None:
+    obj = admitted_pod(request(pod()), find, Hook.HTTP_GET, SIGNER.sign).obj
+    assert obj is not None
+
+    elements = json.loads(obj["metadata"]["annotations"][names.NETWORKS_ANNOTATION])
+
+    assert [element["cni-args"]["interface"] for element in elements] == ["inside", "outside"]
+    for element in elements:
+        arguments = element["cni-args"]
+        assert verify(SIGNER.public, message(arguments), arguments["signature"])
+        assert (arguments["namespace"], arguments["chain"], arguments["chainUid"], arguments["stage"]) == (
+            "telco",
+            "edge",
+            "chain-1",
+            "nat",
+        )
+        assert (arguments["addresses"], arguments["mac"]) == (element["ips"], element["mac"])
 
 
 @pytest.mark.parametrize(
@@ -390,7 +416,7 @@ def test_the_grace_period_is_only_ever_raised(stage_drain: int, grace: int | Non
     chain["spec"]["stages"][2]["drain"] = {"deadlineSeconds": stage_drain}
     obj = pod(spec={"containers": [], "terminationGracePeriodSeconds": grace})
 
-    changed = admitted_pod(request(obj), lambda *_: parse(chain), Hook.HTTP_GET, KEY).obj
+    changed = admitted_pod(request(obj), lambda *_: parse(chain), Hook.HTTP_GET, SIGNER.sign).obj
 
     assert changed is not None
     assert changed["spec"]["terminationGracePeriodSeconds"] == expected
@@ -400,7 +426,7 @@ def test_a_sleep_is_never_shorter_than_the_api_allows() -> None:
     chain = objects.chain()
     chain["spec"]["drain"]["deadlineSeconds"] = 0
 
-    changed = admitted_pod(request(pod()), lambda *_: parse(chain), Hook.SLEEP, KEY).obj
+    changed = admitted_pod(request(pod()), lambda *_: parse(chain), Hook.SLEEP, SIGNER.sign).obj
 
     assert changed is not None
     assert changed["spec"]["containers"][0]["lifecycle"]["preStop"] == {"sleep": {"seconds": 1}}
@@ -441,7 +467,7 @@ def test_the_drain_hook_is_the_stages_or_the_chains_choice(
     chain["spec"]["drain"] = of_chain
     chain["spec"]["stages"][2]["drain"] = of_stage
 
-    changed = admitted_pod(request(pod()), lambda *_: parse(chain), auto, KEY).obj
+    changed = admitted_pod(request(pod()), lambda *_: parse(chain), auto, SIGNER.sign).obj
 
     assert changed is not None
     (container,) = changed["spec"]["containers"]
@@ -452,11 +478,11 @@ def test_the_drain_hook_is_the_stages_or_the_chains_choice(
 def test_without_a_hook_one_that_a_copy_brought_along_goes() -> None:
     chain = objects.chain()
     chain["spec"]["stages"][2]["drain"] = {"hook": "none"}
-    original = admitted_pod(request(pod()), find, Hook.HTTP_GET, KEY).obj
+    original = admitted_pod(request(pod()), find, Hook.HTTP_GET, SIGNER.sign).obj
     assert original is not None
 
     copy = {**original, "metadata": {**original["metadata"], "name": "copy"}}
-    changed = admitted_pod(request(copy), lambda *_: parse(chain), Hook.HTTP_GET, KEY).obj
+    changed = admitted_pod(request(copy), lambda *_: parse(chain), Hook.HTTP_GET, SIGNER.sign).obj
 
     assert changed is not None
     assert changed["spec"]["containers"] == [{"name": "nat"}]
@@ -466,7 +492,7 @@ def test_deciding_leaves_the_request_as_it_was() -> None:
     obj = pod(spec={"containers": [{"name": "a", "lifecycle": {"postStart": {}}}], "affinity": {"podAffinity": {}}})
     before = json.dumps(obj)
 
-    admitted_pod(request(obj), find, Hook.HTTP_GET, KEY)
+    admitted_pod(request(obj), find, Hook.HTTP_GET, SIGNER.sign)
 
     assert json.dumps(obj) == before
 
@@ -588,23 +614,25 @@ def contains(larger: Any, smaller: Any) -> bool:
 
 
 def decide_pod(mode: Hook) -> Any:
-    return lambda asked: mutate.pod(asked, find, mode, KEY)
+    return lambda asked: mutate.pod(asked, find, mode, SIGNER.sign)
 
 
 @settings(max_examples=300, deadline=None)
 @given(pods, st.sampled_from(Hook))
-def test_a_patched_pod_is_patched_no_further(obj: dict[str, Any], mode: Hook) -> None:
+def test_a_patched_pod_is_patched_no_further_but_for_its_drain_id(obj: dict[str, Any], mode: Hook) -> None:
     envelope = objects_review(obj)
     response = reviewed(decide_pod(mode), envelope)
     if response is None or not response["allowed"]:
         return
 
     once = patched(obj, response)
-    again = reviewed(decide_pod(mode), objects_review(once, uid="u-2"))
+    same, other = (reviewed(decide_pod(mode), objects_review(once, uid=uid)) for uid in ("u-1", "u-2"))
 
-    assert again is not None
-    assert again["allowed"]
-    assert "patch" not in again
+    assert same is not None
+    assert other is not None
+    assert same["allowed"]
+    assert "patch" not in same
+    assert other["allowed"]
 
 
 @settings(max_examples=300, deadline=None)
@@ -745,7 +773,7 @@ def test_of_equal_keys_the_last_one_counts_as_in_go() -> None:
 def test_a_pod_has_at_most_500_containers(amount: int, allowed: bool) -> None:
     obj = pod(spec={"containers": [{"name": "a"}] * (amount - 1), "initContainers": [{"name": "b"}]})
 
-    decision = mutate.pod(request(obj), find, Hook.HTTP_GET, KEY)
+    decision = mutate.pod(request(obj), find, Hook.HTTP_GET, SIGNER.sign)
 
     assert (decision.denied is None) is allowed
     assert allowed or "The pod has 501 containers, 500 are allowed" in str(decision.denied)

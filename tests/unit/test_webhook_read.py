@@ -35,7 +35,6 @@ def test_a_pod_is_read_into_a_value() -> None:
     }
 
     assert read.pod(obj) == Pod(
-        name="nat-",
         labels=Membership(None, "nat"),
         annotations={"a": "b"},
         containers=(Container("nat", hook, True),),
@@ -53,14 +52,13 @@ def test_a_pod_is_read_into_a_value() -> None:
 
 @pytest.mark.parametrize("obj", [{}, {"metadata": None, "spec": None}, {"metadata": {"labels": None}, "spec": {}}])
 def test_what_is_absent_or_null_is_empty(obj: dict[str, Any]) -> None:
-    assert read.pod(obj) == Pod("", Membership(None, None), {}, (), (), (), (), None, (), False, False, None, ())
+    assert read.pod(obj) == Pod(Membership(None, None), {}, (), (), (), (), None, (), False, False, None, ())
 
 
 @pytest.mark.parametrize(
     ("obj", "message"),
     [
         ({"metadata": []}, "object.metadata must be an object"),
-        ({"metadata": {"name": 7}}, "object.metadata.name must be a string"),
         ({"metadata": {"labels": "x"}}, "object.metadata.labels must be an object"),
         ({"metadata": {"labels": {"sfc.dev/chain": 7}}}, "object.metadata.labels[sfc.dev/chain] must be a string"),
         ({"metadata": {"annotations": []}}, "object.metadata.annotations must be an object"),

@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from prometheus_client import generate_latest
 
+from tests.statements import SIGNER
 from tests.unit import objects
 from tests.unit.fake_api import FakeApi
 from webhook import app, callers, certificate, connection
@@ -40,7 +41,6 @@ from webhook.decide.model import Decision
 from webhook.door import Door
 from webhook.server import ENDPOINTS, Servers, _shared, aged
 
-KEY = b"drain key of the tests, 32 bytes"
 SECRET = "/" + "s3cret" * 6
 
 
@@ -114,7 +114,7 @@ def webhook(
     port, health_port = port or free_port(), free_port()
     serving_door = door or open_door(tls_dir)
     addresses = ("127.0.0.1", port), ("127.0.0.1", health_port)
-    servers = Servers(cache, serving, serving_door, KEY, addresses)
+    servers = Servers(cache, serving, serving_door, SIGNER.sign, addresses)
     thread = threading.Thread(target=servers.run, args=(linger_seconds,), daemon=True)
     thread.start()
     with (
@@ -529,7 +529,7 @@ def test_admission_listens_once_it_can_answer(tmp_path: Path) -> None:
     serving.refresh()
     port, health_port = free_port(), free_port()
     addresses = ("127.0.0.1", port), ("127.0.0.1", health_port)
-    servers = Servers(AdmissionCache(api.client()), serving, open_door(tmp_path), KEY, addresses)
+    servers = Servers(AdmissionCache(api.client()), serving, open_door(tmp_path), SIGNER.sign, addresses)
     thread = threading.Thread(target=servers.run, args=(0,), daemon=True)
     thread.start()
     with httpx.Client(base_url=f"http://127.0.0.1:{health_port}") as health:
@@ -561,7 +561,7 @@ def test_a_port_that_is_taken_ends_the_process(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         addresses = taken.getsockname(), ("127.0.0.1", free_port())
         serving = certificate.ServingCertificate(tmp_path)
-        servers = Servers(AdmissionCache(api.client()), serving, open_door(tmp_path), KEY, addresses)
+        servers = Servers(AdmissionCache(api.client()), serving, open_door(tmp_path), SIGNER.sign, addresses)
         servers.stop()
 
         with pytest.raises(OSError, match="in use"):
@@ -605,8 +605,8 @@ def process(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A webhook in a process of its own, when it is ready; and its port."""
     api = FakeApi()
     self_signed(tmp_path, "process")
-    (tmp_path / "key").write_bytes(KEY)
     (tmp_path / "paths").write_text(f"{SECRET}\n")
+    (tmp_path / "statement-key").write_bytes(bytes(32))
     (tmp_path / "kubeconfig").write_text(kubeconfig(api.url))
     port, health_port = free_port(), free_port()
     options = [
@@ -614,10 +614,10 @@ def process(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
         tmp_path,
         "--callers",
         tmp_path / "none",
-        "--drain-key",
-        tmp_path / "key",
         "--door",
         tmp_path,
+        "--statement-key",
+        tmp_path / "statement-key",
         "--port",
         port,
         "--health-port",
@@ -707,7 +707,7 @@ def connected(running: Running) -> Iterator[ssl.SSLSocket]:
 
 def test_the_process_says_what_it_lacks(tmp_path: Path) -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "webhook", "--drain-key", str(tmp_path / "key")],
+        [sys.executable, "-m", "webhook", "--statement-key", str(tmp_path / "key")],
         capture_output=True,
         text=True,
         timeout=30,

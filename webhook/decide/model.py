@@ -81,8 +81,6 @@ class Container:
 class Pod:
     """A pod, or the pod template of a workload: everything that admission reads or changes of it."""
 
-    name: str
-    """The generateName while there is no name; empty without both."""
     labels: Membership
     annotations: Json
     """All of them, with values of any type."""

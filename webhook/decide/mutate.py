@@ -1,7 +1,8 @@
 """The decisions about pods and workloads: pure functions of the request and the chains that are known.
 
 Each one reads the object (`read`), decides over values (`position`, `replica`), and returns the difference (`write`).
-Both are idempotent, so that the order of injectors and a second pass do not matter.
+The order of injectors does not matter, nor does a second pass: a workload stays as the first one left it, and a pod
+gets another drain id, with another signature, and nothing else.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from sfc import annotation, drain_id, names
+from sfc import annotation, drain_id
 from sfc.chain import Hook
+from sfc.statement import Sign
 from sfc.validation.problem import shown
 from webhook.decide import read, write
-from webhook.decide.model import AdmissionRequest, Decision, Membership, Pod, Template, Workload
+from webhook.decide.model import AdmissionRequest, Decision, Membership, Template, Workload
 from webhook.decide.position import FindChain, position
 from webhook.decide.read import LABELS
 from webhook.decide.replica import replica, stripped
@@ -30,11 +32,14 @@ TOO_LATE = (
 # --- pods -------------------------------------------------------------------------------------------------------------
 
 
-def pod(request: AdmissionRequest, find: FindChain, auto: Hook, key: bytes) -> Decision:
+def pod(request: AdmissionRequest, find: FindChain, auto: Hook, sign: Sign) -> Decision:
     """Make a new pod with our labels a replica of its stage, or deny it; take what a replica has from one without.
 
-    `auto` is the drain hook where the chain leaves the choice to the webhook, `key` the cluster's drain key. Raises
-    Malformed.
+    `auto` is the drain hook where the chain leaves the choice to the webhook. `sign` signs what the node agent is to
+    believe of the pod. Raises Malformed.
+
+    Each pass gives a new drain id. Nothing tells a second pass over one pod from the first pass over a copy of it: each
+    is a request of its own, and a pod that its controller names has no name yet.
     """
     if request.operation != "CREATE":
         return Decision()
@@ -46,20 +51,12 @@ def pod(request: AdmissionRequest, find: FindChain, auto: Hook, key: bytes) -> D
     place = position(before, request.namespace, find)
     if isinstance(place, str):
         return Decision(denied=f"{place} {REFUSED}")
-    identity = _drain_id(request, before, key)
+    identity = drain_id.make(request.uid)
     try:
-        after, warnings = replica(before, place, identity, auto)
+        after, warnings = replica(before, place, identity, auto, sign)
     except annotation.AnnotationError as error:
         return Decision(denied=f"{error}. {REFUSED}")
     return Decision(write.pod(before, after), warnings=warnings)
-
-
-def _drain_id(request: AdmissionRequest, before: Pod, key: bytes) -> str:
-    """The id that an earlier pass gave to this very pod, or a new one."""
-    present = before.annotations.get(names.DRAIN_ID_ANNOTATION)
-    if isinstance(present, str) and drain_id.belongs(key, present, request.namespace, before.name):
-        return present
-    return drain_id.make(key, request.uid, request.namespace, before.name)
 
 
 # --- workloads --------------------------------------------------------------------------------------------------------
@@ -123,6 +120,6 @@ def _foretold(
     if isinstance(place, str):
         return (f"{place} {FORETOLD}",)
     try:
-        return replica(pods, place, "", auto)[1]
+        return replica(pods, place, "", auto, lambda _: "")[1]
     except annotation.AnnotationError as error:
         return (f"{error}. {FORETOLD}",)

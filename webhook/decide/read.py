@@ -29,7 +29,6 @@ def pod(obj: Json, path: str = "object") -> Pod:
     preferences, rules_for_nodes = _affinity(_mapping_at(spec, "affinity", of_spec), f"{of_spec}.affinity")
     security = _mapping_at(spec, "securityContext", of_spec)
     return Pod(
-        name=text(metadata.get("name") or metadata.get("generateName") or "", f"{of_metadata}.name", empty=True),
         labels=_membership(metadata, of_metadata),
         annotations=_mapping_at(metadata, "annotations", of_metadata),
         containers=_containers(spec, "containers", of_spec),

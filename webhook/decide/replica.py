@@ -1,7 +1,7 @@
 """From a pod as it was read to the pod as it should be: networks, drain hook, grace period, gates, affinity.
 
-`replica` and `stripped` are idempotent, so that the order of injectors and a second pass do not matter. Everything that
-the user wrote stays.
+`replica` (with the same identity) and `stripped` are idempotent, so that the order of injectors and a second pass do
+not matter. Everything that the user wrote stays.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from sfc import annotation, names
 from sfc.chain import Hook, Stage
+from sfc.statement import Sign
 from sfc.validation.problem import shown
 from webhook.decide.model import Container, Json, Pod
 from webhook.decide.position import Position
@@ -37,17 +38,17 @@ def hook_for(namespace_labels: Json) -> Hook:
     return Hook.SLEEP if namespace_labels.get(ENFORCE_LABEL) in ("baseline", "restricted") else Hook.HTTP_GET
 
 
-def replica(pod: Pod, place: Position, identity: str, auto: Hook) -> tuple[Pod, tuple[str, ...]]:
+def replica(pod: Pod, place: Position, identity: str, auto: Hook, sign: Sign) -> tuple[Pod, tuple[str, ...]]:
     """The pod as a replica of its stage, and warnings.
 
-    `identity` is its drain id; `auto` is the hook where the chain leaves the choice to the webhook. Raises
-    AnnotationError when the pod's networks cannot be combined with the stage's.
+    `identity` is its drain id; `auto` is the hook where the chain leaves the choice to the webhook; `sign` signs the
+    statements. Raises AnnotationError when the pod's networks cannot be combined with the stage's.
     """
     kind = auto if place.stage.drain_hook is Hook.AUTO else place.stage.drain_hook
     hook = _hook(kind, identity, place.stage.drain_deadline_seconds)
     after = replace(
         pod,
-        annotations=_annotated(pod.annotations, place, identity),
+        annotations=_annotated(pod.annotations, place, identity, sign),
         containers=_hooked(pod.containers, hook),
         init_containers=_hooked(pod.init_containers, hook),
         readiness_gates=_readiness_gates(pod),
@@ -77,8 +78,8 @@ def stripped(pod: Pod, namespace: str) -> Pod:
 # --- annotations ------------------------------------------------------------------------------------------------------
 
 
-def _annotated(present: Json, place: Position, identity: str) -> Json:
-    mine = annotation.ours(place.chain, place.stage, identity)
+def _annotated(present: Json, place: Position, identity: str, sign: Sign) -> Json:
+    mine = annotation.ours(place.chain, place.stage, identity, sign)
     networks = annotation.merge(present.get(names.NETWORKS_ANNOTATION), mine, place.chain.namespace)
     kept = {key: value for key, value in present.items() if key != names.SOURCE_PORTS}
     return kept | {names.NETWORKS_ANNOTATION: networks, names.DRAIN_ID_ANNOTATION: identity}

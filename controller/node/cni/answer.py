@@ -28,6 +28,8 @@ class Code(IntEnum):
     NO_SLOT_LEFT = 102
     CHECK_FAILED = 103
     IPAM_FAILED = 104
+    NOT_SIGNED = 105
+    DRAIN_ID_TAKEN = 106
 
 
 class CniError(Exception):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from controller.node.cni.call import Call
 from sfc.chain import Interface
 from sfc.source_ports import PortRange
+from sfc.statement import Arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +70,9 @@ class Addition:
     interface: Interface
     """Its routes are the chain's alone; the IPAM plugin may add others."""
     chain: str
-    """For messages, as is the stage; empty when the configuration does not have it."""
     stage: str
     drain_id: str
     source_ports: PortRange | None
     """The ports that the pod's sockets must keep to; None without such a limit."""
+    statement: Arguments
+    """What the webhook signed, and the signature, as the call has them: nothing of it is proved by its being here."""

@@ -4,11 +4,12 @@ Every refusal names the field or variable, its value and the remedy.
 
 What reaches us through Multus: the interface name as CNI_IFNAME, addresses and MAC as `runtimeConfig.ips` and
 `runtimeConfig.mac` (only when the NetworkAttachmentDefinition has the capabilities `ips` and `mac`; otherwise Multus
-drops them silently), and the annotation's `cni-args` as `args.cni`.
+drops them silently), and the annotation's `cni-args`, the webhook's signed statement, as `args.cni`.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +21,8 @@ from controller.node.cni.fields import addresses_of, field, invalid, route_of
 from sfc import annotation, mac, names, strict_json
 from sfc.chain import Interface
 from sfc.source_ports import PortRange
-from sfc.validation.fault import MAX_MTU, MIN_MTU, MIN_MTU_IPV6
+from sfc.statement import SIGNATURE, Arguments
+from sfc.validation.fault import MAX_MTU, MIN_MTU, MIN_MTU_IPV6, label
 
 CONTAINER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 INTERFACE_NAME = re.compile(r"(?!\.{1,2}$)[!-.0-9;-~]{1,15}")
@@ -35,18 +37,20 @@ def addition_of(call: Call) -> Addition:
     """What an ADD or CHECK is to make or find. Raises CniError."""
     configuration = _decoded(call.configuration)
     version = _version(configuration)
+    statement = _statement(call, configuration)
     interface = _interface(_interface_name(call.environment), configuration)
     attachment = _attachment(call, _ipam(configuration) if interface.addresses else None)
     return Addition(
         attachment=attachment,
         version=version,
         interface=interface,
-        chain=field(configuration, "args.cni.chain", str, ""),
-        stage=field(configuration, "args.cni.stage", str, ""),
+        chain=_label(configuration, "args.cni.chain"),
+        stage=_label(configuration, "args.cni.stage"),
         drain_id=_drain_id(configuration),
         source_ports=_source_ports(configuration, attachment.pod),
         netns=_netns(call),
         sandbox=call.environment.get("CNI_NETNS", ""),
+        statement=statement,
     )
 
 
@@ -92,9 +96,17 @@ def _variable(environment: Mapping[str, str], name: str, pattern: re.Pattern[str
 
 
 def _arguments(environment: Mapping[str, str]) -> dict[str, str]:
-    """CNI_ARGS. Multus repeats some keys, an empty value before or after the real one."""
-    pairs = (pair.partition("=") for pair in environment.get("CNI_ARGS", "").split(";"))
-    return {key.strip(): value.strip() for key, _, value in pairs if value.strip()}
+    """CNI_ARGS. Multus repeats some keys, an empty value before or after the real one. Raises CniError when a key that
+    says who the pod is has two values: that must not depend on which of them counts."""
+    found: dict[str, str] = {}
+    for pair in environment.get("CNI_ARGS", "").split(";"):
+        key, value = (part.strip() for part in pair.partition("=")[::2])
+        if value and found.setdefault(key, value) != value and key.startswith("K8S_POD_"):
+            raise CniError(
+                Code.INVALID_ENVIRONMENT,
+                f"{key[:64]} in CNI_ARGS is both {found[key][:64]!r} and {value[:64]!r}: give one value",
+            )
+    return found
 
 
 def _pod(arguments: Mapping[str, str]) -> PodIdentity:
@@ -104,6 +116,28 @@ def _pod(arguments: Mapping[str, str]) -> PodIdentity:
     return PodIdentity(
         namespace=arguments.get("K8S_POD_NAMESPACE", ""), name=arguments.get("K8S_POD_NAME", ""), uid=uid
     )
+
+
+def _statement(call: Call, configuration: Mapping[str, Any]) -> Arguments:
+    """The webhook's arguments, which must have a signature. This comes before all other checks of what only the webhook
+    can give: their remedies would be wrong for somebody who wrote the network into a pod by hand."""
+    if not field(configuration, f"args.cni.{SIGNATURE}", str, ""):
+        raise CniError(
+            Code.NOT_SIGNED,
+            f"pod {_pod(_arguments(call.environment))} asks for the network {names.NETWORK_NAME!r} without a signature "
+            f"of the webhook: label its workload with {names.CHAIN_LABEL} and {names.STAGE_LABEL}, and the webhook "
+            "asks for the network; a replica from before an upgrade: delete the pod, its workload makes another",
+        )
+    arguments: Arguments = field(configuration, "args.cni", dict, {})
+    return arguments
+
+
+def _label(configuration: Mapping[str, Any], path: str) -> str:
+    """The name of a chain or a stage. It becomes part of the link's alias, so it must not be longer."""
+    name = field(configuration, path, str, "")
+    if fault := label(name):
+        raise CniError(Code.INVALID_CONFIGURATION, f"{path} is {json.dumps(name)[:128]}: {fault}")
+    return name
 
 
 def _netns(call: Call) -> int:

@@ -1,4 +1,7 @@
-"""What ADD, DEL and CHECK do: addresses from the IPAM plugin, a veth pair with them, our filter on its host end."""
+"""What ADD, DEL and CHECK do: addresses from the IPAM plugin, a veth pair with them, our filter on its host end.
+
+Only what the webhook signed is added.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,30 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from controller.node.cni.answer import CniError, Code, add_result
 from controller.node.cni.attachment import Addition, Attachment
+from controller.node.cni.drain_ids import DrainIds
 from controller.node.cni.ipam import delegate, release, with_result
 from controller.node.cni.slots import Slots
+from controller.node.cni.statements import Statements
 from controller.node.kernel.errors import LinkError, NameTakenError
 from controller.node.kernel.links import Identity, Links
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Where the node has what an ADD needs."""
+
+    ipam: Path
+    """The IPAM plugins."""
+    statement_keys: Path
+    """The public keys of the webhook."""
 
 
 class PodWiring:
@@ -25,7 +41,7 @@ class PodWiring:
 
     program: returns the descriptor of the loaded tc program; called at every ADD.
     program_name: as `tc filter show` prints it.
-    ipam: the folder of the IPAM plugins.
+    folders: where the node has what an ADD needs.
     on_change: called after links have come or gone; must be cheap.
     held: returns how many links each namespace has; called at every ADD.
     """
@@ -35,28 +51,33 @@ class PodWiring:
         links: Links,
         program: Callable[[], int],
         program_name: str,
-        ipam: Path,
+        folders: Folders,
         on_change: Callable[[], None],
         held: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._links = links
+        self._statements = Statements(folders.statement_keys)
         self._program = program
         self._program_name = program_name
-        self._ipam = ipam
+        self._ipam = folders.ipam
         self._on_change = on_change
         self._slots = Slots(lambda: (link.slot for link in links.list()), held)
+        self._drain_ids = DrainIds(links.list)
 
     def add(self, addition: Addition) -> dict[str, Any]:
         """Makes the link, and returns the CNI result. Replaces what an earlier ADD of the attachment left behind.
 
-        Raises CniError. Then nothing is left: no link, no slot taken, no address held.
+        Raises CniError, NOT_SIGNED before anything is made. Then nothing is left: no link, no slot taken, no address
+        held.
         """
         start = time.monotonic()
         attachment, netns = addition.attachment, addition.netns
         pod, name, ipam = attachment.pod, attachment.host_name, attachment.ipam
+        self._statements.check(addition)
         with (
             _refusals_as_cni_errors(attachment),
             _taken_name_as_cni_error(addition),
+            self._drain_ids.claim(addition.drain_id, pod.uid),
             self._slots.take(pod.namespace) as slot,
             ExitStack() as undo,
             ThreadPoolExecutor(1, "ipam") as meanwhile,  # starting a program takes as long as making the link
@@ -64,7 +85,9 @@ class PodWiring:
             delegated = meanwhile.submit(delegate, ipam, self._ipam)
             undo.callback(release, ipam, self._ipam)
             undo.callback(self._links.delete, name)
-            identity = Identity(pod.uid, attachment.interface_name, addition.drain_id, slot)
+            identity = Identity(
+                pod.uid, attachment.interface_name, addition.drain_id, slot, addition.chain, addition.stage
+            )
             host = self._links.create(name, identity, addition.interface, netns)
             self._links.attach(host.ifindex, slot, self._program(), self._program_name)
             given = delegated.result()

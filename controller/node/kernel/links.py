@@ -23,10 +23,14 @@ from sfc import mac
 from sfc.chain import Interface
 from sfc.source_ports import PortRange
 
-ALIAS_PREFIX = "sfc/1"
+ALIAS_PREFIX = "sfc/2"
 """Marks our host links; the number is the version of the alias' format."""
+FORMER_PREFIX = "sfc/1"
+"""Of the version that did not write down chain and stage. Its links stay until their pods end."""
+MAX_ALIAS = 255
+"""Bytes: the kernel's IFALIASZ (256) less the terminating zero."""
 
-_OURS = ALIAS_PREFIX.encode() + b" "
+_OURS = (f"{ALIAS_PREFIX} ".encode(), f"{FORMER_PREFIX} ".encode())
 _RTEXT_FILTER_SKIP_STATS = 1 << 3
 _VETH_LINKS = link(
     ("IFLA_EXT_MASK", _RTEXT_FILTER_SKIP_STATS), ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "veth")]})
@@ -39,23 +43,35 @@ _LOOK_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The owner of a host link, written on the link itself as its alias: the kernel is the only store."""
+    """What a host link was made for, written on the link itself as its alias: the kernel is the only store.
+
+    The longest alias has 224 of MAX_ALIAS bytes: a pod's UID has 36, an interface's name 15, a drain id 32, a slot 4,
+    the names of a chain and a stage 63 each.
+    """
 
     pod_uid: str
     interface: str
     drain_id: str
     slot: int
+    chain: str = ""
+    """Name of the chain, in the pod's namespace. Empty, as is the stage, on a link of the version before."""
+    stage: str = ""
 
     def __str__(self) -> str:
-        return f"{ALIAS_PREFIX} {self.pod_uid} {self.interface} {self.drain_id} {self.slot}"
+        words = (ALIAS_PREFIX, self.pod_uid, self.interface, self.drain_id, str(self.slot), self.chain, self.stage)
+        return " ".join(words)
 
     @classmethod
     def parse(cls, alias: str | None) -> Identity | None:
         """None for a link that is not ours."""
         match (alias or "").split(" "):
-            case [prefix, pod_uid, interface, drain_id, slot] if prefix == ALIAS_PREFIX and slot.isdecimal():
-                return cls(pod_uid, interface, drain_id, int(slot))
-        return None
+            case [prefix, pod_uid, interface, drain_id, slot, chain, stage] if prefix == ALIAS_PREFIX:
+                known = cls(pod_uid, interface, drain_id, int(slot), chain, stage) if slot.isdecimal() else None
+            case [prefix, pod_uid, interface, drain_id, slot] if prefix == FORMER_PREFIX:
+                known = cls(pod_uid, interface, drain_id, int(slot)) if slot.isdecimal() else None
+            case _:
+                known = None
+        return known
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +137,7 @@ class Links:
         """Every link of ours on the node, with the slot that its filter carries."""
         with explained("list links"), self._dumping:
             bodies = self._dumps.dump(RTM_GETLINK, _VETH_LINKS)
-            found = [Link.parse(body) for body in bodies if _OURS in body]
+            found = [Link.parse(body) for body in bodies if _is_ours(body)]
             return tuple(
                 _host_link(each, identity, tc.read(self._dumps, each.ifindex))
                 for each in found
@@ -191,11 +207,17 @@ def _host_link(found: Link, identity: Identity, held: tc.Filter | None) -> HostL
         pod_uid=identity.pod_uid,
         interface=identity.interface,
         drain_id=identity.drain_id,
+        chain=identity.chain,
+        stage=identity.stage,
         filter_slot=held.class_id if held else None,
         program=held.program if held else None,
         up=found.running,
         paired=found.paired,
     )
+
+
+def _is_ours(message: bytes) -> bool:
+    return any(prefix in message for prefix in _OURS)
 
 
 def _exists(name: str) -> bool:
@@ -217,7 +239,7 @@ def _watch(events: socket.socket, stop: threading.Event, on_change: Callable[[],
     with events:
         while not stop.is_set():
             try:
-                changed = _OURS in events.recv(1 << 16)
+                changed = _is_ours(events.recv(1 << 16))
             except TimeoutError:
                 continue
             except OSError as error:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from controller.node.plane.model import LinksByPod
 from controller.node.plane.replica import Replica
 from sfc.chain import Chain, Stage
 
@@ -32,6 +33,20 @@ class Cluster:
             found[replica.namespace, replica.chain].append(replica)
         object.__setattr__(self, "by_chain", {key: tuple(replicas) for key, replicas in found.items()})
         object.__setattr__(self, "terminating", tuple(r for r in self.replicas.values() if r.terminating))
+
+    def as_made(self, links: LinksByPod) -> Cluster:
+        """Each replica as what its links were made for; itself when all labels say the same.
+
+        A link keeps what it was made for, with the addresses that only this stage has. A pod whose labels change later
+        can leave its stage, and never becomes a replica of another one. Links of the version before do not say what
+        they were made for: there the labels count.
+        """
+        strays = {}
+        for uid, of_pod in links.items():  # at every pass, for every pod
+            link, replica = of_pod[0], self.replicas.get(uid)
+            if replica and (link.stage != replica.stage or link.chain != replica.chain) and link.chain:
+                strays[uid] = replica.made_for(link.chain, link.stage)
+        return Cluster(self.chains, {**self.replicas, **strays}) if strays else self
 
     def chain_of(self, replica: Replica) -> Chain | None:
         """The replica's chain, or None when no valid chain has that name."""

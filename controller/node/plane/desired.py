@@ -1,7 +1,9 @@
 """From what the cluster asks for to the data plane that a node should have.
 
-A replica's place in the data path follows from its containers, its drain, and whether frames can pass through it. The
-side's targets are the replicas that serve, and a side's lookup table follows from its targets (maglev).
+A replica's place in the data path follows from what its links were made for (Cluster.as_made), its containers, its
+drain, and whether frames can pass through it. A replica whose labels say something else than its links keeps its
+sessions, and gets no new ones. The side's targets are the replicas that serve, and a side's lookup table follows from
+its targets (maglev).
 
 Links of pods that the API server has not shown are left alone: they keep their filter, and receive nothing. Until the
 API server has been heard at all, every link keeps the place that it has.
@@ -94,7 +96,8 @@ def _link_state(replica: Replica, drain: Drain | None, forwarding: bool) -> Link
     if drain:
         return _drained_state(drain) if forwarding and not replica.stopped else LinkState.GONE
     if replica.ready:
-        return LinkState.SERVING if forwarding else LinkState.GONE
+        kept = LinkState.WIRED if replica.relabelled else LinkState.SERVING
+        return kept if forwarding else LinkState.GONE
     return LinkState.GONE if replica.stopped else LinkState.WIRED
 
 

@@ -55,6 +55,10 @@ class HostLink:
     """The other end is in another network namespace, so that the program may put frames straight into it."""
     program: int | None = None
     """The kernel's number of the program in our filter."""
+    chain: str = ""
+    """Name of the chain that the link was made for, in the pod's namespace. Empty, as is the stage, for a link of the
+    version before, which did not write them down."""
+    stage: str = ""
 
 
 LinksByPod = Mapping[str, tuple[HostLink, ...]]

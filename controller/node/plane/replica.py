@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from controller.node.plane.model import HostLink
 from sfc import annotation, names
 
 
@@ -17,6 +18,7 @@ class Replica:
     name: str
     uid: str
     chain: str
+    """What its links were made for, as is the stage; what its labels say, while it has no links."""
     stage: str
     ready: bool
     """The pod's condition ContainersReady. The condition Ready would not do: it depends on our own readiness gate, and
@@ -29,19 +31,39 @@ class Replica:
     """The pod's present condition `sfc.dev/wired`, as JSON."""
     interfaces: frozenset[str] = frozenset()
     """Names of the interfaces that the webhook asked Multus for."""
+    relabelled: str | None = None
+    """What its labels say now, when that is not what its links were made for; for a person."""
 
     @property
     def path(self) -> str:
         """namespace/name"""
         return f"{self.namespace}/{self.name}"
 
+    def made_for(self, chain: str, stage: str) -> Replica:
+        """The replica as one of this stage, which its labels do not say (any more)."""
+        return replace(self, chain=chain, stage=stage, relabelled=f"stage {self.stage} of chain {self.chain}")
+
 
 def replica_of(pod: Mapping[str, Any]) -> Replica | None:
     """The replica that a pod (as JSON) is; None without the labels of a chain and a stage."""
+    chain, stage = _labels(pod)
+    return None if chain is None or stage is None else _read(pod, chain, stage)
+
+
+def former_replica(pod: Mapping[str, Any], link: HostLink) -> Replica:
+    """The replica that a pod (as JSON) was before it lost a label. `link`: one of its links, which says what it was."""
+    chain, _ = _labels(pod)
+    said = "no chain" if chain is None else f"no stage of chain {chain}"
+    return replace(_read(pod, link.chain, link.stage), relabelled=said)
+
+
+def _labels(pod: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    labels = pod["metadata"].get("labels") or {}
+    return labels.get(names.CHAIN_LABEL), labels.get(names.STAGE_LABEL)
+
+
+def _read(pod: Mapping[str, Any], chain: str, stage: str) -> Replica:
     metadata = pod["metadata"]
-    labels = metadata.get("labels") or {}
-    if names.CHAIN_LABEL not in labels or names.STAGE_LABEL not in labels:
-        return None
     status = pod.get("status") or {}
     containers = status.get("containerStatuses") or []
     conditions = {c["type"]: c for c in status.get("conditions") or []}
@@ -49,8 +71,8 @@ def replica_of(pod: Mapping[str, Any]) -> Replica | None:
         namespace=metadata["namespace"],
         name=metadata["name"],
         uid=metadata["uid"],
-        chain=labels[names.CHAIN_LABEL],
-        stage=labels[names.STAGE_LABEL],
+        chain=chain,
+        stage=stage,
         ready=conditions.get("ContainersReady", {}).get("status") == "True",
         stopped=status.get("phase") in ("Succeeded", "Failed") or any(_stopped(c) for c in containers),
         terminating="deletionTimestamp" in metadata,

@@ -5,11 +5,11 @@ Joined → (Draining → Drained | SteeredAway). After a drain for a mere restar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from controller.node.plane.drain import Drain
-from controller.node.plane.model import DataPlane, LinksByPod, LinkState
+from controller.node.plane.model import DataPlane, HostLink, LinksByPod, LinkState
 from controller.node.plane.plan import Part, State, differing, merge
 from controller.node.plane.replica import Replica
 
@@ -95,9 +95,12 @@ def _replica(before: State, after: State, uid: str) -> Replica | None:
 
 def _cause(state: State, uid: str) -> str:
     replica = state.cluster.replicas.get(uid) if state.cluster else None
-    links = state.links.get(uid, ())
     if state.cluster and not replica:
-        return "the pod was deleted"
+        return "the pod was deleted, or lost its labels"
+    return _fault(replica, state.links.get(uid, ())) or "its chain changed"
+
+
+def _fault(replica: Replica | None, links: Sequence[HostLink]) -> str | None:
     if replica and replica.stopped:
         return "a container stopped"
     if not links or (replica and not replica.interfaces <= {link.interface for link in links}):
@@ -106,4 +109,7 @@ def _cause(state: State, uid: str) -> str:
         return "an interface is down"
     if replica and not replica.ready:
         return "its containers are not ready"
-    return "its chain changed"
+    if replica and replica.relabelled:
+        made_for = f"made for stage {replica.stage} of chain {replica.chain}"
+        return f"its labels changed: it was {made_for}, they say {replica.relabelled}"
+    return None

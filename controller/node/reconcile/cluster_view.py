@@ -89,7 +89,7 @@ class ClusterView:
         self._on_change = on_change
         here = {"fieldSelector": f"spec.nodeName={node}"}
         of_chains = {**here, "labelSelector": names.CHAIN_LABEL}
-        self._all_pods = Collection(PODS.path(), lean.NAME, here)
+        self._all_pods = Collection(PODS.path(), lean.POD, here)
         self._names_of_replicas = Collection(PODS.path(), lean.NAME, of_chains)
         replicas = Collection(PODS.path(), lean.POD, of_chains)
         chains, connections = Collection(CHAINS.path(), lean.CHAIN), Collection(CONNECTIONS.path())
@@ -115,9 +115,9 @@ class ClusterView:
         """None until both chains and pods were listed. The same value again while nothing has changed for this node."""
         return self._cluster
 
-    def pod_uids(self) -> set[str]:
-        """Of all pods of this node, by a request to the API server. Raises ApiError."""
-        return {pod["metadata"]["uid"] for page in self._api.pages(self._all_pods) for pod in page["items"]}
+    def pods(self) -> dict[str, Object]:
+        """All pods of this node, by UID, by a request to the API server. Raises ApiError."""
+        return {pod["metadata"]["uid"]: pod for page in self._api.pages(self._all_pods) for pod in page["items"]}
 
     def deleted(self) -> frozenset[str]:
         """UIDs of the replicas of this node that are being deleted, by a request to the API server. Raises ApiError."""

@@ -2,7 +2,7 @@
 
 A pod that the watch does not show may still exist, because a pod without its labels is not watched, and it may get them
 back. So when a link has belonged to no known pod for a while, the API server is asked which pods this node has. A pod
-exists before its links do: if a later list lacks it, it is gone.
+exists before its links do: if a later list lacks it, it is gone. A pod that only lost its labels is reported.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping, Sequence
 
 from controller.node.plane.model import HostLink
 from controller.node.plane.plan import State
+from controller.node.plane.replica import Replica, former_replica
 from kube.api import ApiError
+from kube.objects import Object
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +32,16 @@ class Orphans:
         self,
         delete: Callable[[str], None],
         state: Callable[[], State],
-        pod_uids: Callable[[], Collection[str]],
+        pods: Callable[[], Mapping[str, Object]],
+        lost_labels: Callable[[Sequence[Replica]], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`delete` removes a link by its name. `pod_uids` asks the API server for the UIDs of all pods of this node; it
-        raises ApiError."""
+        """`delete` removes a link by its name. `pods` asks the API server for all pods of this node, by UID; it raises
+        ApiError. `lost_labels` is told which of them were replicas."""
         self._delete = delete
         self._state = state
-        self._pod_uids = pod_uids
+        self._pods = pods
+        self._lost_labels = lost_labels
         self._clock = clock
         self._unknown_since: dict[HostLink, float] = {}
         """On the clock, for each link that belongs to no known pod."""
@@ -57,7 +61,13 @@ class Orphans:
         now = self._clock()
         self._unknown_since = {link: self._unknown_since.get(link, now) for link in _unknown(self._state())}
         suspects = [link for link, since in self._unknown_since.items() if now - since >= PATIENCE_SECONDS]
-        existing = self._pod_uids() if suspects else ()
+        existing = self._pods() if suspects else {}
+        former = {
+            link.pod_uid: former_replica(existing[link.pod_uid], link)
+            for link in suspects
+            if link.chain and link.pod_uid in existing
+        }
+        self._lost_labels(tuple(former.values()))
         for link in suspects:
             if link.pod_uid not in existing:
                 self._delete(link.name)

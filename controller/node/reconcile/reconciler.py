@@ -165,6 +165,7 @@ class Reconciler:
         cluster = self._cluster()
         left = self._state.plan
         links, observed = self._node.observe(left, verify)
+        cluster = cluster.as_made(links) if cluster else None
         drains = self.drains.in_progress(cluster, links.keys(), self._clock())
         for uid in self._state.drains.keys() - drains.keys():
             if uid in links:

@@ -65,6 +65,8 @@ def _placed(state: State) -> Iterator[tuple[Replica, str, tuple[int, Side]]]:
 
 
 def _condition(state: State, replica: Replica, chain: Chain | None) -> Condition:
+    if replica.relabelled and replica.uid not in state.drains:
+        return relabelled(replica)
     if chain is None:
         return _not_wired(missing.NO_CHAIN, missing.chain(replica.namespace, replica.chain))
     stage = chain.stage(replica.stage)
@@ -77,6 +79,16 @@ def _condition(state: State, replica: Replica, chain: Chain | None) -> Condition
     expected = {i.name for i in stage.interfaces if (stage.name, i.name) in chain.attachments}
     links = state.links.get(replica.uid, ())
     return _of_links(replica, expected, {link.interface: state.plane.links.get(link.slot) for link in links})
+
+
+def relabelled(replica: Replica) -> Condition:
+    """Of a replica whose labels are not those of what it was made for."""
+    return _not_wired(
+        "Relabelled",
+        f"its interfaces were made for stage {replica.stage} of chain {replica.chain}, its labels say "
+        f"{replica.relabelled}: receives no new sessions; set {names.CHAIN_LABEL} and {names.STAGE_LABEL} back, or "
+        "delete the pod",
+    )
 
 
 def _of_links(replica: Replica, expected: set[str], entries: Mapping[str, LinkEntry | None]) -> Condition:

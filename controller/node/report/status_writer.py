@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from controller.node.plane.plan import State
 from controller.node.plane.replica import Replica
 from controller.node.plane.transitions import STEERED_AWAY, Transition
 from controller.node.report import COMPONENT
-from controller.node.report.conditions import conditions, node_status
+from controller.node.report.conditions import conditions, node_status, relabelled
 from kube.api import STRATEGIC_MERGE_PATCH, ApiError
 from kube.conditions import Condition
 from kube.events import Event, Reporter
@@ -69,6 +69,7 @@ class StatusWriter:
         self._connections = connections
         self._clock = clock
         self._woken = threading.Event()
+        self._without_labels: Sequence[Replica] = ()
         self._written: dict[str, tuple[Any, float]] = {}
         """By path: what was written, and when."""
         self._events: deque[tuple[Replica, Event, datetime]] = deque(maxlen=EVENTS_KEPT)
@@ -90,6 +91,11 @@ class StatusWriter:
         self._events.append((replica, event, datetime.now(UTC)))
         self.wake()
 
+    def lost_labels(self, replicas: Sequence[Replica]) -> None:
+        """These pods of the node were replicas, and have lost their labels: no watch shows them. Replaces what was told
+        before; returns at once."""
+        self._without_labels = replicas
+
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set; returns up to IDLE_SECONDS later."""
         pause = IDLE_SECONDS
@@ -106,6 +112,9 @@ class StatusWriter:
         """Write what differs. False when a write failed and should be repeated soon."""
         state = self._state()
         done = [self._write_condition(replica, condition) for replica, condition in conditions(state)]
+        known = state.cluster.replicas if state.cluster else {}
+        strays = (replica for replica in self._without_labels if replica.uid not in known)
+        done += [self._write_condition(replica, relabelled(replica)) for replica in strays]
         wanted = node_status(state, self._node) if state.cluster else None
         if wanted is not None:
             present = self._connections()  # mostly of chains that this node knows nothing of
