@@ -52,7 +52,7 @@ class FindingError(AssertionError):
 
 
 def fuzz(inputs: int, seed: int, kept: Path) -> str:
-    """Sends so many frames; what was reached. Raises FindingError, and writes its frames to `kept`: one a line, in hex."""
+    """Sends so many frames; what was reached. Raises FindingError; `kept` has its frames then, one a line, in hex."""
     with private_bpffs() as bpffs:
         node = Node(bpffs / "fuzz", capacity=4096)
         try:
