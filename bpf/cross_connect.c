@@ -185,13 +185,17 @@ static __always_inline bool receives(const struct link *link, u32 connection, u3
 	return link->connection == connection && link->side == side && link->state != UNWIRED && link->state != GONE;
 }
 
-/* True when a remembered end is still the same link and may still receive frames. */
-static __always_inline bool alive(u64 end, u32 connection, u32 side)
+/* A remembered end, if it is still the same link and may still receive frames; otherwise 0. */
+static __always_inline u64 alive(u64 end, u32 connection, u32 side)
 {
 	u32 slot = end_slot(end);
 	struct link *link = links.lookup(&slot);
+	u64 now;
 
-	return link && end_of(slot, link->ifindex, link->plain) == end && receives(link, connection, side);
+	if (!link || !receives(link, connection, side))
+		return 0;
+	now = end_of(slot, link->ifindex, link->plain, connection);
+	return same_link(end, now) ? now : 0;
 }
 
 /* A link among the targets of a side, or 0. Each attempt looks the table up again and checks the link: the kernel may
@@ -214,7 +218,7 @@ static __always_inline u64 choose(u32 connection, u32 side, u32 hash)
 		slot = table->slot[place];
 		link = links.lookup(&slot);
 		if (link && receives(link, connection, side))
-			return end_of(slot, link->ifindex, link->plain);
+			return end_of(slot, link->ifindex, link->plain, connection);
 		hash = mixed(hash, attempt + 1);
 	}
 	return 0;
@@ -237,14 +241,6 @@ static __always_inline bool add(union any_key *key, bool wide, struct session *s
 	if (count)
 		(*count)++;
 	return true;
-}
-
-static __always_inline void renew(union any_key *key, bool wide, struct session *session)
-{
-	if (wide)
-		wide_sessions.update(&key->wide, session);
-	else
-		sessions.update(&key->narrow, session);
 }
 
 static __always_inline u32 hash_of(const union any_key *key, bool wide)
@@ -273,8 +269,8 @@ static __always_inline u64 remembered(struct session *session, const struct flow
 
 	if (!session || reopened(session, flow->tcp_flags))
 		return 0;
-	far = session->end[!side];
-	return alive(far, connection, !side) && !over(session, flow->protocol, far) ? far : 0;
+	far = alive(session->end[!side], connection, !side);
+	return far && !over(session, flow->protocol, far) ? far : 0;
 }
 
 /* Counts a contest: the sender of a session changed while both links serve. Replicas share their addresses, so two of
@@ -292,7 +288,8 @@ static __always_inline void tell_contest(const struct session *session, const st
 	if (!begins_with_ports(flow->protocol) || from->state != SERVING || !link || link->state != SERVING ||
 	    closed(session))
 		return;
-	if (!alive(former, from->connection, from->side) || silent(session, bpf_ktime_get_ns()))
+	if (same_link(former, from->end) || !alive(former, from->connection, from->side) ||
+	    silent(session, bpf_ktime_get_ns()))
 		return;
 	tell(from->connection, VERDICT_CONTESTED);
 	contest = contests.lookup(&latter);
@@ -308,15 +305,19 @@ static __always_inline u32 stamp_for(u64 end, const struct sender *from)
 	return end & PLAIN ? 0 : from->stamp;
 }
 
-/* Updates a session for one more frame. The latest sender gets the answers, unless its link is gone. */
-static __always_inline void keep(struct session *session, const struct flow *flow, const struct sender *from)
+/* Updates a session for one more frame, which goes to `far`. The latest sender gets the answers, unless its link is
+ * gone.
+ */
+static __always_inline void keep(struct session *session, const struct flow *flow, const struct sender *from, u64 far)
 {
+	if (session->end[!from->side] != far)
+		session->end[!from->side] = far;
 	if (from->state != GONE) {
 		if (session->end[from->side] != from->end) {
 			tell_contest(session, flow, from);
 			session->end[from->side] = from->end;
 		}
-		session->stamp[from->side] = stamp_for(session->end[!from->side], from);
+		session->stamp[from->side] = stamp_for(far, from);
 	}
 	note_flags(session, flow->tcp_flags, from->side);
 	if (!noted_lately(session))
@@ -332,8 +333,7 @@ static __always_inline u64 pin(union any_key *key, bool wide, struct session *se
 	struct traffic *counters;
 
 	if (session && !reopened(session, flow->tcp_flags)) {
-		session->end[!from->side] = chosen;
-		keep(session, flow, from);
+		keep(session, flow, from, chosen);
 	} else {
 		fresh.end[UPSTREAM] = from->side == UPSTREAM ? from->end : chosen;
 		fresh.end[DOWNSTREAM] = from->side == UPSTREAM ? chosen : from->end;
@@ -341,7 +341,7 @@ static __always_inline u64 pin(union any_key *key, bool wide, struct session *se
 		fresh.stamp[DOWNSTREAM] = from->side == UPSTREAM ? 0 : stamp_for(chosen, from);
 		fresh.rst = !!(flow->tcp_flags & TCP_RST);
 		if (session) {
-			renew(key, wide, &fresh);
+			begin_anew(session, &fresh);
 		} else if (!add(key, wide, &fresh)) {
 			/* Another CPU was faster; or there is no room, and the frame goes on without a session. */
 			u64 theirs = remembered(find(key, wide), flow, from->connection, from->side);
@@ -490,7 +490,7 @@ static __always_inline enum verdict carry(const struct flow *flow, bool wide, co
 	*to = remembered(session, flow, from->connection, from->side);
 	if (*to) {
 		if (!flow->quoted)
-			keep(session, flow, from);
+			keep(session, flow, from, *to);
 		return VERDICT_FORWARDED;
 	}
 	*to = choose(from->connection, !from->side, hash_of(&key, wide));
@@ -575,8 +575,8 @@ static __always_inline enum verdict carry_part(const struct flow *flow, bool wid
 			note_first(flow, datagram, slot, *to);
 		return verdict;
 	}
-	*to = first_went_to(flow, datagram, slot);
-	if (*to && alive(*to, from->connection, !from->side))
+	*to = alive(first_went_to(flow, datagram, slot), from->connection, !from->side);
+	if (*to)
 		return VERDICT_FORWARDED;
 	tell(from->connection, VERDICT_LONE_FRAGMENT);
 	addresses = wide_key_of(from->connection, flow, from->side);
@@ -613,6 +613,7 @@ static __always_inline u64 known(struct __sk_buff *skb, const struct link *link)
 	struct session *session;
 	struct session_key key;
 	struct flow flow = {.vlans = tag_beside(skb)};
+	u64 far;
 
 	if (!read_plain(&flow, (void *)(long)skb->data, (void *)(long)skb->data_end))
 		return 0;
@@ -620,7 +621,8 @@ static __always_inline u64 known(struct __sk_buff *skb, const struct link *link)
 	session = sessions.lookup(&key);
 	if (!session || session->stamp[side] != link->stamp || !goes_on(session))
 		return 0;
-	return session->end[!side];
+	far = session->end[!side];
+	return (far & OWNER) == owner_of(link->connection) ? far : 0;
 }
 
 /* Forwards by the pair of MACs, without a session: frames that no reader understands, multicast and broadcast. */
@@ -775,7 +777,7 @@ int cross_connect(struct __sk_buff *skb)
 	if (likely(to))
 		return send_across(skb, to);
 
-	from.end = end_of(slot, link->ifindex, link->plain);
+	from.end = end_of(slot, link->ifindex, link->plain, link->connection);
 	from.connection = link->connection;
 	from.side = link->side & 1;
 	from.state = link->state;

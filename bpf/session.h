@@ -6,9 +6,13 @@
  * needs, because hashing it is a good part of the cost of a known session. A flow that is not plain IPv4 has a wide
  * key, in a map of its own with the same value.
  *
- * An end is one 64-bit word (slot << 32 | ifindex), so that a reader on another CPU never sees half of it. The
- * interface index tells a link from an earlier one in the same slot. The highest bit says how to send frames there
- * (`send`).
+ * An end is one 64-bit word, so that a reader on another CPU never sees half of it: slot << 32 | ifindex, with the
+ * number of the cross-connection above. The interface index tells a link from an earlier one in the same slot. The
+ * highest bit says how to send frames there (`send`).
+ *
+ * The kernel gives the memory of a session that it removes to another one at once, even while a program holds it. So
+ * what was found under a key may be somebody else's a moment later. Nothing is sent to an end that does not have the
+ * sender's own cross-connection in it, and a session that begins anew does so in its place (`begin_anew`).
  *
  * A session also has, for each side, the stamp of the link that sent the latest frame. A link's stamp changes whenever
  * a link of its cross-connection leaves, and no two links ever have the same stamp. So if the session has the sender's
@@ -72,9 +76,24 @@ struct session {
 /* In an end: bpf_redirect_peer does not work for this link. */
 #define PLAIN (1ULL << 63)
 
-static __always_inline u64 end_of(u32 slot, u32 ifindex, bool plain)
+/* In an end: the cross-connection that it belongs to. A version before this one wrote zeros. */
+#define OWNER_SHIFT 44
+#define OWNER	    (((1ULL << 19) - 1) << OWNER_SHIFT)
+
+static __always_inline u64 owner_of(u32 connection)
 {
-	return (u64)slot << 32 | ifindex | (plain ? PLAIN : 0);
+	return (u64)connection << OWNER_SHIFT & OWNER;
+}
+
+static __always_inline u64 end_of(u32 slot, u32 ifindex, bool plain, u32 connection)
+{
+	return (u64)slot << 32 | ifindex | (plain ? PLAIN : 0) | owner_of(connection);
+}
+
+/* True when both name the same link. An end of the version before has no owner. */
+static __always_inline bool same_link(u64 remembered, u64 end)
+{
+	return remembered == end || remembered == (end & ~OWNER);
 }
 
 static __always_inline u32 end_slot(u64 end)
@@ -185,6 +204,26 @@ static __always_inline bool noted_lately(const struct session *session)
 static __always_inline bool silent(const struct session *session, u64 now)
 {
 	return (s64)(now - session->last_seen) > (s64)SILENT_FOR;
+}
+
+/* The session becomes a new one, as `fresh`. Another CPU may be using it: it finds no stamp until the last store, and
+ * so decides by the ends.
+ */
+static __always_inline void begin_anew(struct session *session, const struct session *fresh)
+{
+	session->stamp[UPSTREAM] = 0;
+	session->stamp[DOWNSTREAM] = 0;
+	barrier();
+	session->end[UPSTREAM] = fresh->end[UPSTREAM];
+	session->end[DOWNSTREAM] = fresh->end[DOWNSTREAM];
+	session->fin[UPSTREAM] = 0;
+	session->fin[DOWNSTREAM] = 0;
+	session->rst = fresh->rst;
+	session->last_tick = fresh->last_tick;
+	session->last_seen = fresh->last_seen;
+	barrier();
+	session->stamp[UPSTREAM] = fresh->stamp[UPSTREAM];
+	session->stamp[DOWNSTREAM] = fresh->stamp[DOWNSTREAM];
 }
 
 static __always_inline void note_time(struct session *session, u64 now)

@@ -15,7 +15,7 @@ import functools
 import struct
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,8 @@ _libbpf = ctypes.CDLL("libbpf.so.1", use_errno=True)
 _LAST, _LAST_AT = struct.Struct("<QI"), 24
 """The offsets of last_seen and last_tick in a session, bpf/session.h."""
 _MANY_TICKS = 10_000
+_ENDS, _OWNER = struct.Struct("<QQII"), ((1 << 19) - 1) << 44
+"""The beginning of a session, its two ends and stamps, and the owner in an end."""
 
 _ARRAYS = {"links", "traffic", "opened", "contests"}
 _VERDICTS = verdicts()
@@ -142,14 +144,35 @@ class Node:
 
     def age_of_sessions(self, seconds: int) -> None:
         """Makes every session silent for so many seconds. It writes the map itself: the adapter writes no session."""
+
+        def age(value: bytearray) -> None:
+            last_seen, last_tick = _LAST.unpack_from(value, _LAST_AT)
+            earlier = (last_seen - seconds * 1_000_000_000, (last_tick - _MANY_TICKS) & 0xFFFFFFFF)
+            _LAST.pack_into(value, _LAST_AT, *earlier)
+
+        self._change_sessions(age)
+
+    def ends_without_owner(self) -> set[int]:
+        """Makes every session one of a version that wrote no owner into its ends; these ends."""
+
+        def disown(value: bytearray) -> None:
+            upstream, downstream, *_ = _ENDS.unpack_from(value)
+            _ENDS.pack_into(value, 0, upstream & ~_OWNER, downstream & ~_OWNER, 0, 0)
+
+        self._change_sessions(disown)
+        return self.ends()
+
+    def ends(self) -> set[int]:
+        """Both ends of every session."""
+        return {end for session in self.datapath.sessions() for end in (session.upstream, session.downstream)}
+
+    def _change_sessions(self, change: Callable[[bytearray], None]) -> None:
         for table in self.datapath._sessions:
             for keys, values in list(table.batches()):
                 for key, value in zip(
                     _pieces(keys, table._key.size), map(bytearray, _pieces(values, table._value.size)), strict=True
                 ):
-                    last_seen, last_tick = _LAST.unpack_from(value, _LAST_AT)
-                    earlier = (last_seen - seconds * 1_000_000_000, (last_tick - _MANY_TICKS) & 0xFFFFFFFF)
-                    _LAST.pack_into(value, _LAST_AT, *earlier)
+                    change(value)
                     assert not _libbpf.bpf_map_update_elem(table.fd, key, bytes(value), ctypes.c_uint64(0))
 
     @property

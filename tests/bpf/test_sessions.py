@@ -288,3 +288,22 @@ def test_traffic_and_sessions_are_counted_per_link(wired: Node) -> None:
     size = len(frame)
     assert traffic[1] == Traffic(2, 2 * size, 1, size, sessions_opened=1, sessions_chosen=0)
     assert traffic[chosen] == Traffic(1, size, 2, 2 * size, sessions_opened=0, sessions_chosen=1)
+
+
+@pytest.mark.parametrize("kind", CONVERSATIONS)
+def test_a_session_of_the_version_before_goes_on_and_is_then_like_any_other(wired: Node, kind: str) -> None:
+    question, answer = CONVERSATIONS[kind]
+    before = sent(wired, 1, question, UP, FEW)
+    active = wired.datapath.activity(DOWNSTREAM_SLOTS)
+    ends = wired.ends_without_owner()
+    active_without = wired.datapath.activity(DOWNSTREAM_SLOTS)
+    wired.serve(DOWN, (*DOWNSTREAM_SLOTS, 15, 16, 17, 18))
+
+    after = sent(wired, 1, question, UP, FEW)
+    answered = {number: wired.receiver(before[number], built(answer, DOWN, number)) for number in FEW}
+
+    assert after == before
+    assert set(answered.values()) == {1}
+    assert ends.isdisjoint(wired.ends())
+    assert wired.tally().verdicts["contested"] == 0
+    assert active == active_without == wired.datapath.activity(DOWNSTREAM_SLOTS)

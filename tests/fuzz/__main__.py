@@ -1,4 +1,5 @@
-"""`python -m tests.fuzz`: all targets, FUZZ inputs in all (1,000,000), two processes at a time.
+"""`python -m tests.fuzz`: all targets, FUZZ inputs in all (1,000,000), two processes at a time; then the CNI plugin,
+and as many frames to the BPF program.
 
 Corpora stay in build/fuzz, where the next run continues. A finding ends its target and makes the run fail; its input
 stays in build/fuzz/TARGET.
@@ -11,11 +12,12 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.fuzz import forwarder
+from tests.fuzz import forwarder, frames
 from tests.fuzz.targets import TARGETS, Target
 
 BUILD = Path(__file__).parents[2] / "build" / "fuzz"
@@ -37,13 +39,19 @@ class Outcome:
 
 
 def main() -> int:
+    if sys.argv[1:] == ["frames"]:
+        return _report([_fuzz_frames()])
     if unknown := set(sys.argv[1:]) - TARGETS.keys():
         sys.exit(f"no target {', '.join(unknown)}; there are {', '.join(TARGETS)}")
     targets = [TARGETS[name] for name in sys.argv[1:] or TARGETS]
     with ThreadPoolExecutor(2) as pool:
         outcomes = [*pool.map(_fuzz, sorted(targets, key=lambda target: -target.share))]
     if len(targets) == len(TARGETS):
-        outcomes.append(_fuzz_forwarder())
+        outcomes += [_fuzz_forwarder(), _fuzz_frames()]
+    return _report(outcomes)
+
+
+def _report(outcomes: Sequence[Outcome]) -> int:
     print(f"\n{'target':20}{'inputs':>10}{'seconds':>9}  reached")
     for outcome in outcomes:
         print(f"{outcome.name:20}{outcome.inputs:>10,}{outcome.seconds:>9.0f}  {outcome.reached}")
@@ -87,6 +95,19 @@ def _fuzz_forwarder() -> Outcome:
         finding = f"forwarder: {error}"
     reached = "address and undefined-behaviour sanitizers, by hypothesis"
     return Outcome("forwarder", FORWARDER_INPUTS, time.monotonic() - started, reached, finding)
+
+
+def _fuzz_frames() -> Outcome:
+    """A seed of its own for each run, which a finding names; FUZZ_SEED repeats one."""
+    if os.geteuid():
+        return Outcome("frames", 0, 0, "nothing: only root can load the program")
+    started, kept = time.monotonic(), BUILD / "frames" / "finding"
+    seed = int(os.environ.get("FUZZ_SEED", time.time_ns() % 1_000_000))
+    try:
+        reached, finding = frames.fuzz(INPUTS, seed, kept), None
+    except frames.FindingError as error:
+        reached, finding = "–", f"frames: {error}; FUZZ_SEED={seed} repeats it, its batch is in {kept}"
+    return Outcome("frames", INPUTS, time.monotonic() - started, reached, finding)
 
 
 if __name__ == "__main__":

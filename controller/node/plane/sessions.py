@@ -22,9 +22,9 @@ class Session:
     """False for frames without readable ports, such as a first fragment that is too short. The end of such a TCP
     session is not seen."""
     upstream: int
-    """The link on that side: slot << 32 | ifindex."""
+    """The link on that side, as bpf/session.h packs an end."""
     downstream: int
-    """The link on that side: slot << 32 | ifindex."""
+    """The link on that side, as bpf/session.h packs an end."""
     last_seen_ns: int
     """When its last packet came."""
     upstream_finished: bool
