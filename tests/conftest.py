@@ -1,4 +1,4 @@
-"""A BPF file system for the tests, apart from the machine's."""
+"""What all tests share: no time limit for an example of hypothesis, and a BPF file system apart from the machine's."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A machine that does other work beside is no fault of the code. Where cost matters, a test counts steps.
+settings.register_profile("no-clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no-clock")
 
 
 @pytest.fixture(scope="session")

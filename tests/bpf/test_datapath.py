@@ -127,7 +127,7 @@ def test_wherever_the_compiler_lies_in_memory_the_program_is_loaded(pin_root: Pa
         "    datapath.unpin()\n"
     )
 
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
 
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -86,7 +86,7 @@ def test_new_authority_joins_the_old_one_and_does_not_sign_at_once() -> None:
     assert trusts(bundle(first, renewal), renewed[1], renewal), "API servers that know only the old authority"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(min_value=1, max_value=50), min_size=1, max_size=40), st.integers(0, 2600))
 def test_never_expired_and_old_and_new_trust_overlap(hours: list[int], lead_in: int) -> None:
     """For any times of the passes, at most 50 hours apart. API servers and webhooks may both lag behind, so what API

@@ -306,7 +306,7 @@ def run_pass(server: Server, slices: int, back: int) -> None:
                 return
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(1, 9), st.lists(steps, max_size=40))
 def test_no_two_living_replicas_ever_share_a_port_however_late_the_watches_are(
     slices: int, life: list[tuple[str, int]]

@@ -158,7 +158,7 @@ def _quick_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maglev, "table", lambda replicas: b" ".join(str(slot).encode() for _, slot in sorted(replicas)))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(steps)
 def test_whatever_changed_the_plan_is_the_one_made_from_nothing(history: list[tuple[str, str, int]]) -> None:
     world, before, maps = World(), Plan(), Maps()
@@ -178,7 +178,7 @@ def test_whatever_changed_the_plan_is_the_one_made_from_nothing(history: list[tu
         before = after
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(steps)
 def test_whatever_changed_the_transitions_are_the_same(history: list[tuple[str, str, int]]) -> None:
     world, before = World(), State()

@@ -89,13 +89,13 @@ def test_for_every_number_of_replicas_few_flows_move_and_the_shares_are_even(see
         print(f"{f.count:3} {shown} {f.fullest:8.3f}")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(identities, min_size=2, max_size=65, unique=True))
 def test_whichever_the_replicas_few_flows_move_and_the_shares_are_even(names: list[str]) -> None:
     assert_as_promised(measured(names), MOST_MOVED_EVER)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(identities, min_size=1, max_size=16, unique=True), st.randoms())
 def test_the_order_of_the_replicas_does_not_matter(names: list[str], random: object) -> None:
     shuffled = replicas(names)
@@ -104,7 +104,7 @@ def test_the_order_of_the_replicas_does_not_matter(names: list[str], random: obj
     assert maglev.table(shuffled) == maglev.table(replicas(names))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(identities, min_size=1, max_size=16, unique=True))
 def test_a_hash_leads_to_the_same_replica_whatever_its_slot(names: list[str]) -> None:
     left = entries(maglev.table((name, slot) for name, slot in replicas(names)))

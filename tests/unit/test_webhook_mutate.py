@@ -617,7 +617,7 @@ def decide_pod(mode: Hook) -> Any:
     return lambda asked: mutate.pod(asked, find, mode, SIGNER.sign)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(pods, st.sampled_from(Hook))
 def test_a_patched_pod_is_patched_no_further_but_for_its_drain_id(obj: dict[str, Any], mode: Hook) -> None:
     envelope = objects_review(obj)
@@ -635,7 +635,7 @@ def test_a_patched_pod_is_patched_no_further_but_for_its_drain_id(obj: dict[str,
     assert other["allowed"]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(pods, st.sampled_from(Hook))
 def test_nothing_of_a_pod_is_lost(obj: dict[str, Any], mode: Hook) -> None:
     response = reviewed(decide_pod(mode), objects_review(obj))
@@ -670,7 +670,7 @@ DECIDERS = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(json_values, st.sampled_from(["CREATE", "UPDATE", "DELETE"]), st.sampled_from(DECIDERS))
 def test_any_json_gets_an_answer_or_is_malformed(value: Any, operation: str, decide: Any) -> None:
     labelled = {"metadata": {"labels": BOTH, "annotations": value}, "spec": value}
@@ -683,7 +683,7 @@ def test_any_json_gets_an_answer_or_is_malformed(value: Any, operation: str, dec
         assert response is None or response["uid"] == "u-1"
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.data())
 def test_whatever_is_decided_the_patch_makes_it_out_of_the_request(data: st.DataObject) -> None:
     """Parts that stay, parts that are equal, lists of one length and of another, null for a value."""
