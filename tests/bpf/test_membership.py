@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from controller.node.plane.model import LinkState
+from controller.node.plane.model import SLOTS, LinkState
 from sfc.chain import Side
 from tests.bpf.frames import Conversation, tcp, udp6
 from tests.bpf.node import CONNECTION, Node, test_run
@@ -40,9 +40,13 @@ def send(node: Node, frames: Sequence[bytes]) -> Pins:
         test_run(node.datapath.program_fd, slot, frame)
     after = node.datapath.counters.traffic(REPLICAS)
     received = {slot: after[slot].sent_packets - before[slot].sent_packets for slot in REPLICAS}
-    pins = {session.upstream >> 32: session.downstream >> 32 for session in node.datapath.sessions()}
+    pins = {_slot(session.upstream): _slot(session.downstream) for session in node.datapath.sessions()}
     assert Counter(pins.values()) == Counter({slot: count for slot, count in received.items() if count})
     return pins
+
+
+def _slot(end: int) -> int:
+    return end >> 32 & (SLOTS - 1)
 
 
 def chosen_anew(node: Node, frames: Sequence[bytes]) -> Pins:
