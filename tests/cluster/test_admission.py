@@ -89,7 +89,7 @@ def test_no_key_on_a_node_can_be_read_by_everybody(installed: None) -> None:
 
     modes = [mode for node in ("node1", "node2") for mode in testbed("exec", node, "sh", "-c", look).stdout.split()]
 
-    assert len(modes) == 4, "two of each webhook replica"
+    assert len(modes) >= 4, "two of each webhook replica at least"
     assert set(modes) <= {"440", "400"}
 
 
