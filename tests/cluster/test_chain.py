@@ -250,7 +250,7 @@ def _duplicate_stage(chain: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        pytest.param(_duplicate_stage, ("stages[2]", "nat", "rename"), id="duplicate stage"),
+        pytest.param(_duplicate_stage, ("stages[2]", "nat", "Duplicate"), id="duplicate stage"),
         pytest.param(
             _first_interface(addresses=["10.1.0.1/24"]), ("10.1.0.1", "client", "nat"), id="an address on two stages"
         ),
