@@ -33,9 +33,10 @@
  * places of its own there, and a hash chooses among them: what one chain sends can only push out what it sent itself,
  * and nothing has to be cleared away. So the value says exactly what it is about; another one is not found.
  */
-#define LEARNED_PLACES	64  /* of a cross-connection; a power of two */
-#define FRAGMENT_PLACES 64  /* of a link; a power of two */
-#define OPEN_FOR	250 /* ticks; for so long the rest of a datagram's fragments may follow */
+#define LEARNED_PLACES	 64  /* of a cross-connection; a power of two */
+#define FRAGMENT_PLACES	 256 /* of a link; a power of two */
+#define FRAGMENT_CHOICES 4   /* places that a datagram may have */
+#define OPEN_FOR	 250 /* ticks; for so long the rest of a datagram's fragments may follow */
 
 #define SECOND	    1000000000ULL
 #define LEARNED_FOR (30 * SECOND) /* as long as a host trusts an answer, on average (RFC 4861) */
@@ -507,55 +508,58 @@ static __always_inline bool is_of(const struct fragment *fragment, const struct 
 	       same_address(&fragment->destination, &flow->destination);
 }
 
-/* A datagram has two places among those of its sender's link. Successive datagrams to the same address never have the
- * same first one.
+/* One of the places that a datagram may have among those of its sender's link. Successive datagrams to the same address
+ * never have the same first one.
  */
-static __always_inline struct place first_place(const struct flow *flow, u64 datagram, u32 slot)
+static __always_inline struct place choice_of(const struct flow *flow, u64 datagram, u32 slot, u32 choice)
 {
-	u32 hash = address_hash(&flow->source) + address_hash(&flow->destination);
+	u32 source = address_hash(&flow->source), destination = address_hash(&flow->destination);
+	u32 hash = source + destination;
 
-	hash += __builtin_bswap16(datagram) + __builtin_bswap32(datagram); /* the number's low bits: IPv4, IPv6 */
+	if (choice)
+		hash = mixed((u64)source << 32 | destination, datagram * FRAGMENT_CHOICES + choice);
+	else
+		/* the number's low bits: IPv4, IPv6 */
+		hash += __builtin_bswap16(datagram) + __builtin_bswap32(datagram);
 	return (struct place){slot, hash & (FRAGMENT_PLACES - 1)};
 }
 
-static __always_inline struct place second_place(const struct flow *flow, u64 datagram, u32 slot)
+/* True if fragments of another datagram may still need what is in this place. */
+static __always_inline bool taken(const struct fragment *there, const struct flow *flow, u64 datagram)
 {
-	u64 addresses = (u64)address_hash(&flow->source) << 32 | address_hash(&flow->destination);
-
-	return (struct place){slot, mixed(addresses, datagram) & (FRAGMENT_PLACES - 1)};
+	return there && !there->last && (u32)bpf_jiffies64() - there->tick < OPEN_FOR && !is_of(there, flow, datagram);
 }
 
-/* Notes where the first fragment went: in the second place, if fragments of another datagram may still need what is in
- * the first one.
- */
+/* Notes where the first fragment went: in the first of its places that is not taken, or else in the last. */
 static __always_inline void note_first(const struct flow *flow, u64 datagram, u32 slot, u64 to)
 {
 	struct fragment fresh = {.source = flow->source, .destination = flow->destination, .datagram = datagram};
-	struct place place = first_place(flow, datagram, slot);
-	struct fragment *there = fragments.lookup(&place);
+	struct place place;
 
 	fresh.to = to;
 	fresh.tick = bpf_jiffies64();
-	if (there && !there->last && fresh.tick - there->tick < OPEN_FOR && !is_of(there, flow, datagram))
-		place = second_place(flow, datagram, slot);
+	for (u32 choice = 0; choice < FRAGMENT_CHOICES; choice++) {
+		place = choice_of(flow, datagram, slot, choice);
+		if (!taken(fragments.lookup(&place), flow, datagram))
+			break;
+	}
 	fragments.update(&place, &fresh);
 }
 
 /* Where the first fragment of the datagram went; 0 if that is not known. */
 static __always_inline u64 first_went_to(const struct flow *flow, u64 datagram, u32 slot)
 {
-	struct place place = first_place(flow, datagram, slot);
-	struct fragment *first = fragments.lookup(&place);
+	for (u32 choice = 0; choice < FRAGMENT_CHOICES; choice++) {
+		struct place place = choice_of(flow, datagram, slot, choice);
+		struct fragment *first = fragments.lookup(&place);
 
-	if (!first || !is_of(first, flow, datagram)) {
-		place = second_place(flow, datagram, slot);
-		first = fragments.lookup(&place);
-		if (!first || !is_of(first, flow, datagram))
-			return 0;
+		if (first && is_of(first, flow, datagram)) {
+			if (flow->part == LAST)
+				first->last = 1;
+			return first->to;
+		}
 	}
-	if (flow->part == LAST)
-		first->last = 1;
-	return first->to;
+	return 0;
 }
 
 /* Forwards a fragment: later fragments go where the first one went. A fragment that arrives before the first one, or

@@ -43,6 +43,10 @@ def shared(node: Node) -> Node:
     return node
 
 
+AT_A_TIME = 40
+"""Datagrams that are under way at one link."""
+
+
 def first_fragment(number: int) -> Packet:
     header = IP(src=str(ip_address(0x0B000000 + number)), dst="10.1.0.1", id=number & 0xFFFF, flags="MF")
     return ether(UP) / header / UDP(sport=1000 + number, dport=53)
@@ -74,6 +78,19 @@ def test_datagrams_of_a_stranger_push_out_no_fragment(shared: Node) -> None:
     assert [shared.receiver(1, part) for part in rest] == [chosen] * len(rest)
     assert shared.datapath.counters.remarks() == {}
     assert FRAGMENT_PLACES // 2 < size(shared, "fragments", owner=21) <= FRAGMENT_PLACES
+
+
+def test_fragments_of_many_datagrams_at_a_time_all_follow_their_first(node: Node) -> None:
+    """As when several functions send large datagrams at the same moment: all first fragments, then all others."""
+    node.serve(UP, (1,))
+    node.serve(DOWN, (11, 12, 13))
+    datagrams = [whole_datagram(str(ip_address(0x0B000000 + 1021 * number))) for number in range(AT_A_TIME)]
+
+    chosen = [node.receiver(1, first) for first, _ in datagrams]
+    followed = [node.receiver(1, rest) for _, rest in datagrams]
+
+    assert followed == chosen
+    assert node.tally().verdicts["lone_fragment"] == 0
 
 
 def test_datagrams_of_one_link_push_out_no_fragment_of_another_link_of_its_chain(shared: Node) -> None:

@@ -100,7 +100,12 @@ def held() -> set[object]:
     What stands in a later answer and not in an earlier one was begun between the two and has not ended. Numbers would
     not tell: something that an earlier test began may end in between.
     """
-    found: set[object] = set(threading.enumerate())
+    return {*descriptors(), *threading.enumerate()}
+
+
+def descriptors() -> set[tuple[str, str]]:
+    """Every descriptor that this process has open, with what it is open on."""
+    found = set()
     for number in os.listdir("/proc/self/fd"):  # noqa: PTH208
         with suppress(OSError):  # the descriptor of this very listing
             found.add((number, os.readlink(f"/proc/self/fd/{number}")))  # noqa: PTH115

@@ -557,7 +557,7 @@ def test_a_configuration_of_the_greatest_size_is_served(node: Node, pod: str) ->
 )
 def test_whatever_else_connects_gets_no_answer_and_does_no_harm(node: Node, pod: str, sent: bytes) -> None:
     node.call("ADD", pod)
-    before = lab.held()
+    before = lab.descriptors()
 
     with socket.socket(socket.AF_UNIX) as stranger, suppress(ConnectionResetError):
         stranger.settimeout(5)
@@ -570,7 +570,7 @@ def test_whatever_else_connects_gets_no_answer_and_does_no_harm(node: Node, pod:
 
     assert answer == b""
     assert node.call("ADD", pod).status == 0
-    assert lab.settles(lambda: not lab.held() - before)
+    assert lab.settles(lambda: not lab.descriptors() - before)
 
 
 def test_only_root_is_served(node: Node) -> None:

@@ -64,7 +64,7 @@ LAYOUTS = {
 """By the map's name in the program."""
 NUMBERED_SIZES = (40, 64, 224)
 """Bytes of the three texts in `numbers`."""
-LEARNED_PLACES, FRAGMENT_PLACES = 64, 64
+LEARNED_PLACES, FRAGMENT_PLACES = 64, 256
 """Elements of a cross-connection in `learned`, and of a link in `fragments`; as in bpf/cross_connect.c."""
 
 
