@@ -227,7 +227,7 @@ def probed(two_nats: Kubectl) -> Iterator[Kubectl]:
     image = next(d for d in functions if d["metadata"]["name"] == "nat")["spec"]["template"]["spec"]["containers"][0]
     sidecar = {key: image[key] for key in ("image", "imagePullPolicy") if key in image} | {
         "name": "side",
-        "command": ["sleep", "infinity"],
+        "command": ["sh", "-c", "trap exit TERM; sleep infinity & wait"],  # a first process heeds no signal by default
         "restartPolicy": "Always",
         "livenessProbe": LIVENESS,
     }
