@@ -33,8 +33,8 @@ from tests.unit import largest
 edge = test_chain.edge
 FLOODING = Path(flood.__file__)
 BEARABLE_SECONDS = 1.0
-"""For the median of admissions under attack; the API server waits for 5 s. Attacker, API server and webhook may share two
-processors here, so the ratio to the usual time is printed only; docs/benchmarks.md has it, measured with precedence."""
+"""For the median of admissions under attack; the API server waits for 5 s. Attacker, API server and webhook may share
+two processors, so the ratio to the usual time is printed only; docs/benchmarks.md has it, measured with precedence."""
 
 
 @pytest.fixture
