@@ -440,7 +440,7 @@ def test_a_chain_beyond_the_bounds_is_refused_with_a_remedy(attacker: Tenant, ch
 
 # --- shared tables of a node ------------------------------------------------------------------------------------------
 
-CHAINS, HUBS, PORTS, ADDRESSES = 6, 4, 8, 4
+CROWDS, HUBS, PORTS, ADDRESSES = 6, 4, 8, 4
 """Chains; transparent stages in a row of each chain, interfaces of each, and addresses of each stage that hangs on one
 of them: about as many as a chain may have. Together they want 18,096 neighbours, and 16,384 once were all that a node
 had room for."""
@@ -467,13 +467,13 @@ def crowd(number: int) -> dict[str, Any]:
 def test_chains_with_more_neighbours_than_a_node_remembers_keep_nobody_from_joining(
     victim: Kubectl, attacker: Tenant
 ) -> None:
-    chains = [crowd(number)["metadata"]["name"] for number in range(CHAINS)]
+    chains = [crowd(number)["metadata"]["name"] for number in range(CROWDS)]
     members = [
         (f"{chain}-{at}", {"sfc.dev/chain": chain, "sfc.dev/stage": f"hub{at}"})
         for chain in chains
         for at in range(HUBS)
     ]
-    attacker.apply(*(crowd(number) for number in range(CHAINS)))
+    attacker.apply(*(crowd(number) for number in range(CROWDS)))
     with complete(victim):
         attacker.apply(*(attacker.pod(name, labels=labels) for name, labels in members))
         ready = [f"pod/{name}" for name, _ in members]
