@@ -207,7 +207,7 @@ def test_the_cluster_controller_can_change_no_other_pod_and_nothing_else_of_thos
         path = f"/api/v1/namespaces/{three.namespace}/pods/{pod['metadata']['name']}"
         controller.patch(path, change, "application/strategic-merge-patch+json")
 
-    with pytest.raises(ApiError, match="writes annotations, scheduling gates and status of pods, nothing else"):
+    with pytest.raises(ApiError, match="changes nothing of a pod's spec but its scheduling gate"):
         patch(patient, image)
     with pytest.raises(ApiError, match="writes to pods of a chain that have no node yet"):
         patch(serving, mark)
