@@ -7,6 +7,7 @@ import gzip
 import json
 import logging
 import os
+import random
 import socket
 import ssl
 import subprocess
@@ -66,9 +67,11 @@ def self_signed(directory: Path, name: str) -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+    """Below the ports that the kernel gives to clients: one of these could be taken before the server listens on it."""
+    while True:
+        with socket.socket() as s, suppress(OSError):
+            s.bind(("127.0.0.1", random.randrange(10_000, 32_000)))
+            return int(s.getsockname()[1])
 
 
 def open_door(folder: Path) -> Door:
