@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import sys
 import threading
@@ -33,11 +34,15 @@ def main() -> int:
     log.configure()
     try:
         signing_key = SigningKey(options.statement_key)
-        certificate = ServingCertificate(options.tls_dir, callers.read(options.callers))
+        allowed = callers.read(options.callers)
+        certificate = ServingCertificate(options.tls_dir, allowed)
         api = ApiServer.from_environment()
     except (OSError, ValueError, ApiError) as error:
         print(f"webhook cannot start: {error}", file=sys.stderr)
         return 1
+    if not allowed:
+        remedy = "see docs/operations.md, client certificates, for how API servers can show one"
+        logging.getLogger(__name__).warning("the webhook asks for no client certificate", extra={"remedy": remedy})
     cache = AdmissionCache(api)
     cache.start()
     door = Door(ENDPOINTS, options.door)
