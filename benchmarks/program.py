@@ -26,6 +26,7 @@ from controller.node.plane.model import LinkEntry, LinkState
 from sfc.chain import Side
 from tests.bpf.frames import ADDRESS, ADDRESS6, BROADCAST, MAC, ether, ip, last_fragment, tcp
 from tests.bpf.node import CONNECTION, IFINDEX, SLOT_FROM_MARK, TC_ACT_REDIRECT, test_run
+from tests.hash_key import HASH_KEY
 
 HERE = Path(__file__).resolve().parent
 ROUNDS = 7 if QUICK else 101
@@ -105,7 +106,7 @@ def _cases(cleanup: ExitStack) -> Iterator[Case]:
         cleanup.callback(floor.cleanup)
 
     def ours(name: str, cflags: Sequence[str]) -> int:
-        datapath = Datapath.open(bpffs / name, CAPACITY, cflags)
+        datapath = Datapath.open(bpffs / name, CAPACITY, cflags, hash_key=HASH_KEY)
         cleanup.callback(datapath.close)
         cleanup.callback(datapath.unpin)
         _wire(datapath)

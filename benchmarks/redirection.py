@@ -27,6 +27,7 @@ from controller.node.plane.model import SLOTS, LinkEntry, LinkState
 from sfc.chain import Side
 from tests.bpf.frames import tcp
 from tests.bpf.node import CONNECTION, IFINDEX, SLOT_FROM_MARK, TC_ACT_REDIRECT, test_run
+from tests.hash_key import HASH_KEY
 
 ROUNDS = 3 if QUICK else 7
 SESSIONS = 1_000 if QUICK else 4_000
@@ -111,7 +112,7 @@ def _most(figures: Mapping[str, Sequence[float]], room: str) -> Spread:
 
 
 def _datapath(pins: Path, room: str, cleanup: ExitStack) -> Datapath:
-    datapath = Datapath.open(pins, int(SESSIONS * ROOMS[room]), [SLOT_FROM_MARK])
+    datapath = Datapath.open(pins, int(SESSIONS * ROOMS[room]), [SLOT_FROM_MARK], hash_key=HASH_KEY)
     cleanup.callback(datapath.close)
     cleanup.callback(datapath.unpin)
     return datapath

@@ -20,6 +20,7 @@
  */
 #pragma once
 
+#include "hash.h"
 #include "packet.h"
 
 enum side {
@@ -142,38 +143,56 @@ static __always_inline u32 mixed(u64 a, u64 b)
 	return a >> 32;
 }
 
-/* The hash leaves out the connection, so that the cross-connections before and after a stage choose the same replica of
- * it. It leaves out VLANs, because a function may add or remove them.
+/* What chooses for plain IPv4. It leaves out the connection, so that the cross-connections before and after a stage
+ * choose the same replica of it. It leaves out VLANs, because a function may add or remove them.
  */
-static __always_inline u32 session_hash(const struct session_key *key)
+static __always_inline u32 choice_between(__be32 upstream, __be32 downstream, u32 ports, u32 protocol)
 {
-	u64 addresses = (u64)key->upstream_address << 32 | key->downstream_address;
+	const u64 flow[] = {(u64)upstream << 32 | downstream, (u64)protocol << 32 | ports};
 
-	return mixed(addresses, (u64)key->ports << 8 | key->protocol);
+	return keyed_hash(flow, 2) >> 32;
 }
 
-/* An IPv4 address is its own hash, so that a session has the same hash with either kind of key. */
+static __always_inline u32 session_hash(const struct session_key *key)
+{
+	return choice_between(key->upstream_address, key->downstream_address, key->ports, key->protocol);
+}
+
+static __always_inline bool is_ipv4(const struct address *address)
+{
+	return !(address->word[0] | address->word[1]) && address->word[2] == __constant_htonl(0xffff);
+}
+
+/* The same for a flow of IPv4, so that it has the same hash with either kind of key. */
+static __always_inline u32 wide_hash(const struct wide_key *key)
+{
+	const struct address *up = &key->upstream_address, *down = &key->downstream_address;
+	const u64 flow[] = {
+		(u64)up->word[0] << 32 | up->word[1],	  (u64)up->word[2] << 32 | up->word[3],
+		(u64)down->word[0] << 32 | down->word[1], (u64)down->word[2] << 32 | down->word[3],
+		(u64)key->protocol << 32 | key->ports,
+	};
+
+	if (is_ipv4(up) && is_ipv4(down))
+		return choice_between(up->word[3], down->word[3], key->ports, key->protocol);
+	return keyed_hash(flow, 5) >> 32;
+}
+
+/* An IPv4 address is its own hash. */
 static __always_inline u32 address_hash(const struct address *address)
 {
-	if (!(address->word[0] | address->word[1]) && address->word[2] == __constant_htonl(0xffff))
+	if (is_ipv4(address))
 		return address->word[3];
 	return mixed((u64)address->word[0] << 32 | address->word[1], (u64)address->word[2] << 32 | address->word[3]);
 }
 
-static __always_inline u32 wide_hash(const struct wide_key *key)
-{
-	u64 addresses = (u64)address_hash(&key->upstream_address) << 32 | address_hash(&key->downstream_address);
-
-	return mixed(addresses, (u64)key->ports << 8 | key->protocol);
-}
-
 static __always_inline u32 mac_pair_hash(const struct ethhdr *eth, u32 side)
 {
-	u64 source = 0, destination = 0;
+	u64 pair[2] = {};
 
-	__builtin_memcpy(&source, eth->h_source, ETH_ALEN);
-	__builtin_memcpy(&destination, eth->h_dest, ETH_ALEN);
-	return side == UPSTREAM ? mixed(source, destination) : mixed(destination, source);
+	__builtin_memcpy(&pair[0], side == UPSTREAM ? eth->h_source : eth->h_dest, ETH_ALEN);
+	__builtin_memcpy(&pair[1], side == UPSTREAM ? eth->h_dest : eth->h_source, ETH_ALEN);
+	return keyed_hash(pair, 2) >> 32;
 }
 
 static __always_inline bool closed(const struct session *session)

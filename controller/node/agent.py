@@ -29,6 +29,7 @@ from prometheus_client import REGISTRY
 from controller.node.cni.wiring import Folders
 from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.errors import DatapathError
+from controller.node.kernel.hash_key import HashKey
 from controller.node.kernel.links import Links
 from controller.node.leadership import Leadership
 from controller.node.plane.drain import Drain
@@ -90,6 +91,12 @@ def _options(argv: list[str]) -> argparse.Namespace:
         default=Path("/etc/sfc/statement-keys"),
         help="folder of the webhook's public keys, one file each",
     )
+    parser.add_argument(
+        "--hash-key",
+        type=Path,
+        default=Path("/etc/sfc/hash-key") / names.HASH_KEY_FIELD,
+        help="file with the key of the program's hashes",
+    )
     parser.add_argument("--pins", type=Path, default=Path("/sys/fs/bpf/sfc/v1"), help="folder of the pinned maps")
     parser.add_argument("--sessions", type=int, default=262_144, help="capacity of the session table")
     idle = "seconds without a packet after which a drain does not wait for a %s session"
@@ -109,7 +116,7 @@ class Agent:
         self._cluster = ClusterView(api, options.node, self._wake, self._wake_status_writer)
         self._status_writer = StatusWriter(api, options.node, self._state, self._cluster.connections)
         self._links = Links()
-        self._datapath = Datapath.open(options.pins, capacity=options.sessions)
+        self._datapath = Datapath.open(options.pins, capacity=options.sessions, hash_key=HashKey.read(options.hash_key))
         self._leadership = Leadership(options.run, options.name)
         self._setting = Setting(
             cluster=self._cluster,

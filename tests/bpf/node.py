@@ -24,9 +24,11 @@ from scapy.packet import Packet
 
 from controller.node.kernel.counters import verdicts
 from controller.node.kernel.datapath import Datapath
+from controller.node.kernel.hash_key import HashKey
 from controller.node.plane import maglev
 from controller.node.plane.model import LinkEntry, LinkState
 from sfc.chain import Side
+from tests.hash_key import HASH_KEY
 
 TC_ACT_UNSPEC = -1
 TC_ACT_SHOT = 2
@@ -77,8 +79,14 @@ def shortest(frame: bytes) -> int:
 
 
 class Node:
-    def __init__(self, pin_root: Path, capacity: int = 4096, cflags: Sequence[str] = (SLOT_FROM_MARK,)) -> None:
-        self.datapath = Datapath.open(pin_root, capacity=capacity, cflags=cflags)
+    def __init__(
+        self,
+        pin_root: Path,
+        capacity: int = 4096,
+        cflags: Sequence[str] = (SLOT_FROM_MARK,),
+        hash_key: HashKey = HASH_KEY,
+    ) -> None:
+        self.datapath = Datapath.open(pin_root, capacity=capacity, cflags=cflags, hash_key=hash_key)
         self._slots = set(self.datapath.observe().links)
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from sfc.chain import Side
 from tests.bpf.frames import arp, ping, tcp, udp
 from tests.bpf.kinds import CONVERSATIONS
 from tests.bpf.node import CONNECTION, Node
+from tests.hash_key import HASH_KEY
 
 UP, DOWN = Side.UPSTREAM, Side.DOWNSTREAM
 SECOND = 1_000_000_000
@@ -143,12 +144,12 @@ def test_unpinning_leaves_nothing_behind_and_may_be_repeated(pin_root: Path) -> 
 
 def test_a_pin_root_outside_of_a_bpf_file_system_is_refused_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(DatapathError, match="is not on a BPF file system; mount one"):
-        Datapath.open(tmp_path)
+        Datapath.open(tmp_path, hash_key=HASH_KEY)
 
 
 def test_a_source_that_does_not_compile_is_an_error_of_the_data_path(bpffs: Path) -> None:
     with pytest.raises(DatapathError, match="does not compile"):
-        Datapath.open(bpffs / "v1", cflags=["-DLINK_SLOT(skb)=nonsense"])
+        Datapath.open(bpffs / "v1", cflags=["-DLINK_SLOT(skb)=nonsense"], hash_key=HASH_KEY)
 
 
 def test_activity_counts_sessions_at_both_ends(node: Node) -> None:

@@ -237,7 +237,7 @@ def test_with_cert_manager_there_is_one_writer_of_certificates(with_cert_manager
 
     for spec in install_pods(with_cert_manager):
         assert spec["containers"][0]["args"][1:] == ["--no-certificates"]
-    assert written == {names.DOOR_SECRET}
+    assert written == {names.DOOR_SECRET, names.HASH_KEY_SECRET}
 
 
 def install_pods(rendered: list[Json]) -> list[Json]:
@@ -449,7 +449,7 @@ def test_secrets_that_pods_wait_for_are_those_that_somebody_makes(rendered: list
     volumes = [v for v in mounted if v["secretName"] != secrets.METRICS_SECRET]
     expected = {
         "sfc-webhook": {secrets.SERVING_SECRET, names.DOOR_SECRET, names.STATEMENT_KEY_SECRET},
-        "sfc-node": set[str](),
+        "sfc-node": {names.HASH_KEY_SECRET},
     }
 
     assert {v["secretName"] for v in volumes} == expected[name]

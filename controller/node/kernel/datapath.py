@@ -20,6 +20,7 @@ from typing import Self
 
 from controller.node.kernel import program
 from controller.node.kernel.counters import Counters, verdicts
+from controller.node.kernel.hash_key import HashKey
 from controller.node.kernel.maps import (
     FRAGMENT_PLACES,
     LEARNED_PLACES,
@@ -71,13 +72,20 @@ class Datapath:
         self._stamp = self._latest_stamp()
 
     @classmethod
-    def open(cls, pin_root: Path = PIN_ROOT, capacity: int = CAPACITY, cflags: Sequence[str] = ()) -> Self:
+    def open(
+        cls,
+        pin_root: Path = PIN_ROOT,
+        capacity: int = CAPACITY,
+        cflags: Sequence[str] = (),
+        *,
+        hash_key: HashKey,
+    ) -> Self:
         """Compiles and loads the program (about half a second) over the maps pinned below `pin_root`.
 
         A pinned map of another size or layout is replaced, and what it held is lost: that is what changing `capacity`
         does to the sessions. Raises DatapathError.
         """
-        program_fd, maps = program.load(pin_root, capacity, cflags)
+        program_fd, maps = program.load(pin_root, capacity, cflags, hash_key)
         return cls(program_fd, maps, pin_root)
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from bcc import BPF
 from bcc.libbcc import lib
 
 from controller.node.kernel.errors import DatapathError
+from controller.node.kernel.hash_key import HashKey
 from controller.node.kernel.maps import LAYOUTS, Map, map_info
 from controller.node.plane import maglev
 from controller.node.plane.model import PROGRAM, SLOTS
@@ -26,7 +27,7 @@ _LARGE_BYTES = 1 << 17
 """The allocator's initial threshold for large pieces: mallopt(3)."""
 
 
-def load(pin_root: Path, capacity: int, cflags: Sequence[str]) -> tuple[int, dict[str, Map]]:
+def load(pin_root: Path, capacity: int, cflags: Sequence[str], hash_key: HashKey) -> tuple[int, dict[str, Map]]:
     """(descriptor of the program, its maps by name), all for the caller to close. Takes about half a second.
 
     The maps are those pinned below `pin_root`. A pinned map of another size or layout is replaced, and what it held is
@@ -42,6 +43,7 @@ def load(pin_root: Path, capacity: int, cflags: Sequence[str]) -> tuple[int, dic
         f"-DSLOTS={SLOTS}",
         f"-DTABLE_LENGTH={maglev.LENGTH}",
         f"-DNEIGHBOURS_PER_LINK={NEIGHBOURS_PER_LINK}",
+        *hash_key.cflags,
         *cflags,
     ]
     module = _compiled(flags)
