@@ -10,8 +10,8 @@
  *
  * The agent (controller/node/kernel) defines these when it compiles: PIN_ROOT, a directory on a bpf file system;
  * SESSION_CAPACITY, the sessions in each of the two maps; SLOTS, a power of two; TABLE_LENGTH, the entries of a side's
- * lookup table; NEIGHBOURS_PER_LINK, the chain's addresses that a link brings room for. Each cross-connection in the
- * maps has a link, so there are no more of them than slots.
+ * lookup table; NEIGHBOURS_PER_LINK, the chain's addresses that a link brings room for; what hash.h needs. Each
+ * cross-connection in the maps has a link, so there are no more of them than slots.
  */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/if_packet.h>
@@ -154,6 +154,8 @@ BPF_TABLE_PINNED("array", u32, struct contest, contests, SLOTS, PIN_ROOT "/conte
 BPF_TABLE_PINNED("hash", u32, struct numbered, numbers, 2 * SLOTS, PIN_ROOT "/numbers", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("percpu_array", u32, u64, opened, 2,
 		 PIN_ROOT "/opened"); /* entries added: to sessions, to wide_sessions */
+/* Tells one key of the hashes from another one: by which the sessions' places were found. For the agent. */
+BPF_TABLE_PINNED("array", u32, u64, hash_key_note, 1, PIN_ROOT "/hash_key_note");
 
 /* The sender of this frame. */
 struct sender {

@@ -64,11 +64,12 @@ static __always_inline u64 keyed_hash(const u64 *words, u32 count)
 	return v[0] ^ v[1] ^ v[2] ^ v[3];
 }
 
-/* A multilinear hash of `count` words, a constant of at most MOST_PLACEMENT_WORDS. All of its 32 bits are equally good.
- * Two inputs of the same length have any two given hashes with probability 2^-64 over the factors (strongly universal:
- * Lemire and Kaser, "Strongly universal string hashing is fast", 2014).
+/* A multilinear hash of `count` words, a constant of at most MOST_PLACEMENT_WORDS. Of the upper 32 bits, all are
+ * equally good: two inputs of the same length have any two given values there with probability 2^-64 over the factors
+ * (strongly universal: Lemire and Kaser, "Strongly universal string hashing is fast", 2014). Of the others, bit n
+ * depends on the lowest n + 1 bits of the words alone: they may save a comparison, but not choose a place.
  */
-static __always_inline u32 placement(const u32 *words, u32 count)
+static __always_inline u64 placement(const u32 *words, u32 count)
 {
 	const u64 factors[] = {PLACEMENT_FACTORS};
 	u64 sum = factors[0];
@@ -77,5 +78,5 @@ static __always_inline u32 placement(const u32 *words, u32 count)
 #pragma unroll
 	for (u32 at = 0; at < count; at++)
 		sum += words[at] * factors[at + 1];
-	return sum >> 32;
+	return sum;
 }

@@ -48,7 +48,7 @@ _MANY_TICKS = 10_000
 _ENDS, _OWNER = struct.Struct("<QQII"), ((1 << 19) - 1) << 44
 """The beginning of a session, its two ends and stamps, and the owner in an end."""
 
-_ARRAYS = {"links", "traffic", "opened", "contests"}
+_ARRAYS = {"links", "traffic", "opened", "contests", "hash_key_note"}
 _VERDICTS = verdicts()
 _VLAN_TAGS = (b"\x81\x00", b"\x88\xa8")
 

@@ -123,8 +123,9 @@ def test_wherever_the_compiler_lies_in_memory_the_program_is_loaded(pin_root: Pa
         "from concurrent.futures import ThreadPoolExecutor\n"
         "from pathlib import Path\n"
         "from controller.node.kernel.datapath import Datapath\n"
+        "from tests.hash_key import HASH_KEY\n"
         "with ThreadPoolExecutor(1) as thread:\n"
-        f"    datapath = thread.submit(Datapath.open, Path({str(pin_root)!r})).result()\n"
+        f"    datapath = thread.submit(Datapath.open, Path({str(pin_root)!r}), hash_key=HASH_KEY).result()\n"
         "    datapath.unpin()\n"
     )
 

@@ -52,6 +52,7 @@ LAYOUTS = {
     "sessions": Layout(struct.Struct("<4s4s2s2sIII"), _SESSION, connection=-1),
     "wide_sessions": Layout(struct.Struct("<16s16s2s2sIII"), _SESSION, connection=-1),
     "opened": Layout(struct.Struct("<I"), struct.Struct("<Q"), per_cpu=True),
+    "hash_key_note": Layout(struct.Struct("<I"), struct.Struct("<Q")),
     "numbers": Layout(struct.Struct("<I"), struct.Struct("<40s64s224s")),
     "fragments": Layout(struct.Struct("<II"), struct.Struct("<16s16sQQII")),
     "targets": Layout(struct.Struct("<II"), struct.Struct(f"<{2 * maglev.LENGTH}s")),

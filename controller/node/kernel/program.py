@@ -17,10 +17,19 @@ from controller.node.kernel.maps import LAYOUTS, Map, map_info
 from controller.node.plane import maglev
 from controller.node.plane.model import PROGRAM, SLOTS
 from controller.node.plane.neighbours import NEIGHBOURS_PER_LINK
+from sfc.names import HASH_KEY_BYTES
 
 SOURCE = Path(__file__).resolve().parents[3] / "bpf"
 """The folder of the program's C source."""
 
+NOTE = "hash_key_note"
+"""The map that tells by which key the others were written."""
+KEYED = {"sessions", "wide_sessions"}
+"""The maps in which the key decides where something is."""
+SHOWN = HashKey(bytes(HASH_KEY_BYTES))
+"""Of no cluster: for a program that is shown to people."""
+
+_LOG_BYTES = 1 << 20
 _libc = ctypes.CDLL(None)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGE_BYTES = 1 << 17
@@ -31,29 +40,31 @@ def load(pin_root: Path, capacity: int, cflags: Sequence[str], hash_key: HashKey
     """(descriptor of the program, its maps by name), all for the caller to close. Takes about half a second.
 
     The maps are those pinned below `pin_root`. A pinned map of another size or layout is replaced, and what it held is
-    lost. Raises DatapathError.
+    lost; so is a map whose places were found with another `hash_key`. Raises DatapathError.
     """
     _require_headers()
     _require_bpffs(pin_root)
     pin_root.mkdir(parents=True, exist_ok=True)
-    flags = [
+    declared = [
         f"-I{SOURCE}",
         f'-DPIN_ROOT="{pin_root}"',
         f"-DSESSION_CAPACITY={capacity}",
         f"-DSLOTS={SLOTS}",
         f"-DTABLE_LENGTH={maglev.LENGTH}",
         f"-DNEIGHBOURS_PER_LINK={NEIGHBOURS_PER_LINK}",
-        *hash_key.cflags,
         *cflags,
     ]
+    flags = [*declared, *hash_key.cflags]
     module = _compiled(flags)
-    if stale := [name for name in LAYOUTS if not _as_declared(module, name)]:
+    if stale := _stale(module, hash_key):
         module.cleanup()
         for name in stale:
             (pin_root / name).unlink()
         module = _compiled(flags)
     try:
-        return _loaded(module), {name: Map(name, os.dup(_map_fd(module, name))) for name in LAYOUTS}
+        maps = {name: Map(name, os.dup(_map_fd(module, name))) for name in LAYOUTS}
+        maps[NOTE].put((0,), (hash_key.note,))
+        return _loaded(module, [*declared, *SHOWN.cflags]), maps
     finally:
         module.cleanup()
         _give_memory_back()
@@ -68,16 +79,41 @@ def _compiled(flags: Sequence[str]) -> BPF:
         ) from error
 
 
-def _loaded(module: BPF) -> int:
+def _loaded(module: BPF, shown: Sequence[str]) -> int:
+    """The program's descriptor.
+
+    What the kernel says about a program that it refuses has all constants of it, and so the key. Therefore BCC gets a
+    buffer for that, and prints nothing; the same program with the flags `shown` is refused for everybody to see.
+    """
+    name, at = PROGRAM.encode(), module.module
+    unread = ctypes.create_string_buffer(_LOG_BYTES)
+    start, size = lib.bpf_function_start(at, name), lib.bpf_function_size(at, name)
+    terms = lib.bpf_module_license(at), lib.bpf_module_kern_version(at)
+    fd: int = lib.bcc_func_load(at, BPF.SCHED_CLS, name, start, size, *terms, 0, unread, len(unread), None, -1)
+    if fd >= 0:
+        return fd
+    reason = os.strerror(ctypes.get_errno())
+    again = _compiled(shown)
     try:
-        return os.dup(module.load_func(PROGRAM.encode(), BPF.SCHED_CLS).fd)
+        again.load_func(name, BPF.SCHED_CLS)
     except Exception as error:
         raise DatapathError(f"{error}; what the kernel said stands above; it needs Linux 5.11 or later") from error
+    finally:
+        again.cleanup()
+    raise DatapathError(f"{PROGRAM}.c can not be loaded: {reason}; restart the agent")
 
 
 def _map_fd(module: BPF, name: str) -> int:
     fd: int = lib.bpf_table_fd(module.module, name.encode())
     return fd
+
+
+def _stale(module: BPF, hash_key: HashKey) -> set[str]:
+    """The pinned maps to be replaced. An agent that ends before its own note stands there leaves empty ones behind."""
+    stale = {name for name in LAYOUTS if not _as_declared(module, name)}
+    if NOTE in stale or Map(NOTE, _map_fd(module, NOTE)).get((0,)) not in ((0,), (hash_key.note,)):
+        stale |= KEYED
+    return stale
 
 
 def _as_declared(module: BPF, name: str) -> bool:
