@@ -29,7 +29,6 @@ KEYED = {"sessions", "wide_sessions"}
 SHOWN = HashKey(bytes(HASH_KEY_BYTES))
 """Of no cluster: for a program that is shown to people."""
 
-_LOG_BYTES = 1 << 20
 _libc = ctypes.CDLL(None)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGE_BYTES = 1 << 17
@@ -82,17 +81,16 @@ def _compiled(flags: Sequence[str]) -> BPF:
 def _loaded(module: BPF, shown: Sequence[str]) -> int:
     """The program's descriptor.
 
-    What the kernel says about a program that it refuses has all constants of it, and so the key. Therefore BCC gets a
-    buffer for that, and prints nothing; the same program with the flags `shown` is refused for everybody to see.
+    What the kernel says about a program that it refuses has all constants of it, and so the key. Therefore BCC, which
+    prints that, gets room for none of it; the same program with the flags `shown` is refused for everybody to see.
     """
     name, at = PROGRAM.encode(), module.module
-    unread = ctypes.create_string_buffer(_LOG_BYTES)
+    no_room = ctypes.create_string_buffer(1)
     start, size = lib.bpf_function_start(at, name), lib.bpf_function_size(at, name)
     terms = lib.bpf_module_license(at), lib.bpf_module_kern_version(at)
-    fd: int = lib.bcc_func_load(at, BPF.SCHED_CLS, name, start, size, *terms, 0, unread, len(unread), None, -1)
+    fd: int = lib.bcc_func_load(at, BPF.SCHED_CLS, name, start, size, *terms, 0, no_room, len(no_room), None, -1)
     if fd >= 0:
         return fd
-    reason = os.strerror(ctypes.get_errno())
     again = _compiled(shown)
     try:
         again.load_func(name, BPF.SCHED_CLS)
@@ -100,7 +98,7 @@ def _loaded(module: BPF, shown: Sequence[str]) -> int:
         raise DatapathError(f"{error}; what the kernel said stands above; it needs Linux 5.11 or later") from error
     finally:
         again.cleanup()
-    raise DatapathError(f"{PROGRAM}.c can not be loaded: {reason}; restart the agent")
+    raise DatapathError(f"the kernel refused {PROGRAM}.c, and took it when asked again; restart the agent")
 
 
 def _map_fd(module: BPF, name: str) -> int:
