@@ -1,5 +1,5 @@
-/* The hashes of bpf/hash.h for what the test puts into `words`: the keyed hash of its first 0 to 7 words of 64 bits, and
- * the placement of its first 6 and 12 words of 32 bits.
+/* The hashes of bpf/hash.h for what the test puts into `words`: the keyed hash of its first 0 to 7 words of 64 bits,
+ * and the placement of its first 6 and 12 words of 32 bits.
  */
 #include <uapi/linux/bpf.h>
 
