@@ -10,8 +10,9 @@
  *
  * The agent (controller/node/kernel) defines these when it compiles: PIN_ROOT, a directory on a bpf file system;
  * SESSION_CAPACITY, the sessions in each of the two maps; SLOTS, a power of two; TABLE_LENGTH, the entries of a side's
- * lookup table; NEIGHBOURS_PER_LINK, the chain's addresses that a link brings room for; what hash.h needs. Each
- * cross-connection in the maps has a link, so there are no more of them than slots.
+ * lookup table; NEIGHBOURS_PER_LINK, the chain's addresses that a link brings room for; NUMBERS, above the number of
+ * every cross-connection; DEFAULT_PATIENCE, the node's; what hash.h needs. Each cross-connection in the maps has a
+ * link, so there are no more of them than slots.
  */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/if_packet.h>
@@ -38,7 +39,6 @@
 #define FRAGMENT_CHOICES 4   /* places that a datagram may have */
 #define OPEN_FOR	 250 /* ticks; for so long the rest of a datagram's fragments may follow */
 
-#define SECOND	    1000000000ULL
 #define LEARNED_FOR (30 * SECOND) /* as long as a host trusts an answer, on average (RFC 4861) */
 
 /* The same numbers as controller.node.plane.model.LinkState; 0 is a slot without a link. */
@@ -152,6 +152,7 @@ BPF_TABLE_PINNED("percpu_hash", struct drop_key, u64, drops, SLOTS *MOST_VERDICT
 		 BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("array", u32, struct contest, contests, SLOTS, PIN_ROOT "/contests");
 BPF_TABLE_PINNED("hash", u32, struct numbered, numbers, 2 * SLOTS, PIN_ROOT "/numbers", BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("array", u32, struct patience, patience, NUMBERS, PIN_ROOT "/patience");
 BPF_TABLE_PINNED("percpu_array", u32, u64, opened, 2,
 		 PIN_ROOT "/opened"); /* entries added: to sessions, to wide_sessions */
 /* Tells one key of the hashes from another one: by which the sessions' places were found. For the agent. */
@@ -251,29 +252,39 @@ static __always_inline u32 hash_of(const union any_key *key, bool wide)
 	return wide ? wide_hash(&key->wide) : session_hash(&key->narrow);
 }
 
-/* True for a session of a draining link that was silent for SILENT_FOR. The drain does not wait for it. Frames that use
- * its ports again go to another replica, otherwise they would hold up the drain again and again. TCP is never over: a
- * connection may go on after hours of silence.
+/* True when the session was silent for longer than its cross-connection has patience. */
+static __always_inline bool silent_too_long(const struct session *session, const struct flow *flow, u32 connection)
+{
+	struct patience known = completed(patience.lookup(&connection));
+
+	return silent(session, patience_with(session, flow->protocol, flow->ports, &known), bpf_ktime_get_ns());
+}
+
+/* True for a session of a draining link that the drain does not wait for any more, if the frame does not belong to it.
+ * Frames that use its ports again go to another replica, otherwise they would hold up the drain again and again. A
+ * connection may go on after hours of silence, so there only a frame that opens one begins anew.
  */
-static __always_inline bool over(const struct session *session, u8 protocol, u64 far)
+static __always_inline bool over(const struct session *session, const struct flow *flow, u32 connection, u64 far)
 {
 	u32 slot = end_slot(far);
 	struct link *link = links.lookup(&slot);
 
-	return link && link->state == DRAINING && protocol != IPPROTO_TCP && silent(session, bpf_ktime_get_ns());
+	if (!link || link->state != DRAINING || (connected(flow->protocol) && !(flow->signals & OPENS)))
+		return false;
+	return silent_too_long(session, flow, connection);
 }
 
-/* The end that frames of a session go to from this side. 0 if `choose` has to name one: there is no session, it begins
- * anew after its close, or its link does not receive any more.
+/* The end that frames of a session go to from this side. 0 if `choose` has to name one: there is no session, it has
+ * ended and begins anew, or its link does not receive any more.
  */
 static __always_inline u64 remembered(struct session *session, const struct flow *flow, u32 connection, u32 side)
 {
 	u64 far;
 
-	if (!session || reopened(session, flow->tcp_flags))
+	if (!session || (flow->signals & OPENS && ended(session, bpf_ktime_get_ns())))
 		return 0;
 	far = alive(session->end[!side], connection, !side);
-	return far && !over(session, flow->protocol, far) ? far : 0;
+	return far && !over(session, flow, connection, far) ? far : 0;
 }
 
 /* Counts a contest: the sender of a session changed while both links serve. Replicas share their addresses, so two of
@@ -292,7 +303,7 @@ static __always_inline void tell_contest(const struct session *session, const st
 	    closed(session))
 		return;
 	if (same_link(former, from->end) || !alive(former, from->connection, from->side) ||
-	    silent(session, bpf_ktime_get_ns()))
+	    silent_too_long(session, flow, from->connection))
 		return;
 	tell(from->connection, VERDICT_CONTESTED);
 	contest = contests.lookup(&latter);
@@ -322,27 +333,32 @@ static __always_inline void keep(struct session *session, const struct flow *flo
 		}
 		session->stamp[from->side] = stamp_for(far, from);
 	}
-	note_flags(session, flow->tcp_flags, from->side);
+	note_signals(session, flow->signals, from->side);
+	note_standing(session, from->side);
 	if (!noted_lately(session))
 		note_time(session, bpf_ktime_get_ns());
 }
 
-/* Pins a new session to its sender and to the chosen link, or moves an old one there. Returns the end to send to. */
+/* Pins a new session to its sender and to the chosen link, or moves an old one there. A frame that opens a connection
+ * makes an old session a new one. Returns the end to send to.
+ */
 static __always_inline u64 pin(union any_key *key, bool wide, struct session *session, const struct flow *flow,
 			       const struct sender *from, u64 chosen)
 {
 	struct session fresh = {.last_seen = bpf_ktime_get_ns(), .last_tick = bpf_jiffies64()};
 	u32 opener = end_slot(from->end), choice = end_slot(chosen);
+	u32 stamp = flow->signals & ABORTS ? 0 : stamp_for(chosen, from); /* note_signals */
 	struct traffic *counters;
 
-	if (session && !reopened(session, flow->tcp_flags)) {
+	if (session && !(flow->signals & OPENS)) {
 		keep(session, flow, from, chosen);
 	} else {
 		fresh.end[UPSTREAM] = from->side == UPSTREAM ? from->end : chosen;
 		fresh.end[DOWNSTREAM] = from->side == UPSTREAM ? chosen : from->end;
-		fresh.stamp[UPSTREAM] = from->side == UPSTREAM ? stamp_for(chosen, from) : 0;
-		fresh.stamp[DOWNSTREAM] = from->side == UPSTREAM ? 0 : stamp_for(chosen, from);
-		fresh.rst = !!(flow->tcp_flags & TCP_RST);
+		fresh.stamp[UPSTREAM] = from->side == UPSTREAM ? stamp : 0;
+		fresh.stamp[DOWNSTREAM] = from->side == UPSTREAM ? 0 : stamp;
+		fresh.rst = !!(flow->signals & ABORTS);
+		fresh.standing = from->side;
 		if (session) {
 			begin_anew(session, &fresh);
 		} else if (!add(key, wide, &fresh)) {
@@ -596,7 +612,7 @@ static __always_inline u32 tag_beside(struct __sk_buff *skb)
 	return skb->vlan_present ? skb->vlan_tci & VLAN_ID : 0;
 }
 
-/* Notes the time of a session. False, without noting it, if the session was silent for SILENT_FOR: it may be over. */
+/* Notes the time of a session. False, without noting it, if the session was silent for CLOSED_FOR: it may be over. */
 static __always_inline bool goes_on(struct session *session)
 {
 	u64 now;
@@ -604,7 +620,7 @@ static __always_inline bool goes_on(struct session *session)
 	if (likely(noted_lately(session)))
 		return true;
 	now = bpf_ktime_get_ns();
-	if (silent(session, now))
+	if (silent(session, CLOSED_FOR, now))
 		return false;
 	note_time(session, now);
 	return true;

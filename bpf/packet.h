@@ -44,6 +44,13 @@
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
 
+/* What a packet says about its connection. The first three TCP flags have the same values. */
+enum signal {
+	CLOSES = 1, /* its sender has no more data */
+	OPENS = 2,  /* the first packet of a connection */
+	ABORTS = 4, /* the connection ends at once, if the packet is what it claims to be */
+};
+
 /* IPv4 is ::ffff:a.b.c.d (RFC 4291), so that only the fast path needs to know two kinds of address. */
 struct address {
 	__be32 word[4];
@@ -68,7 +75,7 @@ struct flow {
 		u32 ports; /* both, in the order of the frame */
 	};
 	u8 protocol;
-	u8 tcp_flags;
+	u8 signals;   /* enum signal */
 	bool quoted;  /* read from an ICMP error about a packet of the flow */
 	u8 part;      /* enum part */
 	u32 vlans;    /* ids: inner << 16 | outer; 0: no tag, or one that only has a priority */
@@ -247,13 +254,23 @@ static __always_inline bool nd_tells(struct neighbour_discovery *nd, void *end)
 	       option->length == 1;
 }
 
+/* Without branches, as is sctp_signals: the verifier would follow each value as a case of its own. ACK is the bit of
+ * OPENS, three further left. A RST says nothing else.
+ */
+static __always_inline u8 tcp_signals(u8 flags)
+{
+	u8 aborts = flags & ABORTS;
+
+	return flags & (CLOSES | OPENS | ABORTS) & ~(flags >> 3 & OPENS) & ~(aborts >> 1 | aborts >> 2);
+}
+
 static __always_inline void read_tcp(struct flow *flow, struct tcphdr *tcp, void *end)
 {
 	if ((void *)(tcp + 1) > end)
 		return;
 	flow->source_port = tcp->source;
 	flow->destination_port = tcp->dest;
-	flow->tcp_flags = ((u8 *)tcp)[13];
+	flow->signals = tcp_signals(((u8 *)tcp)[13]);
 }
 
 /* UDP and SCTP both begin with their ports. */
@@ -263,6 +280,43 @@ static __always_inline void read_ports(struct flow *flow, __be16 *port, void *en
 		return;
 	flow->source_port = port[0];
 	flow->destination_port = port[1];
+}
+
+struct sctp_header {
+	__be16 source;
+	__be16 destination;
+	__be32 verification_tag;
+	__be32 checksum;
+	u8 chunk; /* type of the first one */
+	u8 chunk_flags;
+	__be16 chunk_length;
+};
+
+#define SCTP_CHUNK(type, signals) ((u64)(signals) << (type)*4)
+
+/* By the type of a chunk, RFC 9260. Each side says by itself that it is done, as in TCP: SHUTDOWN and later SHUTDOWN
+ * COMPLETE come from the one that begins, SHUTDOWN ACK from the other one.
+ */
+static __always_inline u8 sctp_signals(u8 chunk)
+{
+	u64 by_type = SCTP_CHUNK(1, OPENS)    /* INIT */
+		      | SCTP_CHUNK(6, ABORTS) /* ABORT */
+		      | SCTP_CHUNK(7, CLOSES) /* SHUTDOWN */
+		      | SCTP_CHUNK(8, CLOSES) /* SHUTDOWN ACK */
+		      | SCTP_CHUNK(14, CLOSES) /* SHUTDOWN COMPLETE */;
+	u32 all_or_none = ((u32)(chunk >> 4) - 1) >> 28; /* 15 for the types below 16 */
+
+	return by_type >> (chunk & 15) * 4 & all_or_none;
+}
+
+/* Of the chunks in a packet only the first one is read. Control chunks come before data, and INIT and SHUTDOWN COMPLETE
+ * come alone (RFC 9260, section 6.10).
+ */
+static __always_inline void read_sctp(struct flow *flow, struct sctp_header *sctp, void *end)
+{
+	read_ports(flow, &sctp->source, end);
+	if ((void *)(sctp + 1) <= end)
+		flow->signals = sctp_signals(sctp->chunk);
 }
 
 static __always_inline bool begins_with_ports(u8 protocol)
@@ -304,6 +358,8 @@ static __always_inline void read_transport(struct flow *flow, void *header, void
 {
 	if (flow->protocol == IPPROTO_TCP)
 		read_tcp(flow, header, end);
+	else if (flow->protocol == IPPROTO_SCTP)
+		read_sctp(flow, header, end);
 	else if (begins_with_ports(flow->protocol))
 		read_ports(flow, header, end);
 }
@@ -362,7 +418,7 @@ static __always_inline bool read_ipv4(struct flow *flow, struct iphdr *ip, void 
 
 /* Reads what most frames are: TCP without SYN, FIN and RST, or UDP, directly behind an IPv4 header without options, not
  * fragmented, for one receiver, and in the linear part. The result is the one of read_ipv4, in fewer steps, but for the
- * first three words of the addresses and the TCP flags, which it does not set. False for a UDP datagram that is shorter
+ * first three words of the addresses and the signals, which it does not set. False for a UDP datagram that is shorter
  * than a TCP header; read_ipv4 reads it.
  */
 static __always_inline bool read_plain(struct flow *flow, struct ethhdr *eth, void *end)

@@ -57,9 +57,22 @@ struct session {
 	u32 stamp[2];  /* of each side's latest sender, when its other end was last checked; 0: never */
 	u64 last_seen; /* ns, CLOCK_MONOTONIC; late by up to SEEN_GRANULARITY */
 	u32 last_tick; /* the low half of jiffies at that time */
-	u8 fin[2];     /* the side sent a FIN; one byte each, so that two CPUs need no atomic operation */
-	u8 rst;
-	u8 unused;
+	u8 fin[2];     /* the side CLOSES; one byte each, so that two CPUs need no atomic operation */
+	u8 rst;	       /* the latest packet ABORTS */
+	u8 standing;   /* bits of enum standing */
+};
+
+enum standing {
+	OPENER = 1, /* the side that sent the first frame */
+	ANSWERED = 2,
+};
+
+/* How long a silent session stays active, in seconds. In the map, 0 stands for the node's default. */
+struct patience {
+	u32 tcp;
+	u32 sctp;
+	u32 udp;
+	u32 other;
 };
 
 /* Ticks between two updates of a session's time: 12 … 120 ms at 1000 … 100 ticks a second. A drain is late by as much.
@@ -68,11 +81,13 @@ struct session {
  */
 #define SEEN_GRANULARITY 12
 
-/* ns. For so long after its last frame a session still belongs to its sender. A drain also waits for so long, and
- * longer for TCP (controller/node/plane/sessions.py). After that, a frame with the same ports begins a session of its
- * own.
+#define SECOND 1000000000ULL
+
+/* ns. How long a connection stays active after its end: time for the last acknowledgements, and to see whether it goes
+ * on after a reset, which may be forged. A connection that nobody has answered is active for as long, too. No patience
+ * is shorter.
  */
-#define SILENT_FOR 5000000000ULL
+#define CLOSED_FOR (1 * SECOND)
 
 /* In an end: bpf_redirect_peer does not work for this link. */
 #define PLAIN (1ULL << 63)
@@ -195,34 +210,108 @@ static __always_inline u32 mac_pair_hash(const struct ethhdr *eth, u32 side)
 	return keyed_hash(pair, 2) >> 32;
 }
 
+/* True for protocols whose packets show the end of a connection. */
+static __always_inline bool connected(u8 protocol)
+{
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_SCTP;
+}
+
+static __always_inline bool finished(const struct session *session)
+{
+	return session->fin[UPSTREAM] && session->fin[DOWNSTREAM];
+}
+
 static __always_inline bool closed(const struct session *session)
 {
-	return session->rst || (session->fin[UPSTREAM] && session->fin[DOWNSTREAM]);
+	return session->rst || finished(session);
 }
 
-/* True for the first SYN on a closed session: a new connection reuses its ports. */
-static __always_inline bool reopened(const struct session *session, u8 tcp_flags)
+/* Only the opener has sent. */
+static __always_inline bool unanswered(const struct session *session)
 {
-	return (tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && closed(session);
+	return !(session->standing & ~OPENER);
 }
 
-static __always_inline void note_flags(struct session *session, u8 tcp_flags, u32 side)
+/* Signed, because another CPU may have noted a later time than `now`. */
+static __always_inline bool silent(const struct session *session, u64 patience, u64 now)
 {
-	if (tcp_flags & (TCP_FIN | TCP_RST)) {
-		session->fin[side] |= tcp_flags & TCP_FIN;
-		session->rst |= tcp_flags & TCP_RST;
+	return (s64)(now - session->last_seen) > (s64)patience;
+}
+
+/* A chain's patience, with the node's default for what it leaves out. */
+static __always_inline struct patience completed(const struct patience *own)
+{
+	struct patience patience = DEFAULT_PATIENCE;
+
+	if (own && own->tcp)
+		patience.tcp = own->tcp;
+	if (own && own->sctp)
+		patience.sctp = own->sctp;
+	if (own && own->udp)
+		patience.udp = own->udp;
+	if (own && own->other)
+		patience.other = own->other;
+	return patience;
+}
+
+/* ns. After such a silence the session is not active any more. Without ports (a first fragment that is too short), the
+ * end of a connection is not seen.
+ */
+static __always_inline u64 patience_with(const struct session *session, u8 protocol, bool has_ports,
+					 const struct patience *patience)
+{
+	if (has_ports && connected(protocol)) {
+		if (closed(session) || unanswered(session))
+			return CLOSED_FOR;
+		return SECOND * (protocol == IPPROTO_TCP ? patience->tcp : patience->sctp);
 	}
+	return SECOND * (protocol == IPPROTO_UDP ? patience->udp : patience->other);
+}
+
+/* True for a session that a drain waits for. It does not wait for a neighbour that was asked for: that entry only leads
+ * the answer back. controller/node/plane/sessions.py has the same rule.
+ */
+static __always_inline bool active(const struct session *session, u8 protocol, bool has_ports,
+				   const struct patience *patience, u64 now)
+{
+	return protocol != PROTOCOL_NEIGHBOUR &&
+	       !silent(session, patience_with(session, protocol, has_ports, patience), now);
+}
+
+/* True for a connection that has really ended, so that the same ports may open a new one. */
+static __always_inline bool ended(const struct session *session, u64 now)
+{
+	return finished(session) || (session->rst && silent(session, CLOSED_FOR, now));
+}
+
+/* A packet that does not abort takes an earlier reset back: the connection goes on. So that the fast path does not
+ * carry it, nobody has a stamp meanwhile.
+ */
+static __always_inline void note_signals(struct session *session, u8 signals, u32 side)
+{
+	if (session->rst)
+		session->rst = 0;
+	if (likely(!signals))
+		return;
+	if (signals & CLOSES)
+		session->fin[side] = 1;
+	if (signals & ABORTS) {
+		session->rst = 1;
+		session->stamp[UPSTREAM] = 0;
+		session->stamp[DOWNSTREAM] = 0;
+	}
+}
+
+/* Notes the first answer. */
+static __always_inline void note_standing(struct session *session, u32 side)
+{
+	if (unanswered(session) && session->standing != side)
+		session->standing |= ANSWERED;
 }
 
 static __always_inline bool noted_lately(const struct session *session)
 {
 	return (u32)bpf_jiffies64() - session->last_tick < SEEN_GRANULARITY;
-}
-
-/* Signed, because another CPU may have noted a later time than `now`. */
-static __always_inline bool silent(const struct session *session, u64 now)
-{
-	return (s64)(now - session->last_seen) > (s64)SILENT_FOR;
 }
 
 /* The session becomes a new one, as `fresh`. Another CPU may be using it: it finds no stamp until the last store, and
@@ -238,6 +327,7 @@ static __always_inline void begin_anew(struct session *session, const struct ses
 	session->fin[UPSTREAM] = 0;
 	session->fin[DOWNSTREAM] = 0;
 	session->rst = fresh->rst;
+	session->standing = fresh->standing;
 	session->last_tick = fresh->last_tick;
 	session->last_seen = fresh->last_seen;
 	barrier();

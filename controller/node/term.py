@@ -23,7 +23,6 @@ from controller.node.kernel.links import Links
 from controller.node.plane.drain import Drain, NotDeletedError
 from controller.node.plane.model import PROGRAM
 from controller.node.plane.plan import State
-from controller.node.plane.sessions import Timeouts
 from controller.node.reconcile.cluster_view import ClusterView
 from controller.node.reconcile.deletions import Deletions
 from controller.node.reconcile.drains import Drains
@@ -54,7 +53,6 @@ class Setting:
     links: Links
     datapath: Datapath
     status_writer: StatusWriter
-    timeouts: Timeouts
     run: Path
     """The folder of the sockets that the node's agents share."""
     folders: Folders
@@ -88,7 +86,7 @@ class Term:
         )
         loops = {
             "reconciler": self.reconciler.run,
-            "sessions": lambda stop: self.reconciler.sessions.run(stop, setting.timeouts),
+            "sessions": self.reconciler.sessions.run,
             "confirmation": self.reconciler.confirm,
             "orphans": orphans.run,
         }

@@ -48,7 +48,7 @@ _MANY_TICKS = 10_000
 _ENDS, _OWNER = struct.Struct("<QQII"), ((1 << 19) - 1) << 44
 """The beginning of a session, its two ends and stamps, and the owner in an end."""
 
-_ARRAYS = {"links", "traffic", "opened", "contests", "hash_key_note"}
+_ARRAYS = {"links", "traffic", "opened", "contests", "hash_key_note", "patience"}
 _VERDICTS = verdicts()
 _VLAN_TAGS = (b"\x81\x00", b"\x88\xa8")
 
@@ -102,6 +102,8 @@ class Node:
             for table in (self.datapath._links, self.datapath._maps["traffic"], self.datapath._maps["contests"]):
                 table.put((slot,), (0,) * len(table.get((slot,))))
         self._slots.clear()
+        for number in self.datapath.observe().patience:
+            self.datapath.clear_patience(number)
 
     def link(
         self,

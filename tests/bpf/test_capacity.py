@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 from scapy.packet import Packet
 
-from controller.node.plane.sessions import Timeouts
-from sfc.chain import Side
+from sfc.chain import Patience, Side
 from tests.bpf.frames import Conversation, ip, ip6, udp, udp6
-from tests.bpf.node import TC_ACT_REDIRECT, Node, test_run
+from tests.bpf.node import CONNECTION, TC_ACT_REDIRECT, Node, test_run
 
 UP, DOWN = Side.UPSTREAM, Side.DOWNSTREAM
 CAPACITY = 1_000_000
@@ -23,7 +22,7 @@ CROWD_SESSIONS = 1_200_000
 ROUNDS = 6
 CLIENT, CROWD = 1, 2
 REPLICAS = (11, 12, 13, 14, 15)
-PATIENT = Timeouts(other_ns=10**15)
+PATIENT = Patience(other=86_400)
 """Longer than filling a table takes here."""
 
 CROWD_HEADER = """
@@ -46,6 +45,7 @@ def million(bpffs: Path, tmp_path: Path) -> Iterator[Node]:
         node.serve(UP, (CLIENT,))
         node.link(CROWD, UP)
         node.serve(DOWN, REPLICAS)
+        node.datapath.set_patience(CONNECTION, PATIENT)
         yield node
     finally:
         node.close()
@@ -75,9 +75,9 @@ def test_more_sessions_than_fit_break_no_flow(
         there.append([million.receiver(CLIENT, frame) for frame in frames])
         back.append([million.receiver(slot, frame) for slot, frame in zip(before, answers, strict=True)])
     filled = time.monotonic()
-    active = million.datapath.activity([CROWD], timeouts=PATIENT)
+    active = million.datapath.activity([CROWD])
     read = time.monotonic()
-    million.datapath.activity([CLIENT], timeouts=PATIENT)
+    million.datapath.activity([CLIENT])
     read_again = time.monotonic()
 
     opened = million.datapath.counters.traffic([CROWD])[CROWD].sessions_opened

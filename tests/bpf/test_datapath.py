@@ -17,7 +17,7 @@ from controller.node.kernel.errors import DatapathError
 from controller.node.kernel.program import SOURCE
 from controller.node.plane import maglev
 from controller.node.plane.model import Contest, DataPlane, LinkEntry, LinkState
-from sfc.chain import Side
+from sfc.chain import Patience, Side
 from tests.bpf.frames import arp, ping, tcp, udp
 from tests.bpf.kinds import CONVERSATIONS
 from tests.bpf.node import CONNECTION, Node
@@ -166,6 +166,7 @@ def test_closed_and_silent_sessions_stop_counting(node: Node) -> None:
     node.serve(UP, (1,))
     node.serve(DOWN, (11,))
     node.send(1, tcp(UP, 0))
+    node.send(11, tcp(DOWN, 0))
     node.send(1, tcp(UP, 1, flags="R"))
     node.send(1, udp(UP, 2))
     node.send(1, ping(UP, 3))
@@ -357,8 +358,9 @@ def test_a_session_table_that_is_full_goes_on_with_the_latest(pin_root: Path) ->
     node.serve(UP, (1,))
     node.serve(DOWN, (11,))
 
+    node.datapath.set_patience(CONNECTION, Patience(udp=3600))
     for number in range(2000):
-        node.send(1, tcp(UP, number))
+        node.send(1, udp(UP, number))
     remembered = len(list(node.datapath.sessions()))
 
     assert 256 < remembered <= 1024

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import yaml
 
 from certs import secrets
 from controller.cluster import install, lease, plan
+from controller.node.plane.sessions import DEFAULT_PATIENCE
 from serving.access import PATH
 from sfc import names
 from sfc.chain import Hook
@@ -327,6 +329,12 @@ def test_schema_has_the_limits_of_validation(rendered: list[Json]) -> None:
     for drain in (spec["drain"], stage["drain"]):
         assert drain["properties"]["deadlineSeconds"]["maximum"] == fault.MAX_DEADLINE_SECONDS
         assert drain["properties"]["hook"]["enum"] == list(Hook)
+    idle = spec["drain"]["properties"]["idle"]["properties"]
+    assert {name: int(kind["description"].rpartition("Default: ")[2][:-1]) for name, kind in idle.items()} == asdict(
+        DEFAULT_PATIENCE
+    )
+    assert {(kind["minimum"], kind["maximum"]) for kind in idle.values()} == {(1, fault.MAX_IDLE_SECONDS)}
+    assert "idle" not in stage["drain"]["properties"]
 
 
 def test_every_rule_of_the_schema_says_what_is_wrong(rendered: list[Json]) -> None:

@@ -9,11 +9,13 @@ Changes are idempotent: setting the same again changes nothing, clearing somethi
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import astuple
 from pathlib import Path
 from types import MappingProxyType
 from typing import Self
@@ -25,6 +27,7 @@ from controller.node.kernel.maps import (
     FRAGMENT_PLACES,
     LEARNED_PLACES,
     NUMBERED_SIZES,
+    OPENER,
     SESSION_ENDS,
     Fields,
     Map,
@@ -36,10 +39,10 @@ from controller.node.kernel.maps import (
 from controller.node.kernel.succession import sessions_taken_over
 from controller.node.plane import maglev
 from controller.node.plane.model import DataPlane, LinkEntry, LinkState
-from controller.node.plane.numbers import Numbered
-from controller.node.plane.sessions import DEFAULT_TIMEOUTS, Session, Timeouts, active
+from controller.node.plane.numbers import NUMBERS, Numbered
+from controller.node.plane.sessions import DEFAULT_PATIENCE, Session, active
 from sfc import mac
-from sfc.chain import Side
+from sfc.chain import Patience, Side
 
 PIN_ROOT = Path("/sys/fs/bpf/sfc/v1")
 CAPACITY = 262_144
@@ -58,7 +61,7 @@ class Datapath:
     Every method that reads or writes raises DatapathError when the kernel refuses.
     """
 
-    def __init__(self, program_fd: int, maps: Mapping[str, Map], pin_root: Path) -> None:
+    def __init__(self, program_fd: int, maps: Mapping[str, Map], pin_root: Path, patience: Patience) -> None:
         self.program_fd = program_fd
         """For the tc filters of the data links."""
         self.counters = Counters(maps)
@@ -67,7 +70,8 @@ class Datapath:
         self._maps = maps
         self._links, self._targets = maps["links"], maps["targets"]
         self._neighbours, self._learned = maps["neighbours"], maps["learned"]
-        self._numbers = maps["numbers"]
+        self._numbers, self._patience = maps["numbers"], maps["patience"]
+        self._default_patience = patience
         self._sessions = (maps["sessions"], maps["wide_sessions"])
         self._stamp = self._latest_stamp()
 
@@ -79,14 +83,16 @@ class Datapath:
         cflags: Sequence[str] = (),
         *,
         hash_key: HashKey,
+        patience: Patience = DEFAULT_PATIENCE,
     ) -> Self:
         """Compiles and loads the program (about half a second) over the maps pinned below `pin_root`.
 
+        `patience` is for chains, and protocols, that say nothing.
         A pinned map of another size or layout is replaced, and what it held is lost: that is what changing `capacity`
         does to the sessions. Raises DatapathError.
         """
-        program_fd, maps = program.load(pin_root, capacity, cflags, hash_key)
-        return cls(program_fd, maps, pin_root)
+        program_fd, maps = program.load(pin_root, capacity, cflags, hash_key, patience)
+        return cls(program_fd, maps, pin_root, patience)
 
     def close(self) -> None:
         """Lets go of program and maps. Filters and pins keep them, and frames keep flowing."""
@@ -132,12 +138,26 @@ class Datapath:
                 for (connection, side, address), (octets,) in self._neighbours.items()
             },
             numbers={number: Numbered(*map(text_of, packed)) for (number,), packed in self._numbers.items()},
+            patience={number: Patience(*own) for (number,), own in self._patience.items() if any(own)},
         )
 
     def set_number(self, number: int, connection: Numbered) -> None:
         """Notes what a number stands for, so that its sessions outlive the agent. Raises ValueError for names that are
         longer than a chain's may be."""
         self._numbers.put((number,), tuple(map(packed_text, connection, NUMBERED_SIZES)))
+
+    def set_patience(self, number: int, patience: Patience) -> None:
+        """How long silent sessions of a cross-connection stay active. A 0 stands for the node's default."""
+        self._patience.put((number,), astuple(patience))
+
+    def clear_patience(self, number: int) -> None:
+        """The counterpart of `set_patience`: the node's default holds."""
+        self._patience.put((number,), (0,) * 4)
+
+    def patience(self, number: int) -> Patience:
+        """What holds for a cross-connection. One with a number of an earlier version has the node's default."""
+        own = Patience(*self._patience.get((number,))) if number < NUMBERS else Patience()
+        return own.completed(self._default_patience)
 
     def set_link(self, slot: int, link: LinkEntry) -> None:
         """Writes the slot's entry, in an order in which no frame meets half of a link.
@@ -221,6 +241,8 @@ class Datapath:
         goes last: while it is in its map, it stands for nothing else."""
         self.counters.forgotten(sum(table.delete_of(connection) for table in self._sessions))
         self.unlearn(connection)
+        if connection < NUMBERS:
+            self.clear_patience(connection)
         for verdict in verdicts():
             self._maps["drops"].delete((connection, verdict))
         self._numbers.delete((connection,))
@@ -233,7 +255,6 @@ class Datapath:
         self,
         slots: Collection[int],
         now_ns: int | None = None,
-        timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> dict[int, int]:
         """How many active sessions each of `slots` has, on either side; `now_ns` is CLOCK_MONOTONIC.
 
@@ -242,8 +263,9 @@ class Datapath:
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) if now_ns is None else now_ns
         slot_of = {end: slot for slot in slots for end in self._ends_of(slot)}
         count = Counter(dict.fromkeys(slots, 0))
+        patience = functools.cache(self.patience)
         for session in self._sessions_of(slot_of.keys()):
-            if active(session, now, timeouts):
+            if active(session, now, patience(session.connection)):
                 count.update(slot_of[end] for end in (session.upstream, session.downstream) if end in slot_of)
         return dict(count)
 
@@ -264,7 +286,7 @@ class Datapath:
 
 def _session(key: Fields, value: Fields) -> Session:
     _, _, upstream_port, downstream_port, protocol, _, connection = key
-    upstream, downstream, last_seen, upstream_finished, downstream_finished, reset = value
+    upstream, downstream, last_seen, upstream_finished, downstream_finished, reset, standing = value
     return Session(
         connection=connection,
         protocol=protocol,
@@ -275,4 +297,5 @@ def _session(key: Fields, value: Fields) -> Session:
         upstream_finished=bool(upstream_finished),
         downstream_finished=bool(downstream_finished),
         reset=bool(reset),
+        answered=bool(standing & ~OPENER),
     )

@@ -43,7 +43,7 @@ class Layout:
     """Where the key has the connection number."""
 
 
-_SESSION = struct.Struct("<QQ8xQ4xBBBx")
+_SESSION = struct.Struct("<QQ8xQ4xBBBB")
 SESSION_ENDS = struct.Struct("<QQ24x")
 """A session's value again, with nothing but its two ends: to skip quickly the many that are of no interest."""
 
@@ -53,6 +53,7 @@ LAYOUTS = {
     "wide_sessions": Layout(struct.Struct("<16s16s2s2sIII"), _SESSION, connection=-1),
     "opened": Layout(struct.Struct("<I"), struct.Struct("<Q"), per_cpu=True),
     "hash_key_note": Layout(struct.Struct("<I"), struct.Struct("<Q")),
+    "patience": Layout(struct.Struct("<I"), struct.Struct("<4I")),
     "numbers": Layout(struct.Struct("<I"), struct.Struct("<40s64s224s")),
     "fragments": Layout(struct.Struct("<II"), struct.Struct("<16s16sQQII")),
     "targets": Layout(struct.Struct("<II"), struct.Struct(f"<{2 * maglev.LENGTH}s")),
@@ -65,6 +66,9 @@ LAYOUTS = {
 """By the map's name in the program."""
 NUMBERED_SIZES = (40, 64, 224)
 """Bytes of the three texts in `numbers`."""
+OPENER = 1
+"""In the last field of a session: the side that opened it. The other bits are zero until that is answered
+(bpf/session.h)."""
 LEARNED_PLACES, FRAGMENT_PLACES = 64, 256
 """Elements of a cross-connection in `learned`, and of a link in `fragments`; as in bpf/cross_connect.c."""
 

@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 
 from bcc import BPF
@@ -17,6 +18,8 @@ from controller.node.kernel.maps import LAYOUTS, Map, map_info
 from controller.node.plane import maglev
 from controller.node.plane.model import PROGRAM, SLOTS
 from controller.node.plane.neighbours import NEIGHBOURS_PER_LINK
+from controller.node.plane.numbers import NUMBERS
+from sfc.chain import Patience
 from sfc.names import HASH_KEY_BYTES
 
 SOURCE = Path(__file__).resolve().parents[3] / "bpf"
@@ -35,11 +38,14 @@ _LARGE_BYTES = 1 << 17
 """The allocator's initial threshold for large pieces: mallopt(3)."""
 
 
-def load(pin_root: Path, capacity: int, cflags: Sequence[str], hash_key: HashKey) -> tuple[int, dict[str, Map]]:
+def load(
+    pin_root: Path, capacity: int, cflags: Sequence[str], hash_key: HashKey, patience: Patience
+) -> tuple[int, dict[str, Map]]:
     """(descriptor of the program, its maps by name), all for the caller to close. Takes about half a second.
 
-    The maps are those pinned below `pin_root`. A pinned map of another size or layout is replaced, and what it held is
-    lost; so is a map whose places were found with another `hash_key`. Raises DatapathError.
+    `patience` is the node's, with no zeros in it. The maps are those pinned below `pin_root`. A pinned map of another
+    size or layout is replaced, and what it held is lost; so is a map whose places were found with another `hash_key`.
+    Raises DatapathError.
     """
     _require_headers()
     _require_bpffs(pin_root)
@@ -51,6 +57,8 @@ def load(pin_root: Path, capacity: int, cflags: Sequence[str], hash_key: HashKey
         f"-DSLOTS={SLOTS}",
         f"-DTABLE_LENGTH={maglev.LENGTH}",
         f"-DNEIGHBOURS_PER_LINK={NEIGHBOURS_PER_LINK}",
+        f"-DNUMBERS={NUMBERS}",
+        patience_flag(patience),
         *cflags,
     ]
     flags = [*declared, *hash_key.cflags]
@@ -67,6 +75,11 @@ def load(pin_root: Path, capacity: int, cflags: Sequence[str], hash_key: HashKey
     finally:
         module.cleanup()
         _give_memory_back()
+
+
+def patience_flag(patience: Patience) -> str:
+    """The compiler's option that gives a program the node's patience, which has no zeros."""
+    return f"-DDEFAULT_PATIENCE={{{','.join(map(str, astuple(patience)))}}}"
 
 
 def _compiled(flags: Sequence[str]) -> BPF:

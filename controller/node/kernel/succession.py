@@ -17,7 +17,7 @@ from bcc.libbcc import lib
 
 from controller.node.kernel.counters import Counters
 from controller.node.kernel.maps import Map, MapInfo, batches, expect, map_info
-from controller.node.plane.sessions import DEFAULT_TIMEOUTS
+from controller.node.plane.sessions import CLOSED_NS
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +47,11 @@ def _take(pairs: Sequence[tuple[MapInfo, Map]], counters: Counters) -> None:
     if not pairs:
         return
     before = counters.remembered()
-    closed_at = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - DEFAULT_TIMEOUTS.tcp_closed_ns
+    closed_at = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - CLOSED_NS
     for old, new in pairs:
         for keys, values in batches(old.fd, old.key_size, old.value_size, old.name):
             for key, value in zip(_cut(keys, old.key_size), _cut(values, old.value_size), strict=True):
-                _, _, last_seen, *finished, reset = fields = new.fields(value)
+                _, _, last_seen, *finished, reset, _ = fields = new.fields(value)
                 if last_seen > closed_at or not (reset or all(finished)):
                     new.add(key, fields)
     log.info("sessions of another version taken over", extra={"sessions": counters.remembered() - before})

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from controller.node.plane.numbers import Numbered
-from sfc.chain import Side
+from sfc.chain import Patience, Side
 
 PROGRAM = "cross_connect"
 """Name of the BPF program, in its source file and in `tc filter show`."""
@@ -90,7 +90,7 @@ class LinkEntry:
 
 @dataclass(frozen=True, slots=True)
 class DataPlane:
-    """What one node's data path holds: five mappings, of which each entry can be set and cleared by itself."""
+    """What one node's data path holds: six mappings, of which each entry can be set and cleared by itself."""
 
     filters: Mapping[int, int] = field(default_factory=dict)
     """ifindex → slot, for each link that carries our filter."""
@@ -102,6 +102,8 @@ class DataPlane:
     """(number of the cross-connection, side that asks, address it asks for) → the MAC that is the answer."""
     numbers: Mapping[int, Numbered] = field(default_factory=dict)
     """What the number of each cross-connection stands for."""
+    patience: Mapping[int, Patience] = field(default_factory=dict)
+    """By number of the cross-connection, for those whose chain does not leave all to the node."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,7 @@ from typing import Protocol
 
 from controller.node.plane.model import DataPlane, HostLink, LinkEntry, SideKey
 from controller.node.plane.numbers import Numbered
-from controller.node.plane.sessions import Timeouts
-from sfc.chain import Side
+from sfc.chain import Patience, Side
 
 
 class LinkFilters(Protocol):
@@ -39,6 +38,12 @@ class DataPathWriter(Protocol):
 
     def set_number(self, number: int, connection: Numbered) -> None:
         """Notes what a number stands for."""
+
+    def set_patience(self, number: int, patience: Patience) -> None:
+        """How long silent sessions of a cross-connection stay active."""
+
+    def clear_patience(self, number: int) -> None:
+        """The node's default holds for the cross-connection."""
 
     def set_link(self, slot: int, entry: LinkEntry) -> None:
         """Writes a slot's entry."""
@@ -67,5 +72,5 @@ class DataPathWriter(Protocol):
     def forget(self, connection: int) -> None:
         """Removes all that the maps hold of a cross-connection, and its number last."""
 
-    def activity(self, slots: Collection[int], *, timeouts: Timeouts) -> Mapping[int, int]:
+    def activity(self, slots: Collection[int]) -> Mapping[int, int]:
         """Active sessions of each of the slots. Takes a tenth of a second when the session table is full."""

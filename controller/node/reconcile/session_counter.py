@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 
 from controller.node.plane.drain import Drain
 from controller.node.plane.plan import State
-from controller.node.plane.sessions import DEFAULT_TIMEOUTS, Timeouts
 from controller.node.reconcile.drains import Drains
 from controller.node.reconcile.protocols import DataPathWriter
 
@@ -44,17 +43,17 @@ class SessionCounter:
         self._counted: tuple[float, Mapping[str, int]] = (clock(), {})
         """When the last count began, and the active sessions of each pod."""
 
-    def run(self, stop: threading.Event, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> None:
+    def run(self, stop: threading.Event) -> None:
         """Counts again and again while replicas drain, until `stop`."""
         while not stop.is_set():
             self._drains.wait_for_any(STOP_SECONDS)
             try:
-                self.count(timeouts)
+                self.count()
             except Exception:
                 log.exception("sessions of draining replicas could not be counted")
             stop.wait(COUNT_SECONDS)
 
-    def count(self, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> None:
+    def count(self) -> None:
         """Counts once, for the replicas that are out of the targets and whose drain has not ended."""
         state, began = self._state(), self._clock()
         slots = {
@@ -63,7 +62,7 @@ class SessionCounter:
             if drain.out_of_targets_at is not None and not drain.ended
         }
         if slots:
-            active = self._datapath.activity([slot for of_pod in slots.values() for slot in of_pod], timeouts=timeouts)
+            active = self._datapath.activity([slot for of_pod in slots.values() for slot in of_pod])
             self._counted = began, {uid: sum(active.get(slot, 0) for slot in slots[uid]) for uid in slots}
             self._wake()
 
