@@ -23,6 +23,7 @@ from benchmarks.report import QUICK, Report, Target, machine, ratio
 from controller.node.kernel.datapath import CAPACITY, Datapath
 from controller.node.plane import maglev
 from controller.node.plane.model import LinkEntry, LinkState
+from controller.node.plane.numbers import Numbered
 from sfc.chain import Side
 from tests.bpf.frames import ADDRESS, ADDRESS6, BROADCAST, MAC, ether, ip, last_fragment, tcp
 from tests.bpf.node import CONNECTION, IFINDEX, SLOT_FROM_MARK, TC_ACT_REDIRECT, test_run
@@ -128,6 +129,7 @@ def _cases(cleanup: ExitStack) -> Iterator[Case]:
 
 def _wire(datapath: Datapath) -> None:
     """Makes one link on each side, and an answer to an ARP request for either address."""
+    datapath.set_number(CONNECTION, Numbered("5d0c8c4e-7f0a-4a39-9a51-3a6d3f0c7b11", "default", "web-0"))
     for slot, side in ((SENDER, UP), (RECEIVER, DOWN)):
         datapath.set_link(slot, LinkEntry(IFINDEX, CONNECTION, side, LinkState.SERVING))
         datapath.set_targets(CONNECTION, side, maglev.table([("replica", slot)]))

@@ -127,8 +127,8 @@ struct drop_key {
 	u32 verdict;
 };
 
-/* What the number of a cross-connection stands for: for the agent, and for people; no frame needs it. Text ends with a
- * zero.
+/* What the number of a cross-connection stands for: for the agent, and for people. The choice of a replica depends on
+ * the namespace. Text ends with a zero; what follows is zeros, too.
  */
 struct numbered {
 	char chain_uid[40];
@@ -247,9 +247,19 @@ static __always_inline bool add(union any_key *key, bool wide, struct session *s
 	return true;
 }
 
-static __always_inline u32 hash_of(const union any_key *key, bool wide)
+/* What stands for a cross-connection's namespace in its choices. */
+static __always_inline u64 namespace_of(u32 connection)
 {
-	return wide ? wide_hash(&key->wide) : session_hash(&key->narrow);
+	struct numbered *numbered = numbers.lookup(&connection);
+
+	return numbered ? placement((u32 *)numbered->namespace, sizeof(numbered->namespace) / sizeof(u32)) : 0;
+}
+
+static __always_inline u32 hash_of(const union any_key *key, bool wide, u32 connection)
+{
+	u64 namespace = namespace_of(connection);
+
+	return wide ? wide_hash(&key->wide, namespace) : session_hash(&key->narrow, namespace);
 }
 
 /* True when the session was silent for longer than its cross-connection has patience. */
@@ -512,7 +522,7 @@ static __always_inline enum verdict carry(const struct flow *flow, bool wide, co
 			keep(session, flow, from, *to);
 		return VERDICT_FORWARDED;
 	}
-	*to = choose(from->connection, !from->side, hash_of(&key, wide));
+	*to = choose(from->connection, !from->side, hash_of(&key, wide, from->connection));
 	if (!*to)
 		return VERDICT_NO_TARGET;
 	if (!flow->quoted)
@@ -602,7 +612,7 @@ static __always_inline enum verdict carry_part(const struct flow *flow, bool wid
 		return VERDICT_FORWARDED;
 	tell(from->connection, VERDICT_LONE_FRAGMENT);
 	addresses = wide_key_of(from->connection, flow, from->side);
-	*to = choose(from->connection, !from->side, wide_hash(&addresses));
+	*to = choose(from->connection, !from->side, wide_hash(&addresses, namespace_of(from->connection)));
 	return *to ? VERDICT_FORWARDED : VERDICT_NO_TARGET;
 }
 
@@ -650,7 +660,7 @@ static __always_inline u64 known(struct __sk_buff *skb, const struct link *link)
 /* Forwards by the pair of MACs, without a session: frames that no reader understands, multicast and broadcast. */
 static __always_inline enum verdict carry_any(const struct ethhdr *eth, const struct sender *from, u64 *to)
 {
-	*to = choose(from->connection, !from->side, mac_pair_hash(eth, from->side));
+	*to = choose(from->connection, !from->side, mac_pair_hash(eth, from->side, namespace_of(from->connection)));
 	return *to ? VERDICT_FORWARDED : VERDICT_NO_TARGET;
 }
 

@@ -12,7 +12,7 @@
  */
 #pragma once
 
-#define MOST_PLACEMENT_WORDS 12
+#define MOST_PLACEMENT_WORDS 16
 
 static __always_inline u64 turned(u64 word, u32 bits)
 {

@@ -159,18 +159,19 @@ static __always_inline u32 mixed(u64 a, u64 b)
 }
 
 /* What chooses for plain IPv4. It leaves out the connection, so that the cross-connections before and after a stage
- * choose the same replica of it. It leaves out VLANs, because a function may add or remove them.
+ * choose the same replica of it. It leaves out VLANs, because a function may add or remove them. `namespace` stands for
+ * the chain's (`namespace_of`): what somebody sees chosen in chains of its own says nothing about those of others.
  */
-static __always_inline u32 choice_between(__be32 upstream, __be32 downstream, u32 ports, u32 protocol)
+static __always_inline u32 choice_between(__be32 upstream, __be32 downstream, u32 ports, u32 protocol, u64 namespace)
 {
-	const u64 flow[] = {(u64)upstream << 32 | downstream, (u64)protocol << 32 | ports};
+	const u64 flow[] = {namespace, (u64)upstream << 32 | downstream, (u64)protocol << 32 | ports};
 
-	return keyed_hash(flow, 2) >> 32;
+	return keyed_hash(flow, 3) >> 32;
 }
 
-static __always_inline u32 session_hash(const struct session_key *key)
+static __always_inline u32 session_hash(const struct session_key *key, u64 namespace)
 {
-	return choice_between(key->upstream_address, key->downstream_address, key->ports, key->protocol);
+	return choice_between(key->upstream_address, key->downstream_address, key->ports, key->protocol, namespace);
 }
 
 static __always_inline bool is_ipv4(const struct address *address)
@@ -179,18 +180,21 @@ static __always_inline bool is_ipv4(const struct address *address)
 }
 
 /* The same for a flow of IPv4, so that it has the same hash with either kind of key. */
-static __always_inline u32 wide_hash(const struct wide_key *key)
+static __always_inline u32 wide_hash(const struct wide_key *key, u64 namespace)
 {
 	const struct address *up = &key->upstream_address, *down = &key->downstream_address;
 	const u64 flow[] = {
-		(u64)up->word[0] << 32 | up->word[1],	  (u64)up->word[2] << 32 | up->word[3],
-		(u64)down->word[0] << 32 | down->word[1], (u64)down->word[2] << 32 | down->word[3],
+		namespace,
+		(u64)up->word[0] << 32 | up->word[1],
+		(u64)up->word[2] << 32 | up->word[3],
+		(u64)down->word[0] << 32 | down->word[1],
+		(u64)down->word[2] << 32 | down->word[3],
 		(u64)key->protocol << 32 | key->ports,
 	};
 
 	if (is_ipv4(up) && is_ipv4(down))
-		return choice_between(up->word[3], down->word[3], key->ports, key->protocol);
-	return keyed_hash(flow, 5) >> 32;
+		return choice_between(up->word[3], down->word[3], key->ports, key->protocol, namespace);
+	return keyed_hash(flow, 6) >> 32;
 }
 
 /* An IPv4 address is its own hash. */
@@ -201,13 +205,13 @@ static __always_inline u32 address_hash(const struct address *address)
 	return mixed((u64)address->word[0] << 32 | address->word[1], (u64)address->word[2] << 32 | address->word[3]);
 }
 
-static __always_inline u32 mac_pair_hash(const struct ethhdr *eth, u32 side)
+static __always_inline u32 mac_pair_hash(const struct ethhdr *eth, u32 side, u64 namespace)
 {
-	u64 pair[2] = {};
+	u64 pair[3] = {namespace};
 
-	__builtin_memcpy(&pair[0], side == UPSTREAM ? eth->h_source : eth->h_dest, ETH_ALEN);
-	__builtin_memcpy(&pair[1], side == UPSTREAM ? eth->h_dest : eth->h_source, ETH_ALEN);
-	return keyed_hash(pair, 2) >> 32;
+	__builtin_memcpy(&pair[1], side == UPSTREAM ? eth->h_source : eth->h_dest, ETH_ALEN);
+	__builtin_memcpy(&pair[2], side == UPSTREAM ? eth->h_dest : eth->h_source, ETH_ALEN);
+	return keyed_hash(pair, 3) >> 32;
 }
 
 /* True for protocols whose packets show the end of a connection. */

@@ -17,7 +17,7 @@ from controller.node.kernel.program import SOURCE
 from tests.bpf.node import test_run
 from tests.hash_key import HASH_KEY
 
-WORDS, FACTORS = 7, 13
+WORDS, FACTORS = 7, 17
 PUBLISHED = (
     0xABAC0158050FC4DC,
     0x369095118D299A8E,

@@ -19,16 +19,24 @@ from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.errors import DatapathError
 from controller.node.kernel.hash_key import HashKey
 from controller.node.kernel.program import SHOWN
+from controller.node.plane.numbers import Numbered
 from sfc.chain import Side
 from tests.bpf.frames import ADDRESS, ADDRESS6, MAC, ether
 from tests.bpf.node import Node
 from tests.hash_key import HASH_KEY
 
 UP, DOWN = Side.UPSTREAM, Side.DOWNSTREAM
-CLIENT, REPLICAS = 1, (11, 12, 13, 14)
+
+VICTIMS, NEXT, ATTACKERS, LONGER = 7, 8, 9, 10
+"""Cross-connections: two of one chain, before and behind a stage; one of the attacker's; and one whose namespace has one
+letter more than the victim's."""
+NAMESPACE = {VICTIMS: "victim", NEXT: "victim", ATTACKERS: "attacker", LONGER: "victims"}
+CLIENT = {connection: connection for connection in NAMESPACE}
+REPLICAS = {connection: tuple(range(10 * connection, 10 * connection + 4)) for connection in NAMESPACE}
+"""Slots. The replicas of all cross-connections have the same identities, so their tables are alike."""
 OTHER = HashKey(bytes(reversed(range(32))))
 FLOWS = 400
-AIMED = 100
+AIMED = 80
 """Flows that the attacker found for one replica with a key of its own."""
 MAGIC = (0x736F6D6570736575, 0x646F72616E646F6D, 0x6C7967656E657261, 0x7465646279746573)
 """SipHash begins with these, each combined with half of the key."""
@@ -57,8 +65,10 @@ KINDS = {"IPv4": tcp4, "IPv6": udp6, "lone fragment": lone_fragment, "no IP": no
 
 def serving(pins: Path, key: HashKey) -> Node:
     node = Node(pins, hash_key=key)
-    node.serve(UP, (CLIENT,))
-    node.serve(DOWN, REPLICAS)
+    for connection, namespace in NAMESPACE.items():
+        node.datapath.set_number(connection, Numbered("0", namespace, f"chain-{connection}"))
+        node.serve(UP, (CLIENT[connection],), connection=connection)
+        node.serve(DOWN, REPLICAS[connection], connection=connection)
     return node
 
 
@@ -71,8 +81,22 @@ def nodes(bpffs: Path) -> Iterator[tuple[Node, Node, Node]]:
         node.close()
 
 
-def choices(node: Node, kind: Callable[[int], Packet], numbers: range | list[int]) -> list[int]:
-    return [node.receiver(CLIENT, kind(number)) for number in numbers]
+def choices(
+    node: Node, kind: Callable[[int], Packet], numbers: range | list[int], connection: int = VICTIMS
+) -> list[int]:
+    """Which of the four replicas gets each of these flows."""
+    slots = REPLICAS[connection]
+    return [slots.index(node.receiver(CLIENT[connection], kind(number))) for number in numbers]
+
+
+def evenly(chosen: list[int]) -> bool:
+    share = Counter(chosen)
+    return all(abs(share[replica] - len(chosen) / 4) < bound(len(chosen), 1 / 4) for replica in range(4))
+
+
+def unrelated(some: list[int], others: list[int]) -> bool:
+    agreed = sum(one == other for one, other in zip(some, others, strict=True))
+    return abs(agreed - len(some) / 4) < bound(len(some), 1 / 4)
 
 
 def bound(draws: int, chance: float) -> float:
@@ -86,32 +110,35 @@ def test_nodes_with_one_key_choose_the_same_replica_and_with_two_keys_by_chance(
 ) -> None:
     one, same, other = (choices(node, kind, range(FLOWS)) for node in nodes)
 
-    agreed = sum(mine == theirs for mine, theirs in zip(one, other, strict=True))
     assert one == same
-    assert abs(agreed - FLOWS / 4) < bound(FLOWS, 1 / 4)
+    assert unrelated(one, other)
+    assert evenly(one)
+    assert evenly(other)
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-def test_flows_that_were_found_without_the_key_spread_as_all_flows_do(
+def test_both_links_of_a_stage_choose_the_same_replica_and_other_namespaces_by_chance(
     nodes: tuple[Node, Node, Node], kind: Callable[[int], Packet]
 ) -> None:
-    """The attacker has the program, the targets, and a key of its own. It looks for flows to one replica."""
-    one, _, attackers = nodes
-    target = REPLICAS[0]
-    numbers = range(20_000, 20_000 + 6 * AIMED)
-    found = [number for number in numbers if attackers.receiver(CLIENT, kind(number)) == target][:AIMED]
-    assert len(found) == AIMED
+    before, behind, attackers, longer = (choices(nodes[0], kind, range(FLOWS), each) for each in NAMESPACE)
 
-    hit = Counter(choices(one, kind, found))
-
-    assert all(abs(hit[replica] - AIMED / 4) < bound(AIMED, 1 / 4) for replica in REPLICAS)
+    assert before == behind
+    assert unrelated(before, attackers)
+    assert unrelated(before, longer)
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-def test_each_replica_gets_its_share(nodes: tuple[Node, Node, Node], kind: Callable[[int], Packet]) -> None:
-    share = Counter(choices(nodes[0], kind, range(FLOWS)))
+@pytest.mark.parametrize(("own", "connection"), [(2, VICTIMS), (0, ATTACKERS)], ids=["own node", "own chain"])
+def test_flows_that_an_attacker_finds_for_one_replica_spread_as_all_flows_do(
+    nodes: tuple[Node, Node, Node], kind: Callable[[int], Packet], own: int, connection: int
+) -> None:
+    """The attacker has the program and the victim's targets, on a node or in a chain of its own."""
+    numbers = range(20_000, 20_000 + 6 * AIMED)
+    seen = choices(nodes[own], kind, numbers, connection)
+    found = [number for number, chosen in zip(numbers, seen, strict=True) if chosen == 0][:AIMED]
+    assert len(found) == AIMED
 
-    assert all(abs(share[replica] - FLOWS / 4) < bound(FLOWS, 1 / 4) for replica in REPLICAS)
+    assert evenly(choices(nodes[0], kind, found))
 
 
 def test_tables_of_another_key_are_replaced_and_their_sessions_taken_over(bpffs: Path) -> None:

@@ -19,7 +19,7 @@ def numbers(key: HashKey) -> list[int]:
 
 
 def test_every_number_is_another_one_and_comes_from_the_key() -> None:
-    assert len({*numbers(KEY), *numbers(HashKey(bytes(32))), KEY.note, HashKey(bytes(32)).note}) == 2 * (2 + 13 + 1)
+    assert len({*numbers(KEY), *numbers(HashKey(bytes(32))), KEY.note, HashKey(bytes(32)).note}) == 2 * (2 + 17 + 1)
 
 
 def test_what_comes_from_a_key_is_the_same_in_every_version() -> None:

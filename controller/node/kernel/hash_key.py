@@ -13,7 +13,7 @@ from pathlib import Path
 from controller.node.kernel.errors import DatapathError
 from sfc.names import HASH_KEY_BYTES, HASH_KEY_SECRET, SYSTEM_NAMESPACE
 
-_FACTORS = 13
+_FACTORS = 17
 """MOST_PLACEMENT_WORDS + 1 in bpf/hash.h."""
 
 
