@@ -28,8 +28,8 @@ from tests.hash_key import HASH_KEY
 UP, DOWN = Side.UPSTREAM, Side.DOWNSTREAM
 
 VICTIMS, NEXT, ATTACKERS, LONGER = 7, 8, 9, 10
-"""Cross-connections: two of one chain, before and behind a stage; one of the attacker's; and one whose namespace has one
-letter more than the victim's."""
+"""Cross-connections: two of one chain, before and behind a stage; one of the attacker's; and one whose namespace has
+one letter more than the victim's."""
 NAMESPACE = {VICTIMS: "victim", NEXT: "victim", ATTACKERS: "attacker", LONGER: "victims"}
 CLIENT = {connection: connection for connection in NAMESPACE}
 REPLICAS = {connection: tuple(range(10 * connection, 10 * connection + 4)) for connection in NAMESPACE}
