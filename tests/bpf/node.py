@@ -27,7 +27,8 @@ from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.hash_key import HashKey
 from controller.node.plane import maglev
 from controller.node.plane.model import LinkEntry, LinkState
-from sfc.chain import Side
+from controller.node.plane.sessions import DEFAULT_PATIENCE
+from sfc.chain import Patience, Side
 from tests.hash_key import HASH_KEY
 
 TC_ACT_UNSPEC = -1
@@ -85,8 +86,9 @@ class Node:
         capacity: int = 4096,
         cflags: Sequence[str] = (SLOT_FROM_MARK,),
         hash_key: HashKey = HASH_KEY,
+        patience: Patience = DEFAULT_PATIENCE,
     ) -> None:
-        self.datapath = Datapath.open(pin_root, capacity=capacity, cflags=cflags, hash_key=hash_key)
+        self.datapath = Datapath.open(pin_root, capacity=capacity, cflags=cflags, hash_key=hash_key, patience=patience)
         self._slots = set(self.datapath.observe().links)
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import pytest
 from scapy.layers.sctp import (
@@ -280,6 +281,31 @@ def test_a_drain_waits_as_long_as_the_program_keeps_a_silent_session(
     assert (then, active_then) == (replicas, len(NUMBERS))
     assert 11 not in late.values()
     assert active_late == 0
+
+
+def test_the_patience_of_the_node_is_that_of_chains_that_say_nothing(bpffs: Path) -> None:
+    node = Node(bpffs / "patient", patience=Patience(tcp=300, sctp=300, udp=60, other=60))
+    try:
+        node.serve(UP, (CLIENT,))
+        node.serve(DOWN, REPLICAS)
+        frames = [bytes(frame(UP, number)) for number in NUMBERS for frame in (udp, ping)]
+        replicas = [node.receiver(CLIENT, frame) for frame in frames]
+        associations = opened(node, CONNECTIONS["SCTP"])
+        drain(node, 11)
+
+        node.age_of_sessions(10)
+        waited_for = active(node)
+        then = [node.receiver(CLIENT, frame) for frame in frames]
+        still = sent(node, CONNECTIONS["SCTP"], DATA)
+        node.age_of_sessions(61)
+        late = [node.receiver(CLIENT, frame) for frame in frames]
+    finally:
+        node.close()
+
+    assert 11 in replicas
+    assert waited_for == len(frames) + len(NUMBERS)
+    assert (then, still) == (replicas, associations)
+    assert 11 not in late
 
 
 def test_patience_belongs_to_a_cross_connection_and_goes_with_it(wired: Node) -> None:
