@@ -22,9 +22,9 @@
 #include "session.h"
 #include "verdicts.h"
 
-/* BPF_PROG_TEST_RUN cannot set tc_classid; tests and benchmarks compile the program with another field. */
+/* In BPF_PROG_TEST_RUN every frame has ifindex 1 and no tc_classid; tests and benchmarks compile with another field. */
 #ifndef LINK_SLOT
-#define LINK_SLOT(skb) ((skb)->tc_classid)
+#define LINK_SLOT(skb) slot_of(skb)
 #endif
 
 #define MOST_ATTEMPTS 32
@@ -157,6 +157,16 @@ BPF_TABLE_PINNED("percpu_array", u32, u64, opened, 2,
 		 PIN_ROOT "/opened"); /* entries added: to sessions, to wide_sessions */
 /* Tells one key of the hashes from another one: by which the sessions' places were found. For the agent. */
 BPF_TABLE_PINNED("array", u32, u64, hash_key_note, 1, PIN_ROOT "/hash_key_note");
+
+BPF_PROG_ARRAY(shortcut_to, 1); /* the cross-connection, while the agent that loaded it leads */
+
+/* The slot of the link that a frame comes from, without a lookup. */
+static __always_inline u32 slot_of(const struct __sk_buff *skb)
+{
+	u32 ifindex = skb->ifindex;
+
+	return ifindex & CHOSEN_IFINDEX ? ifindex & (SLOTS - 1) : skb->tc_classid;
+}
 
 /* The sender of this frame. */
 struct sender {
@@ -821,4 +831,11 @@ int cross_connect(struct __sk_buff *skb)
 	if (verdict == VERDICT_NOT_OURS)
 		return TC_ACT_UNSPEC;
 	return drop(from.connection, verdict);
+}
+
+/* At tcx, which comes before the filters: takes the frame, while an agent leads. See docs/decisions/0026. */
+int sfc_shortcut(struct __sk_buff *skb)
+{
+	shortcut_to.call(skb, 0);
+	return TC_ACT_UNSPEC;
 }

@@ -14,7 +14,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import astuple
 from pathlib import Path
 from types import MappingProxyType
@@ -37,6 +37,7 @@ from controller.node.kernel.maps import (
     text_of,
 )
 from controller.node.kernel.succession import sessions_taken_over
+from controller.node.kernel.tcx import Shortcut
 from controller.node.plane import maglev
 from controller.node.plane.model import DataPlane, LinkEntry, LinkState
 from controller.node.plane.numbers import NUMBERS, Numbered
@@ -61,9 +62,13 @@ class Datapath:
     Every method that reads or writes raises DatapathError when the kernel refuses.
     """
 
-    def __init__(self, program_fd: int, maps: Mapping[str, Map], pin_root: Path, patience: Patience) -> None:
+    def __init__(
+        self, program_fd: int, maps: Mapping[str, Map], pin_root: Path, patience: Patience, shortcut: Shortcut
+    ) -> None:
         self.program_fd = program_fd
         """For the tc filters of the data links."""
+        self.shortcut = shortcut
+        """For their tcx hooks. Its frames come to the same program."""
         self.counters = Counters(maps)
         """Read from the same maps."""
         self._pin_root = pin_root
@@ -91,11 +96,12 @@ class Datapath:
         A pinned map of another size or layout is replaced, and what it held is lost: that is what changing `capacity`
         does to the sessions. Raises DatapathError.
         """
-        program_fd, maps = program.load(pin_root, capacity, cflags, hash_key, patience)
-        return cls(program_fd, maps, pin_root, patience)
+        program_fd, maps, shortcut = program.load(pin_root, capacity, cflags, hash_key, patience)
+        return cls(program_fd, maps, pin_root, patience, shortcut)
 
     def close(self) -> None:
-        """Lets go of program and maps. Filters and pins keep them, and frames keep flowing."""
+        """Lets go of program and maps. Filters and pins keep them, and frames keep flowing, by the filters."""
+        self.shortcut.close()
         os.close(self.program_fd)
         for each in self._maps.values():
             os.close(each.fd)
@@ -116,13 +122,16 @@ class Datapath:
         for connection in {entry.connection for _, entry in self._observed_links()}:
             self._restamp(connection)
 
-    def succeeding(self, programs: Collection[int]) -> AbstractContextManager[None]:
+    @contextmanager
+    def succeeding(self, programs: Collection[int]) -> Iterator[None]:
         """To be held while this program is put into filters that held `programs` (the kernel's numbers of them).
 
         Those may be of another version, with session tables of their own: their sessions are taken over, those opened
-        in the meantime, too.
+        in the meantime, too. After that no filter has a program of others, and frames may take the shortcut.
         """
-        return sessions_taken_over(programs, self._sessions, self.counters)
+        with sessions_taken_over(programs, self._sessions, self.counters):
+            yield
+        self.shortcut.open()
 
     def observe(self, known: Mapping[tuple[int, Side], bytes] = MappingProxyType({})) -> DataPlane:
         """The content of the maps; `filters` is empty, because they are not in maps.

@@ -15,8 +15,9 @@ from bcc.libbcc import lib
 from controller.node.kernel.errors import DatapathError
 from controller.node.kernel.hash_key import HashKey
 from controller.node.kernel.maps import LAYOUTS, Map, map_info
+from controller.node.kernel.tcx import JUMP, SHORTCUT, Shortcut
 from controller.node.plane import maglev
-from controller.node.plane.model import PROGRAM, SLOTS
+from controller.node.plane.model import CHOSEN_IFINDEX, PROGRAM, SLOTS
 from controller.node.plane.neighbours import NEIGHBOURS_PER_LINK
 from controller.node.plane.numbers import NUMBERS
 from sfc.chain import Patience
@@ -40,8 +41,9 @@ _LARGE_BYTES = 1 << 17
 
 def load(
     pin_root: Path, capacity: int, cflags: Sequence[str], hash_key: HashKey, patience: Patience
-) -> tuple[int, dict[str, Map]]:
-    """(descriptor of the program, its maps by name), all for the caller to close. Takes about half a second.
+) -> tuple[int, dict[str, Map], Shortcut]:
+    """(descriptor of the program, its maps by name, the shortcut), all for the caller to close. Takes about half a
+    second.
 
     `patience` is the node's, with no zeros in it. The maps are those pinned below `pin_root`. A pinned map of another
     size or layout is replaced, and what it held is lost; so is a map whose places were found with another `hash_key`.
@@ -55,6 +57,7 @@ def load(
         f'-DPIN_ROOT="{pin_root}"',
         f"-DSESSION_CAPACITY={capacity}",
         f"-DSLOTS={SLOTS}",
+        f"-DCHOSEN_IFINDEX={CHOSEN_IFINDEX}",
         f"-DTABLE_LENGTH={maglev.LENGTH}",
         f"-DNEIGHBOURS_PER_LINK={NEIGHBOURS_PER_LINK}",
         f"-DNUMBERS={NUMBERS}",
@@ -71,7 +74,8 @@ def load(
     try:
         maps = {name: Map(name, os.dup(_map_fd(module, name))) for name in LAYOUTS}
         maps[NOTE].put((0,), (hash_key.note,))
-        return _loaded(module, [*declared, *SHOWN.cflags]), maps
+        program, shortcut = (_loaded(module, name, [*declared, *SHOWN.cflags]) for name in (PROGRAM, SHORTCUT))
+        return program, maps, Shortcut(shortcut, os.dup(_map_fd(module, JUMP)), program)
     finally:
         module.cleanup()
         _give_memory_back()
@@ -91,13 +95,13 @@ def _compiled(flags: Sequence[str]) -> BPF:
         ) from error
 
 
-def _loaded(module: BPF, shown: Sequence[str]) -> int:
-    """The program's descriptor.
+def _loaded(module: BPF, program: str, shown: Sequence[str]) -> int:
+    """A descriptor of one of the programs.
 
     What the kernel says about a program that it refuses has all constants of it, and so the key. Therefore BCC, which
     prints that, gets room for none of it; the same program with the flags `shown` is refused for everybody to see.
     """
-    name, at = PROGRAM.encode(), module.module
+    name, at = program.encode(), module.module
     no_room = ctypes.create_string_buffer(1)
     start, size = lib.bpf_function_start(at, name), lib.bpf_function_size(at, name)
     terms = lib.bpf_module_license(at), lib.bpf_module_kern_version(at)

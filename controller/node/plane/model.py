@@ -20,6 +20,10 @@ PROGRAM = "cross_connect"
 SLOTS = 4096
 """Data links a node can have (12 bits); slot 0 is never given out."""
 
+CHOSEN_IFINDEX = 1 << 30
+"""Set in the interface index of a host end that this version made. Such an index ends in the link's slot, which the
+program reads there. The kernel counts its own indexes up from 1."""
+
 
 class LinkState(IntEnum):
     """A link's place in the data path. The numbers are those of the BPF program."""
@@ -55,10 +59,19 @@ class HostLink:
     """The other end is in another network namespace, so that the program may put frames straight into it."""
     program: int | None = None
     """The kernel's number of the program in our filter."""
+    shortcuts: tuple[int, ...] = ()
+    """The kernel's numbers of our programs at the link's tcx hook: this agent's, and what former ones left."""
     chain: str = ""
     """Name of the chain that the link was made for, in the pod's namespace. Empty, as is the stage, for a link of the
     version before, which did not write them down."""
     stage: str = ""
+
+    @property
+    def shortens(self) -> bool:
+        """It can have the shortcut: it has our filter, and the program can read its slot without one."""
+        return (
+            self.filter_slot is not None and self.ifindex & (CHOSEN_IFINDEX | SLOTS - 1) == CHOSEN_IFINDEX | self.slot
+        )
 
 
 LinksByPod = Mapping[str, tuple[HostLink, ...]]
