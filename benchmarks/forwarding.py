@@ -86,6 +86,7 @@ def _labs(cleanup: ExitStack) -> Iterator[tuple[str, Lab]]:
     bpffs = cleanup.enter_context(private_bpffs())
     built = compiled("traffic.c")
     datapath = Datapath.open(bpffs / "v1", hash_key=HASH_KEY)
+    datapath.shortcut.open()
     cleanup.callback(datapath.close)
     cleanup.callback(datapath.unpin)
     plain = BPF(src_file=bytes(HERE / "redirect.c"))

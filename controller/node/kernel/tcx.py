@@ -94,11 +94,16 @@ def attach(ifindex: int, shortcut: Shortcut) -> None:
     left = [number for number in found if number != shortcut.number]
     with ignored(*_GONE):
         if shortcut.number not in found and not left:
-            _attach(ifindex, shortcut.fd, _F_BEFORE)
+            put_first(ifindex, shortcut.fd)
         elif shortcut.number not in found:
             with _opened(left.pop()) as replaced:
                 _attach(ifindex, shortcut.fd, _F_REPLACE, replaced)
     _remove(ifindex, left)
+
+
+def put_first(ifindex: int, program: int) -> None:
+    """Puts any program (an open descriptor) before all others at the link's hook. Raises OSError."""
+    _attach(ifindex, program, _F_BEFORE)
 
 
 def detach(ifindex: int) -> None:
