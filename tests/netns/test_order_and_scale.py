@@ -12,7 +12,6 @@ from pathlib import Path
 from controller.node.kernel.datapath import Datapath
 from controller.node.plane import maglev
 from controller.node.plane.model import LinkState
-from controller.node.reconcile.reconciler import Reconciler
 from sfc.reading import chain_of
 from tests.hash_key import HASH_KEY
 from tests.netns import world as lab
@@ -130,8 +129,7 @@ def test_after_a_reboot_replicas_are_wired_anew(bpffs: Path) -> None:
         before.unpin()
         before.close()
 
-        world.node.datapath = Datapath.open(pins, capacity=1024, hash_key=HASH_KEY)
-        world.node.reconciler = Reconciler(world.node.links, world.node.datapath, world.node._cluster)
+        world.node.lead(Datapath.open(pins, capacity=1024, hash_key=HASH_KEY))
         world.node.reconcile()
         empty = world.node.datapath.observe()
         for replica in world.node.replicas:

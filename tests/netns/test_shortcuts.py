@@ -18,6 +18,7 @@ from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.links import CHOSEN_IFINDEX, Identity, Links
 from controller.node.plane.model import PROGRAM, SLOTS, HostLink, LinkEntry, LinkState
 from sfc.chain import Interface, Side
+from tests.hash_key import HASH_KEY
 from tests.netns import node as lab
 from tests.netns.topology import Echo
 from tests.netns.world import World, world_of
@@ -30,8 +31,9 @@ from pathlib import Path
 from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.links import Links
 from controller.node.plane.model import PROGRAM
+from tests.hash_key import HASH_KEY
 
-datapath, links = Datapath.open(Path(sys.argv[1])), Links()
+datapath, links = Datapath.open(Path(sys.argv[1]), hash_key=HASH_KEY), Links()
 datapath.take_over()
 for link in links.list():
     links.attach(link.ifindex, link.slot, datapath.program_fd, PROGRAM)
@@ -154,7 +156,7 @@ def test_an_agent_that_is_killed_leaves_frames_to_the_filters(two: World, datapa
 
 
 def test_an_upgrade_exchanges_the_shortcuts_and_loses_nothing(two: World, datapath: Datapath) -> None:
-    newer = Datapath.open(datapath._pin_root)
+    newer = Datapath.open(datapath._pin_root, hash_key=HASH_KEY)
     try:
         with without_loss(two):
             hand_over(two, newer)
@@ -172,7 +174,7 @@ def test_an_upgrade_exchanges_the_shortcuts_and_loses_nothing(two: World, datapa
 def test_a_version_without_shortcuts_takes_over_with_the_filters_and_loses_nothing(
     two: World, datapath: Datapath, bpffs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    older = Datapath.open(bpffs / "older")
+    older = Datapath.open(bpffs / "older", hash_key=HASH_KEY)
     monkeypatch.setattr(older.shortcut, "open", lambda: None)
     slots = [slot for replica in two.node.replicas for slot in replica.slots.values()]
     try:
