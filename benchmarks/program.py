@@ -47,9 +47,8 @@ TARGETS = {"ours/floor": Target(1.15, at_most=True)}
 NOTES = (
     "Every figure contains the kernel's loop around the program, which is all that the empty program costs. The kernel "
     "truncates figures to whole nanoseconds.",
-    "A test run cannot set tc_classid, so ours reads its slot from the mark. Each is one load from the packet's own "
-    "structure, so the figure needs no correction. The 18 ns that tc_classid saves are a lookup of the link by its "
-    "interface index, which neither build makes.",
+    "In a test run all frames have interface index 1, so ours reads its slot from the mark. Each is one load from the "
+    "packet's own structure, so the figure needs no correction.",
     "New session and ARP request include 1 to 2 ns for making each run the first of its kind.",
     "A redirect only returns here. The forwarding benchmark measures the redirect itself.",
 )

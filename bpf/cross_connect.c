@@ -1,8 +1,8 @@
-/* The cross-connection: the only program of a node, at tc ingress of the host end of every data link.
+/* The cross-connection: the program of a node, at tc ingress of the host end of every data link, behind a shortcut.
  *
  * A frame from a replica goes to one replica of the other side, never to one of its own side. Its session names the
  * link. If it has no session, or the session's link is gone, the lookup table of the other side's targets names it. The
- * filter's class id is the slot of the link that a frame comes from: a constant per link, which costs no lookup.
+ * index of the interface that a frame comes from ends in the slot of its link, so that reading it costs no lookup.
  *
  * Nothing here is ever reset or scanned. A link's state is one byte in `links`. A side's targets are one value, which
  * the agent replaces as a whole (docs/decisions/0002). A session whose link is gone chooses again at its next packet.
@@ -158,9 +158,11 @@ BPF_TABLE_PINNED("percpu_array", u32, u64, opened, 2,
 /* Tells one key of the hashes from another one: by which the sessions' places were found. For the agent. */
 BPF_TABLE_PINNED("array", u32, u64, hash_key_note, 1, PIN_ROOT "/hash_key_note");
 
-BPF_PROG_ARRAY(shortcut_to, 1); /* the cross-connection, while the agent that loaded it leads */
+BPF_PROG_ARRAY(shortcut_to, 1); /* the cross-connection, while the agent that loaded it leads; else empty */
 
-/* The slot of the link that a frame comes from, without a lookup. */
+/* The slot of the link that a frame comes from, without a lookup. A link of an earlier version has an index of the
+ * kernel's, and the slot in its filter's class id.
+ */
 static __always_inline u32 slot_of(const struct __sk_buff *skb)
 {
 	u32 ifindex = skb->ifindex;
@@ -833,7 +835,7 @@ int cross_connect(struct __sk_buff *skb)
 	return drop(from.connection, verdict);
 }
 
-/* At tcx, which comes before the filters: takes the frame, while an agent leads. See docs/decisions/0026. */
+/* At tcx, before the filters: a shorter way into the cross-connection, while an agent leads (docs/decisions/0026). */
 int sfc_shortcut(struct __sk_buff *skb)
 {
 	shortcut_to.call(skb, 0);
