@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +16,17 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.conftest import EXAMPLES, KUBECTL, SYSTEM, Kubectl, eventually, example_chain, scrape, testbed
+from tests.cluster.conftest import (
+    CHECKOUT,
+    EXAMPLES,
+    KUBECTL,
+    SYSTEM,
+    Kubectl,
+    eventually,
+    example_chain,
+    scrape,
+    testbed,
+)
 
 STAGES = ("client", "firewall", "nat", "server")
 SERVER = "198.51.100.2"
@@ -98,6 +110,20 @@ def filters() -> list[str]:
     return [link for link in links if "cross_connect" in in_node("tc", "filter", "show", "dev", link, "ingress")]
 
 
+def shortcuts() -> list[tuple[int, ...]]:
+    """The kernel's numbers of our programs at the tcx hook of each host end."""
+    code = "from controller.node.kernel.links import Links; print([link.shortcuts for link in Links().list()])"
+    found: list[tuple[int, ...]] = ast.literal_eval(
+        in_node("env", f"PYTHONPATH={CHECKOUT}", sys.executable, "-c", code)
+    )
+    return found
+
+
+def in_place(found: list[tuple[int, ...]]) -> bool:
+    """Every link has the same one shortcut."""
+    return bool(found) and len({*found}) == 1 and len(found[0]) == 1
+
+
 def test_a_labelled_deployment_carries_traffic_as_a_stage(edge: Kubectl) -> None:
     edge("exec", name_of(edge, "client"), "--", "ping", "-c", "3", "-i", "0.2", "-W", "2", SERVER)
 
@@ -170,10 +196,13 @@ def _agent_said(*pod: str) -> dict[str, datetime]:
 
 
 def test_traffic_flows_on_while_the_node_agent_dies_and_returns(edge: Kubectl) -> None:
+    eventually(lambda: in_place(shortcuts()), seconds=30)
+    before = shortcuts()
+
     with traffic(edge) as account:
         SYSTEM("delete", "pod", "-l", "app.kubernetes.io/name=sfc-node", "--grace-period=0", "--force")
         SYSTEM("rollout", "status", "daemonset/sfc-node", "--timeout=120s")
-        time.sleep(2)
+        eventually(lambda: in_place(after := shortcuts()) and after != before, seconds=30)
 
     assert (account["packets"]["lost"], account["connections"]["broken"]) == (0, 0), account
 

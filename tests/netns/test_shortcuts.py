@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import subprocess
 import sys
@@ -215,6 +216,20 @@ def test_links_that_an_earlier_version_made_keep_to_their_filters(
         assert world.connect(world.of("client")[0], SERVER).echo(b"hello")
         assert {(link.shortens, link.shortcuts) for link in listed} == {(False, ())}
         assert max(link.ifindex for link in listed) < CHOSEN_IFINDEX
+
+
+def test_on_a_kernel_without_tcx_frames_take_the_filters(datapath: Datapath, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(ifindex: int) -> list[int]:
+        raise OSError(errno.EINVAL, "no such type of attachment")
+
+    monkeypatch.setattr(tcx, "_programs", refuse)
+
+    with world_of("plain", {"firewall": "bridge", "nat": "nat"}, datapath, replicas=1) as world:
+        assert not world.node.links.tcx
+        assert world.connect(world.of("client")[0], SERVER).echo(b"hello")
+        assert {link.shortens for link in world.node.links.list()} == {True}
+        close_filters(world)
+        assert not arrives(world)
 
 
 @pytest.fixture

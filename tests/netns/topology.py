@@ -111,7 +111,8 @@ class Node:
             lambda ifindex: self.links.give_shortcut(ifindex, datapath.shortcut),
             self.links.take_shortcuts,
         )
-        self.reconciler.observe_with(self.shortcuts.note)
+        if self.links.tcx:
+            self.reconciler.observe_with(self.shortcuts.note)
 
     def reconcile(self) -> None:
         self.reconciler.reconcile()

@@ -105,8 +105,7 @@ class Links:
         self._dumps = Netlink()
         self._generations = count(secrets.randbelow(GENERATIONS))
         self._thread.submit(int).result()  # the threads begin now: in this network namespace, not in a later caller's
-        with explained("ask for tcx"):
-            self.tcx = self._reader.submit(tcx.offered).result()
+        self.tcx = self._reader.submit(tcx.offered).result()
         """Whether the kernel has the hook at which links can have the shortcut."""
         self._stop = threading.Event()
         self._monitors: list[threading.Thread] = []
