@@ -161,7 +161,7 @@ BPF_TABLE_PINNED("array", u32, u64, hash_key_note, 1, PIN_ROOT "/hash_key_note")
 BPF_PROG_ARRAY(shortcut_to, 1); /* the cross-connection, while the agent that loaded it leads; else empty */
 
 /* The slot of the link that a frame comes from, without a lookup. A link of an earlier version has an index of the
- * kernel's, and the slot in its filter's class id.
+ * kernel's, and the slot in its filter's class id. The agent defines CHOSEN_IFINDEX, the bit that tells them apart.
  */
 static __always_inline u32 slot_of(const struct __sk_buff *skb)
 {

@@ -49,14 +49,18 @@ class Shortcut:
         """The kernel's number of it."""
         self._jump = jump
         self._program = program
+        self._open = False
 
     def open(self) -> None:
-        """From now on frames take it, on every link that has it. Raises OSError."""
-        key, value = ctypes.c_uint32(0), ctypes.c_uint32(self._program)
-        _expect(lib.bpf_update_elem(self._jump, ctypes.byref(key), ctypes.byref(value), 0))
+        """From now on frames take it, on every link that has it; does nothing when it is open. Raises OSError."""
+        if not self._open:  # the kernel would patch its code again
+            key, value = ctypes.c_uint32(0), ctypes.c_uint32(self._program)
+            _expect(lib.bpf_update_elem(self._jump, ctypes.byref(key), ctypes.byref(value), 0))
+            self._open = True
 
     def shut(self) -> None:
         """From now on frames take the filter. Raises OSError."""
+        self._open = False
         with ignored(errno.ENOENT):
             _expect(lib.bpf_delete_elem(self._jump, ctypes.byref(ctypes.c_uint32(0))))
 
