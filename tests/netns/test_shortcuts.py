@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 from bcc import BPF
+from bcc.libbcc import lib
 
 from controller.node.kernel import tcx
 from controller.node.kernel.datapath import Datapath
-from controller.node.kernel.links import CHOSEN_IFINDEX, Identity, Links
-from controller.node.plane.model import PROGRAM, SLOTS, HostLink, LinkEntry, LinkState
+from controller.node.kernel.links import Identity, Links
+from controller.node.plane.model import CHOSEN_IFINDEX, PROGRAM, SLOTS, HostLink, LinkEntry, LinkState
 from sfc.chain import Interface, Side
 from tests.hash_key import HASH_KEY
 from tests.netns import node as lab
@@ -262,7 +263,7 @@ def test_programs_of_others_get_what_is_not_ours_and_stay(
     others = {way: BPF(text=COUNTER) for way in ("tcx", "clsact")}
     fds = {way: bpf.load_func(b"other", BPF.SCHED_CLS).fd for way, bpf in others.items()}
     tcx._attach(host.ifindex, fds["tcx"], 0)
-    tcx.lib.bpf_obj_pin(fds["clsact"], str(bpffs / "other").encode())
+    lib.bpf_obj_pin(fds["clsact"], str(bpffs / "other").encode())
     lab.run("tc", "filter", "add", "dev", host.name, "ingress", "pref", "10", "protocol", "all", "bpf", "da",
             "object-pinned", str(bpffs / "other"))  # fmt: skip
 
