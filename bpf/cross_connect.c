@@ -35,11 +35,12 @@
  * and nothing has to be cleared away. So the value says exactly what it is about; another one is not found.
  */
 #define LEARNED_PLACES	 64  /* of a cross-connection; a power of two */
-#define FRAGMENT_PLACES	 256 /* of a link; a power of two */
+#define FRAGMENT_PLACES	 256 /* of a link, for datagrams; a power of two */
+#define FRAGMENT_PAIRS	 64  /* of a link, behind them, for pairs of addresses; a power of two */
 #define FRAGMENT_CHOICES 4   /* places that a datagram may have */
-#define OPEN_FOR	 250 /* ticks; for so long the rest of a datagram's fragments may follow */
 
-#define LEARNED_FOR (30 * SECOND) /* as long as a host trusts an answer, on average (RFC 4861) */
+#define LEARNED_FOR  (30 * SECOND) /* as long as a host trusts an answer, on average (RFC 4861) */
+#define FOLLOWED_FOR (30 * SECOND) /* as long as Linux waits for the rest of an IPv4 datagram (ipfrag_time) */
 
 /* The same numbers as controller.node.plane.model.LinkState; 0 is a slot without a link. */
 enum link_state {
@@ -102,14 +103,17 @@ struct contest {
 	u64 count;
 };
 
-/* Where the first fragment of a datagram went. */
+/* Where the fragments of a datagram go; or, with the number 0, where those of the latest one between two addresses
+ * went.
+ */
 struct fragment {
 	struct address source;
 	struct address destination;
 	u64 datagram;
-	u64 to;	  /* end */
-	u32 tick; /* the low half of jiffies when the first one came */
-	u32 last; /* 1: the last one has passed */
+	u64 to;	   /* end; 0: not known */
+	u64 at;	   /* ns, CLOCK_MONOTONIC: when the first one came, or another one before it */
+	u32 early; /* so many came before the first one, which has not come; 0: it has */
+	u32 last;  /* 1: the last one has passed */
 };
 
 /* Received from the replica, and sent to it. A frame with segmentation offload counts once. */
@@ -145,8 +149,8 @@ BPF_TABLE_PINNED("hash", struct neighbour_key, struct neighbour, neighbours, SLO
 		 PIN_ROOT "/neighbours", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("hash", struct place, struct learned, learned, SLOTS *LEARNED_PLACES, PIN_ROOT "/learned",
 		 BPF_F_NO_PREALLOC);
-BPF_TABLE_PINNED("hash", struct place, struct fragment, fragments, SLOTS *FRAGMENT_PLACES, PIN_ROOT "/fragments",
-		 BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("hash", struct place, struct fragment, fragments, SLOTS *(FRAGMENT_PLACES + FRAGMENT_PAIRS),
+		 PIN_ROOT "/fragments", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("percpu_array", u32, struct traffic, traffic, SLOTS, PIN_ROOT "/traffic");
 BPF_TABLE_PINNED("percpu_hash", struct drop_key, u64, drops, SLOTS *MOST_VERDICTS, PIN_ROOT "/drops",
 		 BPF_F_NO_PREALLOC);
@@ -179,14 +183,19 @@ struct sender {
 	u8 state;
 };
 
-/* Counts the verdict of a cross-connection. */
-static __always_inline void tell(u32 connection, u32 verdict)
+/* Counts the verdict of a cross-connection for some frames. */
+static __always_inline void tell_of(u32 frames, u32 connection, u32 verdict)
 {
 	struct drop_key key = {.connection = connection, .verdict = verdict};
 	u64 none = 0, *count = drops.lookup_or_try_init(&key, &none);
 
 	if (count)
-		(*count)++;
+		*count += frames;
+}
+
+static __always_inline void tell(u32 connection, u32 verdict)
+{
+	tell_of(1, connection, verdict);
 }
 
 static __always_inline int drop(u32 connection, u32 verdict)
@@ -515,10 +524,11 @@ static __always_inline bool answer_nd(struct __sk_buff *skb, const struct ethhdr
 	return !bpf_skb_store_bytes(skb, 0, &reply.eth, ADVERTISEMENT_FRAME_LENGTH, 0);
 }
 
-/* Forwards by the flow's session, and opens one if there is none. An ICMP error about the flow follows the session, but
- * neither opens nor changes it.
+/* Forwards by the flow's session, and opens one if there is none: to `wished`, or if that is 0 by choice. An ICMP error
+ * about the flow follows the session, but neither opens nor changes it.
  */
-static __always_inline enum verdict carry(const struct flow *flow, bool wide, const struct sender *from, u64 *to)
+static __always_inline enum verdict carry(const struct flow *flow, bool wide, const struct sender *from, u64 wished,
+					  u64 *to)
 {
 	struct session *session;
 	union any_key key;
@@ -534,7 +544,7 @@ static __always_inline enum verdict carry(const struct flow *flow, bool wide, co
 			keep(session, flow, from, *to);
 		return VERDICT_FORWARDED;
 	}
-	*to = choose(from->connection, !from->side, hash_of(&key, wide, from->connection));
+	*to = wished ? wished : choose(from->connection, !from->side, hash_of(&key, wide, from->connection));
 	if (!*to)
 		return VERDICT_NO_TARGET;
 	if (!flow->quoted)
@@ -542,90 +552,157 @@ static __always_inline enum verdict carry(const struct flow *flow, bool wide, co
 	return VERDICT_FORWARDED;
 }
 
-static __always_inline bool is_of(const struct fragment *fragment, const struct flow *flow, u64 datagram)
+/* In one step: a branch for each word would multiply the paths that the verifier follows. */
+static __always_inline bool is_of(const struct fragment *there, const struct fragment *wanted)
 {
-	return fragment->datagram == datagram && same_address(&fragment->source, &flow->source) &&
-	       same_address(&fragment->destination, &flow->destination);
+	u32 differs = there->datagram != wanted->datagram;
+
+	for (int word = 0; word < 4; word++)
+		differs |= (there->source.word[word] ^ wanted->source.word[word]) |
+			   (there->destination.word[word] ^ wanted->destination.word[word]);
+	return !differs;
+}
+
+/* Signed, because another CPU may have noted a later time than `now`. */
+static __always_inline bool aged(const struct fragment *there, u64 now)
+{
+	return (s64)(now - there->at) >= (s64)FOLLOWED_FOR;
 }
 
 /* One of the places that a datagram may have among those of its sender's link. Successive datagrams to the same address
  * never have the same first one.
  */
-static __always_inline struct place choice_of(const struct flow *flow, u64 datagram, u32 slot, u32 choice)
+static __always_inline struct place choice_of(const struct fragment *part, u32 slot, u32 choice)
 {
-	u32 source = address_hash(&flow->source), destination = address_hash(&flow->destination);
+	u32 source = address_hash(&part->source), destination = address_hash(&part->destination);
 	u32 hash = source + destination;
 
 	if (choice)
-		hash = mixed((u64)source << 32 | destination, datagram * FRAGMENT_CHOICES + choice);
+		hash = mixed((u64)source << 32 | destination, part->datagram * FRAGMENT_CHOICES + choice);
 	else
 		/* the number's low bits: IPv4, IPv6 */
-		hash += __builtin_bswap16(datagram) + __builtin_bswap32(datagram);
+		hash += __builtin_bswap16(part->datagram) + __builtin_bswap32(part->datagram);
 	return (struct place){slot, hash & (FRAGMENT_PLACES - 1)};
 }
 
-/* True if fragments of another datagram may still need what is in this place. */
-static __always_inline bool taken(const struct fragment *there, const struct flow *flow, u64 datagram)
+/* Makes a fragment the pair of its addresses. The result is the place of the pair. */
+static __always_inline struct place as_pair(struct fragment *part, u32 slot)
 {
-	return there && !there->last && (u32)bpf_jiffies64() - there->tick < OPEN_FOR && !is_of(there, flow, datagram);
+	u32 source = address_hash(&part->source), destination = address_hash(&part->destination);
+	u32 hash = mixed((u64)source << 32 | destination, part->datagram >> 32);
+
+	part->datagram &= ~0xffffffffULL;
+	return (struct place){slot, FRAGMENT_PLACES + (hash & (FRAGMENT_PAIRS - 1))};
 }
 
-/* Notes where the first fragment went: in the first of its places that is not taken, or else in the last. */
-static __always_inline void note_first(const struct flow *flow, u64 datagram, u32 slot, u64 to)
+static __always_inline struct fragment part_of_flow(const struct flow *flow)
 {
-	struct fragment fresh = {.source = flow->source, .destination = flow->destination, .datagram = datagram};
-	struct place place;
+	struct fragment part = {.source = flow->source, .destination = flow->destination};
 
-	fresh.to = to;
-	fresh.tick = bpf_jiffies64();
-	for (u32 choice = 0; choice < FRAGMENT_CHOICES; choice++) {
-		place = choice_of(flow, datagram, slot, choice);
-		if (!taken(fragments.lookup(&place), flow, datagram))
-			break;
-	}
-	fragments.update(&place, &fresh);
+	part.datagram = flow->datagram | (u64)flow->vlans << 32;
+	return part;
 }
 
-/* Where the first fragment of the datagram went; 0 if that is not known. */
-static __always_inline u64 first_went_to(const struct flow *flow, u64 datagram, u32 slot)
+/* Completes what is known of a fragment's datagram. The place is the one where that is noted. If it is not noted, the
+ * place is the one of the datagram's choices that has been of use to nobody for the longest time.
+ */
+static __always_inline struct place recall(struct fragment *part, u32 slot, u64 now)
 {
-	for (u32 choice = 0; choice < FRAGMENT_CHOICES; choice++) {
-		struct place place = choice_of(flow, datagram, slot, choice);
-		struct fragment *first = fragments.lookup(&place);
+	struct place place, room = {slot, 0};
+	u64 oldest = ~0ULL;
 
-		if (first && is_of(first, flow, datagram)) {
-			if (flow->part == LAST)
-				first->last = 1;
-			return first->to;
+	for (u32 choice = 0; choice < FRAGMENT_CHOICES; choice++) {
+		struct fragment *there;
+		u64 since = 0;
+
+		place = choice_of(part, slot, choice);
+		there = fragments.lookup(&place);
+		if (there) {
+			if (is_of(there, part) && !aged(there, now)) {
+				part->to = there->to;
+				part->at = there->at;
+				part->early = there->early;
+				part->last = there->last;
+				return place;
+			}
+			since = there->last && !there->early ? 0 : there->at;
+		}
+		if (since < oldest) {
+			oldest = since;
+			room = place;
 		}
 	}
-	return 0;
+	return room;
 }
 
-/* Forwards a fragment: later fragments go where the first one went. A fragment that arrives before the first one, or
- * whose first one was lost, goes by its addresses alone. That is right if the other side has a single link, and does no
- * harm if it is wrong.
- */
-static __always_inline enum verdict carry_part(const struct flow *flow, bool wide, const struct sender *from, u64 *to)
+/* Where the latest datagram in fragments between these addresses went, from this link; 0 if that is not known. */
+static __always_inline u64 pair_went_to(const struct fragment *part, u32 slot, u64 now)
 {
-	u64 datagram = flow->datagram | (u64)flow->vlans << 32;
-	u32 slot = end_slot(from->end);
-	enum verdict verdict;
-	struct wide_key addresses;
+	struct fragment pair = *part, *there;
+	struct place place = as_pair(&pair, slot);
 
-	if (flow->part == FIRST) {
-		verdict = carry(flow, wide, from, to);
-		if (verdict == VERDICT_FORWARDED)
-			note_first(flow, datagram, slot, *to);
-		return verdict;
+	there = fragments.lookup(&place);
+	return there && is_of(there, &pair) && !aged(there, now) ? there->to : 0;
+}
+
+/* A later fragment goes where the first one went. One that comes before the first one, or whose first one was lost,
+ * cannot be kept until more is known. It goes where the latest datagram between its addresses went, or else by its
+ * addresses alone. All such fragments of a datagram go the same way, and that is noted for the first one.
+ */
+static __always_inline enum verdict carry_later(const struct flow *flow, struct fragment *part, struct place *place,
+						const struct sender *from, u64 now, u64 *to)
+{
+	*to = alive(part->to, from->connection, !from->side);
+	if (*to && !part->early) {
+		if (flow->part != LAST)
+			return VERDICT_FORWARDED;
+	} else {
+		if (!*to)
+			*to = alive(pair_went_to(part, place->owner, now), from->connection, !from->side);
+		if (!*to) {
+			struct wide_key addresses = wide_key_of(from->connection, flow, from->side);
+
+			*to = choose(from->connection, !from->side,
+				     wide_hash(&addresses, namespace_of(from->connection)));
+		}
+		if (!*to)
+			return VERDICT_NO_TARGET;
+		tell(from->connection, VERDICT_LONE_FRAGMENT);
+		if (!part->early)
+			part->at = now;
+		part->early++;
+		part->to = *to;
 	}
-	*to = alive(first_went_to(flow, datagram, slot), from->connection, !from->side);
-	if (*to)
-		return VERDICT_FORWARDED;
-	tell(from->connection, VERDICT_LONE_FRAGMENT);
-	addresses = wide_key_of(from->connection, flow, from->side);
-	*to = choose(from->connection, !from->side, wide_hash(&addresses, namespace_of(from->connection)));
-	return *to ? VERDICT_FORWARDED : VERDICT_NO_TARGET;
+	part->last |= flow->part == LAST;
+	fragments.update(place, part);
+	return VERDICT_FORWARDED;
+}
+
+/* The end that fragments went to which came before their first one, if it may have new sessions; otherwise 0. */
+static __always_inline u64 wish_of(const struct fragment *part, const struct sender *from)
+{
+	u64 end = part->early ? alive(part->to, from->connection, !from->side) : 0;
+	u32 slot = end_slot(end);
+	struct link *link = links.lookup(&slot);
+
+	return link && link->state == SERVING ? end : 0;
+}
+
+/* Notes where the first fragment went, and tells what that means for those that came before it. */
+static __always_inline void note_first(struct fragment *part, struct place *place, const struct sender *from, u64 now,
+				       u64 to)
+{
+	struct place pair;
+
+	if (part->early)
+		tell_of(part->early, from->connection,
+			same_link(part->to, to) ? VERDICT_EARLY_FRAGMENT : VERDICT_PARTED_FRAGMENT);
+	part->to = to;
+	part->at = now;
+	part->early = 0;
+	fragments.update(place, part);
+	pair = as_pair(part, place->owner);
+	fragments.update(&pair, part);
 }
 
 /* The id of the outermost VLAN tag, which the kernel keeps beside the frame; 0 without one. */
@@ -710,25 +787,27 @@ static __always_inline bool read_ip(struct flow *flow, const struct payload *pay
 	return payload->ethertype == ETHERTYPE(ETH_P_IP) && read_ipv4(flow, payload->header, end);
 }
 
-/* Decides for every frame whose EtherType is not IPv4: ARP, IPv6, VLAN tags in the frame, any other protocol. */
-static __always_inline enum verdict decide_wide(struct __sk_buff *skb, struct ethhdr *eth, struct payload payload,
-						void *end, const struct sender *from, u64 *to)
+/* What reading a frame found. */
+enum found {
+	NOTHING, /* no reader understands it, or it is for a group */
+	FLOW,
+	ANSWER, /* the frame has become the answer */
+};
+
+/* Reads every frame whose EtherType is not IPv4: ARP, IPv6, VLAN tags in the frame, any other protocol. */
+static __always_inline enum found read_wide(struct __sk_buff *skb, struct ethhdr *eth, void *end,
+					    const struct sender *from, struct flow *flow)
 {
+	struct payload payload = past_tags(eth, flow->vlans, skb->vlan_present, end);
 	/* The chain gives the addresses of the interface itself, not those of VLANs on it. */
 	bool untagged = eth->h_proto == payload.ethertype && !payload.vlans;
-	struct flow flow = {.vlans = payload.vlans};
 
-	*to = from->end;
-	if (payload.ethertype == ETHERTYPE(ETH_P_ARP) && read_arp(&flow, payload.header, end)) {
-		if (untagged && settle_arp(skb, (void *)eth, &flow, from))
-			return VERDICT_ANSWERED;
-	} else if (payload.ethertype == ETHERTYPE(ETH_P_IPV6) && read_nd(&flow, payload.header, end)) {
-		if (untagged && settle_nd(skb, eth, payload.header, end, &flow, from))
-			return VERDICT_ANSWERED;
-	} else if (eth->h_dest[0] & 1 || !read_ip(&flow, &payload, end)) {
-		return carry_any(eth, from, to);
-	}
-	return flow.part ? carry_part(&flow, true, from, to) : carry(&flow, true, from, to);
+	flow->vlans = payload.vlans;
+	if (payload.ethertype == ETHERTYPE(ETH_P_ARP) && read_arp(flow, payload.header, end))
+		return untagged && settle_arp(skb, (void *)eth, flow, from) ? ANSWER : FLOW;
+	if (payload.ethertype == ETHERTYPE(ETH_P_IPV6) && read_nd(flow, payload.header, end))
+		return untagged && settle_nd(skb, eth, payload.header, end, flow, from) ? ANSWER : FLOW;
+	return eth->h_dest[0] & 1 || !read_ip(flow, &payload, end) ? NOTHING : FLOW;
 }
 
 /* Decides where a frame goes; `to` is set for VERDICT_FORWARDED and VERDICT_ANSWERED. */
@@ -737,14 +816,38 @@ static __always_inline enum verdict decide(struct __sk_buff *skb, const struct s
 	void *end = (void *)(long)skb->data_end;
 	struct ethhdr *eth = (void *)(long)skb->data;
 	struct flow flow = {.vlans = tag_beside(skb)};
+	enum verdict verdict;
+	struct fragment part;
+	struct place place;
+	enum found found;
+	u64 now = 0, wished = 0;
+	bool wide;
 
 	if ((void *)(eth + 1) > end)
 		return VERDICT_NOT_OURS; /* never happens on an Ethernet device; the verifier needs the check */
-	if (eth->h_proto != ETHERTYPE(ETH_P_IP))
-		return decide_wide(skb, eth, past_tags(eth, flow.vlans, skb->vlan_present, end), end, from, to);
-	if (eth->h_dest[0] & 1 || !read_ipv4(&flow, (void *)(eth + 1), end))
+	wide = eth->h_proto != ETHERTYPE(ETH_P_IP);
+	if (wide)
+		found = read_wide(skb, eth, end, from, &flow);
+	else
+		found = eth->h_dest[0] & 1 || !read_ipv4(&flow, (void *)(eth + 1), end) ? NOTHING : FLOW;
+	if (found == ANSWER) {
+		*to = from->end;
+		return VERDICT_ANSWERED;
+	}
+	if (found == NOTHING)
 		return carry_any(eth, from, to);
-	return unlikely(flow.part) ? carry_part(&flow, false, from, to) : carry(&flow, false, from, to);
+	if (unlikely(flow.part)) {
+		now = bpf_ktime_get_ns();
+		part = part_of_flow(&flow);
+		place = recall(&part, end_slot(from->end), now);
+		if (flow.part != FIRST)
+			return carry_later(&flow, &part, &place, from, now, to);
+		wished = wish_of(&part, from);
+	}
+	verdict = wide ? carry(&flow, true, from, wished, to) : carry(&flow, false, from, wished, to);
+	if (unlikely(flow.part) && verdict == VERDICT_FORWARDED)
+		note_first(&part, &place, from, now, *to);
+	return verdict;
 }
 
 /* Sends into the replica's end of the link. */

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import struct
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -48,6 +49,12 @@ _LAST, _LAST_AT = struct.Struct("<QI"), 24
 _MANY_TICKS = 10_000
 _ENDS, _OWNER = struct.Struct("<QQII"), ((1 << 19) - 1) << 44
 """The beginning of a session, its two ends and stamps, and the owner in an end."""
+
+_PROGRAM_ID, _VERIFIED_INSTRUCTIONS, _PROGRAM_INFO_BYTES = 4, 216, 232
+"""Offsets in struct bpf_prog_info, and its size (linux/bpf.h)."""
+
+DATAGRAM_PLACES = 256
+"""FRAGMENT_PLACES in bpf/cross_connect.c; behind them are the places of pairs."""
 
 _ARRAYS = {"links", "traffic", "opened", "contests", "hash_key_note", "patience"}
 _VERDICTS = verdicts()
@@ -154,6 +161,19 @@ class Node:
         for key, (*about, mac, _) in list(learned.items()):
             learned.put(key, (*about, mac, now - seconds * 1_000_000_000))
 
+    def age_of_fragments(self, seconds: int) -> None:
+        """Makes all that is noted of fragments older by so many seconds."""
+        fragments = self.datapath._maps["fragments"]
+        for key, (*about, at, early, last) in list(fragments.items()):
+            fragments.put(key, (*about, at - seconds * 1_000_000_000, early, last))
+
+    def forget_pairs(self) -> None:
+        """Removes what is noted of pairs of addresses between which fragments went."""
+        fragments = self.datapath._maps["fragments"]
+        for slot, place in [key for key, _ in fragments.items()]:
+            if place >= DATAGRAM_PLACES:
+                fragments.delete((slot, place))
+
     def age_of_sessions(self, seconds: int) -> None:
         """Makes every session silent for so many seconds. It writes the map itself: the adapter writes no session."""
 
@@ -190,9 +210,7 @@ class Node:
     @property
     def program(self) -> int:
         """The kernel's id of the program."""
-        info, size = (ctypes.c_uint32 * 2)(), ctypes.c_uint32(8)
-        assert not _libbpf.bpf_obj_get_info_by_fd(self.datapath.program_fd, info, ctypes.byref(size))
-        return int(info[1])
+        return _program_info(self.datapath.program_fd, _PROGRAM_ID)
 
     def tally(self) -> Tally:
         told: Counter[str] = Counter()
@@ -203,6 +221,20 @@ class Node:
     def _frames_sent(self) -> Counter[int]:
         traffic = self.datapath.counters.traffic(self._slots)
         return Counter({slot: counted.sent_packets for slot, counted in traffic.items()})
+
+
+def verified_instructions(program_fd: int) -> int:
+    """How many instructions the verifier went through to accept the program, on all paths together."""
+    return _program_info(program_fd, _VERIFIED_INSTRUCTIONS)
+
+
+def _program_info(program_fd: int, at: int) -> int:
+    """A number of 32 bits in the kernel's description of a program, struct bpf_prog_info."""
+    info = ctypes.create_string_buffer(_PROGRAM_INFO_BYTES)
+    size = ctypes.c_uint32(len(info))
+    assert not _libbpf.bpf_obj_get_info_by_fd(program_fd, info, ctypes.byref(size))
+    assert size.value >= at + 4, "this kernel does not tell"
+    return int.from_bytes(info[at : at + 4], sys.byteorder)
 
 
 def _pieces(packed: bytes, size: int) -> list[bytes]:

@@ -55,7 +55,7 @@ LAYOUTS = {
     "hash_key_note": Layout(struct.Struct("<I"), struct.Struct("<Q")),
     "patience": Layout(struct.Struct("<I"), struct.Struct("<4I")),
     "numbers": Layout(struct.Struct("<I"), struct.Struct("<40s64s224s")),
-    "fragments": Layout(struct.Struct("<II"), struct.Struct("<16s16sQQII")),
+    "fragments": Layout(struct.Struct("<II"), struct.Struct("<16s16sQQQII")),
     "targets": Layout(struct.Struct("<II"), struct.Struct(f"<{2 * maglev.LENGTH}s")),
     "neighbours": Layout(struct.Struct("<II16s"), struct.Struct("<6s2x")),
     "learned": Layout(struct.Struct("<II"), struct.Struct("<II16s6s2xQ")),
@@ -69,7 +69,7 @@ NUMBERED_SIZES = (40, 64, 224)
 OPENER = 1
 """In the last field of a session: the side that opened it. The other bits are zero until that is answered
 (bpf/session.h)."""
-LEARNED_PLACES, FRAGMENT_PLACES = 64, 256
+LEARNED_PLACES, FRAGMENT_PLACES = 64, 256 + 64
 """Elements of a cross-connection in `learned`, and of a link in `fragments`; as in bpf/cross_connect.c."""
 
 
