@@ -743,7 +743,7 @@ static __always_inline u64 known(struct __sk_buff *skb, const struct link *link)
 	if (!session || session->stamp[side] != link->stamp || !goes_on(session))
 		return 0;
 	far = session->end[!side];
-	return (far & OWNER) == owner_of(link->connection) ? far : 0;
+	return (far & (OWNER | PLAIN)) == owner_of(link->connection) ? far : 0;
 }
 
 /* Forwards by the pair of MACs, without a session: frames that no reader understands, multicast and broadcast. */

@@ -50,6 +50,8 @@ _MANY_TICKS = 10_000
 _ENDS, _OWNER = struct.Struct("<QQII"), ((1 << 19) - 1) << 44
 """The beginning of a session, its two ends and stamps, and the owner in an end."""
 
+_DELIVERY = struct.Struct("<III36xII")
+"""The beginning of struct __sk_buff for delivery.c: len, pkt_type, mark, … cb[0], cb[1]."""
 _PROGRAM_ID, _VERIFIED_INSTRUCTIONS, _PROGRAM_INFO_BYTES = 4, 216, 232
 """Offsets in struct bpf_prog_info, and its size (linux/bpf.h)."""
 
@@ -136,7 +138,7 @@ class Node:
         """Sends a frame from the replica behind `slot`; the tc action, and the outcome."""
         whole = bytes(frame)
         tag, data = _split_tag(whole)
-        context = struct.pack("<III36xII", 0, 0, slot, int.from_bytes(tag), len(data))
+        context = _DELIVERY.pack(0, 0, slot, int.from_bytes(tag), len(data))
         padded = data.ljust(_least(data), b"\0")
         action, out, _ = _test_run(_delivery_to(self.datapath.program_fd), context, padded)
         return action, out[:12] + tag + out[12:]
@@ -234,7 +236,7 @@ def _program_info(program_fd: int, at: int) -> int:
     size = ctypes.c_uint32(len(info))
     assert not _libbpf.bpf_obj_get_info_by_fd(program_fd, info, ctypes.byref(size))
     assert size.value >= at + 4, "this kernel does not tell"
-    return int.from_bytes(info[at : at + 4], sys.byteorder)
+    return int.from_bytes(info.raw[at : at + 4], sys.byteorder)
 
 
 def _pieces(packed: bytes, size: int) -> list[bytes]:
@@ -279,6 +281,40 @@ class _Options(ctypes.Structure):
         ("cpu", ctypes.c_uint32),
         ("batch_size", ctypes.c_uint32),
     )
+
+
+class Runs:
+    """Many test runs of one program. It is as `Node.deliver`, without new buffers each time; only one node at a time
+    may deliver frames."""
+
+    def __init__(self, program_fd: int) -> None:
+        self._fd = _delivery_to(program_fd)
+        self._out, self._context = ctypes.create_string_buffer(4096), ctypes.create_string_buffer(256)
+        self._options = _Options(
+            sz=ctypes.sizeof(_Options),
+            data_out=ctypes.addressof(self._out),
+            ctx_out=ctypes.addressof(self._context),
+            ctx_size_in=_DELIVERY.size,
+            repeat=1,
+        )
+        self._reference = ctypes.byref(self._options)
+
+    def deliver(self, slot: int, frame: bytes) -> tuple[int, bytes, bytes]:
+        """(tc action, the frame afterwards, struct __sk_buff afterwards)."""
+        tag, data = _split_tag(frame)
+        padded = data.ljust(_least(data), b"\0")
+        options = self._options
+        options.data_in, options.data_size_in = padded, len(padded)
+        options.ctx_in = _DELIVERY.pack(0, 0, slot, int.from_bytes(tag), len(data))
+        options.data_size_out, options.ctx_size_out = len(self._out), len(self._context)
+        if error := _libbpf.bpf_prog_test_run_opts(self._fd, self._reference):
+            raise OSError(-error, f"test run of a frame of {len(frame)} bytes failed")
+        out = ctypes.string_at(self._out, options.data_size_out)
+        return (
+            ctypes.c_int32(options.retval).value,
+            out[:12] + tag + out[12:],
+            self._context.raw[: options.ctx_size_out],
+        )
 
 
 def test_run(program_fd: int, mark: int, frame: bytes, repeat: int = 1) -> tuple[int, bytes, int]:

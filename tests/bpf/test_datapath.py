@@ -374,6 +374,6 @@ def test_numbers_are_the_same_in_c_and_python() -> None:
 
     assert {state.name: str(state.value) for state in LinkState}.items() <= numbers.items()
     assert {side.name: str(side.value) for side in Side}.items() <= numbers.items()
-    assert list(verdicts()) == list(range(7))
-    assert verdicts().items() >= {0: "forwarded", 3: "unwired", 6: "contested"}.items()
+    assert list(verdicts()) == list(range(9))
+    assert verdicts().items() >= {0: "forwarded", 3: "unwired", 6: "contested", 8: "parted_fragment"}.items()
     assert verdicts(dropped=True) == {3: "unwired", 4: "no_target"}
