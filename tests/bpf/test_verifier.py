@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from controller.node.kernel.datapath import Datapath
-from tests.bpf.node import verified_instructions
+from tests.bpf.node import Node, verified_instructions
 
 BUDGET = 600_000
 """Of the kernel's million. How many states it prunes differs from version to version, and a program that it refuses
@@ -13,12 +12,11 @@ leaves a node without a data path. So four tenths remain for versions that this 
 
 
 def test_the_verifier_accepts_the_program_well_below_its_limit(bpffs: Path) -> None:
-    datapath = Datapath.open(bpffs / "verified", capacity=4096)
+    node = Node(bpffs / "verified", cflags=())
     try:
-        instructions = verified_instructions(datapath.program_fd)
+        instructions = verified_instructions(node.datapath.program_fd)
     finally:
-        datapath.unpin()
-        datapath.close()
+        node.close()
 
     print(f"\nThe verifier went through {instructions:,} of at most 1,000,000 instructions.")
     assert 1_000 < instructions < BUDGET
