@@ -58,9 +58,8 @@ WRONG: dict[str, tuple[str, dict[str, str]]] = {
     "a fragment goes any way": (
         "another way",
         {
-            "from->side, wide_hash(&addresses));\n\t\t}": (
-                "from->side, bpf_get_prandom_u32());\n\t\t}\n\t\tpart->datagram = 0;"
-            )
+            "wide_hash(&addresses, namespace_of(from->connection))": "bpf_get_prandom_u32()",
+            "part->to = *to;": "part->to = 0;",
         },
     ),
     "the fast path knows no plain way": ("on way 1", {"(far & (OWNER | PLAIN)) ==": "(far & OWNER) =="}),
