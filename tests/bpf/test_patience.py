@@ -308,14 +308,14 @@ def test_the_patience_of_the_node_is_that_of_chains_that_say_nothing(bpffs: Path
     assert 11 not in late
 
 
-def test_patience_belongs_to_a_cross_connection_and_goes_with_it(wired: Node) -> None:
+def test_patience_belongs_to_a_cross_connection(wired: Node) -> None:
     other = CONNECTION + 1
     wired.datapath.set_patience(CONNECTION, Patience(udp=60, tcp=10))
     wired.datapath.set_patience(other, Patience(sctp=7))
 
     assert wired.datapath.observe().patience == {CONNECTION: Patience(udp=60, tcp=10), other: Patience(sctp=7)}
     assert wired.datapath.patience(CONNECTION) == Patience(tcp=10, sctp=300, udp=60, other=5)
-    wired.datapath.forget(CONNECTION)
-    wired.datapath.clear_patience(other)
+    for number in (CONNECTION, other):
+        wired.datapath.clear_patience(number)
     assert wired.datapath.observe().patience == {}
     assert wired.datapath.patience(CONNECTION) == wired.datapath.patience(0xDEADBEEF) == DEFAULT_PATIENCE
