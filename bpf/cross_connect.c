@@ -19,7 +19,7 @@
 #include <uapi/linux/pkt_cls.h>
 
 #include "packet.h"
-#include "session.h"
+#include "table.h"
 #include "verdicts.h"
 
 /* In BPF_PROG_TEST_RUN every frame has ifindex 1 and no tc_classid; tests and benchmarks compile with another field. */
@@ -39,6 +39,8 @@
 #define FRAGMENT_PAIRS	 64  /* of a link, behind them, for pairs of addresses; a power of two */
 #define FRAGMENT_CHOICES 4   /* places that a datagram may have */
 
+#define LINGERS_FOR 250 /* ticks; for so long a closed session's last acknowledgements may come */
+
 #define LEARNED_FOR  (30 * SECOND) /* as long as a host trusts an answer, on average (RFC 4861) */
 #define FOLLOWED_FOR (30 * SECOND) /* as long as Linux waits for the rest of an IPv4 datagram (ipfrag_time) */
 
@@ -56,8 +58,8 @@ struct link {
 	u32 connection;
 	u8 side;
 	u8 state;
-	u8 plain; /* bpf_redirect_peer does not work: the other end is in the same network namespace */
-	u8 unused;
+	u8 plain;  /* bpf_redirect_peer does not work: the other end is in the same network namespace */
+	u8 zero;   /* always; the verifier does not know that (`as_one`) */
 	u32 stamp; /* session.h */
 };
 
@@ -131,6 +133,12 @@ struct drop_key {
 	u32 verdict;
 };
 
+/* What a cross-connection has of both session tables: by its number. */
+struct holding {
+	u64 places;
+	u64 evicted; /* sessions that had proved themselves, were not closed, and had to give way */
+};
+
 /* What the number of a cross-connection stands for: for the agent, and for people. The choice of a replica depends on
  * the namespace. Text ends with a zero; what follows is zeros, too.
  */
@@ -141,9 +149,9 @@ struct numbered {
 };
 
 BPF_TABLE_PINNED("array", u32, struct link, links, SLOTS, PIN_ROOT "/links");
-BPF_TABLE_PINNED("lru_hash", struct session_key, struct session, sessions, SESSION_CAPACITY, PIN_ROOT "/sessions");
-BPF_TABLE_PINNED("lru_hash", struct wide_key, struct session, wide_sessions, SESSION_CAPACITY,
-		 PIN_ROOT "/wide_sessions");
+BPF_TABLE_PINNED("array", u32, struct bucket, sessions, BUCKETS, PIN_ROOT "/sessions");
+BPF_TABLE_PINNED("array", u32, struct wide_bucket, wide_sessions, BUCKETS, PIN_ROOT "/wide_sessions");
+BPF_TABLE_PINNED("array", u32, struct holding, holdings, NUMBERS, PIN_ROOT "/holdings");
 BPF_TABLE_PINNED("hash", struct side_key, struct targets, targets, 2 * SLOTS, PIN_ROOT "/targets", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("hash", struct neighbour_key, struct neighbour, neighbours, SLOTS *NEIGHBOURS_PER_LINK,
 		 PIN_ROOT "/neighbours", BPF_F_NO_PREALLOC);
@@ -157,10 +165,9 @@ BPF_TABLE_PINNED("percpu_hash", struct drop_key, u64, drops, SLOTS *MOST_VERDICT
 BPF_TABLE_PINNED("array", u32, struct contest, contests, SLOTS, PIN_ROOT "/contests");
 BPF_TABLE_PINNED("hash", u32, struct numbered, numbers, 2 * SLOTS, PIN_ROOT "/numbers", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("array", u32, struct patience, patience, NUMBERS, PIN_ROOT "/patience");
-BPF_TABLE_PINNED("percpu_array", u32, u64, opened, 2,
-		 PIN_ROOT "/opened"); /* entries added: to sessions, to wide_sessions */
 /* Tells one key of the hashes from another one: by which the sessions' places were found. For the agent. */
 BPF_TABLE_PINNED("array", u32, u64, hash_key_note, 1, PIN_ROOT "/hash_key_note");
+BPF_TABLE("array", u32, u64, activity, SLOTS);
 
 BPF_PROG_ARRAY(shortcut_to, 1); /* the cross-connection, while the agent that loaded it leads; else empty */
 
@@ -181,6 +188,7 @@ struct sender {
 	u32 stamp;
 	u8 side;
 	u8 state;
+	u8 zero; /* struct link */
 };
 
 /* Counts the verdict of a cross-connection for some frames. */
@@ -249,23 +257,160 @@ static __always_inline u64 choose(u32 connection, u32 side, u32 hash)
 	return 0;
 }
 
-static __always_inline struct session *find(union any_key *key, bool wide)
+/* Keeps a value on the stack as one piece. In pieces, each in a register or a place of its own, the values of the slow
+ * path together need more than the stack has: "BPF stack limit of 512 bytes is exceeded".
+ */
+static __always_inline void in_memory(const void *value)
 {
-	return wide ? wide_sessions.lookup(&key->wide) : sessions.lookup(&key->narrow);
+	asm volatile("" : : "r"(value) : "memory");
 }
 
-/* False if the session exists already, or the map has no room. */
-static __always_inline bool add(union any_key *key, bool wide, struct session *session)
-{
-	u32 kind = wide;
-	u64 *count;
+/* Where a session is, or may be put. */
+struct spot {
+	struct bucket_head *head;
+	u64 tag;
+	struct session *session; /* NULL: there is none */
+};
 
-	if (wide ? wide_sessions.insert(&key->wide, session) : sessions.insert(&key->narrow, session))
+static __always_inline struct spot find(const union any_key *key, bool wide)
+{
+	u64 hash = wide ? placement((u32 *)key, 12) : placement((u32 *)key, 6);
+	struct spot spot = {.tag = tag_of(hash)};
+	u32 at = bucket_of(hash);
+	u64 *place;
+
+	spot.head = wide ? (void *)wide_sessions.lookup(&at) : (void *)sessions.lookup(&at);
+	if (!spot.head)
+		return spot;
+	place = place_with(spot.head, spot.tag, (u64 *)key, wide);
+	if (place)
+		spot.session = (void *)place + (wide ? sizeof(struct wide_key) : sizeof(struct session_key));
+	return spot;
+}
+
+static __always_inline struct holding *holding_of(u32 connection)
+{
+	u32 number = connection & (NUMBERS - 1); /* numbers of an early version are larger, and may share */
+
+	return holdings.lookup(&number);
+}
+
+static __always_inline u64 places_of(u32 connection)
+{
+	struct holding *holding = holding_of(connection);
+
+	return holding ? holding->places : 0;
+}
+
+/* The same value, of which the verifier knows nothing any more, if it knows nothing of `noise`. Otherwise it would
+ * follow each value that it knows as a case of its own: "processed 1000001 insns".
+ */
+static __always_inline u64 disguised(u64 value, u64 noise)
+{
+	value ^= noise;
+	asm volatile("" : "+r"(value));
+	return value ^ noise;
+}
+
+/* Above the ticks of a silence: what comes first. */
+#define OWN_OR_RICHER (1ULL << 33)
+#define FINISHED      (1ULL << 34)
+
+/* The session that gives way to another one of its bucket (table.h), or NOBODY. With `proven`, among those that have
+ * proved themselves; PLACES if there are few enough of them.
+ */
+static __always_inline u64 giving_way(struct bucket_head *head, u32 connection, bool proven, bool wide)
+{
+	u64 own = places_of(connection), tick = bpf_jiffies64(), best = 0, count = 0;
+
+#pragma nounroll
+	for (u64 at = 0; at < PLACES; at++) {
+		struct session *session = session_at(head, at, wide);
+		u64 silence = 1 + (u64)(u32)(tick - session->last_tick);
+		u64 has_proved = session->standing & PROVEN;
+		u32 owner = connection_at(head, at, wide);
+
+		if (!*tag_at(head, at))
+			continue;
+		count = disguised(count + has_proved / PROVEN, tick);
+		if (!has_proved == proven)
+			continue;
+		if (owner == connection || places_of(owner) >= own)
+			silence |= OWN_OR_RICHER;
+		else if (proven)
+			continue;
+		if (!proven && closed(session) && (u32)silence > LINGERS_FOR)
+			silence |= FINISHED;
+		silence = silence * PLACES | at;
+		if (silence > best)
+			best = disguised(silence, tick);
+	}
+	if (proven && count < PROVEN_PLACES)
+		return PLACES;
+	return best ? best & (PLACES - 1) : NOBODY;
+}
+
+/* Puts a session into the table, unless there is no room, or another CPU was faster. */
+static __always_inline bool add(const struct spot *spot, const union any_key *key, bool wide,
+				const struct session *session)
+{
+	u32 connection = wide ? key->wide.connection : key->narrow.connection, owner = 0;
+	struct bucket_head *head = spot->head;
+	struct holding *holding;
+	bool live = false;
+	u16 former = 0;
+	u64 at;
+
+	if (!head)
 		return false;
-	count = opened.lookup(&kind);
-	if (count)
-		(*count)++;
+	at = disguised(free_place(head), bpf_jiffies64());
+	if (at == PLACES) {
+		struct session *giving;
+
+		at = giving_way(head, connection, false, wide);
+		if (at == NOBODY) {
+			tell(connection, VERDICT_NO_ROOM);
+			return false;
+		}
+		former = *tag_at(head, at);
+		owner = connection_at(head, at, wide);
+		giving = session_at(head, at, wide);
+		live = giving->standing & WAS_PROVEN && !closed(giving);
+	}
+	if (!put(head, at, former, spot->tag, (u64 *)key, session, wide))
+		return false;
+	if (former) {
+		holding = holding_of(owner);
+		if (holding) {
+			__sync_fetch_and_add(&holding->places, -1);
+			if (live)
+				__sync_fetch_and_add(&holding->evicted, 1);
+		}
+	}
+	holding = holding_of(connection);
+	if (holding)
+		__sync_fetch_and_add(&holding->places, 1);
 	return true;
+}
+
+/* A frame from this side has told more about the session. If its bucket has no room for another proven one, and nobody
+ * there may be demoted, it stays as it is.
+ */
+static __always_inline void rise(const struct spot *spot, u32 connection, bool wide)
+{
+	struct session *session = spot->session;
+	u64 at;
+
+	if (!(session->standing & (ANSWERED | WAS_PROVEN))) {
+		session->standing |= ANSWERED;
+		return;
+	}
+	at = giving_way(spot->head, connection, true, wide);
+	if (at == NOBODY)
+		return;
+	if (at != PLACES)
+		session_at(spot->head, at, wide)->standing &= ~PROVEN;
+	session->standing |= PROVEN | WAS_PROVEN;
 }
 
 /* What stands for a cross-connection's namespace in its choices. */
@@ -286,9 +431,9 @@ static __always_inline u32 hash_of(const union any_key *key, bool wide, u32 conn
 /* True when the session was silent for longer than its cross-connection has patience. */
 static __always_inline bool silent_too_long(const struct session *session, const struct flow *flow, u32 connection)
 {
-	struct patience known = completed(patience.lookup(&connection));
+	struct patience *own = patience.lookup(&connection);
 
-	return silent(session, patience_with(session, flow->protocol, flow->ports, &known), bpf_ktime_get_ns());
+	return silent(session, patience_with(session, flow->protocol, flow->ports, own), bpf_ktime_get_ns());
 }
 
 /* True for a session of a draining link that the drain does not wait for any more, if the frame does not belong to it.
@@ -353,8 +498,11 @@ static __always_inline u32 stamp_for(u64 end, const struct sender *from)
 /* Updates a session for one more frame, which goes to `far`. The latest sender gets the answers, unless its link is
  * gone.
  */
-static __always_inline void keep(struct session *session, const struct flow *flow, const struct sender *from, u64 far)
+static __always_inline void keep(const struct spot *spot, const struct flow *flow, const struct sender *from, u64 far,
+				 bool wide)
 {
+	struct session *session = spot->session;
+
 	if (session->end[!from->side] != far)
 		session->end[!from->side] = far;
 	if (from->state != GONE) {
@@ -365,47 +513,38 @@ static __always_inline void keep(struct session *session, const struct flow *flo
 		session->stamp[from->side] = stamp_for(far, from);
 	}
 	note_signals(session, flow->signals, from->side);
-	note_standing(session, from->side);
+	if (closed(session))
+		session->standing &= ~PROVEN;
+	else if (rises(session->standing, from->side))
+		rise(spot, from->connection, wide);
 	if (!noted_lately(session))
 		note_time(session, bpf_ktime_get_ns());
 }
 
-/* Pins a new session to its sender and to the chosen link, or moves an old one there. A frame that opens a connection
- * makes an old session a new one. Returns the end to send to.
+/* Opens a session between its sender and the chosen link, in the place of a closed one with the same key if there is
+ * one.
  */
-static __always_inline u64 pin(union any_key *key, bool wide, struct session *session, const struct flow *flow,
-			       const struct sender *from, u64 chosen)
+static __always_inline void open(const union any_key *key, bool wide, const struct spot *spot, const struct flow *flow,
+				 const struct sender *from, u64 chosen)
 {
-	struct session fresh = {.last_seen = bpf_ktime_get_ns(), .last_tick = bpf_jiffies64()};
-	u32 opener = end_slot(from->end), choice = end_slot(chosen);
+	struct session fresh = {.last_seen = bpf_ktime_get_ns(), .last_tick = bpf_jiffies64(), .standing = from->side};
+	u32 opener = end_slot(from->end);
 	u32 stamp = flow->signals & ABORTS ? 0 : stamp_for(chosen, from); /* note_signals */
 	struct traffic *counters;
 
-	if (session && !(flow->signals & OPENS)) {
-		keep(session, flow, from, chosen);
-	} else {
-		fresh.end[UPSTREAM] = from->side == UPSTREAM ? from->end : chosen;
-		fresh.end[DOWNSTREAM] = from->side == UPSTREAM ? chosen : from->end;
-		fresh.stamp[UPSTREAM] = from->side == UPSTREAM ? stamp : 0;
-		fresh.stamp[DOWNSTREAM] = from->side == UPSTREAM ? 0 : stamp;
-		fresh.rst = !!(flow->signals & ABORTS);
-		fresh.standing = from->side;
-		if (session) {
-			begin_anew(session, &fresh);
-		} else if (!add(key, wide, &fresh)) {
-			/* Another CPU was faster; or there is no room, and the frame goes on without a session. */
-			u64 theirs = remembered(find(key, wide), flow, from->connection, from->side);
-
-			return theirs ? theirs : chosen;
-		}
-		counters = traffic.lookup(&opener);
-		if (counters)
-			counters->sessions_opened++;
-	}
-	counters = traffic.lookup(&choice);
+	fresh.end[UPSTREAM] = from->side == UPSTREAM ? from->end : chosen;
+	fresh.end[DOWNSTREAM] = from->side == UPSTREAM ? chosen : from->end;
+	fresh.stamp[UPSTREAM] = from->side == UPSTREAM ? stamp : 0;
+	fresh.stamp[DOWNSTREAM] = from->side == UPSTREAM ? 0 : stamp;
+	fresh.rst = !!(flow->signals & ABORTS);
+	in_memory(&fresh);
+	if (spot->session)
+		begin_anew(spot->session, &fresh);
+	else if (!add(spot, key, wide, &fresh))
+		return;
+	counters = traffic.lookup(&opener);
 	if (counters)
-		counters->sessions_chosen++;
-	return chosen;
+		counters->sessions_opened++;
 }
 
 static __always_inline struct place place_of(const struct neighbour_key *about)
@@ -530,25 +669,36 @@ static __always_inline bool answer_nd(struct __sk_buff *skb, const struct ethhdr
 static __always_inline enum verdict carry(const struct flow *flow, bool wide, const struct sender *from, u64 wished,
 					  u64 *to)
 {
-	struct session *session;
+	struct traffic *counters;
 	union any_key key;
+	struct spot spot;
+	u32 choice;
 
 	if (wide)
 		key.wide = wide_key_of(from->connection, flow, from->side);
 	else
 		key.narrow = session_key_of(from->connection, flow, from->side);
-	session = find(&key, wide);
-	*to = remembered(session, flow, from->connection, from->side);
-	if (*to) {
-		if (!flow->quoted)
-			keep(session, flow, from, *to);
-		return VERDICT_FORWARDED;
+	in_memory(&key);
+	spot = find(&key, wide);
+	*to = disguised(remembered(spot.session, flow, from->connection, from->side), bpf_jiffies64());
+	if (!*to) {
+		*to = wished ? wished : choose(from->connection, !from->side, hash_of(&key, wide, from->connection));
+		*to = disguised(*to, bpf_jiffies64());
+		if (!*to)
+			return VERDICT_NO_TARGET;
+		if (flow->quoted)
+			return VERDICT_FORWARDED;
+		choice = end_slot(*to);
+		counters = traffic.lookup(&choice);
+		if (counters)
+			counters->sessions_chosen++;
+		if (!spot.session || flow->signals & OPENS) {
+			open(&key, wide, &spot, flow, from, *to);
+			return VERDICT_FORWARDED;
+		}
 	}
-	*to = wished ? wished : choose(from->connection, !from->side, hash_of(&key, wide, from->connection));
-	if (!*to)
-		return VERDICT_NO_TARGET;
-	if (!flow->quoted)
-		*to = pin(&key, wide, session, flow, from, *to);
+	if (!flow->quoted && spot.session)
+		keep(&spot, flow, from, *to, wide);
 	return VERDICT_FORWARDED;
 }
 
@@ -728,22 +878,37 @@ static __always_inline bool goes_on(struct session *session)
 /* The fast path: the end that a plain frame of a known session goes to; 0 if `decide` has to decide. The result is
  * always the one of `decide`, with fewer steps.
  */
-static __always_inline u64 known(struct __sk_buff *skb, const struct link *link)
+static __always_inline u64 known_by(const union any_key *key, const struct link *link, bool wide)
 {
 	u32 side = link->side & 1;
-	struct session *session;
-	struct session_key key;
-	struct flow flow = {.vlans = tag_beside(skb)};
+	struct session *session = find(key, wide).session;
 	u64 far;
 
-	if (!read_plain(&flow, (void *)(long)skb->data, (void *)(long)skb->data_end))
-		return 0;
-	key = session_key_of(link->connection, &flow, side);
-	session = sessions.lookup(&key);
-	if (!session || session->stamp[side] != link->stamp || !goes_on(session))
+	if (!session || session->stamp[side] != link->stamp || rises(session->standing, side) || !goes_on(session))
 		return 0;
 	far = session->end[!side];
 	return (far & (OWNER | PLAIN)) == owner_of(link->connection) ? far : 0;
+}
+
+static __always_inline u64 known(struct __sk_buff *skb, const struct link *link)
+{
+	void *end = (void *)(long)skb->data_end;
+	struct ethhdr *eth = (void *)(long)skb->data;
+	struct flow flow = {.vlans = tag_beside(skb)};
+	union any_key key;
+
+	if ((void *)(eth + 1) > end || eth->h_dest[0] & 1)
+		return 0;
+	if (eth->h_proto == ETHERTYPE(ETH_P_IP)) {
+		if (!read_plain_ipv4(&flow, (void *)(eth + 1), end))
+			return 0;
+		key.narrow = session_key_of(link->connection, &flow, link->side & 1);
+		return known_by(&key, link, false);
+	}
+	if (eth->h_proto != ETHERTYPE(ETH_P_IPV6) || !read_plain_ipv6(&flow, (void *)(eth + 1), end))
+		return 0;
+	key.wide = wide_key_of(link->connection, &flow, link->side & 1);
+	return known_by(&key, link, true);
 }
 
 /* Forwards by the pair of MACs, without a session: frames that no reader understands, multicast and broadcast. */
@@ -810,43 +975,81 @@ static __always_inline enum found read_wide(struct __sk_buff *skb, struct ethhdr
 	return eth->h_dest[0] & 1 || !read_ip(flow, &payload, end) ? NOTHING : FLOW;
 }
 
+/* What `decide` knows of a frame before it looks for the session. */
+struct matter {
+	struct flow flow;
+	struct fragment part; /* of a first fragment, and where it is noted */
+	struct place place;
+	u64 now;
+	u64 wished;
+};
+
+/* Makes the verifier forget what it knows of a frame and its sender; it knows nothing of `zero`. Otherwise it would
+ * follow all that comes then once for every kind of frame: "processed 1000001 insns".
+ */
+static __always_inline void as_one(struct matter *it, struct sender *from)
+{
+	u8 zero = from->zero;
+
+	it->flow.ports |= zero;
+	it->flow.protocol |= zero;
+	it->flow.signals |= zero;
+	it->flow.quoted |= zero;
+	it->flow.part |= zero;
+	it->part.datagram |= zero;
+	it->part.to |= zero;
+	it->part.at |= zero;
+	it->part.early |= zero;
+	it->part.last |= zero;
+	it->place.owner |= zero;
+	it->place.at |= zero;
+	it->now |= zero;
+	it->wished |= zero;
+	from->end |= zero;
+	from->connection |= zero;
+	from->stamp |= zero;
+	from->side = (from->side | zero) & 1;
+	from->state |= zero;
+}
+
 /* Decides where a frame goes; `to` is set for VERDICT_FORWARDED and VERDICT_ANSWERED. */
-static __always_inline enum verdict decide(struct __sk_buff *skb, const struct sender *from, u64 *to)
+static __always_inline enum verdict decide(struct __sk_buff *skb, struct sender *from, u64 *to)
 {
 	void *end = (void *)(long)skb->data_end;
 	struct ethhdr *eth = (void *)(long)skb->data;
-	struct flow flow = {.vlans = tag_beside(skb)};
+	struct matter it = {.flow = {.vlans = tag_beside(skb)}};
 	enum verdict verdict;
-	struct fragment part;
-	struct place place;
 	enum found found;
-	u64 now = 0, wished = 0;
 	bool wide;
 
 	if ((void *)(eth + 1) > end)
 		return VERDICT_NOT_OURS; /* never happens on an Ethernet device; the verifier needs the check */
 	wide = eth->h_proto != ETHERTYPE(ETH_P_IP);
 	if (wide)
-		found = read_wide(skb, eth, end, from, &flow);
+		found = read_wide(skb, eth, end, from, &it.flow);
 	else
-		found = eth->h_dest[0] & 1 || !read_ipv4(&flow, (void *)(eth + 1), end) ? NOTHING : FLOW;
+		found = eth->h_dest[0] & 1 || !read_ipv4(&it.flow, (void *)(eth + 1), end) ? NOTHING : FLOW;
 	if (found == ANSWER) {
 		*to = from->end;
 		return VERDICT_ANSWERED;
 	}
 	if (found == NOTHING)
 		return carry_any(eth, from, to);
-	if (unlikely(flow.part)) {
-		now = bpf_ktime_get_ns();
-		part = part_of_flow(&flow);
-		place = recall(&part, end_slot(from->end), now);
-		if (flow.part != FIRST)
-			return carry_later(&flow, &part, &place, from, now, to);
-		wished = wish_of(&part, from);
+	it.part = part_of_flow(&it.flow);
+	if (unlikely(it.flow.part)) {
+		it.now = bpf_ktime_get_ns();
+		it.place = recall(&it.part, end_slot(from->end), it.now);
+		if (it.flow.part != FIRST)
+			return carry_later(&it.flow, &it.part, &it.place, from, it.now, to);
+		it.wished = wish_of(&it.part, from);
 	}
-	verdict = wide ? carry(&flow, true, from, wished, to) : carry(&flow, false, from, wished, to);
-	if (unlikely(flow.part) && verdict == VERDICT_FORWARDED)
-		note_first(&part, &place, from, now, *to);
+	as_one(&it, from);
+	verdict = wide ? carry(&it.flow, true, from, it.wished, to) : carry(&it.flow, false, from, it.wished, to);
+	*to = disguised(*to, bpf_jiffies64());
+	verdict = disguised(verdict, bpf_jiffies64());
+	as_one(&it, from);
+	if (unlikely(it.flow.part) && verdict == VERDICT_FORWARDED)
+		note_first(&it.part, &it.place, from, it.now, *to);
 	return verdict;
 }
 
@@ -928,6 +1131,7 @@ int cross_connect(struct __sk_buff *skb)
 	from.connection = link->connection;
 	from.side = link->side & 1;
 	from.state = link->state;
+	from.zero = link->zero;
 	from.stamp = link->stamp;
 	pull_headers(skb);
 	verdict = decide(skb, &from, &to);
@@ -943,4 +1147,98 @@ int sfc_shortcut(struct __sk_buff *skb)
 {
 	shortcut_to.call(skb, 0);
 	return TC_ACT_UNSPEC;
+}
+
+/* What the agent asks the program to do with the session tables, by BPF_PROG_TEST_RUN. One run looks at one bucket of
+ * each table, and the next one at the bucket after it. In skb->cb: the bucket, the time in two halves, and a number.
+ */
+enum question {
+	ASKED_BUCKET,
+	ASKED_NOW_LOW,
+	ASKED_NOW_HIGH,
+	ASKED_FORGET, /* the cross-connection whose sessions are removed; 0: count in `activity` */
+};
+
+static __always_inline void count_end(u64 end, u32 connection)
+{
+	u32 slot = end_slot(end);
+	struct link *link = links.lookup(&slot);
+	u64 *count = activity.lookup(&slot);
+
+	if (link && count && link->ifindex == end_ifindex(end) && link->connection == connection)
+		(*count)++;
+}
+
+static __always_inline void survey_bucket(struct bucket_head *head, u64 now, u32 forgotten, bool wide)
+{
+	u64 any = head->tags[0] | head->tags[1] | head->tags[2] | head->tags[3];
+
+	if (!any)
+		return;
+#pragma nounroll
+	for (u32 at = 0; at < PLACES; at++) {
+		struct session *session = session_at(head, at, wide);
+		u64 *words = place_at(head, at, wide);
+		u32 connection = connection_at(head, at, wide);
+		struct patience *own;
+		struct holding *holding;
+
+		if (!*tag_at(head, at))
+			continue;
+		if (!forgotten) {
+			own = patience.lookup(&connection);
+			if (active(session, words[wide ? 4 : 1] >> 32, !!(u32)words[wide ? 4 : 1], own, now)) {
+				count_end(session->end[UPSTREAM], connection);
+				count_end(session->end[DOWNSTREAM], connection);
+			}
+		} else if (connection == forgotten && clear(head, at, connection, wide)) {
+			holding = holding_of(connection);
+			if (holding)
+				__sync_fetch_and_add(&holding->places, -1);
+		}
+	}
+}
+
+int survey(struct __sk_buff *skb)
+{
+	u64 now = (u64)skb->cb[ASKED_NOW_HIGH] << 32 | skb->cb[ASKED_NOW_LOW];
+	u32 at = skb->cb[ASKED_BUCKET], forgotten = skb->cb[ASKED_FORGET];
+	struct bucket_head *narrow = (void *)sessions.lookup(&at), *wide = (void *)wide_sessions.lookup(&at);
+
+	if (!narrow || !wide)
+		return TC_ACT_SHOT;
+	survey_bucket(narrow, now, forgotten, false);
+	survey_bucket(wide, now, forgotten, true);
+	skb->cb[ASKED_BUCKET] = at + 1;
+	return TC_ACT_OK;
+}
+
+/* A session that the agent brings from another table: the frame's content, behind ETH_HLEN bytes. */
+struct brought {
+	u16 wide;
+	u64 key[6];
+	struct session session;
+} __attribute__((packed));
+
+/* TC_ACT_OK if the table has the session now, or had one with its key before. */
+int bring(struct __sk_buff *skb)
+{
+	struct brought *brought = (void *)(long)skb->data + ETH_HLEN;
+	struct session session;
+	union any_key key;
+	struct spot spot;
+	bool done;
+
+	if ((void *)(brought + 1) > (void *)(long)skb->data_end)
+		return TC_ACT_SHOT;
+	__builtin_memcpy(&key, brought->key, sizeof(key));
+	__builtin_memcpy(&session, &brought->session, sizeof(session));
+	if (brought->wide) {
+		spot = find(&key, true);
+		done = spot.session || add(&spot, &key, true, &session);
+	} else {
+		spot = find(&key, false);
+		done = spot.session || add(&spot, &key, false, &session);
+	}
+	return done ? TC_ACT_OK : TC_ACT_SHOT;
 }

@@ -75,8 +75,13 @@ static __always_inline u64 placement(const u32 *words, u32 count)
 	u64 sum = factors[0];
 
 	_Static_assert(sizeof(factors) == 8 * (MOST_PLACEMENT_WORDS + 1), "PLACEMENT_FACTORS has another length");
-#pragma unroll
-	for (u32 at = 0; at < count; at++)
-		sum += words[at] * factors[at + 1];
+	/* Written out, because the compiler does not unroll a loop in a function as large as ours: the factors would be
+	 * in memory that BCC does not bring.
+	 */
+#define TERM(at) sum += (at) < count ? words[(at) < count ? (at) : 0] * factors[(at) + 1] : 0
+	TERM(0), TERM(1), TERM(2), TERM(3), TERM(4), TERM(5);
+	TERM(6), TERM(7), TERM(8), TERM(9), TERM(10), TERM(11);
+	TERM(12), TERM(13), TERM(14), TERM(15);
+#undef TERM
 	return sum;
 }

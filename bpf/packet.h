@@ -416,27 +416,44 @@ static __always_inline bool read_ipv4(struct flow *flow, struct iphdr *ip, void 
 	return true;
 }
 
-/* Reads what most frames are: TCP without SYN, FIN and RST, or UDP, directly behind an IPv4 header without options, not
- * fragmented, for one receiver, and in the linear part. The result is the one of read_ipv4, in fewer steps, but for the
- * first three words of the addresses and the signals, which it does not set. False for a UDP datagram that is shorter
- * than a TCP header; read_ipv4 reads it.
+/* Reads the ports of what most frames are: TCP without SYN, FIN and RST, or UDP. The result is the one of
+ * read_transport, in fewer steps, but for the signals, which it does not set.
  */
-static __always_inline bool read_plain(struct flow *flow, struct ethhdr *eth, void *end)
+static __always_inline bool read_plain_ports(struct flow *flow, u8 protocol, void *header, void *end)
 {
-	struct iphdr *ip = (void *)(eth + 1);
-	struct tcphdr *tcp = (void *)(ip + 1);
+	if (header + sizeof(struct udphdr) > end)
+		return false;
+	if (protocol == IPPROTO_TCP) {
+		if (header + sizeof(struct tcphdr) > end || ((u8 *)header)[13] & (TCP_SYN | TCP_FIN | TCP_RST))
+			return false;
+	} else if (protocol != IPPROTO_UDP) {
+		return false;
+	}
+	flow->ports = *(u32 *)header;
+	flow->protocol = protocol;
+	return true;
+}
 
-	if ((void *)(tcp + 1) > end || *(__be16 *)&eth->h_proto != ETHERTYPE(ETH_P_IP) || eth->h_dest[0] & 1)
-		return false;
-	if (*(u8 *)ip != PLAIN_IPV4 || ip->frag_off & FRAGMENTED)
-		return false;
-	if (ip->protocol == IPPROTO_TCP ? ((u8 *)tcp)[13] & (TCP_SYN | TCP_FIN | TCP_RST) : ip->protocol != IPPROTO_UDP)
+/* Plain: directly behind the IP header, which has no options, not fragmented, and in the linear part. The result is the
+ * one of read_ipv4, but for the first three words of the addresses, which it does not set.
+ */
+static __always_inline bool read_plain_ipv4(struct flow *flow, struct iphdr *ip, void *end)
+{
+	if ((void *)(ip + 1) > end || *(u8 *)ip != PLAIN_IPV4 || ip->frag_off & FRAGMENTED)
 		return false;
 	flow->source.word[3] = ip->saddr;
 	flow->destination.word[3] = ip->daddr;
-	flow->ports = *(u32 *)tcp;
-	flow->protocol = ip->protocol;
-	return true;
+	return read_plain_ports(flow, ip->protocol, ip + 1, end);
+}
+
+/* The same for IPv6; the result is the one of read_ipv6. */
+static __always_inline bool read_plain_ipv6(struct flow *flow, struct ipv6hdr *ip, void *end)
+{
+	if ((void *)(ip + 1) > end || ip->version != 6)
+		return false;
+	flow->source = *(struct address *)&ip->saddr;
+	flow->destination = *(struct address *)&ip->daddr;
+	return read_plain_ports(flow, ip->nexthdr, ip + 1, end);
 }
 
 struct extension {

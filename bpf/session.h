@@ -1,18 +1,19 @@
 /* A session: one conversation, pinned to one link on each side.
  *
  * Its key is oriented: the upstream end comes first in both directions, so both find the same entry. Side is data:
- * every function below takes it as an index. The key consists of whole words. The kernel reads it in words right after
- * it was written, and would have to wait for a word that was written in pieces. It has 24 bytes, hardly more than IPv4
- * needs, because hashing it is a good part of the cost of a known session. A flow that is not plain IPv4 has a wide
- * key, in a map of its own with the same value.
+ * every function below takes it as an index. A key is 24 bytes, hardly more than IPv4 needs, so that a session with its
+ * key is one cache line. A flow that is not plain IPv4 has a wide key, in a table of its own with the same value.
  *
  * An end is one 64-bit word, so that a reader on another CPU never sees half of it: slot << 32 | ifindex, with the
  * number of the cross-connection above. The interface index tells a link from an earlier one in the same slot. The
  * highest bit says how to send frames there (`send`).
  *
- * The kernel gives the memory of a session that it removes to another one at once, even while a program holds it. So
- * what was found under a key may be somebody else's a moment later. Nothing is sent to an end that does not have the
- * sender's own cross-connection in it, and a session that begins anew does so in its place (`begin_anew`).
+ * The place of a session that gives way becomes another one's at once, even while a program on another CPU holds it
+ * (table.h). So what was found under a key may be somebody else's a moment later. Nothing is sent to an end that does
+ * not have the sender's own cross-connection in it, and a session that begins anew does so in its place (`begin_anew`).
+ *
+ * A session proves itself when its opener sends again after the other side has answered: a TCP connection by the end of
+ * its handshake. An exchange of two packets never does, nor does a SYN without an answer.
  *
  * A session also has, for each side, the stamp of the link that sent the latest frame. A link's stamp changes whenever
  * a link of its cross-connection leaves, and no two links ever have the same stamp. So if the session has the sender's
@@ -59,12 +60,14 @@ struct session {
 	u32 last_tick; /* the low half of jiffies at that time */
 	u8 fin[2];     /* the side CLOSES; one byte each, so that two CPUs need no atomic operation */
 	u8 rst;	       /* the latest packet ABORTS */
-	u8 standing;   /* bits of enum standing */
+	u8 standing;   /* bits of enum standing; a lost update of two CPUs is made good by the next frame */
 };
 
 enum standing {
 	OPENER = 1, /* the side that sent the first frame */
 	ANSWERED = 2,
+	PROVEN = 4,
+	WAS_PROVEN = 8, /* also after it was demoted (table.h): any frame proves it again */
 };
 
 /* How long a silent session stays active, in seconds. In the map, 0 stands for the node's default. */
@@ -242,44 +245,39 @@ static __always_inline bool silent(const struct session *session, u64 patience, 
 	return (s64)(now - session->last_seen) > (s64)patience;
 }
 
-/* A chain's patience, with the node's default for what it leaves out. */
-static __always_inline struct patience completed(const struct patience *own)
-{
-	struct patience patience = DEFAULT_PATIENCE;
-
-	if (own && own->tcp)
-		patience.tcp = own->tcp;
-	if (own && own->sctp)
-		patience.sctp = own->sctp;
-	if (own && own->udp)
-		patience.udp = own->udp;
-	if (own && own->other)
-		patience.other = own->other;
-	return patience;
-}
-
 /* ns. After such a silence the session is not active any more. Without ports (a first fragment that is too short), the
- * end of a connection is not seen.
+ * end of a connection is not seen. `own` is the chain's patience, or NULL; what it leaves out is the node's.
  */
 static __always_inline u64 patience_with(const struct session *session, u8 protocol, bool has_ports,
-					 const struct patience *patience)
+					 const struct patience *own)
 {
+	const struct patience node = DEFAULT_PATIENCE;
+	u32 seconds = 0;
+
 	if (has_ports && connected(protocol)) {
 		if (closed(session) || unanswered(session))
 			return CLOSED_FOR;
-		return SECOND * (protocol == IPPROTO_TCP ? patience->tcp : patience->sctp);
+		if (own)
+			seconds = protocol == IPPROTO_TCP ? own->tcp : own->sctp;
+		if (!seconds)
+			seconds = protocol == IPPROTO_TCP ? node.tcp : node.sctp;
+	} else {
+		if (own)
+			seconds = protocol == IPPROTO_UDP ? own->udp : own->other;
+		if (!seconds)
+			seconds = protocol == IPPROTO_UDP ? node.udp : node.other;
 	}
-	return SECOND * (protocol == IPPROTO_UDP ? patience->udp : patience->other);
+	return SECOND * seconds;
 }
 
 /* True for a session that a drain waits for. It does not wait for a neighbour that was asked for: that entry only leads
  * the answer back. controller/node/plane/sessions.py has the same rule.
  */
 static __always_inline bool active(const struct session *session, u8 protocol, bool has_ports,
-				   const struct patience *patience, u64 now)
+				   const struct patience *own, u64 now)
 {
 	return protocol != PROTOCOL_NEIGHBOUR &&
-	       !silent(session, patience_with(session, protocol, has_ports, patience), now);
+	       !silent(session, patience_with(session, protocol, has_ports, own), now);
 }
 
 /* True for a connection that has really ended, so that the same ports may open a new one. */
@@ -306,16 +304,17 @@ static __always_inline void note_signals(struct session *session, u8 signals, u3
 	}
 }
 
-/* Notes the first answer. */
-static __always_inline void note_standing(struct session *session, u32 side)
-{
-	if (unanswered(session) && session->standing != side)
-		session->standing |= ANSWERED;
-}
-
 static __always_inline bool noted_lately(const struct session *session)
 {
 	return (u32)bpf_jiffies64() - session->last_tick < SEEN_GRANULARITY;
+}
+
+/* True if one more frame from this side tells more about a session than is known. */
+static __always_inline bool rises(u8 standing, u32 side)
+{
+	if (standing & (PROVEN | WAS_PROVEN))
+		return !(standing & PROVEN);
+	return !(standing & ANSWERED) == ((standing & OPENER) != side);
 }
 
 /* The session becomes a new one, as `fresh`. Another CPU may be using it: it finds no stamp until the last store, and

@@ -16,4 +16,5 @@ enum verdict {
 	/* A lone fragment again, when its first one comes: */
 	VERDICT_EARLY_FRAGMENT = 7,  /* forwarded before its first one, to the same replica */
 	VERDICT_PARTED_FRAGMENT = 8, /* forwarded before its first one, to another replica: the datagram is lost */
+	VERDICT_NO_ROOM = 9,	     /* forwarded by its hash: the table has no room for its session */
 };

@@ -19,6 +19,5 @@ int ask(struct __sk_buff *skb)
 
 	if ((void *)(asked + 1) > (void *)(long)skb->data_end)
 		return -1;
-	patience = completed(&asked->own);
-	return active(&asked->session, asked->protocol, asked->has_ports, &patience, asked->now);
+	return active(&asked->session, asked->protocol, asked->has_ports, &asked->own, asked->now);
 }

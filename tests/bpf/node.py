@@ -26,6 +26,7 @@ from scapy.packet import Packet
 from controller.node.kernel.counters import verdicts
 from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.hash_key import HashKey
+from controller.node.kernel.session_table import PLACES, PROVEN
 from controller.node.plane import maglev
 from controller.node.plane.model import LinkEntry, LinkState
 from controller.node.plane.sessions import DEFAULT_PATIENCE
@@ -47,6 +48,8 @@ _libbpf = ctypes.CDLL("libbpf.so.1", use_errno=True)
 _LAST, _LAST_AT = struct.Struct("<QI"), 24
 """The offsets of last_seen and last_tick in a session, bpf/session.h."""
 _MANY_TICKS = 10_000
+_STANDING = 39
+"""The offset of standing in a session, bpf/session.h."""
 _ENDS, _OWNER = struct.Struct("<QQII"), ((1 << 19) - 1) << 44
 """The beginning of a session, its two ends and stamps, and the owner in an end."""
 
@@ -58,7 +61,11 @@ _PROGRAM_ID, _VERIFIED_INSTRUCTIONS, _PROGRAM_INFO_BYTES = 4, 216, 232
 DATAGRAM_PLACES = 256
 """FRAGMENT_PLACES in bpf/cross_connect.c; behind them are the places of pairs."""
 
-_ARRAYS = {"links", "traffic", "opened", "contests", "hash_key_note", "patience"}
+_ARRAYS = {"links", "traffic", "contests", "activity", "hash_key_note", "patience"}
+_SESSIONS = {"sessions": 24, "wide_sessions": 48}
+"""The tables, and the size of their keys."""
+_HEAD, _SESSION_SIZE = 48, 40
+"""Bytes that a bucket begins with, and those of a session's value (bpf/table.h)."""
 _VERDICTS = verdicts()
 _VLAN_TAGS = (b"\x81\x00", b"\x88\xa8")
 
@@ -106,8 +113,9 @@ class Node:
 
     def reset(self) -> None:
         """Empties every map directly. The adapter, entry by entry, would take too long."""
+        self.forget_sessions()
         for name, table in self.datapath._maps.items():
-            for key in [] if name in _ARRAYS else [key for key, _ in table.items()]:
+            for key in [] if name in _ARRAYS | _SESSIONS.keys() | {"holdings"} else [key for key, _ in table.items()]:
                 table.delete(key)
         for slot in self._slots | self.datapath.observe().links.keys():
             for table in (self.datapath._links, self.datapath._maps["traffic"], self.datapath._maps["contests"]):
@@ -186,6 +194,16 @@ class Node:
 
         self._change_sessions(age)
 
+    def leave_no_room(self) -> None:
+        """Fills every place for plain IPv4 with a session of nobody that has proved itself."""
+        table = self.datapath._maps["sessions"]
+        value = bytearray(_SESSION_SIZE)
+        value[_STANDING] = PROVEN
+        place = bytes(_SESSIONS["sessions"]) + bytes(value)
+        tags = b"\x00\x80" * PLACES
+        for key, _ in list(table.items()):
+            table.put(key, ((bytes(_HEAD - len(tags)) + tags + place * PLACES),))
+
     def ends_without_owner(self) -> set[int]:
         """Makes every session one of a version that wrote no owner into its ends; these ends."""
 
@@ -200,14 +218,27 @@ class Node:
         """Both ends of every session."""
         return {end for session in self.datapath.sessions() for end in (session.upstream, session.downstream)}
 
+    def forget_sessions(self) -> None:
+        """Empties both session tables."""
+        for name in (*_SESSIONS, "holdings"):
+            table = self.datapath._maps[name]
+            for key, value in list(table.items()):
+                nothing = tuple(bytes(len(field)) if isinstance(field, bytes) else 0 for field in value)
+                if value != nothing:
+                    table.put(key, nothing)
+
     def _change_sessions(self, change: Callable[[bytearray], None]) -> None:
-        for table in self.datapath._sessions:
-            for keys, values in list(table.batches()):
-                for key, value in zip(
-                    _pieces(keys, table._key.size), map(bytearray, _pieces(values, table._value.size)), strict=True
-                ):
-                    change(value)
-                    assert not _libbpf.bpf_map_update_elem(table.fd, key, bytes(value), ctypes.c_uint64(0))
+        for name, key_size in _SESSIONS.items():
+            table = self.datapath._maps[name]
+            for key, (bucket,) in list(table.items()):
+                changed = bytearray(bucket)
+                for at in range(_HEAD + key_size, len(bucket), key_size + _SESSION_SIZE):
+                    value = changed[at : at + _SESSION_SIZE]
+                    if any(value):
+                        change(value)
+                    changed[at : at + _SESSION_SIZE] = value
+                if any(bucket):
+                    table.put(key, (bytes(changed),))
 
     @property
     def program(self) -> int:
@@ -237,10 +268,6 @@ def _program_info(program_fd: int, at: int) -> int:
     assert not _libbpf.bpf_obj_get_info_by_fd(program_fd, info, ctypes.byref(size))
     assert size.value >= at + 4, "this kernel does not tell"
     return int.from_bytes(info.raw[at : at + 4], sys.byteorder)
-
-
-def _pieces(packed: bytes, size: int) -> list[bytes]:
-    return [packed[at : at + size] for at in range(0, len(packed), size)]
 
 
 def _split_tag(frame: bytes) -> tuple[bytes, bytes]:

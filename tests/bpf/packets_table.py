@@ -109,6 +109,7 @@ SITUATIONS = [
         _parted,
         frame=lambda sender, number: fragments(sender, number)[0],
     ),
+    Situation("all 16 places of its bucket are held by sessions that live", Node.leave_no_room),
     Situation("the frame comes by another interface than that of the slot", _of_another_interface),
     Situation("the filter names no slot", _nothing, slot=0),
 ]

@@ -96,6 +96,9 @@ class Node:
         self.numbers.pop(connection, None)
         self.forgotten.append(connection)
 
+    def sweep(self) -> None:
+        pass
+
     def activity(self, slots: Collection[int]) -> Mapping[int, int]:
         return {slot: self.sessions.get(slot, 0) for slot in slots}
 

@@ -15,6 +15,7 @@ from bcc.libbcc import lib
 from controller.node.kernel.errors import DatapathError
 from controller.node.kernel.hash_key import HashKey
 from controller.node.kernel.maps import LAYOUTS, Map, map_info
+from controller.node.kernel.session_table import Programs
 from controller.node.kernel.tcx import JUMP, SHORTCUT, Shortcut
 from controller.node.plane import maglev
 from controller.node.plane.model import CHOSEN_IFINDEX, PROGRAM, SLOTS
@@ -28,8 +29,8 @@ SOURCE = Path(__file__).resolve().parents[3] / "bpf"
 
 NOTE = "hash_key_note"
 """The map that tells by which key the others were written."""
-KEYED = {"sessions", "wide_sessions"}
-"""The maps in which the key decides where something is."""
+KEYED = {"sessions", "wide_sessions", "holdings"}
+"""The maps in which the key decides where something is, and the one that counts what is in them."""
 SHOWN = HashKey(bytes(HASH_KEY_BYTES))
 """Of no cluster: for a program that is shown to people."""
 
@@ -41,9 +42,8 @@ _LARGE_BYTES = 1 << 17
 
 def load(
     pin_root: Path, capacity: int, cflags: Sequence[str], hash_key: HashKey, patience: Patience
-) -> tuple[int, dict[str, Map], Shortcut]:
-    """(descriptor of the program, its maps by name, the shortcut), all for the caller to close. Takes about half a
-    second.
+) -> tuple[Programs, dict[str, Map], Shortcut]:
+    """The programs, their maps by name, and the shortcut, all for the caller to close. Takes a second or more.
 
     `patience` is the node's, with no zeros in it. The maps are those pinned below `pin_root`. A pinned map of another
     size or layout is replaced, and what it held is lost; so is a map whose places were found with another `hash_key`.
@@ -69,13 +69,15 @@ def load(
     if stale := _stale(module, hash_key):
         module.cleanup()
         for name in stale:
-            (pin_root / name).unlink()
+            (pin_root / name).unlink(missing_ok=True)
         module = _compiled(flags)
     try:
         maps = {name: Map(name, os.dup(_map_fd(module, name))) for name in LAYOUTS}
         maps[NOTE].put((0,), (hash_key.note,))
-        program, shortcut = (_loaded(module, name, [*declared, *SHOWN.cflags]) for name in (PROGRAM, SHORTCUT))
-        return program, maps, Shortcut(shortcut, os.dup(_map_fd(module, JUMP)), program)
+        shown = [*declared, *SHOWN.cflags]
+        programs = Programs(*(_loaded(module, name, shown) for name in (PROGRAM, "survey", "bring")))
+        shortcut = Shortcut(_loaded(module, SHORTCUT, shown), os.dup(_map_fd(module, JUMP)), programs.cross_connect)
+        return programs, maps, shortcut
     finally:
         module.cleanup()
         _give_memory_back()
@@ -128,7 +130,7 @@ def _stale(module: BPF, hash_key: HashKey) -> set[str]:
     stale = {name for name in LAYOUTS if not _as_declared(module, name)}
     if NOTE in stale or Map(NOTE, _map_fd(module, NOTE)).get((0,)) not in ((0,), (hash_key.note,)):
         stale |= KEYED
-    return stale
+    return stale | KEYED if stale & KEYED else stale
 
 
 def _as_declared(module: BPF, name: str) -> bool:

@@ -70,7 +70,10 @@ class DataPathWriter(Protocol):
         """Takes over the sessions of these programs, whose filters get this program inside of the block."""
 
     def forget(self, connection: int) -> None:
-        """Removes all that the maps hold of a cross-connection, and its number last."""
+        """Asks for the removal of all that the maps hold of a cross-connection; `sweep` does it."""
+
+    def sweep(self) -> None:
+        """Removes what was to be forgotten, the numbers last. Not during a pass: it takes milliseconds for each."""
 
     def activity(self, slots: Collection[int]) -> Mapping[int, int]:
-        """Active sessions of each of the slots. Takes a tenth of a second when the session table is full."""
+        """Active sessions of each of the slots. Takes some milliseconds when the session tables are large."""
