@@ -22,6 +22,7 @@ from benchmarks.compiler import compiled
 from benchmarks.lab import JOINS, PREFIX, SENDER_ALONE, Lab, Programs
 from benchmarks.report import QUICK, Report, Rounds, Spread, Target, machine, ratio
 from controller.node.kernel.datapath import Datapath
+from tests.hash_key import HASH_KEY
 from tests.netns.node import remove_leftovers
 
 HERE = Path(__file__).resolve().parent
@@ -84,7 +85,8 @@ def main() -> None:
 def _labs(cleanup: ExitStack) -> Iterator[tuple[str, Lab]]:
     bpffs = cleanup.enter_context(private_bpffs())
     built = compiled("traffic.c")
-    datapath = Datapath.open(bpffs / "v1")
+    datapath = Datapath.open(bpffs / "v1", hash_key=HASH_KEY)
+    datapath.shortcut.open()
     cleanup.callback(datapath.close)
     cleanup.callback(datapath.unpin)
     plain = BPF(src_file=bytes(HERE / "redirect.c"))

@@ -35,6 +35,7 @@ from controller.node.plane.replica import Replica
 from controller.node.reconcile.reconciler import Reconciler
 from sfc.chain import Chain
 from sfc.reading import chain_of
+from tests.hash_key import HASH_KEY
 
 CHANGES = 4 if QUICK else 8
 LINKS_OF_CHAIN = 4
@@ -149,7 +150,7 @@ def _replica(chain: Chain, stage: str, number: int, interfaces: Sequence[str]) -
 def main(connections: int, replicas: int) -> None:
     """Prints the figures as one line of JSON."""
     with private_bpffs() as bpffs, ExitStack() as cleanup:
-        datapath = Datapath.open(bpffs / "v1", cflags=["-USLOTS", f"-DSLOTS={MANY_SLOTS}"])
+        datapath = Datapath.open(bpffs / "v1", cflags=["-USLOTS", f"-DSLOTS={MANY_SLOTS}"], hash_key=HASH_KEY)
         cleanup.callback(datapath.close)
         cleanup.callback(datapath.unpin)
         print(json.dumps(measured(connections, replicas, datapath)))

@@ -22,10 +22,11 @@ from pathlib import Path
 from bcc import BPF
 from pyroute2 import netns
 
+from controller.node.kernel import tcx
 from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.links import Links
 from controller.node.plane import maglev
-from controller.node.plane.model import PROGRAM, LinkEntry, LinkState
+from controller.node.plane.model import CHOSEN_IFINDEX, PROGRAM, SLOTS, LinkEntry, LinkState
 from sfc.chain import Side
 from tests.netns.node import inside
 
@@ -64,11 +65,21 @@ class Node:
         shown = _ip(self.namespace, "ip", "-o", "link", "show", interface)
         return int(shown.partition(":")[0])
 
+    def run_at_once(self, interface: str, name: str) -> None:
+        """Runs a program in redirect.c where the shortcut would be, or in the filter where there is no tcx."""
+        program = self.programs.redirect(name)
+        if self.links.tcx:
+            with inside(self.namespace):
+                tcx.put_first(self.ifindex(interface), program)
+        else:
+            self.links.attach(self.ifindex(interface), 0, program, name)
+
 
 Join = Callable[[Node, int, str, str], None]
 """(node, the join's number, upstream near end, downstream near end)"""
 
-_slots = count(1)
+_slots = count(2)
+"""The near ends of a join are given an even slot and the next one. Their indexes end in it, as a host link's does."""
 
 
 def bridge(node: Node, number: int, up: str, down: str) -> None:
@@ -88,21 +99,30 @@ def mirred(node: Node, number: int, up: str, down: str) -> None:
 
 def redirect(node: Node, number: int, up: str, down: str) -> None:
     """A program that only calls bpf_redirect."""
-    _redirect(node, "redirect", up, down)
+    for near in (up, down):
+        node.run_at_once(near, "redirect")
 
 
 def redirect_peer(node: Node, number: int, up: str, down: str) -> None:
     """A program that only calls bpf_redirect_peer."""
-    _redirect(node, "redirect_peer", up, down)
+    for near in (up, down):
+        node.run_at_once(near, "redirect_peer")
 
 
 def ours(node: Node, number: int, up: str, down: str) -> None:
-    """A cross-connection with one replica on each side."""
+    """A cross-connection with one replica on each side, as on a node."""
+    by_filter(node, number, up, down)
+    for near in (up, down) if node.links.tcx else ():
+        node.links.give_shortcut(node.ifindex(near), node.programs.ours.shortcut)
+
+
+def by_filter(node: Node, number: int, up: str, down: str) -> None:
+    """The same without the shortcut, as on a node without tcx."""
     datapath = node.programs.ours
-    slots = {up: next(_slots), down: next(_slots)}
-    connection = slots[up]
+    connection = node.ifindex(up) % SLOTS
     for near, side in ((up, Side.UPSTREAM), (down, Side.DOWNSTREAM)):
-        ifindex, slot = node.ifindex(near), slots[near]
+        ifindex = node.ifindex(near)
+        slot = ifindex % SLOTS
         datapath.set_link(slot, LinkEntry(ifindex, connection, side, LinkState.SERVING))
         datapath.set_targets(connection, side, maglev.table([("replica", slot)]))
         node.links.attach(ifindex, slot, datapath.program_fd, PROGRAM)
@@ -110,7 +130,7 @@ def ours(node: Node, number: int, up: str, down: str) -> None:
 
 def nowhere(node: Node, number: int, up: str, down: str) -> None:
     """Drops every frame where it reaches the node, so that only the sender's cost is left."""
-    node.links.attach(node.ifindex(up), 1, node.programs.redirect("nowhere"), "nowhere")
+    node.run_at_once(up, "nowhere")
 
 
 SENDER_ALONE = "sender alone"
@@ -121,6 +141,7 @@ JOINS: dict[str, Join | None] = {
     "mirred": mirred,
     "redirect": redirect,
     "redirect_peer": redirect_peer,
+    "filter": by_filter,
     "ours": ours,
 }
 
@@ -212,11 +233,12 @@ class Lab:
             near = (f"near{2 * number}", f"near{2 * number + 1}")
             for interface, far in zip(near, hop, strict=True):
                 host, far_interface = far.split()
-                self._veth(namespace, interface, self._host[host], far_interface)
+                self._veth(namespace, interface, self._host[host], far_interface, CHOSEN_IFINDEX | next(_slots))
             join(node, number, *near)
 
-    def _veth(self, namespace: str, interface: str, other: str, other_interface: str) -> None:
-        _batch(namespace, f"link add {interface} type veth peer name {other_interface} netns {other}")
+    def _veth(self, namespace: str, interface: str, other: str, other_interface: str, index: int = 0) -> None:
+        chosen = f"index {index}" if index else ""
+        _batch(namespace, f"link add name {interface} {chosen} type veth peer name {other_interface} netns {other}")
         _batch(namespace, f"link set {interface} up")
         _batch(other, f"link set {other_interface} up")
 
@@ -249,12 +271,6 @@ def mirred_between(enter: Enter, one: str, other: str) -> None:
         _run([*enter, "tc", "qdisc", "add", "dev", interface, "clsact"])
         rule = f"{ALL_FRAMES} action mirred egress redirect dev {target}"
         _run([*enter, "tc", "filter", "add", "dev", interface, "ingress", *rule.split()])
-
-
-def _redirect(node: Node, program: str, one: str, other: str) -> None:
-    fd = node.programs.redirect(program)
-    for interface, target in ((one, other), (other, one)):
-        node.links.attach(node.ifindex(interface), node.ifindex(target), fd, program)
 
 
 def _batch(namespace: str, *commands: str) -> None:

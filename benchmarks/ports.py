@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks.bpffs import private_bpffs
 from benchmarks.report import QUICK, machine, save
 from controller.node.kernel.datapath import Datapath
+from tests.hash_key import HASH_KEY
 from tests.netns.shared_address import CLIENTS, REPLICAS, shared_address
 
 SCALE = 10 if QUICK else 1
@@ -30,7 +31,7 @@ def main() -> None:
     )
     accounts = {}
     with private_bpffs() as bpffs:
-        datapath = Datapath.open(bpffs / "v1")
+        datapath = Datapath.open(bpffs / "v1", hash_key=HASH_KEY)
         try:
             for name, slices in (("with slices", SLICES), ("without slices", None)):
                 with shared_address("ports", datapath, slices) as lab:

@@ -11,22 +11,22 @@ shrinks without a drain, those of the replica that leaves have to.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
-from socket import IPPROTO_TCP
 from uuid import UUID
 
 from benchmarks.bpffs import private_bpffs
 from benchmarks.report import QUICK, Report, Spread, Target, machine
 from controller.node.kernel.datapath import Datapath
 from controller.node.plane import maglev
-from controller.node.plane.model import SLOTS, LinkEntry, LinkState
+from controller.node.plane.model import LinkEntry, LinkState
 from sfc.chain import Side
 from tests.bpf.frames import tcp
 from tests.bpf.node import CONNECTION, IFINDEX, SLOT_FROM_MARK, TC_ACT_REDIRECT, test_run
+from tests.hash_key import HASH_KEY
 
 ROUNDS = 3 if QUICK else 7
 SESSIONS = 1_000 if QUICK else 4_000
@@ -111,7 +111,7 @@ def _most(figures: Mapping[str, Sequence[float]], room: str) -> Spread:
 
 
 def _datapath(pins: Path, room: str, cleanup: ExitStack) -> Datapath:
-    datapath = Datapath.open(pins, int(SESSIONS * ROOMS[room]), [SLOT_FROM_MARK])
+    datapath = Datapath.open(pins, int(SESSIONS * ROOMS[room]), [SLOT_FROM_MARK], hash_key=HASH_KEY)
     cleanup.callback(datapath.close)
     cleanup.callback(datapath.unpin)
     return datapath
@@ -125,14 +125,16 @@ def _scaled(datapath: Datapath, way: Way, replicas: int, number: int) -> dict[st
 
     def moved(before: Replicas, after: Replicas) -> float:
         datapath.forget(CONNECTION)
-        for _, slot in present:
+        datapath.sweep()
+        slots = [slot for _, slot in present]
+        for slot in slots:
             _enter(datapath, slot, LinkState.SERVING)
         datapath.set_targets(CONNECTION, Side.DOWNSTREAM, way.table(before))
-        first = _receivers(datapath, frames)
+        first = _receivers(datapath, frames, slots)
         datapath.set_targets(CONNECTION, Side.DOWNSTREAM, way.table(after))
         for _, slot in set(before) - set(after):
             _enter(datapath, slot, way.leaving)
-        second = _receivers(datapath, frames)
+        second = _receivers(datapath, frames, slots)
         return 100 * sum(a != b for a, b in zip(first, second, strict=True)) / len(frames)
 
     return {"out": moved(present[:-1], present), "in": moved(present, present[1:])}
@@ -149,15 +151,15 @@ def _frames(number: int) -> Iterator[bytes]:
         yield whole[: SOURCE.start] + struct.pack(">I", (10 << 24) + (number << 20) + host) + whole[SOURCE.stop :]
 
 
-def _receivers(datapath: Datapath, frames: Sequence[bytes]) -> list[int]:
-    """The slot that each frame went to, read from its session at once, before an eviction."""
-    return [_receiver(datapath, frame) for frame in frames]
-
-
-def _receiver(datapath: Datapath, frame: bytes) -> int:
-    action, _, _ = test_run(datapath.program_fd, SENDER, frame)
-    if action != TC_ACT_REDIRECT:
-        raise RuntimeError(f"the program returned {action} instead of {TC_ACT_REDIRECT}")
-    key = (frame[26:30], frame[30:34], frame[34:36], frame[36:38], IPPROTO_TCP, 0, CONNECTION)
-    end: int = datapath._sessions[0].get(key)[Side.DOWNSTREAM]
-    return end >> 32 & (SLOTS - 1)
+def _receivers(datapath: Datapath, frames: Sequence[bytes], slots: Collection[int]) -> list[int]:
+    """The slot that each frame went to, read from the counters of `slots`."""
+    reached, before = [], datapath.counters.traffic(slots)
+    for frame in frames:
+        action, _, _ = test_run(datapath.program_fd, SENDER, frame)
+        if action != TC_ACT_REDIRECT:
+            raise RuntimeError(f"the program returned {action} instead of {TC_ACT_REDIRECT}")
+        after = datapath.counters.traffic(slots)
+        (slot,) = [slot for slot in slots if after[slot].sent_packets > before[slot].sent_packets]
+        reached.append(slot)
+        before = after
+    return reached

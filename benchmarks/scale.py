@@ -22,6 +22,7 @@ from controller.node.plane.model import LinkEntry, LinkState
 from sfc.chain import Side
 from tests.bpf.frames import tcp
 from tests.bpf.node import CONNECTION, IFINDEX, TC_ACT_REDIRECT, test_run
+from tests.hash_key import HASH_KEY
 
 HERE = Path(__file__).resolve().parent
 ROUNDS = 1 if QUICK else 3
@@ -81,7 +82,7 @@ def _packets() -> Iterator[tuple[int, float]]:
     for sessions in SESSIONS:
         with private_bpffs() as bpffs, ExitStack() as cleanup:
             flags = ["-include", f"{HERE}/renew.h", "-DRENEW_SESSION", f"-DRENEW_AMONG={sessions}"]
-            datapath = Datapath.open(bpffs / "v1", 2 * sessions, flags)
+            datapath = Datapath.open(bpffs / "v1", 2 * sessions, flags, hash_key=HASH_KEY)
             cleanup.callback(datapath.close)
             cleanup.callback(datapath.unpin)
             for slot, side in ((1, Side.UPSTREAM), (2, Side.DOWNSTREAM)):

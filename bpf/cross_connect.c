@@ -1,8 +1,8 @@
-/* The cross-connection: the only program of a node, at tc ingress of the host end of every data link.
+/* The cross-connection: the program of a node, at tc ingress of the host end of every data link, behind a shortcut.
  *
  * A frame from a replica goes to one replica of the other side, never to one of its own side. Its session names the
  * link. If it has no session, or the session's link is gone, the lookup table of the other side's targets names it. The
- * filter's class id is the slot of the link that a frame comes from: a constant per link, which costs no lookup.
+ * index of the interface that a frame comes from ends in the slot of its link, so that reading it costs no lookup.
  *
  * Nothing here is ever reset or scanned. A link's state is one byte in `links`. A side's targets are one value, which
  * the agent replaces as a whole (docs/decisions/0002). A session whose link is gone chooses again at its next packet.
@@ -10,20 +10,21 @@
  *
  * The agent (controller/node/kernel) defines these when it compiles: PIN_ROOT, a directory on a bpf file system;
  * SESSION_CAPACITY, the sessions in each of the two maps; SLOTS, a power of two; TABLE_LENGTH, the entries of a side's
- * lookup table; NEIGHBOURS_PER_LINK, the chain's addresses that a link brings room for. Each cross-connection in the
- * maps has a link, so there are no more of them than slots.
+ * lookup table; NEIGHBOURS_PER_LINK, the chain's addresses that a link brings room for; NUMBERS, above the number of
+ * every cross-connection; DEFAULT_PATIENCE, the node's; what hash.h needs. Each cross-connection in the maps has a
+ * link, so there are no more of them than slots.
  */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/if_packet.h>
 #include <uapi/linux/pkt_cls.h>
 
 #include "packet.h"
-#include "session.h"
+#include "table.h"
 #include "verdicts.h"
 
-/* BPF_PROG_TEST_RUN cannot set tc_classid; tests and benchmarks compile the program with another field. */
+/* In BPF_PROG_TEST_RUN every frame has ifindex 1 and no tc_classid; tests and benchmarks compile with another field. */
 #ifndef LINK_SLOT
-#define LINK_SLOT(skb) ((skb)->tc_classid)
+#define LINK_SLOT(skb) slot_of(skb)
 #endif
 
 #define MOST_ATTEMPTS 32
@@ -34,12 +35,14 @@
  * and nothing has to be cleared away. So the value says exactly what it is about; another one is not found.
  */
 #define LEARNED_PLACES	 64  /* of a cross-connection; a power of two */
-#define FRAGMENT_PLACES	 256 /* of a link; a power of two */
+#define FRAGMENT_PLACES	 256 /* of a link, for datagrams; a power of two */
+#define FRAGMENT_PAIRS	 64  /* of a link, behind them, for pairs of addresses; a power of two */
 #define FRAGMENT_CHOICES 4   /* places that a datagram may have */
-#define OPEN_FOR	 250 /* ticks; for so long the rest of a datagram's fragments may follow */
 
-#define SECOND	    1000000000ULL
-#define LEARNED_FOR (30 * SECOND) /* as long as a host trusts an answer, on average (RFC 4861) */
+#define LINGERS_FOR 250 /* ticks; for so long a closed session's last acknowledgements may come */
+
+#define LEARNED_FOR  (30 * SECOND) /* as long as a host trusts an answer, on average (RFC 4861) */
+#define FOLLOWED_FOR (30 * SECOND) /* as long as Linux waits for the rest of an IPv4 datagram (ipfrag_time) */
 
 /* The same numbers as controller.node.plane.model.LinkState; 0 is a slot without a link. */
 enum link_state {
@@ -55,8 +58,8 @@ struct link {
 	u32 connection;
 	u8 side;
 	u8 state;
-	u8 plain; /* bpf_redirect_peer does not work: the other end is in the same network namespace */
-	u8 unused;
+	u8 plain;  /* bpf_redirect_peer does not work: the other end is in the same network namespace */
+	u8 zero;   /* always; the verifier does not know that (`as_one`) */
 	u32 stamp; /* session.h */
 };
 
@@ -102,14 +105,17 @@ struct contest {
 	u64 count;
 };
 
-/* Where the first fragment of a datagram went. */
+/* Where the fragments of a datagram go; or, with the number 0, where those of the latest one between two addresses
+ * went.
+ */
 struct fragment {
 	struct address source;
 	struct address destination;
 	u64 datagram;
-	u64 to;	  /* end */
-	u32 tick; /* the low half of jiffies when the first one came */
-	u32 last; /* 1: the last one has passed */
+	u64 to;	   /* end; 0: not known */
+	u64 at;	   /* ns, CLOCK_MONOTONIC: when the first one came, or another one before it */
+	u32 early; /* so many came before the first one, which has not come; 0: it has */
+	u32 last;  /* 1: the last one has passed */
 };
 
 /* Received from the replica, and sent to it. A frame with segmentation offload counts once. */
@@ -127,8 +133,14 @@ struct drop_key {
 	u32 verdict;
 };
 
-/* What the number of a cross-connection stands for: for the agent, and for people; no frame needs it. Text ends with a
- * zero.
+/* What a cross-connection has of both session tables: by its number. */
+struct holding {
+	u64 places;
+	u64 evicted; /* sessions that had proved themselves, were not closed, and had to give way */
+};
+
+/* What the number of a cross-connection stands for: for the agent, and for people. The choice of a replica depends on
+ * the namespace. Text ends with a zero; what follows is zeros, too.
  */
 struct numbered {
 	char chain_uid[40];
@@ -137,23 +149,37 @@ struct numbered {
 };
 
 BPF_TABLE_PINNED("array", u32, struct link, links, SLOTS, PIN_ROOT "/links");
-BPF_TABLE_PINNED("lru_hash", struct session_key, struct session, sessions, SESSION_CAPACITY, PIN_ROOT "/sessions");
-BPF_TABLE_PINNED("lru_hash", struct wide_key, struct session, wide_sessions, SESSION_CAPACITY,
-		 PIN_ROOT "/wide_sessions");
+BPF_TABLE_PINNED("array", u32, struct bucket, sessions, BUCKETS, PIN_ROOT "/sessions");
+BPF_TABLE_PINNED("array", u32, struct wide_bucket, wide_sessions, BUCKETS, PIN_ROOT "/wide_sessions");
+BPF_TABLE_PINNED("array", u32, struct holding, holdings, NUMBERS, PIN_ROOT "/holdings");
 BPF_TABLE_PINNED("hash", struct side_key, struct targets, targets, 2 * SLOTS, PIN_ROOT "/targets", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("hash", struct neighbour_key, struct neighbour, neighbours, SLOTS *NEIGHBOURS_PER_LINK,
 		 PIN_ROOT "/neighbours", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("hash", struct place, struct learned, learned, SLOTS *LEARNED_PLACES, PIN_ROOT "/learned",
 		 BPF_F_NO_PREALLOC);
-BPF_TABLE_PINNED("hash", struct place, struct fragment, fragments, SLOTS *FRAGMENT_PLACES, PIN_ROOT "/fragments",
-		 BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("hash", struct place, struct fragment, fragments, SLOTS *(FRAGMENT_PLACES + FRAGMENT_PAIRS),
+		 PIN_ROOT "/fragments", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("percpu_array", u32, struct traffic, traffic, SLOTS, PIN_ROOT "/traffic");
 BPF_TABLE_PINNED("percpu_hash", struct drop_key, u64, drops, SLOTS *MOST_VERDICTS, PIN_ROOT "/drops",
 		 BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("array", u32, struct contest, contests, SLOTS, PIN_ROOT "/contests");
 BPF_TABLE_PINNED("hash", u32, struct numbered, numbers, 2 * SLOTS, PIN_ROOT "/numbers", BPF_F_NO_PREALLOC);
-BPF_TABLE_PINNED("percpu_array", u32, u64, opened, 2,
-		 PIN_ROOT "/opened"); /* entries added: to sessions, to wide_sessions */
+BPF_TABLE_PINNED("array", u32, struct patience, patience, NUMBERS, PIN_ROOT "/patience");
+/* Tells one key of the hashes from another one: by which the sessions' places were found. For the agent. */
+BPF_TABLE_PINNED("array", u32, u64, hash_key_note, 1, PIN_ROOT "/hash_key_note");
+BPF_TABLE("array", u32, u64, activity, SLOTS);
+
+BPF_PROG_ARRAY(shortcut_to, 1); /* the cross-connection, while the agent that loaded it leads; else empty */
+
+/* The slot of the link that a frame comes from, without a lookup. A link of an earlier version has an index of the
+ * kernel's, and the slot in its filter's class id. The agent defines CHOSEN_IFINDEX, the bit that tells them apart.
+ */
+static __always_inline u32 slot_of(const struct __sk_buff *skb)
+{
+	u32 ifindex = skb->ifindex;
+
+	return ifindex & CHOSEN_IFINDEX ? ifindex & (SLOTS - 1) : skb->tc_classid;
+}
 
 /* The sender of this frame. */
 struct sender {
@@ -162,16 +188,22 @@ struct sender {
 	u32 stamp;
 	u8 side;
 	u8 state;
+	u8 zero; /* struct link */
 };
 
-/* Counts the verdict of a cross-connection. */
-static __always_inline void tell(u32 connection, u32 verdict)
+/* Counts the verdict of a cross-connection for some frames. */
+static __always_inline void tell_of(u32 frames, u32 connection, u32 verdict)
 {
 	struct drop_key key = {.connection = connection, .verdict = verdict};
 	u64 none = 0, *count = drops.lookup_or_try_init(&key, &none);
 
 	if (count)
-		(*count)++;
+		*count += frames;
+}
+
+static __always_inline void tell(u32 connection, u32 verdict)
+{
+	tell_of(1, connection, verdict);
 }
 
 static __always_inline int drop(u32 connection, u32 verdict)
@@ -225,53 +257,210 @@ static __always_inline u64 choose(u32 connection, u32 side, u32 hash)
 	return 0;
 }
 
-static __always_inline struct session *find(union any_key *key, bool wide)
+/* Keeps a value on the stack as one piece. In pieces, each in a register or a place of its own, the values of the slow
+ * path together need more than the stack has: "BPF stack limit of 512 bytes is exceeded".
+ */
+static __always_inline void in_memory(const void *value)
 {
-	return wide ? wide_sessions.lookup(&key->wide) : sessions.lookup(&key->narrow);
+	asm volatile("" : : "r"(value) : "memory");
 }
 
-/* False if the session exists already, or the map has no room. */
-static __always_inline bool add(union any_key *key, bool wide, struct session *session)
-{
-	u32 kind = wide;
-	u64 *count;
+/* Where a session is, or may be put. */
+struct spot {
+	struct bucket_head *head;
+	u64 tag;
+	struct session *session; /* NULL: there is none */
+};
 
-	if (wide ? wide_sessions.insert(&key->wide, session) : sessions.insert(&key->narrow, session))
+static __always_inline struct spot find(const union any_key *key, bool wide)
+{
+	u64 hash = wide ? placement((u32 *)key, 12) : placement((u32 *)key, 6);
+	struct spot spot = {.tag = tag_of(hash)};
+	u32 at = bucket_of(hash);
+	u64 *place;
+
+	spot.head = wide ? (void *)wide_sessions.lookup(&at) : (void *)sessions.lookup(&at);
+	if (!spot.head)
+		return spot;
+	place = place_with(spot.head, spot.tag, (u64 *)key, wide);
+	if (place)
+		spot.session = (void *)place + (wide ? sizeof(struct wide_key) : sizeof(struct session_key));
+	return spot;
+}
+
+static __always_inline struct holding *holding_of(u32 connection)
+{
+	u32 number = connection & (NUMBERS - 1); /* numbers of an early version are larger, and may share */
+
+	return holdings.lookup(&number);
+}
+
+static __always_inline u64 places_of(u32 connection)
+{
+	struct holding *holding = holding_of(connection);
+
+	return holding ? holding->places : 0;
+}
+
+/* The same value, of which the verifier knows nothing any more, if it knows nothing of `noise`. Otherwise it would
+ * follow each value that it knows as a case of its own: "processed 1000001 insns".
+ */
+static __always_inline u64 disguised(u64 value, u64 noise)
+{
+	value ^= noise;
+	asm volatile("" : "+r"(value));
+	return value ^ noise;
+}
+
+/* Above the ticks of a silence: what comes first. */
+#define OWN_OR_RICHER (1ULL << 33)
+#define FINISHED      (1ULL << 34)
+
+/* The session that gives way to another one of its bucket (table.h), or NOBODY. With `proven`, among those that have
+ * proved themselves; PLACES if there are few enough of them.
+ */
+static __always_inline u64 giving_way(struct bucket_head *head, u32 connection, bool proven, bool wide)
+{
+	u64 own = places_of(connection), tick = bpf_jiffies64(), best = 0, count = 0;
+
+#pragma nounroll
+	for (u64 at = 0; at < PLACES; at++) {
+		struct session *session = session_at(head, at, wide);
+		u64 silence = 1 + (u64)(u32)(tick - session->last_tick);
+		u64 has_proved = session->standing & PROVEN;
+		u32 owner = connection_at(head, at, wide);
+
+		if (!*tag_at(head, at))
+			continue;
+		count = disguised(count + has_proved / PROVEN, tick);
+		if (!has_proved == proven)
+			continue;
+		if (owner == connection || places_of(owner) >= own)
+			silence |= OWN_OR_RICHER;
+		else if (proven)
+			continue;
+		if (!proven && closed(session) && (u32)silence > LINGERS_FOR)
+			silence |= FINISHED;
+		silence = silence * PLACES | at;
+		if (silence > best)
+			best = disguised(silence, tick);
+	}
+	if (proven && count < PROVEN_PLACES)
+		return PLACES;
+	return best ? best & (PLACES - 1) : NOBODY;
+}
+
+/* Puts a session into the table, unless there is no room, or another CPU was faster. */
+static __always_inline bool add(const struct spot *spot, const union any_key *key, bool wide,
+				const struct session *session)
+{
+	u32 connection = wide ? key->wide.connection : key->narrow.connection, owner = 0;
+	struct bucket_head *head = spot->head;
+	struct holding *holding;
+	bool live = false;
+	u16 former = 0;
+	u64 at;
+
+	if (!head)
 		return false;
-	count = opened.lookup(&kind);
-	if (count)
-		(*count)++;
+	at = disguised(free_place(head), bpf_jiffies64());
+	if (at == PLACES) {
+		struct session *giving;
+
+		at = giving_way(head, connection, false, wide);
+		if (at == NOBODY) {
+			tell(connection, VERDICT_NO_ROOM);
+			return false;
+		}
+		former = *tag_at(head, at);
+		owner = connection_at(head, at, wide);
+		giving = session_at(head, at, wide);
+		live = giving->standing & WAS_PROVEN && !closed(giving);
+	}
+	if (!put(head, at, former, spot->tag, (u64 *)key, session, wide))
+		return false;
+	if (former) {
+		holding = holding_of(owner);
+		if (holding) {
+			__sync_fetch_and_add(&holding->places, -1);
+			if (live)
+				__sync_fetch_and_add(&holding->evicted, 1);
+		}
+	}
+	holding = holding_of(connection);
+	if (holding)
+		__sync_fetch_and_add(&holding->places, 1);
 	return true;
 }
 
-static __always_inline u32 hash_of(const union any_key *key, bool wide)
+/* A frame from this side has told more about the session. If its bucket has no room for another proven one, and nobody
+ * there may be demoted, it stays as it is.
+ */
+static __always_inline void rise(const struct spot *spot, u32 connection, bool wide)
 {
-	return wide ? wide_hash(&key->wide) : session_hash(&key->narrow);
+	struct session *session = spot->session;
+	u64 at;
+
+	if (!(session->standing & (ANSWERED | WAS_PROVEN))) {
+		session->standing |= ANSWERED;
+		return;
+	}
+	at = giving_way(spot->head, connection, true, wide);
+	if (at == NOBODY)
+		return;
+	if (at != PLACES)
+		session_at(spot->head, at, wide)->standing &= ~PROVEN;
+	session->standing |= PROVEN | WAS_PROVEN;
 }
 
-/* True for a session of a draining link that was silent for SILENT_FOR. The drain does not wait for it. Frames that use
- * its ports again go to another replica, otherwise they would hold up the drain again and again. TCP is never over: a
- * connection may go on after hours of silence.
+/* What stands for a cross-connection's namespace in its choices. */
+static __always_inline u64 namespace_of(u32 connection)
+{
+	struct numbered *numbered = numbers.lookup(&connection);
+
+	return numbered ? placement((u32 *)numbered->namespace, sizeof(numbered->namespace) / sizeof(u32)) : 0;
+}
+
+static __always_inline u32 hash_of(const union any_key *key, bool wide, u32 connection)
+{
+	u64 namespace = namespace_of(connection);
+
+	return wide ? wide_hash(&key->wide, namespace) : session_hash(&key->narrow, namespace);
+}
+
+/* True when the session was silent for longer than its cross-connection has patience. */
+static __always_inline bool silent_too_long(const struct session *session, const struct flow *flow, u32 connection)
+{
+	struct patience *own = patience.lookup(&connection);
+
+	return silent(session, patience_with(session, flow->protocol, flow->ports, own), bpf_ktime_get_ns());
+}
+
+/* True for a session of a draining link that the drain does not wait for any more, if the frame does not belong to it.
+ * Frames that use its ports again go to another replica, otherwise they would hold up the drain again and again. A
+ * connection may go on after hours of silence, so there only a frame that opens one begins anew.
  */
-static __always_inline bool over(const struct session *session, u8 protocol, u64 far)
+static __always_inline bool over(const struct session *session, const struct flow *flow, u32 connection, u64 far)
 {
 	u32 slot = end_slot(far);
 	struct link *link = links.lookup(&slot);
 
-	return link && link->state == DRAINING && protocol != IPPROTO_TCP && silent(session, bpf_ktime_get_ns());
+	if (!link || link->state != DRAINING || (connected(flow->protocol) && !(flow->signals & OPENS)))
+		return false;
+	return silent_too_long(session, flow, connection);
 }
 
-/* The end that frames of a session go to from this side. 0 if `choose` has to name one: there is no session, it begins
- * anew after its close, or its link does not receive any more.
+/* The end that frames of a session go to from this side. 0 if `choose` has to name one: there is no session, it has
+ * ended and begins anew, or its link does not receive any more.
  */
 static __always_inline u64 remembered(struct session *session, const struct flow *flow, u32 connection, u32 side)
 {
 	u64 far;
 
-	if (!session || reopened(session, flow->tcp_flags))
+	if (!session || (flow->signals & OPENS && ended(session, bpf_ktime_get_ns())))
 		return 0;
 	far = alive(session->end[!side], connection, !side);
-	return far && !over(session, flow->protocol, far) ? far : 0;
+	return far && !over(session, flow, connection, far) ? far : 0;
 }
 
 /* Counts a contest: the sender of a session changed while both links serve. Replicas share their addresses, so two of
@@ -290,7 +479,7 @@ static __always_inline void tell_contest(const struct session *session, const st
 	    closed(session))
 		return;
 	if (same_link(former, from->end) || !alive(former, from->connection, from->side) ||
-	    silent(session, bpf_ktime_get_ns()))
+	    silent_too_long(session, flow, from->connection))
 		return;
 	tell(from->connection, VERDICT_CONTESTED);
 	contest = contests.lookup(&latter);
@@ -309,8 +498,11 @@ static __always_inline u32 stamp_for(u64 end, const struct sender *from)
 /* Updates a session for one more frame, which goes to `far`. The latest sender gets the answers, unless its link is
  * gone.
  */
-static __always_inline void keep(struct session *session, const struct flow *flow, const struct sender *from, u64 far)
+static __always_inline void keep(const struct spot *spot, const struct flow *flow, const struct sender *from, u64 far,
+				 bool wide)
 {
+	struct session *session = spot->session;
+
 	if (session->end[!from->side] != far)
 		session->end[!from->side] = far;
 	if (from->state != GONE) {
@@ -320,43 +512,39 @@ static __always_inline void keep(struct session *session, const struct flow *flo
 		}
 		session->stamp[from->side] = stamp_for(far, from);
 	}
-	note_flags(session, flow->tcp_flags, from->side);
+	note_signals(session, flow->signals, from->side);
+	if (closed(session))
+		session->standing &= ~PROVEN;
+	else if (rises(session->standing, from->side))
+		rise(spot, from->connection, wide);
 	if (!noted_lately(session))
 		note_time(session, bpf_ktime_get_ns());
 }
 
-/* Pins a new session to its sender and to the chosen link, or moves an old one there. Returns the end to send to. */
-static __always_inline u64 pin(union any_key *key, bool wide, struct session *session, const struct flow *flow,
-			       const struct sender *from, u64 chosen)
+/* Opens a session between its sender and the chosen link, in the place of a closed one with the same key if there is
+ * one.
+ */
+static __always_inline void open(const union any_key *key, bool wide, const struct spot *spot, const struct flow *flow,
+				 const struct sender *from, u64 chosen)
 {
-	struct session fresh = {.last_seen = bpf_ktime_get_ns(), .last_tick = bpf_jiffies64()};
-	u32 opener = end_slot(from->end), choice = end_slot(chosen);
+	struct session fresh = {.last_seen = bpf_ktime_get_ns(), .last_tick = bpf_jiffies64(), .standing = from->side};
+	u32 opener = end_slot(from->end);
+	u32 stamp = flow->signals & ABORTS ? 0 : stamp_for(chosen, from); /* note_signals */
 	struct traffic *counters;
 
-	if (session && !reopened(session, flow->tcp_flags)) {
-		keep(session, flow, from, chosen);
-	} else {
-		fresh.end[UPSTREAM] = from->side == UPSTREAM ? from->end : chosen;
-		fresh.end[DOWNSTREAM] = from->side == UPSTREAM ? chosen : from->end;
-		fresh.stamp[UPSTREAM] = from->side == UPSTREAM ? stamp_for(chosen, from) : 0;
-		fresh.stamp[DOWNSTREAM] = from->side == UPSTREAM ? 0 : stamp_for(chosen, from);
-		fresh.rst = !!(flow->tcp_flags & TCP_RST);
-		if (session) {
-			begin_anew(session, &fresh);
-		} else if (!add(key, wide, &fresh)) {
-			/* Another CPU was faster; or there is no room, and the frame goes on without a session. */
-			u64 theirs = remembered(find(key, wide), flow, from->connection, from->side);
-
-			return theirs ? theirs : chosen;
-		}
-		counters = traffic.lookup(&opener);
-		if (counters)
-			counters->sessions_opened++;
-	}
-	counters = traffic.lookup(&choice);
+	fresh.end[UPSTREAM] = from->side == UPSTREAM ? from->end : chosen;
+	fresh.end[DOWNSTREAM] = from->side == UPSTREAM ? chosen : from->end;
+	fresh.stamp[UPSTREAM] = from->side == UPSTREAM ? stamp : 0;
+	fresh.stamp[DOWNSTREAM] = from->side == UPSTREAM ? 0 : stamp;
+	fresh.rst = !!(flow->signals & ABORTS);
+	in_memory(&fresh);
+	if (spot->session)
+		begin_anew(spot->session, &fresh);
+	else if (!add(spot, key, wide, &fresh))
+		return;
+	counters = traffic.lookup(&opener);
 	if (counters)
-		counters->sessions_chosen++;
-	return chosen;
+		counters->sessions_opened++;
 }
 
 static __always_inline struct place place_of(const struct neighbour_key *about)
@@ -475,117 +663,196 @@ static __always_inline bool answer_nd(struct __sk_buff *skb, const struct ethhdr
 	return !bpf_skb_store_bytes(skb, 0, &reply.eth, ADVERTISEMENT_FRAME_LENGTH, 0);
 }
 
-/* Forwards by the flow's session, and opens one if there is none. An ICMP error about the flow follows the session, but
- * neither opens nor changes it.
+/* Forwards by the flow's session, and opens one if there is none: to `wished`, or if that is 0 by choice. An ICMP error
+ * about the flow follows the session, but neither opens nor changes it.
  */
-static __always_inline enum verdict carry(const struct flow *flow, bool wide, const struct sender *from, u64 *to)
+static __always_inline enum verdict carry(const struct flow *flow, bool wide, const struct sender *from, u64 wished,
+					  u64 *to)
 {
-	struct session *session;
+	struct traffic *counters;
 	union any_key key;
+	struct spot spot;
+	u32 choice;
 
 	if (wide)
 		key.wide = wide_key_of(from->connection, flow, from->side);
 	else
 		key.narrow = session_key_of(from->connection, flow, from->side);
-	session = find(&key, wide);
-	*to = remembered(session, flow, from->connection, from->side);
-	if (*to) {
-		if (!flow->quoted)
-			keep(session, flow, from, *to);
-		return VERDICT_FORWARDED;
+	in_memory(&key);
+	spot = find(&key, wide);
+	*to = disguised(remembered(spot.session, flow, from->connection, from->side), bpf_jiffies64());
+	if (!*to) {
+		*to = wished ? wished : choose(from->connection, !from->side, hash_of(&key, wide, from->connection));
+		*to = disguised(*to, bpf_jiffies64());
+		if (!*to)
+			return VERDICT_NO_TARGET;
+		if (flow->quoted)
+			return VERDICT_FORWARDED;
+		choice = end_slot(*to);
+		counters = traffic.lookup(&choice);
+		if (counters)
+			counters->sessions_chosen++;
+		if (!spot.session || flow->signals & OPENS) {
+			open(&key, wide, &spot, flow, from, *to);
+			return VERDICT_FORWARDED;
+		}
 	}
-	*to = choose(from->connection, !from->side, hash_of(&key, wide));
-	if (!*to)
-		return VERDICT_NO_TARGET;
-	if (!flow->quoted)
-		*to = pin(&key, wide, session, flow, from, *to);
+	if (!flow->quoted && spot.session)
+		keep(&spot, flow, from, *to, wide);
 	return VERDICT_FORWARDED;
 }
 
-static __always_inline bool is_of(const struct fragment *fragment, const struct flow *flow, u64 datagram)
+/* In one step: a branch for each word would multiply the paths that the verifier follows. */
+static __always_inline bool is_of(const struct fragment *there, const struct fragment *wanted)
 {
-	return fragment->datagram == datagram && same_address(&fragment->source, &flow->source) &&
-	       same_address(&fragment->destination, &flow->destination);
+	u32 differs = there->datagram != wanted->datagram;
+
+	for (int word = 0; word < 4; word++)
+		differs |= (there->source.word[word] ^ wanted->source.word[word]) |
+			   (there->destination.word[word] ^ wanted->destination.word[word]);
+	return !differs;
+}
+
+/* Signed, because another CPU may have noted a later time than `now`. */
+static __always_inline bool aged(const struct fragment *there, u64 now)
+{
+	return (s64)(now - there->at) >= (s64)FOLLOWED_FOR;
 }
 
 /* One of the places that a datagram may have among those of its sender's link. Successive datagrams to the same address
  * never have the same first one.
  */
-static __always_inline struct place choice_of(const struct flow *flow, u64 datagram, u32 slot, u32 choice)
+static __always_inline struct place choice_of(const struct fragment *part, u32 slot, u32 choice)
 {
-	u32 source = address_hash(&flow->source), destination = address_hash(&flow->destination);
+	u32 source = address_hash(&part->source), destination = address_hash(&part->destination);
 	u32 hash = source + destination;
 
 	if (choice)
-		hash = mixed((u64)source << 32 | destination, datagram * FRAGMENT_CHOICES + choice);
+		hash = mixed((u64)source << 32 | destination, part->datagram * FRAGMENT_CHOICES + choice);
 	else
 		/* the number's low bits: IPv4, IPv6 */
-		hash += __builtin_bswap16(datagram) + __builtin_bswap32(datagram);
+		hash += __builtin_bswap16(part->datagram) + __builtin_bswap32(part->datagram);
 	return (struct place){slot, hash & (FRAGMENT_PLACES - 1)};
 }
 
-/* True if fragments of another datagram may still need what is in this place. */
-static __always_inline bool taken(const struct fragment *there, const struct flow *flow, u64 datagram)
+/* Makes a fragment the pair of its addresses. The result is the place of the pair. */
+static __always_inline struct place as_pair(struct fragment *part, u32 slot)
 {
-	return there && !there->last && (u32)bpf_jiffies64() - there->tick < OPEN_FOR && !is_of(there, flow, datagram);
+	u32 source = address_hash(&part->source), destination = address_hash(&part->destination);
+	u32 hash = mixed((u64)source << 32 | destination, part->datagram >> 32);
+
+	part->datagram &= ~0xffffffffULL;
+	return (struct place){slot, FRAGMENT_PLACES + (hash & (FRAGMENT_PAIRS - 1))};
 }
 
-/* Notes where the first fragment went: in the first of its places that is not taken, or else in the last. */
-static __always_inline void note_first(const struct flow *flow, u64 datagram, u32 slot, u64 to)
+static __always_inline struct fragment part_of_flow(const struct flow *flow)
 {
-	struct fragment fresh = {.source = flow->source, .destination = flow->destination, .datagram = datagram};
-	struct place place;
+	struct fragment part = {.source = flow->source, .destination = flow->destination};
 
-	fresh.to = to;
-	fresh.tick = bpf_jiffies64();
-	for (u32 choice = 0; choice < FRAGMENT_CHOICES; choice++) {
-		place = choice_of(flow, datagram, slot, choice);
-		if (!taken(fragments.lookup(&place), flow, datagram))
-			break;
-	}
-	fragments.update(&place, &fresh);
+	part.datagram = flow->datagram | (u64)flow->vlans << 32;
+	return part;
 }
 
-/* Where the first fragment of the datagram went; 0 if that is not known. */
-static __always_inline u64 first_went_to(const struct flow *flow, u64 datagram, u32 slot)
+/* Completes what is known of a fragment's datagram. The place is the one where that is noted. If it is not noted, the
+ * place is the one of the datagram's choices that has been of use to nobody for the longest time.
+ */
+static __always_inline struct place recall(struct fragment *part, u32 slot, u64 now)
 {
-	for (u32 choice = 0; choice < FRAGMENT_CHOICES; choice++) {
-		struct place place = choice_of(flow, datagram, slot, choice);
-		struct fragment *first = fragments.lookup(&place);
+	struct place place, room = {slot, 0};
+	u64 oldest = ~0ULL;
 
-		if (first && is_of(first, flow, datagram)) {
-			if (flow->part == LAST)
-				first->last = 1;
-			return first->to;
+	for (u32 choice = 0; choice < FRAGMENT_CHOICES; choice++) {
+		struct fragment *there;
+		u64 since = 0;
+
+		place = choice_of(part, slot, choice);
+		there = fragments.lookup(&place);
+		if (there) {
+			if (is_of(there, part) && !aged(there, now)) {
+				part->to = there->to;
+				part->at = there->at;
+				part->early = there->early;
+				part->last = there->last;
+				return place;
+			}
+			since = there->last && !there->early ? 0 : there->at;
+		}
+		if (since < oldest) {
+			oldest = since;
+			room = place;
 		}
 	}
-	return 0;
+	return room;
 }
 
-/* Forwards a fragment: later fragments go where the first one went. A fragment that arrives before the first one, or
- * whose first one was lost, goes by its addresses alone. That is right if the other side has a single link, and does no
- * harm if it is wrong.
- */
-static __always_inline enum verdict carry_part(const struct flow *flow, bool wide, const struct sender *from, u64 *to)
+/* Where the latest datagram in fragments between these addresses went, from this link; 0 if that is not known. */
+static __always_inline u64 pair_went_to(const struct fragment *part, u32 slot, u64 now)
 {
-	u64 datagram = flow->datagram | (u64)flow->vlans << 32;
-	u32 slot = end_slot(from->end);
-	enum verdict verdict;
-	struct wide_key addresses;
+	struct fragment pair = *part, *there;
+	struct place place = as_pair(&pair, slot);
 
-	if (flow->part == FIRST) {
-		verdict = carry(flow, wide, from, to);
-		if (verdict == VERDICT_FORWARDED)
-			note_first(flow, datagram, slot, *to);
-		return verdict;
+	there = fragments.lookup(&place);
+	return there && is_of(there, &pair) && !aged(there, now) ? there->to : 0;
+}
+
+/* A later fragment goes where the first one went. One that comes before the first one, or whose first one was lost,
+ * cannot be kept until more is known. It goes where the latest datagram between its addresses went, or else by its
+ * addresses alone. All such fragments of a datagram go the same way, and that is noted for the first one.
+ */
+static __always_inline enum verdict carry_later(const struct flow *flow, struct fragment *part, struct place *place,
+						const struct sender *from, u64 now, u64 *to)
+{
+	*to = alive(part->to, from->connection, !from->side);
+	if (*to && !part->early) {
+		if (flow->part != LAST)
+			return VERDICT_FORWARDED;
+	} else {
+		if (!*to)
+			*to = alive(pair_went_to(part, place->owner, now), from->connection, !from->side);
+		if (!*to) {
+			struct wide_key addresses = wide_key_of(from->connection, flow, from->side);
+
+			*to = choose(from->connection, !from->side,
+				     wide_hash(&addresses, namespace_of(from->connection)));
+		}
+		if (!*to)
+			return VERDICT_NO_TARGET;
+		tell(from->connection, VERDICT_LONE_FRAGMENT);
+		if (!part->early)
+			part->at = now;
+		part->early++;
+		part->to = *to;
 	}
-	*to = alive(first_went_to(flow, datagram, slot), from->connection, !from->side);
-	if (*to)
-		return VERDICT_FORWARDED;
-	tell(from->connection, VERDICT_LONE_FRAGMENT);
-	addresses = wide_key_of(from->connection, flow, from->side);
-	*to = choose(from->connection, !from->side, wide_hash(&addresses));
-	return *to ? VERDICT_FORWARDED : VERDICT_NO_TARGET;
+	part->last |= flow->part == LAST;
+	fragments.update(place, part);
+	return VERDICT_FORWARDED;
+}
+
+/* The end that fragments went to which came before their first one, if it may have new sessions; otherwise 0. */
+static __always_inline u64 wish_of(const struct fragment *part, const struct sender *from)
+{
+	u64 end = part->early ? alive(part->to, from->connection, !from->side) : 0;
+	u32 slot = end_slot(end);
+	struct link *link = links.lookup(&slot);
+
+	return link && link->state == SERVING ? end : 0;
+}
+
+/* Notes where the first fragment went, and tells what that means for those that came before it. */
+static __always_inline void note_first(struct fragment *part, struct place *place, const struct sender *from, u64 now,
+				       u64 to)
+{
+	struct place pair;
+
+	if (part->early)
+		tell_of(part->early, from->connection,
+			same_link(part->to, to) ? VERDICT_EARLY_FRAGMENT : VERDICT_PARTED_FRAGMENT);
+	part->to = to;
+	part->at = now;
+	part->early = 0;
+	fragments.update(place, part);
+	pair = as_pair(part, place->owner);
+	fragments.update(&pair, part);
 }
 
 /* The id of the outermost VLAN tag, which the kernel keeps beside the frame; 0 without one. */
@@ -594,7 +861,7 @@ static __always_inline u32 tag_beside(struct __sk_buff *skb)
 	return skb->vlan_present ? skb->vlan_tci & VLAN_ID : 0;
 }
 
-/* Notes the time of a session. False, without noting it, if the session was silent for SILENT_FOR: it may be over. */
+/* Notes the time of a session. False, without noting it, if the session was silent for CLOSED_FOR: it may be over. */
 static __always_inline bool goes_on(struct session *session)
 {
 	u64 now;
@@ -602,7 +869,7 @@ static __always_inline bool goes_on(struct session *session)
 	if (likely(noted_lately(session)))
 		return true;
 	now = bpf_ktime_get_ns();
-	if (silent(session, now))
+	if (silent(session, CLOSED_FOR, now))
 		return false;
 	note_time(session, now);
 	return true;
@@ -611,28 +878,43 @@ static __always_inline bool goes_on(struct session *session)
 /* The fast path: the end that a plain frame of a known session goes to; 0 if `decide` has to decide. The result is
  * always the one of `decide`, with fewer steps.
  */
-static __always_inline u64 known(struct __sk_buff *skb, const struct link *link)
+static __always_inline u64 known_by(const union any_key *key, const struct link *link, bool wide)
 {
 	u32 side = link->side & 1;
-	struct session *session;
-	struct session_key key;
-	struct flow flow = {.vlans = tag_beside(skb)};
+	struct session *session = find(key, wide).session;
 	u64 far;
 
-	if (!read_plain(&flow, (void *)(long)skb->data, (void *)(long)skb->data_end))
-		return 0;
-	key = session_key_of(link->connection, &flow, side);
-	session = sessions.lookup(&key);
-	if (!session || session->stamp[side] != link->stamp || !goes_on(session))
+	if (!session || session->stamp[side] != link->stamp || rises(session->standing, side) || !goes_on(session))
 		return 0;
 	far = session->end[!side];
-	return (far & OWNER) == owner_of(link->connection) ? far : 0;
+	return (far & (OWNER | PLAIN)) == owner_of(link->connection) ? far : 0;
+}
+
+static __always_inline u64 known(struct __sk_buff *skb, const struct link *link)
+{
+	void *end = (void *)(long)skb->data_end;
+	struct ethhdr *eth = (void *)(long)skb->data;
+	struct flow flow = {.vlans = tag_beside(skb)};
+	union any_key key;
+
+	if ((void *)(eth + 1) > end || eth->h_dest[0] & 1)
+		return 0;
+	if (eth->h_proto == ETHERTYPE(ETH_P_IP)) {
+		if (!read_plain_ipv4(&flow, (void *)(eth + 1), end))
+			return 0;
+		key.narrow = session_key_of(link->connection, &flow, link->side & 1);
+		return known_by(&key, link, false);
+	}
+	if (eth->h_proto != ETHERTYPE(ETH_P_IPV6) || !read_plain_ipv6(&flow, (void *)(eth + 1), end))
+		return 0;
+	key.wide = wide_key_of(link->connection, &flow, link->side & 1);
+	return known_by(&key, link, true);
 }
 
 /* Forwards by the pair of MACs, without a session: frames that no reader understands, multicast and broadcast. */
 static __always_inline enum verdict carry_any(const struct ethhdr *eth, const struct sender *from, u64 *to)
 {
-	*to = choose(from->connection, !from->side, mac_pair_hash(eth, from->side));
+	*to = choose(from->connection, !from->side, mac_pair_hash(eth, from->side, namespace_of(from->connection)));
 	return *to ? VERDICT_FORWARDED : VERDICT_NO_TARGET;
 }
 
@@ -670,41 +952,105 @@ static __always_inline bool read_ip(struct flow *flow, const struct payload *pay
 	return payload->ethertype == ETHERTYPE(ETH_P_IP) && read_ipv4(flow, payload->header, end);
 }
 
-/* Decides for every frame whose EtherType is not IPv4: ARP, IPv6, VLAN tags in the frame, any other protocol. */
-static __always_inline enum verdict decide_wide(struct __sk_buff *skb, struct ethhdr *eth, struct payload payload,
-						void *end, const struct sender *from, u64 *to)
+/* What reading a frame found. */
+enum found {
+	NOTHING, /* no reader understands it, or it is for a group */
+	FLOW,
+	ANSWER, /* the frame has become the answer */
+};
+
+/* Reads every frame whose EtherType is not IPv4: ARP, IPv6, VLAN tags in the frame, any other protocol. */
+static __always_inline enum found read_wide(struct __sk_buff *skb, struct ethhdr *eth, void *end,
+					    const struct sender *from, struct flow *flow)
 {
+	struct payload payload = past_tags(eth, flow->vlans, skb->vlan_present, end);
 	/* The chain gives the addresses of the interface itself, not those of VLANs on it. */
 	bool untagged = eth->h_proto == payload.ethertype && !payload.vlans;
-	struct flow flow = {.vlans = payload.vlans};
 
-	*to = from->end;
-	if (payload.ethertype == ETHERTYPE(ETH_P_ARP) && read_arp(&flow, payload.header, end)) {
-		if (untagged && settle_arp(skb, (void *)eth, &flow, from))
-			return VERDICT_ANSWERED;
-	} else if (payload.ethertype == ETHERTYPE(ETH_P_IPV6) && read_nd(&flow, payload.header, end)) {
-		if (untagged && settle_nd(skb, eth, payload.header, end, &flow, from))
-			return VERDICT_ANSWERED;
-	} else if (eth->h_dest[0] & 1 || !read_ip(&flow, &payload, end)) {
-		return carry_any(eth, from, to);
-	}
-	return flow.part ? carry_part(&flow, true, from, to) : carry(&flow, true, from, to);
+	flow->vlans = payload.vlans;
+	if (payload.ethertype == ETHERTYPE(ETH_P_ARP) && read_arp(flow, payload.header, end))
+		return untagged && settle_arp(skb, (void *)eth, flow, from) ? ANSWER : FLOW;
+	if (payload.ethertype == ETHERTYPE(ETH_P_IPV6) && read_nd(flow, payload.header, end))
+		return untagged && settle_nd(skb, eth, payload.header, end, flow, from) ? ANSWER : FLOW;
+	return eth->h_dest[0] & 1 || !read_ip(flow, &payload, end) ? NOTHING : FLOW;
+}
+
+/* What `decide` knows of a frame before it looks for the session. */
+struct matter {
+	struct flow flow;
+	struct fragment part; /* of a first fragment, and where it is noted */
+	struct place place;
+	u64 now;
+	u64 wished;
+};
+
+/* Makes the verifier forget what it knows of a frame and its sender; it knows nothing of `zero`. Otherwise it would
+ * follow all that comes then once for every kind of frame: "processed 1000001 insns".
+ */
+static __always_inline void as_one(struct matter *it, struct sender *from)
+{
+	u8 zero = from->zero;
+
+	it->flow.ports |= zero;
+	it->flow.protocol |= zero;
+	it->flow.signals |= zero;
+	it->flow.quoted |= zero;
+	it->flow.part |= zero;
+	it->part.datagram |= zero;
+	it->part.to |= zero;
+	it->part.at |= zero;
+	it->part.early |= zero;
+	it->part.last |= zero;
+	it->place.owner |= zero;
+	it->place.at |= zero;
+	it->now |= zero;
+	it->wished |= zero;
+	from->end |= zero;
+	from->connection |= zero;
+	from->stamp |= zero;
+	from->side = (from->side | zero) & 1;
+	from->state |= zero;
 }
 
 /* Decides where a frame goes; `to` is set for VERDICT_FORWARDED and VERDICT_ANSWERED. */
-static __always_inline enum verdict decide(struct __sk_buff *skb, const struct sender *from, u64 *to)
+static __always_inline enum verdict decide(struct __sk_buff *skb, struct sender *from, u64 *to)
 {
 	void *end = (void *)(long)skb->data_end;
 	struct ethhdr *eth = (void *)(long)skb->data;
-	struct flow flow = {.vlans = tag_beside(skb)};
+	struct matter it = {.flow = {.vlans = tag_beside(skb)}};
+	enum verdict verdict;
+	enum found found;
+	bool wide;
 
 	if ((void *)(eth + 1) > end)
 		return VERDICT_NOT_OURS; /* never happens on an Ethernet device; the verifier needs the check */
-	if (eth->h_proto != ETHERTYPE(ETH_P_IP))
-		return decide_wide(skb, eth, past_tags(eth, flow.vlans, skb->vlan_present, end), end, from, to);
-	if (eth->h_dest[0] & 1 || !read_ipv4(&flow, (void *)(eth + 1), end))
+	wide = eth->h_proto != ETHERTYPE(ETH_P_IP);
+	if (wide)
+		found = read_wide(skb, eth, end, from, &it.flow);
+	else
+		found = eth->h_dest[0] & 1 || !read_ipv4(&it.flow, (void *)(eth + 1), end) ? NOTHING : FLOW;
+	if (found == ANSWER) {
+		*to = from->end;
+		return VERDICT_ANSWERED;
+	}
+	if (found == NOTHING)
 		return carry_any(eth, from, to);
-	return unlikely(flow.part) ? carry_part(&flow, false, from, to) : carry(&flow, false, from, to);
+	it.part = part_of_flow(&it.flow);
+	if (unlikely(it.flow.part)) {
+		it.now = bpf_ktime_get_ns();
+		it.place = recall(&it.part, end_slot(from->end), it.now);
+		if (it.flow.part != FIRST)
+			return carry_later(&it.flow, &it.part, &it.place, from, it.now, to);
+		it.wished = wish_of(&it.part, from);
+	}
+	as_one(&it, from);
+	verdict = wide ? carry(&it.flow, true, from, it.wished, to) : carry(&it.flow, false, from, it.wished, to);
+	*to = disguised(*to, bpf_jiffies64());
+	verdict = disguised(verdict, bpf_jiffies64());
+	as_one(&it, from);
+	if (unlikely(it.flow.part) && verdict == VERDICT_FORWARDED)
+		note_first(&it.part, &it.place, from, it.now, *to);
+	return verdict;
 }
 
 /* Sends into the replica's end of the link. */
@@ -785,6 +1131,7 @@ int cross_connect(struct __sk_buff *skb)
 	from.connection = link->connection;
 	from.side = link->side & 1;
 	from.state = link->state;
+	from.zero = link->zero;
 	from.stamp = link->stamp;
 	pull_headers(skb);
 	verdict = decide(skb, &from, &to);
@@ -793,4 +1140,105 @@ int cross_connect(struct __sk_buff *skb)
 	if (verdict == VERDICT_NOT_OURS)
 		return TC_ACT_UNSPEC;
 	return drop(from.connection, verdict);
+}
+
+/* At tcx, before the filters: a shorter way into the cross-connection, while an agent leads (docs/decisions/0026). */
+int sfc_shortcut(struct __sk_buff *skb)
+{
+	shortcut_to.call(skb, 0);
+	return TC_ACT_UNSPEC;
+}
+
+/* What the agent asks the program to do with the session tables, by BPF_PROG_TEST_RUN. One run looks at one bucket of
+ * each table, and the next one at the bucket after it. In skb->cb: the bucket, the time in two halves, and a number.
+ */
+enum question {
+	ASKED_BUCKET,
+	ASKED_NOW_LOW,
+	ASKED_NOW_HIGH,
+	ASKED_FORGET, /* the cross-connection whose sessions are removed; 0: count in `activity` */
+};
+
+static __always_inline void count_end(u64 end, u32 connection)
+{
+	u32 slot = end_slot(end);
+	struct link *link = links.lookup(&slot);
+	u64 *count = activity.lookup(&slot);
+
+	if (link && count && link->ifindex == end_ifindex(end) && link->connection == connection)
+		(*count)++;
+}
+
+static __always_inline void survey_bucket(struct bucket_head *head, u64 now, u32 forgotten, bool wide)
+{
+	u64 any = head->tags[0] | head->tags[1] | head->tags[2] | head->tags[3];
+
+	if (!any)
+		return;
+#pragma nounroll
+	for (u32 at = 0; at < PLACES; at++) {
+		struct session *session = session_at(head, at, wide);
+		u64 *words = place_at(head, at, wide);
+		u32 connection = connection_at(head, at, wide);
+		struct patience *own;
+		struct holding *holding;
+
+		if (!*tag_at(head, at))
+			continue;
+		if (!forgotten) {
+			own = patience.lookup(&connection);
+			if (active(session, words[wide ? 4 : 1] >> 32, !!(u32)words[wide ? 4 : 1], own, now)) {
+				count_end(session->end[UPSTREAM], connection);
+				count_end(session->end[DOWNSTREAM], connection);
+			}
+		} else if (connection == forgotten && clear(head, at, connection, wide)) {
+			holding = holding_of(connection);
+			if (holding)
+				__sync_fetch_and_add(&holding->places, -1);
+		}
+	}
+}
+
+int survey(struct __sk_buff *skb)
+{
+	u64 now = (u64)skb->cb[ASKED_NOW_HIGH] << 32 | skb->cb[ASKED_NOW_LOW];
+	u32 at = skb->cb[ASKED_BUCKET], forgotten = skb->cb[ASKED_FORGET];
+	struct bucket_head *narrow = (void *)sessions.lookup(&at), *wide = (void *)wide_sessions.lookup(&at);
+
+	if (!narrow || !wide)
+		return TC_ACT_SHOT;
+	survey_bucket(narrow, now, forgotten, false);
+	survey_bucket(wide, now, forgotten, true);
+	skb->cb[ASKED_BUCKET] = at + 1;
+	return TC_ACT_OK;
+}
+
+/* A session that the agent brings from another table: the frame's content, behind ETH_HLEN bytes. */
+struct brought {
+	u16 wide;
+	u64 key[6];
+	struct session session;
+} __attribute__((packed));
+
+/* TC_ACT_OK if the table has the session now, or had one with its key before. */
+int bring(struct __sk_buff *skb)
+{
+	struct brought *brought = (void *)(long)skb->data + ETH_HLEN;
+	struct session session;
+	union any_key key;
+	struct spot spot;
+	bool done;
+
+	if ((void *)(brought + 1) > (void *)(long)skb->data_end)
+		return TC_ACT_SHOT;
+	__builtin_memcpy(&key, brought->key, sizeof(key));
+	__builtin_memcpy(&session, &brought->session, sizeof(session));
+	if (brought->wide) {
+		spot = find(&key, true);
+		done = spot.session || add(&spot, &key, true, &session);
+	} else {
+		spot = find(&key, false);
+		done = spot.session || add(&spot, &key, false, &session);
+	}
+	return done ? TC_ACT_OK : TC_ACT_SHOT;
 }

@@ -44,6 +44,13 @@
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
 
+/* What a packet says about its connection. The first three TCP flags have the same values. */
+enum signal {
+	CLOSES = 1, /* its sender has no more data */
+	OPENS = 2,  /* the first packet of a connection */
+	ABORTS = 4, /* the connection ends at once, if the packet is what it claims to be */
+};
+
 /* IPv4 is ::ffff:a.b.c.d (RFC 4291), so that only the fast path needs to know two kinds of address. */
 struct address {
 	__be32 word[4];
@@ -68,7 +75,7 @@ struct flow {
 		u32 ports; /* both, in the order of the frame */
 	};
 	u8 protocol;
-	u8 tcp_flags;
+	u8 signals;   /* enum signal */
 	bool quoted;  /* read from an ICMP error about a packet of the flow */
 	u8 part;      /* enum part */
 	u32 vlans;    /* ids: inner << 16 | outer; 0: no tag, or one that only has a priority */
@@ -247,13 +254,23 @@ static __always_inline bool nd_tells(struct neighbour_discovery *nd, void *end)
 	       option->length == 1;
 }
 
+/* Without branches, as is sctp_signals: the verifier would follow each value as a case of its own. ACK is the bit of
+ * OPENS, three further left. A RST says nothing else.
+ */
+static __always_inline u8 tcp_signals(u8 flags)
+{
+	u8 aborts = flags & ABORTS;
+
+	return flags & (CLOSES | OPENS | ABORTS) & ~(flags >> 3 & OPENS) & ~(aborts >> 1 | aborts >> 2);
+}
+
 static __always_inline void read_tcp(struct flow *flow, struct tcphdr *tcp, void *end)
 {
 	if ((void *)(tcp + 1) > end)
 		return;
 	flow->source_port = tcp->source;
 	flow->destination_port = tcp->dest;
-	flow->tcp_flags = ((u8 *)tcp)[13];
+	flow->signals = tcp_signals(((u8 *)tcp)[13]);
 }
 
 /* UDP and SCTP both begin with their ports. */
@@ -263,6 +280,43 @@ static __always_inline void read_ports(struct flow *flow, __be16 *port, void *en
 		return;
 	flow->source_port = port[0];
 	flow->destination_port = port[1];
+}
+
+struct sctp_header {
+	__be16 source;
+	__be16 destination;
+	__be32 verification_tag;
+	__be32 checksum;
+	u8 chunk; /* type of the first one */
+	u8 chunk_flags;
+	__be16 chunk_length;
+};
+
+#define SCTP_CHUNK(type, signals) ((u64)(signals) << (type)*4)
+
+/* By the type of a chunk, RFC 9260. Each side says by itself that it is done, as in TCP: SHUTDOWN and later SHUTDOWN
+ * COMPLETE come from the one that begins, SHUTDOWN ACK from the other one.
+ */
+static __always_inline u8 sctp_signals(u8 chunk)
+{
+	u64 by_type = SCTP_CHUNK(1, OPENS)    /* INIT */
+		      | SCTP_CHUNK(6, ABORTS) /* ABORT */
+		      | SCTP_CHUNK(7, CLOSES) /* SHUTDOWN */
+		      | SCTP_CHUNK(8, CLOSES) /* SHUTDOWN ACK */
+		      | SCTP_CHUNK(14, CLOSES) /* SHUTDOWN COMPLETE */;
+	u32 all_or_none = ((u32)(chunk >> 4) - 1) >> 28; /* 15 for the types below 16 */
+
+	return by_type >> (chunk & 15) * 4 & all_or_none;
+}
+
+/* Of the chunks in a packet only the first one is read. Control chunks come before data, and INIT and SHUTDOWN COMPLETE
+ * come alone (RFC 9260, section 6.10).
+ */
+static __always_inline void read_sctp(struct flow *flow, struct sctp_header *sctp, void *end)
+{
+	read_ports(flow, &sctp->source, end);
+	if ((void *)(sctp + 1) <= end)
+		flow->signals = sctp_signals(sctp->chunk);
 }
 
 static __always_inline bool begins_with_ports(u8 protocol)
@@ -304,6 +358,8 @@ static __always_inline void read_transport(struct flow *flow, void *header, void
 {
 	if (flow->protocol == IPPROTO_TCP)
 		read_tcp(flow, header, end);
+	else if (flow->protocol == IPPROTO_SCTP)
+		read_sctp(flow, header, end);
 	else if (begins_with_ports(flow->protocol))
 		read_ports(flow, header, end);
 }
@@ -360,27 +416,44 @@ static __always_inline bool read_ipv4(struct flow *flow, struct iphdr *ip, void 
 	return true;
 }
 
-/* Reads what most frames are: TCP without SYN, FIN and RST, or UDP, directly behind an IPv4 header without options, not
- * fragmented, for one receiver, and in the linear part. The result is the one of read_ipv4, in fewer steps, but for the
- * first three words of the addresses and the TCP flags, which it does not set. False for a UDP datagram that is shorter
- * than a TCP header; read_ipv4 reads it.
+/* Reads the ports of what most frames are: TCP without SYN, FIN and RST, or UDP. The result is the one of
+ * read_transport, in fewer steps, but for the signals, which it does not set.
  */
-static __always_inline bool read_plain(struct flow *flow, struct ethhdr *eth, void *end)
+static __always_inline bool read_plain_ports(struct flow *flow, u8 protocol, void *header, void *end)
 {
-	struct iphdr *ip = (void *)(eth + 1);
-	struct tcphdr *tcp = (void *)(ip + 1);
+	if (header + sizeof(struct udphdr) > end)
+		return false;
+	if (protocol == IPPROTO_TCP) {
+		if (header + sizeof(struct tcphdr) > end || ((u8 *)header)[13] & (TCP_SYN | TCP_FIN | TCP_RST))
+			return false;
+	} else if (protocol != IPPROTO_UDP) {
+		return false;
+	}
+	flow->ports = *(u32 *)header;
+	flow->protocol = protocol;
+	return true;
+}
 
-	if ((void *)(tcp + 1) > end || *(__be16 *)&eth->h_proto != ETHERTYPE(ETH_P_IP) || eth->h_dest[0] & 1)
-		return false;
-	if (*(u8 *)ip != PLAIN_IPV4 || ip->frag_off & FRAGMENTED)
-		return false;
-	if (ip->protocol == IPPROTO_TCP ? ((u8 *)tcp)[13] & (TCP_SYN | TCP_FIN | TCP_RST) : ip->protocol != IPPROTO_UDP)
+/* Plain: directly behind the IP header, which has no options, not fragmented, and in the linear part. The result is the
+ * one of read_ipv4, but for the first three words of the addresses, which it does not set.
+ */
+static __always_inline bool read_plain_ipv4(struct flow *flow, struct iphdr *ip, void *end)
+{
+	if ((void *)(ip + 1) > end || *(u8 *)ip != PLAIN_IPV4 || ip->frag_off & FRAGMENTED)
 		return false;
 	flow->source.word[3] = ip->saddr;
 	flow->destination.word[3] = ip->daddr;
-	flow->ports = *(u32 *)tcp;
-	flow->protocol = ip->protocol;
-	return true;
+	return read_plain_ports(flow, ip->protocol, ip + 1, end);
+}
+
+/* The same for IPv6; the result is the one of read_ipv6. */
+static __always_inline bool read_plain_ipv6(struct flow *flow, struct ipv6hdr *ip, void *end)
+{
+	if ((void *)(ip + 1) > end || ip->version != 6)
+		return false;
+	flow->source = *(struct address *)&ip->saddr;
+	flow->destination = *(struct address *)&ip->daddr;
+	return read_plain_ports(flow, ip->nexthdr, ip + 1, end);
 }
 
 struct extension {

@@ -1,18 +1,19 @@
 /* A session: one conversation, pinned to one link on each side.
  *
  * Its key is oriented: the upstream end comes first in both directions, so both find the same entry. Side is data:
- * every function below takes it as an index. The key consists of whole words. The kernel reads it in words right after
- * it was written, and would have to wait for a word that was written in pieces. It has 24 bytes, hardly more than IPv4
- * needs, because hashing it is a good part of the cost of a known session. A flow that is not plain IPv4 has a wide
- * key, in a map of its own with the same value.
+ * every function below takes it as an index. A key is 24 bytes, hardly more than IPv4 needs, so that a session with its
+ * key is one cache line. A flow that is not plain IPv4 has a wide key, in a table of its own with the same value.
  *
  * An end is one 64-bit word, so that a reader on another CPU never sees half of it: slot << 32 | ifindex, with the
  * number of the cross-connection above. The interface index tells a link from an earlier one in the same slot. The
  * highest bit says how to send frames there (`send`).
  *
- * The kernel gives the memory of a session that it removes to another one at once, even while a program holds it. So
- * what was found under a key may be somebody else's a moment later. Nothing is sent to an end that does not have the
- * sender's own cross-connection in it, and a session that begins anew does so in its place (`begin_anew`).
+ * The place of a session that gives way becomes another one's at once, even while a program on another CPU holds it
+ * (table.h). So what was found under a key may be somebody else's a moment later. Nothing is sent to an end that does
+ * not have the sender's own cross-connection in it, and a session that begins anew does so in its place (`begin_anew`).
+ *
+ * A session proves itself when its opener sends again after the other side has answered: a TCP connection by the end of
+ * its handshake. An exchange of two packets never does, nor does a SYN without an answer.
  *
  * A session also has, for each side, the stamp of the link that sent the latest frame. A link's stamp changes whenever
  * a link of its cross-connection leaves, and no two links ever have the same stamp. So if the session has the sender's
@@ -20,6 +21,7 @@
  */
 #pragma once
 
+#include "hash.h"
 #include "packet.h"
 
 enum side {
@@ -56,9 +58,24 @@ struct session {
 	u32 stamp[2];  /* of each side's latest sender, when its other end was last checked; 0: never */
 	u64 last_seen; /* ns, CLOCK_MONOTONIC; late by up to SEEN_GRANULARITY */
 	u32 last_tick; /* the low half of jiffies at that time */
-	u8 fin[2];     /* the side sent a FIN; one byte each, so that two CPUs need no atomic operation */
-	u8 rst;
-	u8 unused;
+	u8 fin[2];     /* the side CLOSES; one byte each, so that two CPUs need no atomic operation */
+	u8 rst;	       /* the latest packet ABORTS */
+	u8 standing;   /* bits of enum standing; a lost update of two CPUs is made good by the next frame */
+};
+
+enum standing {
+	OPENER = 1, /* the side that sent the first frame */
+	ANSWERED = 2,
+	PROVEN = 4,
+	WAS_PROVEN = 8, /* also after it was demoted (table.h): any frame proves it again */
+};
+
+/* How long a silent session stays active, in seconds. In the map, 0 stands for the node's default. */
+struct patience {
+	u32 tcp;
+	u32 sctp;
+	u32 udp;
+	u32 other;
 };
 
 /* Ticks between two updates of a session's time: 12 … 120 ms at 1000 … 100 ticks a second. A drain is late by as much.
@@ -67,11 +84,13 @@ struct session {
  */
 #define SEEN_GRANULARITY 12
 
-/* ns. For so long after its last frame a session still belongs to its sender. A drain also waits for so long, and
- * longer for TCP (controller/node/plane/sessions.py). After that, a frame with the same ports begins a session of its
- * own.
+#define SECOND 1000000000ULL
+
+/* ns. How long a connection stays active after its end: time for the last acknowledgements, and to see whether it goes
+ * on after a reset, which may be forged. A connection that nobody has answered is active for as long, too. No patience
+ * is shorter.
  */
-#define SILENT_FOR 5000000000ULL
+#define CLOSED_FOR (1 * SECOND)
 
 /* In an end: bpf_redirect_peer does not work for this link. */
 #define PLAIN (1ULL << 63)
@@ -142,56 +161,146 @@ static __always_inline u32 mixed(u64 a, u64 b)
 	return a >> 32;
 }
 
-/* The hash leaves out the connection, so that the cross-connections before and after a stage choose the same replica of
- * it. It leaves out VLANs, because a function may add or remove them.
+/* What chooses for plain IPv4. It leaves out the connection, so that the cross-connections before and after a stage
+ * choose the same replica of it. It leaves out VLANs, because a function may add or remove them. `namespace` stands for
+ * the chain's (`namespace_of`): what somebody sees chosen in chains of its own says nothing about those of others.
  */
-static __always_inline u32 session_hash(const struct session_key *key)
+static __always_inline u32 choice_between(__be32 upstream, __be32 downstream, u32 ports, u32 protocol, u64 namespace)
 {
-	u64 addresses = (u64)key->upstream_address << 32 | key->downstream_address;
+	const u64 flow[] = {namespace, (u64)upstream << 32 | downstream, (u64)protocol << 32 | ports};
 
-	return mixed(addresses, (u64)key->ports << 8 | key->protocol);
+	return keyed_hash(flow, 3) >> 32;
 }
 
-/* An IPv4 address is its own hash, so that a session has the same hash with either kind of key. */
+static __always_inline u32 session_hash(const struct session_key *key, u64 namespace)
+{
+	return choice_between(key->upstream_address, key->downstream_address, key->ports, key->protocol, namespace);
+}
+
+static __always_inline bool is_ipv4(const struct address *address)
+{
+	return !(address->word[0] | address->word[1]) && address->word[2] == __constant_htonl(0xffff);
+}
+
+/* The same for a flow of IPv4, so that it has the same hash with either kind of key. */
+static __always_inline u32 wide_hash(const struct wide_key *key, u64 namespace)
+{
+	const struct address *up = &key->upstream_address, *down = &key->downstream_address;
+	const u64 flow[] = {
+		namespace,
+		(u64)up->word[0] << 32 | up->word[1],
+		(u64)up->word[2] << 32 | up->word[3],
+		(u64)down->word[0] << 32 | down->word[1],
+		(u64)down->word[2] << 32 | down->word[3],
+		(u64)key->protocol << 32 | key->ports,
+	};
+
+	if (is_ipv4(up) && is_ipv4(down))
+		return choice_between(up->word[3], down->word[3], key->ports, key->protocol, namespace);
+	return keyed_hash(flow, 6) >> 32;
+}
+
+/* An IPv4 address is its own hash. */
 static __always_inline u32 address_hash(const struct address *address)
 {
-	if (!(address->word[0] | address->word[1]) && address->word[2] == __constant_htonl(0xffff))
+	if (is_ipv4(address))
 		return address->word[3];
 	return mixed((u64)address->word[0] << 32 | address->word[1], (u64)address->word[2] << 32 | address->word[3]);
 }
 
-static __always_inline u32 wide_hash(const struct wide_key *key)
+static __always_inline u32 mac_pair_hash(const struct ethhdr *eth, u32 side, u64 namespace)
 {
-	u64 addresses = (u64)address_hash(&key->upstream_address) << 32 | address_hash(&key->downstream_address);
+	u64 pair[3] = {namespace};
 
-	return mixed(addresses, (u64)key->ports << 8 | key->protocol);
+	__builtin_memcpy(&pair[1], side == UPSTREAM ? eth->h_source : eth->h_dest, ETH_ALEN);
+	__builtin_memcpy(&pair[2], side == UPSTREAM ? eth->h_dest : eth->h_source, ETH_ALEN);
+	return keyed_hash(pair, 3) >> 32;
 }
 
-static __always_inline u32 mac_pair_hash(const struct ethhdr *eth, u32 side)
+/* True for protocols whose packets show the end of a connection. */
+static __always_inline bool connected(u8 protocol)
 {
-	u64 source = 0, destination = 0;
+	return protocol == IPPROTO_TCP || protocol == IPPROTO_SCTP;
+}
 
-	__builtin_memcpy(&source, eth->h_source, ETH_ALEN);
-	__builtin_memcpy(&destination, eth->h_dest, ETH_ALEN);
-	return side == UPSTREAM ? mixed(source, destination) : mixed(destination, source);
+static __always_inline bool finished(const struct session *session)
+{
+	return session->fin[UPSTREAM] && session->fin[DOWNSTREAM];
 }
 
 static __always_inline bool closed(const struct session *session)
 {
-	return session->rst || (session->fin[UPSTREAM] && session->fin[DOWNSTREAM]);
+	return session->rst || finished(session);
 }
 
-/* True for the first SYN on a closed session: a new connection reuses its ports. */
-static __always_inline bool reopened(const struct session *session, u8 tcp_flags)
+/* Only the opener has sent. */
+static __always_inline bool unanswered(const struct session *session)
 {
-	return (tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN && closed(session);
+	return !(session->standing & ~OPENER);
 }
 
-static __always_inline void note_flags(struct session *session, u8 tcp_flags, u32 side)
+/* Signed, because another CPU may have noted a later time than `now`. */
+static __always_inline bool silent(const struct session *session, u64 patience, u64 now)
 {
-	if (tcp_flags & (TCP_FIN | TCP_RST)) {
-		session->fin[side] |= tcp_flags & TCP_FIN;
-		session->rst |= tcp_flags & TCP_RST;
+	return (s64)(now - session->last_seen) > (s64)patience;
+}
+
+/* ns. After such a silence the session is not active any more. Without ports (a first fragment that is too short), the
+ * end of a connection is not seen. `own` is the chain's patience, or NULL; what it leaves out is the node's.
+ */
+static __always_inline u64 patience_with(const struct session *session, u8 protocol, bool has_ports,
+					 const struct patience *own)
+{
+	const struct patience node = DEFAULT_PATIENCE;
+	u32 seconds = 0;
+
+	if (has_ports && connected(protocol)) {
+		if (closed(session) || unanswered(session))
+			return CLOSED_FOR;
+		if (own)
+			seconds = protocol == IPPROTO_TCP ? own->tcp : own->sctp;
+		if (!seconds)
+			seconds = protocol == IPPROTO_TCP ? node.tcp : node.sctp;
+	} else {
+		if (own)
+			seconds = protocol == IPPROTO_UDP ? own->udp : own->other;
+		if (!seconds)
+			seconds = protocol == IPPROTO_UDP ? node.udp : node.other;
+	}
+	return SECOND * seconds;
+}
+
+/* True for a session that a drain waits for. It does not wait for a neighbour that was asked for: that entry only leads
+ * the answer back. controller/node/plane/sessions.py has the same rule.
+ */
+static __always_inline bool active(const struct session *session, u8 protocol, bool has_ports,
+				   const struct patience *own, u64 now)
+{
+	return protocol != PROTOCOL_NEIGHBOUR &&
+	       !silent(session, patience_with(session, protocol, has_ports, own), now);
+}
+
+/* True for a connection that has really ended, so that the same ports may open a new one. */
+static __always_inline bool ended(const struct session *session, u64 now)
+{
+	return finished(session) || (session->rst && silent(session, CLOSED_FOR, now));
+}
+
+/* A packet that does not abort takes an earlier reset back: the connection goes on. So that the fast path does not
+ * carry it, nobody has a stamp meanwhile.
+ */
+static __always_inline void note_signals(struct session *session, u8 signals, u32 side)
+{
+	if (session->rst)
+		session->rst = 0;
+	if (likely(!signals))
+		return;
+	if (signals & CLOSES)
+		session->fin[side] = 1;
+	if (signals & ABORTS) {
+		session->rst = 1;
+		session->stamp[UPSTREAM] = 0;
+		session->stamp[DOWNSTREAM] = 0;
 	}
 }
 
@@ -200,10 +309,12 @@ static __always_inline bool noted_lately(const struct session *session)
 	return (u32)bpf_jiffies64() - session->last_tick < SEEN_GRANULARITY;
 }
 
-/* Signed, because another CPU may have noted a later time than `now`. */
-static __always_inline bool silent(const struct session *session, u64 now)
+/* True if one more frame from this side tells more about a session than is known. */
+static __always_inline bool rises(u8 standing, u32 side)
 {
-	return (s64)(now - session->last_seen) > (s64)SILENT_FOR;
+	if (standing & (PROVEN | WAS_PROVEN))
+		return !(standing & PROVEN);
+	return !(standing & ANSWERED) == ((standing & OPENER) != side);
 }
 
 /* The session becomes a new one, as `fresh`. Another CPU may be using it: it finds no stamp until the last store, and
@@ -219,6 +330,7 @@ static __always_inline void begin_anew(struct session *session, const struct ses
 	session->fin[UPSTREAM] = 0;
 	session->fin[DOWNSTREAM] = 0;
 	session->rst = fresh->rst;
+	session->standing = fresh->standing;
 	session->last_tick = fresh->last_tick;
 	session->last_seen = fresh->last_seen;
 	barrier();

@@ -11,6 +11,10 @@ enum verdict {
 	VERDICT_NOT_OURS = 2,	   /* not from one of our links: left to the host */
 	VERDICT_UNWIRED = 3,	   /* dropped: the sender's slot has no link yet, or no longer */
 	VERDICT_NO_TARGET = 4,	   /* dropped: the other side has no link that receives */
-	VERDICT_LONE_FRAGMENT = 5, /* forwarded by its addresses: a fragment whose first one was not seen */
+	VERDICT_LONE_FRAGMENT = 5, /* forwarded by its addresses: a fragment whose first one was not seen before it */
 	VERDICT_CONTESTED = 6,	   /* forwarded: another serving replica uses the same port for its session */
+	/* A lone fragment again, when its first one comes: */
+	VERDICT_EARLY_FRAGMENT = 7,  /* forwarded before its first one, to the same replica */
+	VERDICT_PARTED_FRAGMENT = 8, /* forwarded before its first one, to another replica: the datagram is lost */
+	VERDICT_NO_ROOM = 9,	     /* forwarded by its hash: the table has no room for its session */
 };

@@ -83,6 +83,23 @@ class Interface:
 
 
 @dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a silent session stays active, in seconds; 0 where a chain leaves it to the node."""
+
+    tcp: int = 0
+    sctp: int = 0
+    udp: int = 0
+    other: int = 0
+    """For ICMP and every other protocol."""
+
+    def completed(self, default: Patience) -> Patience:
+        """The same, with the default's seconds for each 0."""
+        return Patience(
+            self.tcp or default.tcp, self.sctp or default.sctp, self.udp or default.udp, self.other or default.other
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
     """A position in the chain, with the chain's drain settings where the stage has none of its own."""
 
@@ -138,6 +155,8 @@ class Chain:
     stages: tuple[Stage, ...]
     links: tuple[tuple[InterfaceRef, InterfaceRef], ...]
     """Pairs of (upstream, downstream); between consecutive stages where `spec.links` is missing."""
+    patience: Patience = Patience()
+    """With its silent sessions."""
     created: str = ""
     """When the object was created, as the API server writes it (RFC 3339, UTC); empty like `uid`."""
     cross_connections: tuple[CrossConnection, ...] = field(init=False, compare=False, repr=False)

@@ -68,6 +68,11 @@ STATEMENT_KEY_FIELD = "key"
 STATEMENT_KEYS = "sfc-statement-keys"
 """Name of the ConfigMap with the public keys that node agents accept, by their ids (certs.signing)."""
 
+HASH_KEY_SECRET = "sfc-hash-key"  # noqa: S105 - the name of a Secret, not its value
+HASH_KEY_FIELD = "key"
+"""The key of the hashes of the node agents' program (bpf/hash.h), in that Secret of the system namespace."""
+HASH_KEY_BYTES = 32
+
 METRICS_PORT = 9811
 """TCP port of each component for /metrics, over TLS, with a token."""
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from sfc import names
-from sfc.chain import Chain, Hook, Interface, InterfaceRef, Route, Stage, derived_mac
+from sfc.chain import Chain, Hook, Interface, InterfaceRef, Patience, Route, Stage, derived_mac
 
 
 def chain_of(obj: Mapping[str, Any]) -> Chain:
     """The chain that a ServiceFunctionChain object (as JSON) describes. The object must be without problems."""
     metadata, spec = obj["metadata"], obj["spec"]
     namespace, name = metadata["namespace"], metadata["name"]
+    idle = spec.get("drain", {}).get("idle", {})
     stages = tuple(_stage(namespace, name, stage, spec.get("drain", {})) for stage in spec["stages"])
     return Chain(
         namespace=namespace,
@@ -25,6 +27,7 @@ def chain_of(obj: Mapping[str, Any]) -> Chain:
         uid=metadata.get("uid", ""),
         stages=stages,
         links=_links(spec.get("links"), stages),
+        patience=Patience(**{each.name: idle.get(each.name, 0) for each in fields(Patience)}),
         created=metadata.get("creationTimestamp") or "",
     )
 

@@ -3,10 +3,11 @@
 A Job of the install and a CronJob run it; nothing that keeps running has the right to write webhook configurations,
 which is the right to read and change every object of the cluster. A run
 
-1. makes or renews the authority, and publishes it in the configurations that exist;
-2. makes or renews the webhook's certificate, and that of metrics;
-3. makes the secret part of the webhook's paths, and waits until every replica of the webhook takes it;
-4. writes both configurations, with authority and paths.
+1. makes the key of the node agents' hashes, for which they wait;
+2. makes or renews the authority, and publishes it in the configurations that exist;
+3. makes or renews the webhook's certificate, and that of metrics;
+4. makes the secret part of the webhook's paths, and waits until every replica of the webhook takes it;
+5. writes both configurations, with authority and paths.
 
 So API servers trust what the webhook serves, and ask for what it answers, at every moment. A run that ends early leaves
 nothing that the next one cannot continue.
@@ -25,7 +26,7 @@ from typing import Any
 
 import yaml
 
-from certs import door, secrets
+from certs import door, hash_key, secrets
 from controller.cluster import trust
 from kube.api import ApiError, ApiServer
 from kube.objects import DEPLOYMENTS, MUTATING, NAMESPACES, OVER, PODS, VALIDATING, Object
@@ -96,6 +97,7 @@ class Installation:
 
     def run(self) -> None:
         """Raises ApiError and NotReadyError."""
+        self._hash_key()
         found = dict(self._found())
         bundle = self._trust(found.values()) if self._certificates else None
         asked = {prefix for one in self._wanted for prefix in prefixes(one, found.get(one["kind"]))}
@@ -130,6 +132,10 @@ class Installation:
         wanted = secrets.serving_secret(metrics, authority, now, secrets.METRICS_SECRET, secrets.METRICS_NAMES)
         trust.store(self._api, metrics, wanted)
         return bundle
+
+    def _hash_key(self) -> None:
+        found = trust.found(self._api, names.HASH_KEY_SECRET)
+        trust.store(self._api, found, hash_key.secret(found))
 
     def _door(self, asked: Iterable[str]) -> Object:
         found = trust.found(self._api, names.DOOR_SECRET)

@@ -29,11 +29,12 @@ from prometheus_client import REGISTRY
 from controller.node.cni.wiring import Folders
 from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.errors import DatapathError
+from controller.node.kernel.hash_key import HashKey
 from controller.node.kernel.links import Links
 from controller.node.leadership import Leadership
 from controller.node.plane.drain import Drain
 from controller.node.plane.plan import State
-from controller.node.plane.sessions import Timeouts
+from controller.node.plane.sessions import DEFAULT_PATIENCE
 from controller.node.reconcile.cluster_view import ClusterView
 from controller.node.report.contests import Contests
 from controller.node.report.metrics import DatapathCollector
@@ -45,6 +46,8 @@ from serving.access import Access
 from serving.certificate import Certificate
 from serving.metrics import Page
 from sfc import names
+from sfc.chain import Patience
+from sfc.validation import fault
 
 log = logging.getLogger(__name__)
 
@@ -90,15 +93,32 @@ def _options(argv: list[str]) -> argparse.Namespace:
         default=Path("/etc/sfc/statement-keys"),
         help="folder of the webhook's public keys, one file each",
     )
+    parser.add_argument(
+        "--hash-key",
+        type=Path,
+        default=Path("/etc/sfc/hash-key") / names.HASH_KEY_FIELD,
+        help="file with the key of the program's hashes",
+    )
     parser.add_argument("--pins", type=Path, default=Path("/sys/fs/bpf/sfc/v1"), help="folder of the pinned maps")
     parser.add_argument("--sessions", type=int, default=262_144, help="capacity of the session table")
-    idle = "seconds without a packet after which a drain does not wait for a %s session"
-    parser.add_argument("--tcp-idle", type=float, default=300, help=idle % "TCP")
-    parser.add_argument("--other-idle", type=float, default=5, help=idle % "UDP, ICMP or other")
+    idle = "seconds without a packet after which a session of %s is over, unless its chain says another number"
+    parser.add_argument("--tcp-idle", type=_idle, default=DEFAULT_PATIENCE.tcp, help=idle % "TCP or SCTP")
+    parser.add_argument("--other-idle", type=_idle, default=DEFAULT_PATIENCE.other, help=idle % "UDP, ICMP or other")
     options = parser.parse_args(argv)
     if not options.node:
         parser.error("give --node or set NODE_NAME to this node's name in the cluster")
     return options
+
+
+def _idle(written: str) -> int:
+    seconds = int(written) if written.isdecimal() else written
+    if problem := fault.idle(seconds):
+        raise argparse.ArgumentTypeError(f"{written} {problem}")
+    return int(seconds)
+
+
+def _patience(options: argparse.Namespace) -> Patience:
+    return Patience(options.tcp_idle, options.tcp_idle, options.other_idle, options.other_idle)
 
 
 class Agent:
@@ -109,14 +129,18 @@ class Agent:
         self._cluster = ClusterView(api, options.node, self._wake, self._wake_status_writer)
         self._status_writer = StatusWriter(api, options.node, self._state, self._cluster.connections)
         self._links = Links()
-        self._datapath = Datapath.open(options.pins, capacity=options.sessions)
+        self._datapath = Datapath.open(
+            options.pins,
+            capacity=options.sessions,
+            hash_key=HashKey.read(options.hash_key),
+            patience=_patience(options),
+        )
         self._leadership = Leadership(options.run, options.name)
         self._setting = Setting(
             cluster=self._cluster,
             links=self._links,
             datapath=self._datapath,
             status_writer=self._status_writer,
-            timeouts=Timeouts.of_seconds(tcp_idle=options.tcp_idle, other_idle=options.other_idle),
             run=options.run,
             folders=Folders(ipam=options.ipam, statement_keys=options.statement_keys),
             address=options.address,

@@ -23,12 +23,12 @@ from controller.node.kernel.links import Links
 from controller.node.plane.drain import Drain, NotDeletedError
 from controller.node.plane.model import PROGRAM
 from controller.node.plane.plan import State
-from controller.node.plane.sessions import Timeouts
 from controller.node.reconcile.cluster_view import ClusterView
 from controller.node.reconcile.deletions import Deletions
 from controller.node.reconcile.drains import Drains
 from controller.node.reconcile.orphans import Orphans
 from controller.node.reconcile.reconciler import Reconciler
+from controller.node.reconcile.shortcuts import Shortcuts
 from controller.node.report.refused_hooks import RefusedHooks
 from controller.node.report.status_writer import StatusWriter
 from controller.node.report.transition_log import TransitionLog
@@ -54,7 +54,6 @@ class Setting:
     links: Links
     datapath: Datapath
     status_writer: StatusWriter
-    timeouts: Timeouts
     run: Path
     """The folder of the sockets that the node's agents share."""
     folders: Folders
@@ -88,10 +87,19 @@ class Term:
         )
         loops = {
             "reconciler": self.reconciler.run,
-            "sessions": lambda stop: self.reconciler.sessions.run(stop, setting.timeouts),
+            "sessions": self.reconciler.sessions.run,
             "confirmation": self.reconciler.confirm,
             "orphans": orphans.run,
         }
+        if setting.links.tcx:
+            shortcut = setting.datapath.shortcut
+            shortcuts = Shortcuts(
+                shortcut.number,
+                lambda ifindex: setting.links.give_shortcut(ifindex, shortcut),
+                setting.links.take_shortcuts,
+            )
+            self.reconciler.observe_with(shortcuts.note)
+            loops["shortcuts"] = shortcuts.run
         self._loops = [
             threading.Thread(target=loop, args=(self._stop,), name=name, daemon=True) for name, loop in loops.items()
         ]
@@ -139,10 +147,11 @@ class Term:
         return self._hooks.held
 
     def retire(self) -> tuple[Drain, ...]:
-        """Ends the loop; returns the drains in progress."""
+        """Ends the loop, and leads frames back to the filters; returns the drains in progress."""
         self._stop.set()
         self.reconciler.wake()
         self._loops[0].join(LAST_PASS_SECONDS)  # the other loops change nothing that the next term sees
+        self._setting.datapath.shortcut.shut()
         return self.reconciler.drains.retire()
 
     def close(self) -> None:

@@ -7,14 +7,15 @@ every reader of a chain use them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 from itertools import groupby, islice, pairwise
 from typing import Any
 
 from sfc import ip
-from sfc.chain import Chain, InterfaceRef
+from sfc.chain import Chain, InterfaceRef, Patience
 from sfc.reading import chain_of
 from sfc.validation import fault
-from sfc.validation.problem import Checks, Json, Node, Problem, bare, listing, named, optional, shown, sound
+from sfc.validation.problem import MISSING, Checks, Json, Node, Problem, bare, listing, named, optional, shown, sound
 from sfc.validation.segment import segment_problems
 
 MAX_NAMED = 10
@@ -52,7 +53,8 @@ def _chain(root: Node) -> Iterator[Problem]:
     spec = yield from top["spec"].mapping()
     for key in ("namespace", "name"):
         yield from sound([metadata[key]], fault.label)
-    yield from _drain(spec)
+    drain = yield from _drain(spec)
+    yield from _idle(drain)
     elements = yield from spec["stages"].elements(2, fault.MAX_STAGES, "the stages that traffic visits, in order")
     stages = yield from named(elements, _stage, "stage")
     links = yield from _links(spec, elements, stages)
@@ -102,11 +104,21 @@ def _interface(node: Node) -> Checks[Json | None]:
     return {"name": name, "addresses": addresses, **mac, **mtu, "path": node.path}
 
 
-def _drain(node: Node) -> Iterator[Problem]:
-    if "drain" in node:
-        drain = yield from node["drain"].mapping()
-        yield from optional(drain, "deadlineSeconds", fault.deadline)
-        yield from optional(drain, "hook", fault.hook)
+def _drain(node: Node) -> Checks[Node]:
+    drain = node["drain"]
+    if drain.value is MISSING:
+        return Node(drain.path, {})
+    drain = yield from drain.mapping()
+    yield from optional(drain, "deadlineSeconds", fault.deadline)
+    yield from optional(drain, "hook", fault.hook)
+    return drain
+
+
+def _idle(drain: Node) -> Iterator[Problem]:
+    if "idle" in drain:
+        idle = yield from drain["idle"].mapping()
+        for kind in fields(Patience):
+            yield from optional(idle, kind.name, fault.idle)
 
 
 def _route(node: Node, addresses: list[ip.Interface]) -> Iterator[Problem]:

@@ -37,6 +37,7 @@ MIN_MTU_IPV6 = 1280
 MAX_MTU = 65535
 """Bytes: the longest IPv4 packet (RFC 791)."""
 MAX_DEADLINE_SECONDS = 3600
+MAX_IDLE_SECONDS = 86400
 MAX_SLICES = 256
 """Slices of source ports; each of so many still has 252 ports."""
 RESERVED_INTERFACES = {"lo": "the loopback interface", "eth0": "the cluster's own interface"}
@@ -116,6 +117,13 @@ def deadline(value: object) -> str | None:
     if _is_integer(value, 0, MAX_DEADLINE_SECONDS):
         return None
     return f"is not a deadline; give whole seconds from 0 to {MAX_DEADLINE_SECONDS}"
+
+
+def idle(value: object) -> str | None:
+    """For the seconds after which a silent session is over. A drain sees silences of a second and more."""
+    if _is_integer(value, 1, MAX_IDLE_SECONDS):
+        return None
+    return f"is not a time that a session may be silent; give whole seconds from 1 to {MAX_IDLE_SECONDS}"
 
 
 def slices(value: object) -> str | None:

@@ -117,16 +117,18 @@ def last_fragment6(sender: Side, number: int = 0) -> Packet:
     return between6(sender, number) / IPv6ExtHdrFragment(nh=17, offset=185) / Raw(b"the rest")
 
 
-def fragments(sender: Side, number: int = 0, size: int = 4000) -> list[Packet]:
+def fragments(sender: Side, number: int = 0, size: int = 4000, *, identification: int | None = None) -> list[Packet]:
+    """The fragments of one datagram. Its identification comes from the conversation unless it is given."""
     whole = IP(bytes(udp(sender, number)[IP])) / Raw(bytes(size))
-    whole[IP].id = 100 + number
+    whole[IP].id = identification or 100 + number
     return [ether(sender) / part for part in whole.fragment(fragsize=1400)]  # type: ignore[no-untyped-call]
 
 
-def fragments6(sender: Side, number: int = 0, size: int = 4000) -> list[Packet]:
+def fragments6(sender: Side, number: int = 0, size: int = 4000, *, identification: int | None = None) -> list[Packet]:
     """IPv6 fragments: one extension header is in each of them, another one in the first alone."""
+    known = identification or 100 + number
     whole = IPv6(src=ADDRESS6[sender], dst=ADDRESS6[sender.other]) / IPv6ExtHdrHopByHop()
-    whole /= IPv6ExtHdrFragment(id=100 + number) / IPv6ExtHdrDestOpt() / udp6(sender, number)[UDP] / Raw(bytes(size))
+    whole /= IPv6ExtHdrFragment(id=known) / IPv6ExtHdrDestOpt() / udp6(sender, number)[UDP] / Raw(bytes(size))
     return [ether(sender) / IPv6(bytes(part)) for part in fragment6(whole, 1400)]  # type: ignore[no-untyped-call]
 
 

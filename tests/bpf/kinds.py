@@ -46,7 +46,7 @@ from tests.bpf.frames import ADDRESS, ADDRESS6, BROADCAST, MAC, Conversation, be
 
 class Fate(StrEnum):
     SESSION = "forwarded by its session"
-    FOLLOWS = "forwarded where the session of another frame goes"
+    FOLLOWS = "forwarded where another frame goes: its session, or its datagram"
     CHOSEN = "forwarded by choice, without session"
     ANSWERED = "answered"
 
@@ -294,7 +294,7 @@ FAMILIES: dict[str, list[Kind]] = {
         Kind("later fragment", _second, _FOLLOWS, continues=_first),
         Kind("last fragment", _last, _FOLLOWS, continues=_first),
         Kind("first fragment, after a later one", _first, continues=_second),
-        Kind("later fragment, before its first or without it", frames.last_fragment, _CHOSEN),
+        Kind("later fragment, before its first or without it", frames.last_fragment, _FOLLOWS),
         Kind("first fragment, too short for its ports", _over_ip(Raw(b"\0"), proto=17, flags="MF")),
         Kind("first fragment of an ICMP echo", _echo_part),
         Kind("later fragment of an ICMP echo", _echo_rest, _FOLLOWS, continues=_echo_part),
@@ -332,7 +332,7 @@ FAMILIES: dict[str, list[Kind]] = {
         Kind("IPv6 later fragment", _second6, _FOLLOWS, continues=_first6),
         Kind("IPv6 last fragment", _last6, _FOLLOWS, continues=_first6),
         Kind("IPv6 first fragment, after a later one", _first6, continues=_second6),
-        Kind("IPv6 later fragment, before its first or without it", frames.last_fragment6, _CHOSEN),
+        Kind("IPv6 later fragment, before its first or without it", frames.last_fragment6, _FOLLOWS),
         Kind("IPv6 first fragment, too short for its ports", _over_ip6(IPv6ExtHdrFragment(nh=17, m=1) / Raw(b"\0"))),
         Kind("IPv6 atomic fragment (RFC 6946)", _udp6_behind(IPv6ExtHdrFragment(id=9))),
     ],

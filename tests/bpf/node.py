@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import struct
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -24,9 +25,13 @@ from scapy.packet import Packet
 
 from controller.node.kernel.counters import verdicts
 from controller.node.kernel.datapath import Datapath
+from controller.node.kernel.hash_key import HashKey
+from controller.node.kernel.session_table import PLACES, PROVEN
 from controller.node.plane import maglev
 from controller.node.plane.model import LinkEntry, LinkState
-from sfc.chain import Side
+from controller.node.plane.sessions import DEFAULT_PATIENCE
+from sfc.chain import Patience, Side
+from tests.hash_key import HASH_KEY
 
 TC_ACT_UNSPEC = -1
 TC_ACT_SHOT = 2
@@ -43,10 +48,24 @@ _libbpf = ctypes.CDLL("libbpf.so.1", use_errno=True)
 _LAST, _LAST_AT = struct.Struct("<QI"), 24
 """The offsets of last_seen and last_tick in a session, bpf/session.h."""
 _MANY_TICKS = 10_000
+_STANDING = 39
+"""The offset of standing in a session, bpf/session.h."""
 _ENDS, _OWNER = struct.Struct("<QQII"), ((1 << 19) - 1) << 44
 """The beginning of a session, its two ends and stamps, and the owner in an end."""
 
-_ARRAYS = {"links", "traffic", "opened", "contests"}
+_DELIVERY = struct.Struct("<III36xII")
+"""The beginning of struct __sk_buff for delivery.c: len, pkt_type, mark, … cb[0], cb[1]."""
+_PROGRAM_ID, _VERIFIED_INSTRUCTIONS, _PROGRAM_INFO_BYTES = 4, 216, 232
+"""Offsets in struct bpf_prog_info, and its size (linux/bpf.h)."""
+
+DATAGRAM_PLACES = 256
+"""FRAGMENT_PLACES in bpf/cross_connect.c; behind them are the places of pairs."""
+
+_ARRAYS = {"links", "traffic", "contests", "activity", "hash_key_note", "patience"}
+_SESSIONS = {"sessions": 24, "wide_sessions": 48}
+"""The tables, and the size of their keys."""
+_HEAD, _SESSION_SIZE = 48, 40
+"""Bytes that a bucket begins with, and those of a session's value (bpf/table.h)."""
 _VERDICTS = verdicts()
 _VLAN_TAGS = (b"\x81\x00", b"\x88\xa8")
 
@@ -77,8 +96,15 @@ def shortest(frame: bytes) -> int:
 
 
 class Node:
-    def __init__(self, pin_root: Path, capacity: int = 4096, cflags: Sequence[str] = (SLOT_FROM_MARK,)) -> None:
-        self.datapath = Datapath.open(pin_root, capacity=capacity, cflags=cflags)
+    def __init__(
+        self,
+        pin_root: Path,
+        capacity: int = 4096,
+        cflags: Sequence[str] = (SLOT_FROM_MARK,),
+        hash_key: HashKey = HASH_KEY,
+        patience: Patience = DEFAULT_PATIENCE,
+    ) -> None:
+        self.datapath = Datapath.open(pin_root, capacity=capacity, cflags=cflags, hash_key=hash_key, patience=patience)
         self._slots = set(self.datapath.observe().links)
 
     def close(self) -> None:
@@ -87,13 +113,16 @@ class Node:
 
     def reset(self) -> None:
         """Empties every map directly. The adapter, entry by entry, would take too long."""
+        self.forget_sessions()
         for name, table in self.datapath._maps.items():
-            for key in [] if name in _ARRAYS else [key for key, _ in table.items()]:
+            for key in [] if name in _ARRAYS | _SESSIONS.keys() | {"holdings"} else [key for key, _ in table.items()]:
                 table.delete(key)
         for slot in self._slots | self.datapath.observe().links.keys():
             for table in (self.datapath._links, self.datapath._maps["traffic"], self.datapath._maps["contests"]):
                 table.put((slot,), (0,) * len(table.get((slot,))))
         self._slots.clear()
+        for number in self.datapath.observe().patience:
+            self.datapath.clear_patience(number)
 
     def link(
         self,
@@ -117,7 +146,7 @@ class Node:
         """Sends a frame from the replica behind `slot`; the tc action, and the outcome."""
         whole = bytes(frame)
         tag, data = _split_tag(whole)
-        context = struct.pack("<III36xII", 0, 0, slot, int.from_bytes(tag), len(data))
+        context = _DELIVERY.pack(0, 0, slot, int.from_bytes(tag), len(data))
         padded = data.ljust(_least(data), b"\0")
         action, out, _ = _test_run(_delivery_to(self.datapath.program_fd), context, padded)
         return action, out[:12] + tag + out[12:]
@@ -142,6 +171,19 @@ class Node:
         for key, (*about, mac, _) in list(learned.items()):
             learned.put(key, (*about, mac, now - seconds * 1_000_000_000))
 
+    def age_of_fragments(self, seconds: int) -> None:
+        """Makes all that is noted of fragments older by so many seconds."""
+        fragments = self.datapath._maps["fragments"]
+        for key, (*about, at, early, last) in list(fragments.items()):
+            fragments.put(key, (*about, at - seconds * 1_000_000_000, early, last))
+
+    def forget_pairs(self) -> None:
+        """Removes what is noted of pairs of addresses between which fragments went."""
+        fragments = self.datapath._maps["fragments"]
+        for slot, place in [key for key, _ in fragments.items()]:
+            if place >= DATAGRAM_PLACES:
+                fragments.delete((slot, place))
+
     def age_of_sessions(self, seconds: int) -> None:
         """Makes every session silent for so many seconds. It writes the map itself: the adapter writes no session."""
 
@@ -151,6 +193,16 @@ class Node:
             _LAST.pack_into(value, _LAST_AT, *earlier)
 
         self._change_sessions(age)
+
+    def leave_no_room(self) -> None:
+        """Fills every place for plain IPv4 with a session of nobody that has proved itself."""
+        table = self.datapath._maps["sessions"]
+        value = bytearray(_SESSION_SIZE)
+        value[_STANDING] = PROVEN
+        place = bytes(_SESSIONS["sessions"]) + bytes(value)
+        tags = b"\x00\x80" * PLACES
+        for key, _ in list(table.items()):
+            table.put(key, ((bytes(_HEAD - len(tags)) + tags + place * PLACES),))
 
     def ends_without_owner(self) -> set[int]:
         """Makes every session one of a version that wrote no owner into its ends; these ends."""
@@ -166,21 +218,32 @@ class Node:
         """Both ends of every session."""
         return {end for session in self.datapath.sessions() for end in (session.upstream, session.downstream)}
 
+    def forget_sessions(self) -> None:
+        """Empties both session tables."""
+        for name in (*_SESSIONS, "holdings"):
+            table = self.datapath._maps[name]
+            for key, value in list(table.items()):
+                nothing = tuple(bytes(len(field)) if isinstance(field, bytes) else 0 for field in value)
+                if value != nothing:
+                    table.put(key, nothing)
+
     def _change_sessions(self, change: Callable[[bytearray], None]) -> None:
-        for table in self.datapath._sessions:
-            for keys, values in list(table.batches()):
-                for key, value in zip(
-                    _pieces(keys, table._key.size), map(bytearray, _pieces(values, table._value.size)), strict=True
-                ):
-                    change(value)
-                    assert not _libbpf.bpf_map_update_elem(table.fd, key, bytes(value), ctypes.c_uint64(0))
+        for name, key_size in _SESSIONS.items():
+            table = self.datapath._maps[name]
+            for key, (bucket,) in list(table.items()):
+                changed = bytearray(bucket)
+                for at in range(_HEAD + key_size, len(bucket), key_size + _SESSION_SIZE):
+                    value = changed[at : at + _SESSION_SIZE]
+                    if any(value):
+                        change(value)
+                    changed[at : at + _SESSION_SIZE] = value
+                if any(bucket):
+                    table.put(key, (bytes(changed),))
 
     @property
     def program(self) -> int:
         """The kernel's id of the program."""
-        info, size = (ctypes.c_uint32 * 2)(), ctypes.c_uint32(8)
-        assert not _libbpf.bpf_obj_get_info_by_fd(self.datapath.program_fd, info, ctypes.byref(size))
-        return int(info[1])
+        return _program_info(self.datapath.program_fd, _PROGRAM_ID)
 
     def tally(self) -> Tally:
         told: Counter[str] = Counter()
@@ -193,8 +256,18 @@ class Node:
         return Counter({slot: counted.sent_packets for slot, counted in traffic.items()})
 
 
-def _pieces(packed: bytes, size: int) -> list[bytes]:
-    return [packed[at : at + size] for at in range(0, len(packed), size)]
+def verified_instructions(program_fd: int) -> int:
+    """How many instructions the verifier went through to accept the program, on all paths together."""
+    return _program_info(program_fd, _VERIFIED_INSTRUCTIONS)
+
+
+def _program_info(program_fd: int, at: int) -> int:
+    """A number of 32 bits in the kernel's description of a program, struct bpf_prog_info."""
+    info = ctypes.create_string_buffer(_PROGRAM_INFO_BYTES)
+    size = ctypes.c_uint32(len(info))
+    assert not _libbpf.bpf_obj_get_info_by_fd(program_fd, info, ctypes.byref(size))
+    assert size.value >= at + 4, "this kernel does not tell"
+    return int.from_bytes(info.raw[at : at + 4], sys.byteorder)
 
 
 def _split_tag(frame: bytes) -> tuple[bytes, bytes]:
@@ -235,6 +308,40 @@ class _Options(ctypes.Structure):
         ("cpu", ctypes.c_uint32),
         ("batch_size", ctypes.c_uint32),
     )
+
+
+class Runs:
+    """Many test runs of one program. It is as `Node.deliver`, without new buffers each time; only one node at a time
+    may deliver frames."""
+
+    def __init__(self, program_fd: int) -> None:
+        self._fd = _delivery_to(program_fd)
+        self._out, self._context = ctypes.create_string_buffer(4096), ctypes.create_string_buffer(256)
+        self._options = _Options(
+            sz=ctypes.sizeof(_Options),
+            data_out=ctypes.addressof(self._out),
+            ctx_out=ctypes.addressof(self._context),
+            ctx_size_in=_DELIVERY.size,
+            repeat=1,
+        )
+        self._reference = ctypes.byref(self._options)
+
+    def deliver(self, slot: int, frame: bytes) -> tuple[int, bytes, bytes]:
+        """(tc action, the frame afterwards, struct __sk_buff afterwards)."""
+        tag, data = _split_tag(frame)
+        padded = data.ljust(_least(data), b"\0")
+        options = self._options
+        options.data_in, options.data_size_in = padded, len(padded)
+        options.ctx_in = _DELIVERY.pack(0, 0, slot, int.from_bytes(tag), len(data))
+        options.data_size_out, options.ctx_size_out = len(self._out), len(self._context)
+        if error := _libbpf.bpf_prog_test_run_opts(self._fd, self._reference):
+            raise OSError(-error, f"test run of a frame of {len(frame)} bytes failed")
+        out = ctypes.string_at(self._out, options.data_size_out)
+        return (
+            ctypes.c_int32(options.retval).value,
+            out[:12] + tag + out[12:],
+            self._context.raw[: options.ctx_size_out],
+        )
 
 
 def test_run(program_fd: int, mark: int, frame: bytes, repeat: int = 1) -> tuple[int, bytes, int]:

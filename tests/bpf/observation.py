@@ -81,6 +81,7 @@ def observe(node: Node, kind: Kind, sender: Side) -> Observation:
     if _answered(node, frame):
         known_by = _known_by(frame, lambda change: not _answered(node, change(0)))
         return Observation(Fate.ANSWERED, known_by, counted_as)
+    node.forget_pairs()  # or any fragment between the same addresses would seem to be of the same datagram
     node.serve(sender.other, OTHERS)
     node.link(REMEMBERED, sender.other, LinkState.DRAINING)
     if node.receiver(SENDER, frame) == REMEMBERED:

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.bpffs import private_bpffs
 from controller.node.plane.model import LinkState
 from sfc.chain import Side
-from tests.bpf.frames import udp
+from tests.bpf.frames import Conversation, fragments, udp
 from tests.bpf.kinds import FAMILIES, KINDS, Fate, Kind
 from tests.bpf.node import CONNECTION, TC_ACT_REDIRECT, TC_ACT_SHOT, TC_ACT_UNSPEC, Node
 from tests.bpf.observation import PACKET, SESSION, Observation, observe, wire
@@ -39,7 +39,8 @@ number of an echo. *Target* is the address that a frame asks for or announces.
 |---|---|
 | by its session | the first frame opens a session, which pins one replica on each side; all other frames, in both directions, go there as long as the replica lives |
 | with the packet it quotes | the frame goes where the session of that packet goes, back to the sender of that packet; it neither opens nor moves the session |
-| with its first fragment | the frame goes where the first fragment of its datagram went |
+| with its first fragment | the frame goes where the first fragment of its datagram went, within 30 seconds |
+| with its datagram | no replica is known to be right yet: the frame goes where the latest datagram in fragments between the same addresses went from this link, or else by choice; the other fragments of its datagram follow it, and so does the first one if it opens a session |
 | by choice | the frame goes where the lookup table of the other side's targets points; the same *known by* leads to the same replica until the targets change; nothing is remembered |
 | answered | the program answers the replica that asks, and no other replica sees the question |
 
@@ -66,6 +67,7 @@ class Situation:
     name: str
     arrange: Callable[[Node], None]
     slot: int = 1
+    frame: Conversation = udp
 
 
 def _no_targets(node: Node) -> None:
@@ -89,11 +91,25 @@ def _of_another_interface(node: Node) -> None:
     node.link(1, Side.UPSTREAM, ifindex=4711)
 
 
+def _parted(node: Node) -> None:
+    """The session is with a replica that drains; the datagram's last fragment went to the only target."""
+    node.send(1, udp(Side.UPSTREAM))
+    node.serve(Side.DOWNSTREAM, (12,))
+    node.link(11, Side.DOWNSTREAM, LinkState.DRAINING)
+    node.send(1, fragments(Side.UPSTREAM)[-1])
+
+
 SITUATIONS = [
     Situation("the other side has no target", _no_targets),
     Situation("each target of the other side is gone", _all_gone),
     Situation("the sender's slot holds no link yet, or no longer", _nothing, slot=20),
     Situation("another serving replica of the side uses the same addresses and ports", _two_claim),
+    Situation(
+        "its session is with another replica than fragments that came before this first one went to",
+        _parted,
+        frame=lambda sender, number: fragments(sender, number)[0],
+    ),
+    Situation("all 16 places of its bucket are held by sessions that live", Node.leave_no_room),
     Situation("the frame comes by another interface than that of the slot", _of_another_interface),
     Situation("the filter names no slot", _nothing, slot=0),
 ]
@@ -131,7 +147,10 @@ def _words(fields: Sequence[str]) -> str:
 
 
 def _happens(kind: Kind, seen: Observation) -> str:
-    follows = "with the packet it quotes" if kind.reacts_to else "with its first fragment"
+    if kind.reacts_to:
+        follows = "with the packet it quotes"
+    else:
+        follows = "with its first fragment" if kind.continues else "with its datagram"
     return _HAPPENS.get(seen.fate, follows)
 
 
@@ -148,7 +167,7 @@ def _refused(node: Node, situation: Situation) -> tuple[str, str, str]:
     wire(node, {Side.UPSTREAM: (1,), Side.DOWNSTREAM: (11,)})
     situation.arrange(node)
     before = node.tally()
-    action = node.send(situation.slot, udp(Side.UPSTREAM)).action
+    action = node.send(situation.slot, situation.frame(Side.UPSTREAM, 0)).action
     happens = {TC_ACT_REDIRECT: "forwarded", TC_ACT_SHOT: "dropped", TC_ACT_UNSPEC: "left to the host"}[action]
     return situation.name, happens, _counts(node.tally().since(before).verdicts.elements()) or "–"
 

@@ -15,12 +15,15 @@ from controller.node.kernel.counters import verdicts
 from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.errors import DatapathError
 from controller.node.kernel.program import SOURCE
+from controller.node.kernel.session_table import ANSWERED, PROVEN, WAS_PROVEN
 from controller.node.plane import maglev
 from controller.node.plane.model import Contest, DataPlane, LinkEntry, LinkState
-from sfc.chain import Side
+from controller.node.plane.numbers import Numbered
+from sfc.chain import Patience, Side
 from tests.bpf.frames import arp, ping, tcp, udp
 from tests.bpf.kinds import CONVERSATIONS
 from tests.bpf.node import CONNECTION, Node
+from tests.hash_key import HASH_KEY
 
 UP, DOWN = Side.UPSTREAM, Side.DOWNSTREAM
 SECOND = 1_000_000_000
@@ -122,8 +125,9 @@ def test_wherever_the_compiler_lies_in_memory_the_program_is_loaded(pin_root: Pa
         "from concurrent.futures import ThreadPoolExecutor\n"
         "from pathlib import Path\n"
         "from controller.node.kernel.datapath import Datapath\n"
+        "from tests.hash_key import HASH_KEY\n"
         "with ThreadPoolExecutor(1) as thread:\n"
-        f"    datapath = thread.submit(Datapath.open, Path({str(pin_root)!r})).result()\n"
+        f"    datapath = thread.submit(Datapath.open, Path({str(pin_root)!r}), hash_key=HASH_KEY).result()\n"
         "    datapath.unpin()\n"
     )
 
@@ -143,12 +147,12 @@ def test_unpinning_leaves_nothing_behind_and_may_be_repeated(pin_root: Path) -> 
 
 def test_a_pin_root_outside_of_a_bpf_file_system_is_refused_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(DatapathError, match="is not on a BPF file system; mount one"):
-        Datapath.open(tmp_path)
+        Datapath.open(tmp_path, hash_key=HASH_KEY)
 
 
 def test_a_source_that_does_not_compile_is_an_error_of_the_data_path(bpffs: Path) -> None:
     with pytest.raises(DatapathError, match="does not compile"):
-        Datapath.open(bpffs / "v1", cflags=["-DLINK_SLOT(skb)=nonsense"])
+        Datapath.open(bpffs / "v1", cflags=["-DLINK_SLOT(skb)=nonsense"], hash_key=HASH_KEY)
 
 
 def test_activity_counts_sessions_at_both_ends(node: Node) -> None:
@@ -164,6 +168,7 @@ def test_closed_and_silent_sessions_stop_counting(node: Node) -> None:
     node.serve(UP, (1,))
     node.serve(DOWN, (11,))
     node.send(1, tcp(UP, 0))
+    node.send(11, tcp(DOWN, 0))
     node.send(1, tcp(UP, 1, flags="R"))
     node.send(1, udp(UP, 2))
     node.send(1, ping(UP, 3))
@@ -219,19 +224,22 @@ def test_neighbours_asked_for_by_several_replicas_are_not_contested(node: Node) 
     assert not node.datapath.counters.contests()
 
 
-def test_sessions_that_give_way_to_others_are_counted(pin_root: Path) -> None:
+def test_live_sessions_that_give_way_to_others_are_counted_by_cross_connection(pin_root: Path) -> None:
     node = Node(pin_root, capacity=2000)
-    node.serve(UP, (1,))
-    node.serve(DOWN, (11,))
-    frame = bytearray(bytes(udp(UP)))
+    for connection, (up, down) in {CONNECTION: (1, 11), CONNECTION + 1: (2, 12)}.items():
+        node.serve(UP, (up,), connection)
+        node.serve(DOWN, (down,), connection)
     for number in range(5000):
-        frame[34:36] = (1024 + number).to_bytes(2)
-        node.deliver(1, bytes(frame))
+        node.deliver(2, bytes(udp(UP, number)))  # never answered
+        for slot, side in ((1, UP), (11, DOWN), (1, UP)):
+            node.deliver(slot, bytes(udp(side, number)))
 
-    evicted = 5000 - len(list(node.datapath.sessions()))
-    assert node.datapath.counters.evicted() == evicted >= 3000
+    left = sum(session.connection == CONNECTION for session in node.datapath.sessions())
+    assert node.datapath.counters.evicted() == {CONNECTION: 5000 - left}
+    assert left <= 2000
     node.datapath.forget(CONNECTION)
-    assert node.datapath.counters.evicted() == evicted
+    node.datapath.sweep()
+    assert node.datapath.counters.evicted() == {}
     node.datapath.unpin()
     node.close()
 
@@ -286,7 +294,7 @@ def test_sessions_of_a_version_with_other_tables_stay_where_they_are(pin_root: P
     assert {11, 12} <= {*early.values()}
     assert after == early | late
     assert latter.receiver(1, question(UP, 40)) == 13
-    assert latter.datapath.counters.evicted() == 0
+    assert latter.datapath.counters.evicted() == {}
     former.datapath.close()
     latter.close()
 
@@ -346,8 +354,22 @@ def test_forgetting_a_cross_connection_leaves_the_others(node: Node) -> None:
 
     node.datapath.forget(CONNECTION)
 
+    node.datapath.sweep()
+
     assert {session.connection for session in node.datapath.sessions()} == {CONNECTION + 1}
     assert node.datapath.counters.drops() == {(CONNECTION + 1, "no_target"): 1}
+
+
+def test_a_number_that_a_link_gets_again_before_the_sweep_is_not_freed(node: Node) -> None:
+    node.datapath.set_number(CONNECTION, Numbered("uid", "telco", "edge.a.lan.b.lan"))
+    node.serve(UP, (1,))
+    node.datapath.clear_link(1)
+    node.datapath.forget(CONNECTION)
+
+    node.serve(UP, (2,))
+    node.datapath.sweep()
+
+    assert CONNECTION in node.datapath.observe().numbers
 
 
 def test_a_session_table_that_is_full_goes_on_with_the_latest(pin_root: Path) -> None:
@@ -355,8 +377,9 @@ def test_a_session_table_that_is_full_goes_on_with_the_latest(pin_root: Path) ->
     node.serve(UP, (1,))
     node.serve(DOWN, (11,))
 
+    node.datapath.set_patience(CONNECTION, Patience(udp=3600))
     for number in range(2000):
-        node.send(1, tcp(UP, number))
+        node.send(1, udp(UP, number))
     remembered = len(list(node.datapath.sessions()))
 
     assert 256 < remembered <= 1024
@@ -370,6 +393,11 @@ def test_numbers_are_the_same_in_c_and_python() -> None:
 
     assert {state.name: str(state.value) for state in LinkState}.items() <= numbers.items()
     assert {side.name: str(side.value) for side in Side}.items() <= numbers.items()
-    assert list(verdicts()) == list(range(7))
-    assert verdicts().items() >= {0: "forwarded", 3: "unwired", 6: "contested"}.items()
+    assert list(verdicts()) == list(range(10))
+    assert verdicts().items() >= {0: "forwarded", 3: "unwired", 6: "contested", 8: "parted_fragment"}.items()
+    assert {name: int(numbers[name]) for name in ("ANSWERED", "PROVEN", "WAS_PROVEN")} == {
+        "ANSWERED": ANSWERED,
+        "PROVEN": PROVEN,
+        "WAS_PROVEN": WAS_PROVEN,
+    }
     assert verdicts(dropped=True) == {3: "unwired", 4: "no_target"}

@@ -51,6 +51,7 @@ def _slot(end: int) -> int:
 
 def chosen_anew(node: Node, frames: Sequence[bytes]) -> Pins:
     node.datapath.forget(CONNECTION)
+    node.datapath.sweep()
     return send(node, frames)
 
 

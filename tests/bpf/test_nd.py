@@ -144,6 +144,7 @@ def test_ipv6_sessions_count_for_a_drain_and_are_forgotten_with_their_cross_conn
 
     active = wired.datapath.activity([1, chosen])
     wired.datapath.forget(CONNECTION)
+    wired.datapath.sweep()
 
     assert active == {1: 1, chosen: 1}
     assert not list(wired.datapath.sessions())

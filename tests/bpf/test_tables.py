@@ -199,6 +199,7 @@ def test_numbers_are_observed_as_they_were_set_and_readable_in_the_map(node: Nod
 
     assert node.datapath.observe().numbers == {7: name, 0xFFFFFFFF: longest}
     node.datapath.forget(7)
+    node.datapath.sweep()
     assert node.datapath.observe().numbers == {0xFFFFFFFF: longest}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -14,7 +15,16 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.conftest import EXAMPLES, KUBECTL, SYSTEM, Kubectl, eventually, example_chain, scrape, testbed
+from tests.cluster.conftest import (
+    EXAMPLES,
+    KUBECTL,
+    SYSTEM,
+    Kubectl,
+    eventually,
+    example_chain,
+    scrape,
+    testbed,
+)
 
 STAGES = ("client", "firewall", "nat", "server")
 SERVER = "198.51.100.2"
@@ -98,6 +108,18 @@ def filters() -> list[str]:
     return [link for link in links if "cross_connect" in in_node("tc", "filter", "show", "dev", link, "ingress")]
 
 
+def shortcuts() -> list[tuple[int, ...]]:
+    """The kernel's numbers of our programs at the tcx hook of each host end; none while node1 has no agent to ask."""
+    code = "from controller.node.kernel.links import Links; print([link.shortcuts for link in Links().list()])"
+    done = SYSTEM.try_("exec", _agent_of_node1(), "-c", "node", "--", "python", "-c", code)
+    return [] if done.returncode else ast.literal_eval(done.stdout)
+
+
+def in_place(found: list[tuple[int, ...]]) -> bool:
+    """Every link has the same one shortcut."""
+    return bool(found) and len({*found}) == 1 and len(found[0]) == 1
+
+
 def test_a_labelled_deployment_carries_traffic_as_a_stage(edge: Kubectl) -> None:
     edge("exec", name_of(edge, "client"), "--", "ping", "-c", "3", "-i", "0.2", "-W", "2", SERVER)
 
@@ -130,9 +152,7 @@ def test_replicas_share_addresses_and_mac_and_are_all_used_while_nothing_is_lost
 
 
 def _sessions(telco: Kubectl, stage: str) -> dict[str, float]:
-    agents = json.loads(SYSTEM("get", "pods", "-o", "json", "-l", "app.kubernetes.io/name=sfc-node"))["items"]
-    agent = next(a["metadata"]["name"] for a in agents if a["spec"]["nodeName"] == "node1")
-    metrics = scrape(agent)
+    metrics = scrape(_agent_of_node1())
     alive = {p["metadata"]["name"] for p in pods(telco, stage)}
     found: dict[str, float] = {}
     for labels, value in re.findall(r"^sfc_link_sessions_total\{(.*)\} (\S+)$", metrics, re.MULTILINE):
@@ -160,20 +180,26 @@ def test_a_replica_leaves_the_targets_then_the_hook_is_answered_then_it_is_told_
     scale(edge, "nat", 1)
 
 
+def _agent_of_node1() -> str:
+    agents = json.loads(SYSTEM("get", "pods", "-o", "json", "-l", "app.kubernetes.io/name=sfc-node"))["items"]
+    return str(next(a["metadata"]["name"] for a in agents if a["spec"]["nodeName"] == "node1"))
+
+
 def _agent_said(*pod: str) -> dict[str, datetime]:
     """By message: when the agent of node1 logged it about the pod."""
-    agents = json.loads(SYSTEM("get", "pods", "-o", "json", "-l", "app.kubernetes.io/name=sfc-node"))["items"]
-    agent = next(a["metadata"]["name"] for a in agents if a["spec"]["nodeName"] == "node1")
-    lines = [json.loads(line) for line in SYSTEM("logs", agent).splitlines() if line.startswith("{")]
+    lines = [json.loads(line) for line in SYSTEM("logs", _agent_of_node1()).splitlines() if line.startswith("{")]
     mine = [line for line in lines if {line.get("pod"), line.get("pod_uid")} & set(pod)]
     return {line["message"]: datetime.fromisoformat(line["time"]) for line in mine}
 
 
 def test_traffic_flows_on_while_the_node_agent_dies_and_returns(edge: Kubectl) -> None:
+    eventually(lambda: in_place(shortcuts()), seconds=30)
+    before = shortcuts()
+
     with traffic(edge) as account:
         SYSTEM("delete", "pod", "-l", "app.kubernetes.io/name=sfc-node", "--grace-period=0", "--force")
         SYSTEM("rollout", "status", "daemonset/sfc-node", "--timeout=120s")
-        time.sleep(2)
+        eventually(lambda: in_place(after := shortcuts()) and after != before, seconds=30)
 
     assert (account["packets"]["lost"], account["connections"]["broken"]) == (0, 0), account
 

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import yaml
 
 from certs import secrets
 from controller.cluster import install, lease, plan
+from controller.node.plane.sessions import DEFAULT_PATIENCE
 from serving.access import PATH
 from sfc import names
 from sfc.chain import Hook
@@ -237,7 +239,7 @@ def test_with_cert_manager_there_is_one_writer_of_certificates(with_cert_manager
 
     for spec in install_pods(with_cert_manager):
         assert spec["containers"][0]["args"][1:] == ["--no-certificates"]
-    assert written == {names.DOOR_SECRET}
+    assert written == {f"{names.DOOR_SECRET},{names.HASH_KEY_SECRET}"}
 
 
 def install_pods(rendered: list[Json]) -> list[Json]:
@@ -327,6 +329,12 @@ def test_schema_has_the_limits_of_validation(rendered: list[Json]) -> None:
     for drain in (spec["drain"], stage["drain"]):
         assert drain["properties"]["deadlineSeconds"]["maximum"] == fault.MAX_DEADLINE_SECONDS
         assert drain["properties"]["hook"]["enum"] == list(Hook)
+    idle = spec["drain"]["properties"]["idle"]["properties"]
+    assert {name: int(kind["description"].rpartition("Default: ")[2][:-1]) for name, kind in idle.items()} == asdict(
+        DEFAULT_PATIENCE
+    )
+    assert {(kind["minimum"], kind["maximum"]) for kind in idle.values()} == {(1, fault.MAX_IDLE_SECONDS)}
+    assert "idle" not in stage["drain"]["properties"]
 
 
 def test_every_rule_of_the_schema_says_what_is_wrong(rendered: list[Json]) -> None:
@@ -449,7 +457,7 @@ def test_secrets_that_pods_wait_for_are_those_that_somebody_makes(rendered: list
     volumes = [v for v in mounted if v["secretName"] != secrets.METRICS_SECRET]
     expected = {
         "sfc-webhook": {secrets.SERVING_SECRET, names.DOOR_SECRET, names.STATEMENT_KEY_SECRET},
-        "sfc-node": set[str](),
+        "sfc-node": {names.HASH_KEY_SECRET},
     }
 
     assert {v["secretName"] for v in volumes} == expected[name]
@@ -465,6 +473,23 @@ def test_node_agents_have_public_keys_alone_and_the_webhook_the_key_that_signs(r
     assert names.STATEMENT_KEY_SECRET not in {v["secret"]["secretName"] for v in of_node if "secret" in v}
     (key,) = [v["secret"] for v in of_webhook if v.get("secret", {}).get("secretName") == names.STATEMENT_KEY_SECRET]
     assert [item["key"] for item in key["items"]] == [names.STATEMENT_KEY_FIELD]
+
+
+def test_the_node_agent_alone_reads_the_hash_key_and_the_install_alone_has_a_right_to_it(rendered: list[Json]) -> None:
+    templates = {o["metadata"]["name"]: o["spec"]["template"]["spec"] for o in rendered if o["kind"] in RUNNING}
+    mounts = {
+        (name, container["name"], mount["mountPath"], mount["readOnly"])
+        for name, spec in templates.items()
+        for volume in spec.get("volumes", ())
+        if (volume.get("secret") or {}).get("secretName") == names.HASH_KEY_SECRET
+        for container in (*spec["containers"], *spec.get("initContainers", ()))
+        for mount in container["volumeMounts"]
+        if mount["name"] == volume["name"]
+    }
+    rights = {o["metadata"]["name"] for o in rendered if o["kind"] == "Role" and names.HASH_KEY_SECRET in json.dumps(o)}
+
+    assert mounts == {("sfc-node", "node", "/etc/sfc/hash-key", True)}
+    assert rights == {"sfc-install"}
 
 
 def test_node_agent_has_what_its_names_promise(rendered: list[Json]) -> None:

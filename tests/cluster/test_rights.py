@@ -53,7 +53,9 @@ IN_OUR_NAMESPACE = {
     | rights("configmaps", "get update", "sfc-statement-keys")
     | rights("leases.coordination.k8s.io", "get update", "sfc-cluster-controller")
     | rights("secrets configmaps leases.coordination.k8s.io", "create"),
-    "sfc-install": rights("secrets", "get update", "sfc-webhook-ca sfc-webhook-tls sfc-metrics-tls sfc-webhook-door")
+    "sfc-install": rights(
+        "secrets", "get update", "sfc-webhook-ca sfc-webhook-tls sfc-metrics-tls sfc-webhook-door sfc-hash-key"
+    )
     | rights("secrets", "create")
     | rights("deployments.apps", "get", "sfc-webhook")
     | rights("pods", "list"),
@@ -425,7 +427,7 @@ def test_the_cluster_controller_gets_no_token_of_another_account(controller: Api
         controller.create(secrets, secret)
     with pytest.raises(ApiError, match="but its own"):
         controller.create(secrets, {**secret, "type": "Opaque", "metadata": {"name": "sfc-webhook-ca2"}})
-    for name in ("sfc-webhook-ca", "sfc-webhook-tls", "sfc-webhook-door"):
+    for name in ("sfc-webhook-ca", "sfc-webhook-tls", "sfc-webhook-door", "sfc-hash-key"):
         with pytest.raises(ApiError) as refused:
             controller.get(f"{secrets}/{name}")
         assert refused.value.status == 403

@@ -278,6 +278,7 @@ def _chain_pairs() -> Iterator[bytes]:
     routes = [{"dst": "0.0.0.0/0", "gw": "10.1.0.1"}, {"dst": "10.9.0.0/16"}]
     full["spec"]["stages"][0]["interfaces"][0] |= {"mac": "02:00:00:00:00:01", "mtu": 1450, "routes": routes}
     full["spec"]["stages"][1]["drain"] = {"deadlineSeconds": 5, "hook": "sleep"}
+    full["spec"]["drain"]["idle"] = {"tcp": 600, "sctp": 600, "udp": 60, "other": 60}
     counts = [{"name": stage, "replicas": 1, "serving": 1, "draining": 0} for stage in ("client", "firewall", "nat")]
     yield json.dumps([objects.chain(), objects.chain()]).encode()
     yield json.dumps([{**full, "status": {"stages": counts}}, full]).encode()

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from controller.node.kernel.datapath import Datapath
+from tests.hash_key import HASH_KEY
 
 
 @pytest.fixture(scope="session")
 def datapath(bpffs: Path) -> Iterator[Datapath]:
-    datapath = Datapath.open(bpffs / "netns")
+    datapath = Datapath.open(bpffs / "netns", hash_key=HASH_KEY)
     try:
         yield datapath
     finally:

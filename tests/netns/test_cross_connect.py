@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.packet import Raw
 
 from controller.node.kernel.datapath import Datapath
 from tests.netns.topology import Echo
@@ -51,6 +53,25 @@ def test_datagrams_in_fragments_and_whole_ones_of_a_conversation_take_one_way(
             assert len(answer) == 16 + size
         assert len(servers) == 1
         each.close()
+
+
+def test_conversations_that_begin_with_fragments_in_reverse_order_reach_their_server(three: World) -> None:
+    """As some senders send them: the first fragment last. Bridge and NAT put each datagram together."""
+    client = three.of("client")[0]
+    raw = client.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    conversations = [client.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(20)]
+
+    for each in conversations:
+        each.settimeout(2)
+        each.bind((three.address("client", "lan", 4), 0))
+        source, port = each.getsockname()
+        header = IP(src=source, dst=SERVER[0], id=port) / UDP(sport=port, dport=SERVER[1], chksum=0)
+        parts = (header / Raw(bytes(4000))).fragment(fragsize=1400)
+        for part in reversed(parts):
+            raw.sendto(bytes(part), (SERVER[0], 0))
+        assert len(each.recv(1 << 16)) == 16 + 4000
+        each.close()
+    raw.close()
 
 
 @BOTH_FAMILIES

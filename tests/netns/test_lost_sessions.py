@@ -31,11 +31,10 @@ def five(datapath: Datapath) -> Iterator[World]:
 
 def flush(world: World) -> int:
     """Empties both session tables; the number of sessions they had."""
-    before = len(list(world.node.datapath.sessions()))
-    for table in world.node.datapath._sessions:
-        for key, _ in list(table.items()):
-            table.delete(key)
-    return before
+    connections = [session.connection for session in world.node.datapath.sessions()]
+    for connection in set(connections):
+        world.node.datapath.session_tables.forget(connection)
+    return len(connections)
 
 
 async def transfers_while_sessions_are_lost(world: World) -> tuple[list[int], list[BaseException], list[int]]:

@@ -12,8 +12,8 @@ from pathlib import Path
 from controller.node.kernel.datapath import Datapath
 from controller.node.plane import maglev
 from controller.node.plane.model import LinkState
-from controller.node.reconcile.reconciler import Reconciler
 from sfc.reading import chain_of
+from tests.hash_key import HASH_KEY
 from tests.netns import world as lab
 from tests.netns.topology import Echo, Replica
 from tests.netns.world import World, world_of
@@ -119,7 +119,7 @@ def test_a_replica_whose_label_moves_to_another_stage_serves_there_and_no_longer
 def test_after_a_reboot_replicas_are_wired_anew(bpffs: Path) -> None:
     """Links, filters, pins and maps are gone. The API server still has the pods, which then start again."""
     pins = bpffs / "reboot"
-    before = Datapath.open(pins, capacity=1024)
+    before = Datapath.open(pins, capacity=1024, hash_key=HASH_KEY)
     with world_of("boots", {"firewall": "bridge"}, before, replicas=2) as world:
         assert world.connect(world.of("client")[0], SERVER).echo(b"hello")
         for replica in world.node.replicas:
@@ -129,8 +129,7 @@ def test_after_a_reboot_replicas_are_wired_anew(bpffs: Path) -> None:
         before.unpin()
         before.close()
 
-        world.node.datapath = Datapath.open(pins, capacity=1024)
-        world.node.reconciler = Reconciler(world.node.links, world.node.datapath, world.node._cluster)
+        world.node.lead(Datapath.open(pins, capacity=1024, hash_key=HASH_KEY))
         world.node.reconcile()
         empty = world.node.datapath.observe()
         for replica in world.node.replicas:

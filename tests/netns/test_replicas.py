@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 import subprocess
 import time
@@ -12,6 +13,8 @@ import pytest
 
 from controller.node.kernel.datapath import Datapath
 from controller.node.plane import maglev
+from controller.node.plane.sessions import DEFAULT_PATIENCE
+from sfc.chain import Patience
 from tests.netns.topology import Echo, Replica
 from tests.netns.world import World, world_of
 
@@ -79,6 +82,66 @@ def test_the_last_replica_keeps_its_sessions_while_it_drains_and_new_ones_find_n
     assert all(kept)
     assert after
     assert {verdict for _, verdict in two.dropped()} == {"no_target"}
+
+
+def test_a_draining_replica_keeps_its_silent_udp_sessions_for_as_long_as_the_chain_has_patience(two: World) -> None:
+    have_patience(two, Patience(udp=60))
+    leaving, client = two.of("server")[0], two.of("client")[0]
+    sockets = [client.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(20)]
+    before = [answering(each) for each in sockets]
+    two.node.drain(leaving)
+
+    time.sleep(DEFAULT_PATIENCE.udp + 1)
+    waited_for = two.node.activity(leaving)
+    then = [answering(each) for each in sockets]
+    have_patience(two, Patience(udp=1))
+    time.sleep(2)
+    given_up = two.node.activity(leaving)
+    late = [answering(each) for each in sockets]
+
+    for each in sockets:
+        each.close()
+    assert then == before
+    assert (waited_for, given_up) == (before.count(leaving.name), 0)
+    assert waited_for > 0
+    assert leaving.name not in late
+
+
+def test_openings_that_nobody_answers_hold_no_drain(two: World) -> None:
+    leaving, client = two.of("server")[0], two.of("client")[0]
+    connection = next(c for c in iter(lambda: two.connect(client, SERVER), None) if c.server == leaving.name)
+    for server in two.of("server"):
+        server.run("nft", "add table inet deaf; add chain inet deaf input { type filter hook input priority 0; }")
+        server.run("nft", "add rule inet deaf input tcp dport 9 drop")
+    scan = [client.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(200)]
+    for each in scan:
+        each.setblocking(False)
+        each.connect_ex((SERVER[0], 9))
+
+    two.node.drain(leaving)
+    opened = two.node.sessions(leaving)
+    time.sleep(3)
+    held = two.node.activity(leaving)
+    connection.close()
+    idle_after(two, leaving)
+
+    for each in scan:
+        each.close()
+    assert opened > 50
+    assert held == 1
+
+
+def have_patience(world: World, patience: Patience) -> None:
+    """Changes the chain."""
+    world.node.chain = replace(world.node.chain, patience=patience)
+    world.node.reconcile()
+
+
+def answering(datagrams: socket.socket) -> str:
+    """The server that answers a datagram."""
+    datagrams.settimeout(5)
+    datagrams.sendto(b"hello", SERVER)
+    return datagrams.recv(64)[:16].decode().strip()
 
 
 def idle_after(world: World, replica: Replica) -> float:

@@ -10,6 +10,7 @@ import pytest
 from controller.node.kernel.datapath import Datapath
 from controller.node.report.clashes import clashes
 from sfc.source_ports import nth
+from tests.hash_key import HASH_KEY
 from tests.netns.shared_address import CLIENTS, SERVER, shared_address
 
 SLICES = 16
@@ -18,7 +19,7 @@ CONNECTIONS, AT_A_TIME = 800, 400
 
 @pytest.fixture(scope="module")
 def datapath(bpffs: Path) -> Datapath:
-    return Datapath.open(bpffs / "source-ports")
+    return Datapath.open(bpffs / "source-ports", hash_key=HASH_KEY)
 
 
 def test_no_connection_breaks_when_each_replica_has_source_ports_of_its_own(datapath: Datapath) -> None:

@@ -17,6 +17,7 @@ from controller.node.plane.model import PROGRAM, HostLink, LinkState
 from controller.node.reconcile.orphans import PATIENCE_SECONDS, Orphans
 from controller.node.reconcile.reconciler import Reconciler
 from sfc.chain import Interface
+from tests.hash_key import HASH_KEY
 from tests.netns import node as lab
 from tests.unit.objects import pod
 from tests.unit.test_desired import EDGE, cluster
@@ -84,7 +85,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def datapath(bpffs: Path) -> Iterator[Datapath]:
-    opened = Datapath.open(bpffs / "ungraceful", capacity=1024)
+    opened = Datapath.open(bpffs / "ungraceful", capacity=1024, hash_key=HASH_KEY)
     yield opened
     opened.unpin()
     opened.close()

@@ -28,6 +28,7 @@ from controller.node.plane.model import PROGRAM
 from controller.node.reconcile.deletions import Deletions
 from controller.node.reconcile.drains import Drains
 from controller.node.reconcile.reconciler import Reconciler
+from controller.node.reconcile.shortcuts import Shortcuts
 from kube.api import ApiError
 from sfc.chain import Chain
 from sfc.reading import chain_of
@@ -80,13 +81,12 @@ class Node:
         remove_leftovers(PREFIX)
         with ExitStack() as unfinished:
             self._cleanup = unfinished
-            self.datapath = datapath
+            self._clock = clock
             self.namespace = self._namespace("node")
             with inside(self.namespace):
                 self.links = Links()
             unfinished.callback(self.links.close)
-            drains = Drains(deletions=Deletions(self._deleted, clock))
-            self.reconciler = Reconciler(self.links, datapath, self._cluster, clock, drains)
+            self.lead(datapath)
             unfinished.callback(self._clear)
             self._cleanup = unfinished.pop_all()
 
@@ -101,8 +101,26 @@ class Node:
         self.replicas.append(added)
         return added
 
+    def lead(self, datapath: Datapath) -> None:
+        """An agent with this data path begins to lead the node: all that follows is its doing."""
+        self.datapath = datapath
+        drains = Drains(deletions=Deletions(self._deleted, self._clock))
+        self.reconciler = Reconciler(self.links, datapath, self._cluster, self._clock, drains)
+        self.shortcuts = Shortcuts(
+            datapath.shortcut.number,
+            lambda ifindex: self.links.give_shortcut(ifindex, datapath.shortcut),
+            self.links.take_shortcuts,
+        )
+        if self.links.tcx:
+            self.reconciler.observe_with(self.shortcuts.note)
+
     def reconcile(self) -> None:
         self.reconciler.reconcile()
+
+    def shorten(self) -> None:
+        """Mends the shortcuts of all links, as the agent does soon after each pass."""
+        for _ in self.shortcuts.mend():
+            pass
 
     def wire(self, replica: Replica) -> None:
         """Makes the pod and its links, as CNI ADD does. Its namespace must exist."""
@@ -141,6 +159,7 @@ class Node:
         for each in replicas:
             self.become(each, ready=True)
         self.reconcile()
+        self.shorten()
 
     def drain(self, replica: Replica) -> None:
         self.become(replica, terminating=True)

@@ -8,6 +8,7 @@ from typing import Any
 from sfc.validation import fault
 
 Json = dict[str, Any]
+IDLE = dict.fromkeys(("tcp", "sctp", "udp", "other"), fault.MAX_IDLE_SECONDS)
 
 
 def chain(
@@ -26,7 +27,11 @@ def chain(
         "apiVersion": "sfc.dev/v1alpha1",
         "kind": "ServiceFunctionChain",
         "metadata": metadata,
-        "spec": {"stages": made, "links": _links(made), "drain": {"deadlineSeconds": 3600, "hook": "httpGet"}},
+        "spec": {
+            "stages": made,
+            "links": _links(made),
+            "drain": {"deadlineSeconds": 3600, "hook": "httpGet", "idle": IDLE},
+        },
     }
 
 

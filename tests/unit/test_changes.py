@@ -7,7 +7,17 @@ from dataclasses import replace
 from controller.node.plane.changes import Change, Clear, Forget, Kind, Set, changes
 from controller.node.plane.model import DataPlane
 from controller.node.plane.plan import Plan
-from tests.unit.test_desired import ALL, NOTHING, TWO_FIREWALLS, draining, planned
+from sfc.chain import Patience
+from tests.unit.test_desired import (
+    ALL,
+    CLIENT_FIREWALL,
+    EDGE,
+    FIREWALL_NAT,
+    NOTHING,
+    TWO_FIREWALLS,
+    draining,
+    planned,
+)
 
 
 def what(change: Change) -> tuple[type, Kind | None]:
@@ -28,6 +38,23 @@ def test_links_are_made_before_targets_name_them() -> None:
     needed = [(Set, kind) for kind in ("links", "filters", "neighbours")]
     last = max(i for i, each in enumerate(order) if each in needed)
     assert last < order.index((Set, "targets"))
+
+
+def test_patience_is_there_before_the_links_and_targets_that_it_is_for_and_follows_its_chain() -> None:
+    patient, longer = (
+        replace(TWO_FIREWALLS, chains={("telco", "edge"): replace(EDGE, patience=Patience(udp=seconds))})
+        for seconds in (60, 90)
+    )
+    first, second, silent = (planned(of, ALL, {}) for of in (patient, longer, TWO_FIREWALLS))
+
+    order = [what(change) for change in changes(NOTHING, first)]
+
+    both = (CLIENT_FIREWALL, FIREWALL_NAT)
+    assert order.count((Set, "patience")) == 2
+    assert max(at for at, each in enumerate(order) if each == (Set, "patience")) < order.index((Set, "links"))
+    assert list(changes(first, second)) == [Set("patience", number, Patience(udp=90)) for number in both]
+    assert {*changes(second, silent)} == {Clear("patience", number) for number in both}
+    assert list(changes(silent.plane, silent)) == []
 
 
 def test_links_are_gone_only_after_no_target_names_them() -> None:

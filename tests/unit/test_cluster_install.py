@@ -25,6 +25,7 @@ MUTATING = f"{CONFIGURATIONS}/mutatingwebhookconfigurations/sfc"
 VALIDATING = f"{CONFIGURATIONS}/validatingwebhookconfigurations/sfc"
 DEPLOYMENT = "/apis/apps/v1/namespaces/sfc-system/deployments/sfc-webhook"
 DOOR = f"{SYSTEM}/secrets/sfc-webhook-door"
+HASH_KEY = f"{SYSTEM}/secrets/sfc-hash-key"
 WANTED = list(yaml.safe_load_all((Path(__file__).parents[2] / "deploy" / "admission.yaml").read_text()))
 ENDPOINTS = {"/mutate/workloads", "/mutate/pods", "/validate/chains"}
 
@@ -131,6 +132,7 @@ def test_first_run_makes_everything(cluster: Cluster) -> None:
     cluster.install()
 
     assert cluster.writes == [
+        "sfc-hash-key",
         "sfc-webhook-ca",
         "sfc-webhook-tls",
         "sfc-metrics-tls",
@@ -272,7 +274,7 @@ def test_with_cert_manager_caBundles_stay_as_it_wrote_them(cluster: Cluster) -> 
     cluster.install(certificates=False)
 
     assert cluster.bundles() == {"of cert-manager"}
-    assert {name for name in cluster.writes if name.startswith("sfc-")} == {"sfc-webhook-door"}
+    assert {name for name in cluster.writes if name.startswith("sfc-")} == {"sfc-hash-key", "sfc-webhook-door"}
     annotations = cluster.objects[MUTATING]["metadata"]["annotations"]
     assert annotations == {"cert-manager.io/inject-ca-from": "sfc-system/sfc-webhook"}
 
@@ -284,7 +286,37 @@ def test_no_secret_is_logged(cluster: Cluster, caplog: pytest.LogCaptureFixture)
     said = " ".join(str(vars(record)) for record in caplog.records)
     assert caplog.records
     assert cluster.right()[0][1:] not in said
+    assert cluster.objects[HASH_KEY]["data"]["key"] not in said
     assert "PRIVATE" not in said
+
+
+def test_the_key_of_the_hashes_stays_the_same(cluster: Cluster) -> None:
+    cluster.install()
+    made = base64.b64decode(cluster.objects[HASH_KEY]["data"]["key"])
+    cluster.now += timedelta(days=4000)
+
+    cluster.install()
+
+    assert len(made) == 32
+    assert base64.b64decode(cluster.objects[HASH_KEY]["data"]["key"]) == made
+
+
+def test_a_damaged_key_of_the_hashes_is_replaced(installed: Cluster) -> None:
+    installed.objects[HASH_KEY]["data"] = {"key": base64.b64encode(b"short").decode()}
+
+    installed.install()
+
+    assert len(base64.b64decode(installed.objects[HASH_KEY]["data"]["key"])) == 32
+
+
+def test_agents_get_the_key_of_the_hashes_although_the_webhook_is_not_ready(cluster: Cluster) -> None:
+    of_earlier_version(cluster)
+    del cluster.objects[HASH_KEY]
+
+    with pytest.raises(NotReadyError):
+        cluster.install()
+
+    assert cluster.writes[0] == "sfc-hash-key"
 
 
 def test_metrics_have_a_certificate_of_their_own_from_the_same_authority(installed: Cluster) -> None:

@@ -20,7 +20,7 @@ from controller.node.plane.numbers import numbered
 from controller.node.plane.plan import Plan, State
 from controller.node.plane.replica import Replica
 from controller.node.plane.transitions import transitions
-from sfc.chain import Chain
+from sfc.chain import Chain, Patience
 from sfc.reading import chain_of
 from tests.unit.objects import chain, link, pod
 from tests.unit.test_desired import ALL, CLIENT, EDGE, LEFT, RIGHT2, TWO_FIREWALLS, cluster
@@ -71,6 +71,10 @@ class World:
     def edit_chain(self, name: str, choice: int) -> None:
         of_chain = name.split("-", maxsplit=1)[0]
         self.chains[of_chain] = chain_called(of_chain, **EDITS[choice % len(EDITS)])
+
+    def edit_patience(self, name: str, choice: int) -> None:
+        if known := self.chains.get(of_chain := name.split("-", maxsplit=1)[0]):
+            self.chains[of_chain] = replace(known, patience=Patience(udp=choice % 3))
 
     def delete_chain(self, name: str, choice: int) -> None:
         self.chains.pop(name.split("-", maxsplit=1)[0], None)
@@ -136,7 +140,7 @@ steps = st.lists(st.tuples(st.sampled_from(STEPS), st.sampled_from(PODS), st.int
 class Maps:
     """The content of the maps after the changes."""
 
-    plane: DataPlane = field(default_factory=lambda: DataPlane({}, {}, {}, {}, {}))
+    plane: DataPlane = field(default_factory=lambda: DataPlane({}, {}, {}, {}, {}, {}))
 
     def carry_out(self, change: Change) -> None:
         match change:

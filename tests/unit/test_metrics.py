@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -26,8 +26,8 @@ class Counted:
     def remembered(self) -> int:
         return 1000
 
-    def evicted(self) -> int:
-        return 17
+    def evicted(self) -> Mapping[int, int]:
+        return {CLIENT_FIREWALL: 17, 4711: 3}
 
 
 def scraped() -> str:
@@ -59,7 +59,10 @@ def test_how_full_the_session_table_is_and_what_it_cost_are_shown() -> None:
     text = scraped()
 
     assert "sfc_sessions 1000.0" in text
-    assert "sfc_evicted_sessions_total 17.0" in text
+    evicted = [line for line in text.splitlines() if line.startswith("sfc_evicted_sessions_total{")]
+    labels = 'cross_connection="edge.client.lan.firewall.left",namespace="telco"'
+    assert f"sfc_evicted_sessions_total{{{labels}}} 17.0" in evicted
+    assert sum(line.endswith("} 0.0") for line in evicted) == len(evicted) - 1  # number 4711 stands for nothing
 
 
 def test_a_link_of_no_known_pod_is_not_shown() -> None:

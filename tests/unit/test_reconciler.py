@@ -16,13 +16,12 @@ from controller.node.plane.drain import Drain, NotDeletedError
 from controller.node.plane.model import DataPlane, HostLink, LinkEntry, LinkState
 from controller.node.plane.numbers import Numbered
 from controller.node.plane.plan import Plan
-from controller.node.plane.sessions import Timeouts
 from controller.node.reconcile.deletions import Deletions
 from controller.node.reconcile.drains import Drains
 from controller.node.reconcile.reconciler import Reconciler
 from controller.node.report.transition_log import TransitionLog
 from kube.api import ApiError
-from sfc.chain import Side
+from sfc.chain import Patience, Side
 from tests.unit.objects import link, pod
 from tests.unit.test_desired import CLIENT_FIREWALL, NUMBERS, cluster
 
@@ -39,6 +38,7 @@ class Node:
         self.macs: dict[tuple[int, Side, str], str] = {}
         self.sessions: dict[int, int] = {}
         self.numbers: dict[int, Numbered] = dict(NUMBERS.named)
+        self.patience: dict[int, Patience] = {}
         self.forgotten: list[int] = []
         self.programs: dict[int, int] = {}
         self.broken = False
@@ -56,10 +56,17 @@ class Node:
     def observe(self, known: object = None) -> DataPlane:
         if self.broken:
             raise OSError("no maps today")
-        return DataPlane({}, dict(self.entries), dict(self.tables), dict(self.macs), dict(self.numbers))
+        patience = dict(self.patience)
+        return DataPlane({}, dict(self.entries), dict(self.tables), dict(self.macs), dict(self.numbers), patience)
 
     def set_number(self, number: int, connection: Numbered) -> None:
         self.numbers[number] = connection
+
+    def set_patience(self, number: int, patience: Patience) -> None:
+        self.patience[number] = patience
+
+    def clear_patience(self, number: int) -> None:
+        del self.patience[number]
 
     def set_link(self, slot: int, entry: LinkEntry) -> None:
         self.entries[slot] = entry
@@ -89,7 +96,10 @@ class Node:
         self.numbers.pop(connection, None)
         self.forgotten.append(connection)
 
-    def activity(self, slots: Collection[int], *, timeouts: Timeouts) -> Mapping[int, int]:
+    def sweep(self) -> None:
+        pass
+
+    def activity(self, slots: Collection[int]) -> Mapping[int, int]:
         return {slot: self.sessions.get(slot, 0) for slot in slots}
 
 

@@ -29,7 +29,18 @@ from tests.unit.test_reconciler import Clock
 from tests.unit.test_reconciler import Node as Maps
 
 FULL = OSError(errno.E2BIG, os.strerror(errno.E2BIG))
-WRITES = ("set_number", "set_link", "set_targets", "set_neighbour", "forget", "clear_targets", "clear_link", "attach")
+WRITES = (
+    "set_number",
+    "set_patience",
+    "set_link",
+    "set_targets",
+    "set_neighbour",
+    "forget",
+    "clear_targets",
+    "clear_link",
+    "attach",
+)
+REFUSED = ("set_number", "set_patience", "set_link", "set_targets", "set_neighbour", "attach")
 
 
 def with_addresses(name: str, created: str = "2026-01-01T00:00:00Z") -> Chain:
@@ -38,7 +49,7 @@ def with_addresses(name: str, created: str = "2026-01-01T00:00:00Z") -> Chain:
         for stage, host in (("one", 1), ("two", 2))
     ]
     metadata = {"namespace": "telco", "name": name, "uid": f"uid-{name}", "creationTimestamp": created}
-    return chain_of({"metadata": metadata, "spec": {"stages": stages}})
+    return chain_of({"metadata": metadata, "spec": {"stages": stages, "drain": {"idle": {"udp": 60}}}})
 
 
 BAD, GOOD, LATE = with_addresses("bad"), with_addresses("good"), with_addresses("late")
@@ -93,7 +104,7 @@ def served(node: Refusing, slots: set[int]) -> bool:
 
 
 @pytest.mark.parametrize("order", [(BAD, GOOD), (GOOD, BAD)], ids=["before", "after"])
-@pytest.mark.parametrize("write", ["set_number", "set_link", "set_targets", "set_neighbour", "attach"])
+@pytest.mark.parametrize("write", REFUSED)
 def test_a_refused_write_of_one_chain_keeps_no_other_from_joining_in_the_same_pass(
     write: str, order: tuple[Chain, Chain], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,7 +123,7 @@ def test_a_refused_write_of_one_chain_keeps_no_other_from_joining_in_the_same_pa
     assert "Argument list too long" in reconciler.state.refused["telco", "bad"].message
 
 
-@pytest.mark.parametrize("write", ["set_number", "set_link", "set_targets", "set_neighbour", "attach"])
+@pytest.mark.parametrize("write", REFUSED)
 def test_when_the_kernel_accepts_it_again_the_next_pass_does_the_rest_and_reads_nothing(write: str) -> None:
     node, whole = Refusing(BAD, GOOD), Refusing(BAD, GOOD)
     Reconciler(whole, whole, lambda: whole.cluster).reconcile()
@@ -126,12 +137,14 @@ def test_when_the_kernel_accepts_it_again_the_next_pass_does_the_rest_and_reads_
     reconciler.reconcile(verify=False)
 
     assert node.reads == reads == 1
-    assert (node.entries, node.tables, node.macs, node.numbers) == (
+    assert (node.entries, node.tables, node.macs, node.numbers, node.patience) == (
         whole.entries,
         whole.tables,
         whole.macs,
         whole.numbers,
+        whole.patience,
     )
+    assert len(whole.patience) == 2
     assert reconciler.state.refused == {}
 
 

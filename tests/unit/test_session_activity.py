@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from controller.node.plane.sessions import Session, active
+from sfc.chain import Patience
 
 MILLISECOND = 1_000_000
 SEEN = 1_000_000 * MILLISECOND
-TCP, UDP, ICMP, NEIGHBOUR = 6, 17, 1, 255
+TCP, UDP, ICMP, SCTP, NEIGHBOUR = 6, 17, 1, 132, 255
 
 OPEN = Session(
     connection=7,
@@ -22,6 +23,7 @@ OPEN = Session(
     upstream_finished=False,
     downstream_finished=False,
     reset=False,
+    answered=True,
 )
 
 
@@ -32,10 +34,15 @@ OPEN = Session(
         pytest.param(replace(OPEN, upstream_finished=True), 300_000, id="half-closed TCP"),
         pytest.param(replace(OPEN, upstream_finished=True, downstream_finished=True), 1000, id="closed TCP"),
         pytest.param(replace(OPEN, reset=True), 1000, id="reset TCP"),
+        pytest.param(replace(OPEN, answered=False), 1000, id="TCP that nobody answered"),
+        pytest.param(replace(OPEN, protocol=SCTP), 300_000, id="open SCTP"),
+        pytest.param(replace(OPEN, protocol=SCTP, reset=True), 1000, id="aborted SCTP"),
+        pytest.param(replace(OPEN, protocol=SCTP, answered=False), 1000, id="SCTP that nobody answered"),
+        pytest.param(replace(OPEN, protocol=UDP, answered=False), 5000, id="UDP that nobody answered"),
         pytest.param(replace(OPEN, has_ports=False), 5000, id="TCP fragments"),
         pytest.param(replace(OPEN, protocol=UDP), 5000, id="UDP"),
         pytest.param(replace(OPEN, protocol=ICMP), 5000, id="ICMP"),
-        pytest.param(replace(OPEN, protocol=UDP, reset=True), 5000, id="flags mean nothing outside of TCP"),
+        pytest.param(replace(OPEN, protocol=UDP, reset=True), 5000, id="other protocols have no end"),
     ],
 )
 def test_a_session_is_active_until_its_time_is_over(session: Session, patience_ms: int) -> None:
@@ -43,6 +50,14 @@ def test_a_session_is_active_until_its_time_is_over(session: Session, patience_m
 
     assert active(session, end)
     assert not active(session, end + MILLISECOND)
+
+
+@pytest.mark.parametrize(("protocol", "seconds"), [(TCP, 10), (SCTP, 20), (UDP, 30), (ICMP, 40), (47, 40)])
+def test_each_protocol_has_its_own_patience(protocol: int, seconds: int) -> None:
+    session, end = replace(OPEN, protocol=protocol), SEEN + seconds * 1000 * MILLISECOND
+
+    assert active(session, end, Patience(10, 20, 30, 40))
+    assert not active(session, end + 1, Patience(10, 20, 30, 40))
 
 
 def test_nobody_waits_for_a_neighbour_that_was_asked_for() -> None:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sfc.chain import Chain, InterfaceRef, Side, derived_mac
+import pytest
+
+from sfc.chain import Chain, InterfaceRef, Patience, Side, derived_mac
 from sfc.reading import chain_of
 from tests.unit import objects
 
@@ -29,6 +31,22 @@ def test_a_link_is_a_cross_connection_and_each_end_knows_its_side() -> None:
         ("client", "lan"): (connection, Side.UPSTREAM),
         ("nat", "inside"): (connection, Side.DOWNSTREAM),
     }
+
+
+@pytest.mark.parametrize(
+    ("drain", "patience"),
+    [
+        ({}, Patience()),
+        ({"idle": {}}, Patience()),
+        ({"idle": {"udp": 60, "sctp": 900}}, Patience(udp=60, sctp=900)),
+        ({"idle": {"tcp": 1, "sctp": 2, "udp": 3, "other": 4}}, Patience(1, 2, 3, 4)),
+    ],
+)
+def test_a_chain_leaves_to_the_node_how_long_sessions_may_be_silent_unless_it_says_so(
+    drain: dict[str, Any], patience: Patience
+) -> None:
+    assert chain(drain=drain).patience == patience
+    assert patience.completed(Patience(10, 20, 30, 40)).udp == (patience.udp or 30)
 
 
 def test_what_a_chain_does_not_have_is_none() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -175,6 +176,16 @@ INSIDE = "spec.stages[2].interfaces[0]"
             lambda spec: spec["drain"].update(deadlineSeconds=3601),
             "spec.drain.deadlineSeconds: 3601: is not a deadline; give whole seconds from 0 to 3600",
         ),
+        *(
+            (
+                lambda spec, value=value: spec["drain"].update(idle={"tcp": 600, "udp": value}),
+                f"spec.drain.idle.udp: {json.dumps(value)}: is not a time that a session may be silent; give whole "
+                "seconds from 1 to 86400",
+            )
+            for value in (0, -5, 86_401, 1.5, "60", None, True)
+        ),
+        (lambda spec: spec["drain"].update(idle=60), "spec.drain.idle: 60: must be an object"),
+        (lambda spec: spec["drain"].update(idle=None), "spec.drain.idle: null: must be an object"),
         (
             stage(drain={"hook": "exec"}),
             'spec.stages[2].drain.hook: "exec": is not a drain hook; give one of auto, httpGet, sleep, none',
@@ -501,6 +512,13 @@ def test_a_changed_stage_warns_that_running_pods_keep_what_they_have() -> None:
     assert update_warnings(new, new) == ()
 
 
+def test_running_pods_follow_a_changed_patience() -> None:
+    new = chain(lambda spec: spec["drain"].update(idle={"tcp": 3600, "sctp": 1, "udp": 86_400, "other": 60}))
+
+    assert problems(new) == ()
+    assert update_warnings(objects.chain(), new) == update_warnings(objects.chain(), objects.chain())
+
+
 def test_a_changed_drain_warns_of_every_stage_that_has_it() -> None:
     def change(spec: Spec) -> None:
         spec["stages"][2]["drain"] = {"deadlineSeconds": 30}
@@ -621,6 +639,8 @@ json_values = st.recursive(
                     "gw",
                     "drain",
                     "deadlineSeconds",
+                    "idle",
+                    "udp",
                     "sourcePorts",
                     "slices",
                     "links",

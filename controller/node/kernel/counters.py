@@ -16,11 +16,7 @@ class Counters:
 
     def __init__(self, maps: Mapping[str, Map]) -> None:
         self._traffic, self._drops, self._contests = maps["traffic"], maps["drops"], maps["contests"]
-        self._links = maps["links"]
-        self._sessions = (maps["sessions"], maps["wide_sessions"])
-        self._opened = maps["opened"]
-        self._forgotten = 0
-        self.restart_evicted()
+        self._links, self._holdings = maps["links"], maps["holdings"]
 
     def traffic(self, slots: Collection[int]) -> dict[int, Traffic]:
         """By slot, since the slot was given out."""
@@ -52,28 +48,12 @@ class Counters:
         return found
 
     def remembered(self) -> int:
-        """Sessions in the tables, active or not. Reads the whole session tables."""
-        return sum(table.count() for table in self._sessions)
+        """Sessions in the tables, active or not."""
+        return sum(places for places, _ in self._holdings.values())
 
-    def evicted(self) -> int:
-        """Sessions that had to give way to others since `restart_evicted`.
-
-        Such a session was opened, is not in the tables any more, and was not forgotten on purpose.
-        """
-        return max(0, self._missing() - self._evicted_before)
-
-    def forgotten(self, sessions: int) -> None:
-        """So many sessions were removed on purpose, and do not count as evicted."""
-        self._forgotten += sessions
-
-    def restart_evicted(self) -> None:
-        """`evicted` counts from here: at the agent's start, and after sessions that another program opened came in."""
-        self._evicted_before = self._missing()
-
-    def _missing(self) -> int:
-        """Sessions opened since the tables were made that are not in them, and were not forgotten by this agent."""
-        opened: int = sum(count for _, (count,) in self._opened.items())
-        return opened - self.remembered() - self._forgotten
+    def evicted(self) -> dict[int, int]:
+        """By connection number: sessions that had proved themselves, were not closed, and had to give way."""
+        return {number: evicted for (number,), (_, evicted) in self._holdings.items() if evicted}
 
 
 def verdicts(dropped: bool = False) -> dict[int, str]:

@@ -10,21 +10,22 @@ Changes are idempotent: setting the same again changes nothing, clearing somethi
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
+from dataclasses import astuple
 from pathlib import Path
 from types import MappingProxyType
 from typing import Self
 
 from controller.node.kernel import program
 from controller.node.kernel.counters import Counters, verdicts
+from controller.node.kernel.hash_key import HashKey
 from controller.node.kernel.maps import (
     FRAGMENT_PLACES,
     LEARNED_PLACES,
     NUMBERED_SIZES,
-    SESSION_ENDS,
     Fields,
     Map,
     address_text,
@@ -32,23 +33,19 @@ from controller.node.kernel.maps import (
     packed_text,
     text_of,
 )
+from controller.node.kernel.session_table import OPENER, Programs, SessionTables
 from controller.node.kernel.succession import sessions_taken_over
+from controller.node.kernel.tcx import Shortcut
 from controller.node.plane import maglev
 from controller.node.plane.model import DataPlane, LinkEntry, LinkState
-from controller.node.plane.numbers import Numbered
-from controller.node.plane.sessions import DEFAULT_TIMEOUTS, Session, Timeouts, active
+from controller.node.plane.numbers import NUMBERS, Numbered
+from controller.node.plane.sessions import DEFAULT_PATIENCE, Session
 from sfc import mac
-from sfc.chain import Side
+from sfc.chain import Patience, Side
 
 PIN_ROOT = Path("/sys/fs/bpf/sfc/v1")
 CAPACITY = 262_144
-"""Sessions of each kind (plain IPv4, all others) that a node remembers unless told otherwise; beyond that the least
-recently used give way."""
-
-_PLAIN = 1 << 63
-"""In an end: frames go there by a plain redirect (bpf/session.h)."""
-_OWNER_SHIFT, _OWNER = 44, (1 << 19) - 1
-"""In an end: the cross-connection that it belongs to. A version before this one wrote zeros (bpf/session.h)."""
+"""Sessions of each kind (plain IPv4, all others) that a node has room for unless told otherwise."""
 
 
 class Datapath:
@@ -57,32 +54,52 @@ class Datapath:
     Every method that reads or writes raises DatapathError when the kernel refuses.
     """
 
-    def __init__(self, program_fd: int, maps: Mapping[str, Map], pin_root: Path) -> None:
-        self.program_fd = program_fd
+    def __init__(
+        self, programs: Programs, maps: Mapping[str, Map], pin_root: Path, patience: Patience, shortcut: Shortcut
+    ) -> None:
+        self.program_fd = programs.cross_connect
         """For the tc filters of the data links."""
+        self.shortcut = shortcut
+        """For their tcx hooks. Its frames come to the same program."""
         self.counters = Counters(maps)
         """Read from the same maps."""
+        self.session_tables = SessionTables(maps, programs)
+        """In the same maps."""
+        self._programs = programs
         self._pin_root = pin_root
         self._maps = maps
         self._links, self._targets = maps["links"], maps["targets"]
         self._neighbours, self._learned = maps["neighbours"], maps["learned"]
-        self._numbers = maps["numbers"]
-        self._sessions = (maps["sessions"], maps["wide_sessions"])
+        self._numbers, self._patience = maps["numbers"], maps["patience"]
+        self._default_patience = patience
+        self._left: set[int] = set()
+        """Connection numbers to be forgotten."""
+        self._leaving = threading.Lock()
         self._stamp = self._latest_stamp()
 
     @classmethod
-    def open(cls, pin_root: Path = PIN_ROOT, capacity: int = CAPACITY, cflags: Sequence[str] = ()) -> Self:
+    def open(
+        cls,
+        pin_root: Path = PIN_ROOT,
+        capacity: int = CAPACITY,
+        cflags: Sequence[str] = (),
+        *,
+        hash_key: HashKey,
+        patience: Patience = DEFAULT_PATIENCE,
+    ) -> Self:
         """Compiles and loads the program (about half a second) over the maps pinned below `pin_root`.
 
+        `patience` is for chains, and protocols, that say nothing.
         A pinned map of another size or layout is replaced, and what it held is lost: that is what changing `capacity`
         does to the sessions. Raises DatapathError.
         """
-        program_fd, maps = program.load(pin_root, capacity, cflags)
-        return cls(program_fd, maps, pin_root)
+        programs, maps, shortcut = program.load(pin_root, capacity, cflags, hash_key, patience)
+        return cls(programs, maps, pin_root, patience, shortcut)
 
     def close(self) -> None:
-        """Lets go of program and maps. Filters and pins keep them, and frames keep flowing."""
-        os.close(self.program_fd)
+        """Lets go of programs and maps. Filters and pins keep them, and frames keep flowing, by the filters."""
+        self.shortcut.close()
+        self._programs.close()
         for each in self._maps.values():
             os.close(each.fd)
 
@@ -102,13 +119,16 @@ class Datapath:
         for connection in {entry.connection for _, entry in self._observed_links()}:
             self._restamp(connection)
 
-    def succeeding(self, programs: Collection[int]) -> AbstractContextManager[None]:
+    @contextmanager
+    def succeeding(self, programs: Collection[int]) -> Iterator[None]:
         """To be held while this program is put into filters that held `programs` (the kernel's numbers of them).
 
         Those may be of another version, with session tables of their own: their sessions are taken over, those opened
-        in the meantime, too.
+        in the meantime, too. After that no filter has a program of others, and frames may take the shortcut.
         """
-        return sessions_taken_over(programs, self._sessions, self.counters)
+        with sessions_taken_over(programs, self.session_tables):
+            yield
+        self.shortcut.open()
 
     def observe(self, known: Mapping[tuple[int, Side], bytes] = MappingProxyType({})) -> DataPlane:
         """The content of the maps; `filters` is empty, because they are not in maps.
@@ -124,6 +144,7 @@ class Datapath:
                 for (connection, side, address), (octets,) in self._neighbours.items()
             },
             numbers={number: Numbered(*map(text_of, packed)) for (number,), packed in self._numbers.items()},
+            patience={number: Patience(*own) for (number,), own in self._patience.items() if any(own)},
         )
 
     def set_number(self, number: int, connection: Numbered) -> None:
@@ -131,12 +152,27 @@ class Datapath:
         longer than a chain's may be."""
         self._numbers.put((number,), tuple(map(packed_text, connection, NUMBERED_SIZES)))
 
+    def set_patience(self, number: int, patience: Patience) -> None:
+        """How long silent sessions of a cross-connection stay active. A 0 stands for the node's default."""
+        self._patience.put((number,), astuple(patience))
+
+    def clear_patience(self, number: int) -> None:
+        """The counterpart of `set_patience`: the node's default holds."""
+        self._patience.put((number,), (0,) * 4)
+
+    def patience(self, number: int) -> Patience:
+        """What holds for a cross-connection. One with a number of an earlier version has the node's default."""
+        own = Patience(*self._patience.get((number,))) if number < NUMBERS else Patience()
+        return own.completed(self._default_patience)
+
     def set_link(self, slot: int, link: LinkEntry) -> None:
         """Writes the slot's entry, in an order in which no frame meets half of a link.
 
         The kernel does not write an element at once. A link that differs in more than its state is another one: its
         slot is cleared first, and its counters begin anew.
         """
+        with self._leaving:
+            self._left.discard(link.connection)
         fixed = (link.ifindex, link.connection, link.side)
         plain = not link.paired
         before = self._links.get((slot,))
@@ -209,54 +245,43 @@ class Datapath:
             self._learned.delete((connection, place))
 
     def forget(self, connection: int) -> None:
-        """Removes sessions, counts and what was learned under a number that no link has any more. The number itself
-        goes last: while it is in its map, it stands for nothing else."""
-        self.counters.forgotten(sum(table.delete_of(connection) for table in self._sessions))
-        self.unlearn(connection)
-        for verdict in verdicts():
-            self._maps["drops"].delete((connection, verdict))
-        self._numbers.delete((connection,))
+        """Asks for the removal of sessions, counts and what was learned under a number that no link has any more. The
+        next `sweep` does it."""
+        with self._leaving:
+            self._left.add(connection)
+
+    def sweep(self) -> None:
+        """Removes all that was to be forgotten. Takes some milliseconds for each number, and may run beside anything
+        else. The number itself goes last: while it is in its map, it stands for nothing else. It stays when a link has
+        got it again meanwhile."""
+        for connection in sorted(self._left):
+            self.session_tables.forget(connection)
+            self.unlearn(connection)
+            for verdict in verdicts():
+                self._maps["drops"].delete((connection, verdict))
+            with self._leaving:
+                if connection in self._left:
+                    if connection < NUMBERS:
+                        self.clear_patience(connection)
+                    self._numbers.delete((connection,))
+                    self._left.discard(connection)
 
     def sessions(self) -> Iterator[Session]:
         """Every session remembered, active or not."""
-        return (_session(key, value) for table in self._sessions for key, value in table.items())
+        return (_session(key, value) for key, value in self.session_tables.items())
 
-    def activity(
-        self,
-        slots: Collection[int],
-        now_ns: int | None = None,
-        timeouts: Timeouts = DEFAULT_TIMEOUTS,
-    ) -> dict[int, int]:
+    def activity(self, slots: Collection[int], now_ns: int | None = None) -> dict[int, int]:
         """How many active sessions each of `slots` has, on either side; `now_ns` is CLOCK_MONOTONIC.
 
-        Reads the whole session table: about half a microsecond for a session of others, four for one of `slots`.
+        The kernel looks at the whole session tables: some milliseconds for each million of places.
         """
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) if now_ns is None else now_ns
-        slot_of = {end: slot for slot in slots for end in self._ends_of(slot)}
-        count = Counter(dict.fromkeys(slots, 0))
-        for session in self._sessions_of(slot_of.keys()):
-            if active(session, now, timeouts):
-                count.update(slot_of[end] for end in (session.upstream, session.downstream) if end in slot_of)
-        return dict(count)
-
-    def _ends_of(self, slot: int) -> Iterator[int]:
-        """Every end that names the slot's link, in this version and the one before, with either way to send there."""
-        ifindex, connection, *_ = self._links.get((slot,))
-        for owner in (0, connection & _OWNER):
-            for plain in (0, _PLAIN):
-                yield owner << _OWNER_SHIFT | plain | slot << 32 | ifindex
-
-    def _sessions_of(self, ends: Collection[int]) -> Iterator[Session]:
-        for table in self._sessions:
-            for keys, values in table.batches():
-                for index, (upstream, downstream) in enumerate(SESSION_ENDS.iter_unpack(values)):
-                    if upstream in ends or downstream in ends:
-                        yield _session(table.key_at(keys, index), table.value_at(values, index))
+        return self.session_tables.activity(slots, now)
 
 
 def _session(key: Fields, value: Fields) -> Session:
     _, _, upstream_port, downstream_port, protocol, _, connection = key
-    upstream, downstream, last_seen, upstream_finished, downstream_finished, reset = value
+    upstream, downstream, last_seen, upstream_finished, downstream_finished, reset, standing = value
     return Session(
         connection=connection,
         protocol=protocol,
@@ -267,4 +292,5 @@ def _session(key: Fields, value: Fields) -> Session:
         upstream_finished=bool(upstream_finished),
         downstream_finished=bool(downstream_finished),
         reset=bool(reset),
+        answered=bool(standing & ~OPENER),
     )

@@ -39,32 +39,31 @@ class Layout:
     key: struct.Struct
     value: struct.Struct
     per_cpu: bool = False
-    connection: int = 0
-    """Where the key has the connection number."""
 
 
-_SESSION = struct.Struct("<QQ8xQ4xBBBx")
-SESSION_ENDS = struct.Struct("<QQ24x")
-"""A session's value again, with nothing but its two ends: to skip quickly the many that are of no interest."""
+_U32 = struct.Struct("<I")
 
 LAYOUTS = {
-    "links": Layout(struct.Struct("<I"), struct.Struct("<IIBBBxI")),
-    "sessions": Layout(struct.Struct("<4s4s2s2sIII"), _SESSION, connection=-1),
-    "wide_sessions": Layout(struct.Struct("<16s16s2s2sIII"), _SESSION, connection=-1),
-    "opened": Layout(struct.Struct("<I"), struct.Struct("<Q"), per_cpu=True),
-    "numbers": Layout(struct.Struct("<I"), struct.Struct("<40s64s224s")),
-    "fragments": Layout(struct.Struct("<II"), struct.Struct("<16s16sQQII")),
+    "links": Layout(_U32, struct.Struct("<IIBBBxI")),
+    "sessions": Layout(_U32, struct.Struct("<1072s")),
+    "wide_sessions": Layout(_U32, struct.Struct("<1456s")),
+    "holdings": Layout(_U32, struct.Struct("<QQ")),
+    "activity": Layout(_U32, struct.Struct("<Q")),
+    "hash_key_note": Layout(_U32, struct.Struct("<Q")),
+    "patience": Layout(_U32, struct.Struct("<4I")),
+    "numbers": Layout(_U32, struct.Struct("<40s64s224s")),
+    "fragments": Layout(struct.Struct("<II"), struct.Struct("<16s16sQQQII")),
     "targets": Layout(struct.Struct("<II"), struct.Struct(f"<{2 * maglev.LENGTH}s")),
     "neighbours": Layout(struct.Struct("<II16s"), struct.Struct("<6s2x")),
     "learned": Layout(struct.Struct("<II"), struct.Struct("<II16s6s2xQ")),
-    "contests": Layout(struct.Struct("<I"), struct.Struct("<QQ")),
-    "traffic": Layout(struct.Struct("<I"), struct.Struct("<6Q"), per_cpu=True),
+    "contests": Layout(_U32, struct.Struct("<QQ")),
+    "traffic": Layout(_U32, struct.Struct("<6Q"), per_cpu=True),
     "drops": Layout(struct.Struct("<II"), struct.Struct("<Q"), per_cpu=True),
 }
 """By the map's name in the program."""
 NUMBERED_SIZES = (40, 64, 224)
 """Bytes of the three texts in `numbers`."""
-LEARNED_PLACES, FRAGMENT_PLACES = 64, 256
+LEARNED_PLACES, FRAGMENT_PLACES = 64, 256 + 64
 """Elements of a cross-connection in `learned`, and of a link in `fragments`; as in bpf/cross_connect.c."""
 
 
@@ -81,7 +80,6 @@ class Map:
         self._key = LAYOUTS[name].key
         self.key_size = self._key.size
         self._value = LAYOUTS[name].value
-        self._connection = LAYOUTS[name].connection
         self._cpus = _possible_cpus() if LAYOUTS[name].per_cpu else 1
 
     def get(self, key: Fields) -> Fields:
@@ -100,17 +98,6 @@ class Map:
         """Succeeds when there is no such element."""
         self._expect(lib.bpf_delete_elem(self.fd, self._key.pack(*key)), "deleted", or_error=errno.ENOENT)
 
-    def delete_of(self, connection: int) -> int:
-        """Removes the elements of a cross-connection; returns their number."""
-        keys = [key for key, _ in self.items() if key[self._connection] == connection]
-        for key in keys:
-            self.delete(key)
-        return len(keys)
-
-    def count(self) -> int:
-        """How many elements there are. Reads the whole map."""
-        return sum(len(keys) // self._key.size for keys, _ in self.batches())
-
     def values(self) -> Iterator[Fields]:
         """All values; of an array, those that were never written, too."""
         return (value for _, value in self.items())
@@ -123,26 +110,6 @@ class Map:
     def batches(self) -> Iterator[tuple[bytes, bytes]]:
         """The packed keys and values, many elements at a time. Changes made meanwhile may be missing."""
         return batches(self.fd, self._key.size, self._value.size * self._cpus, self.name)
-
-    def key_at(self, packed: bytes, index: int) -> Fields:
-        """The key at this position of a batch."""
-        return self._key.unpack_from(packed, index * self._key.size)
-
-    def value_at(self, packed: bytes, index: int) -> Fields:
-        """The value at this position of a batch; not of a per-CPU map."""
-        return self._value.unpack_from(packed, index * self._value.size)
-
-    def fields(self, value: bytes) -> Fields:
-        """Unpacks a value from a map of this name in another version. Fields that version did not have are zero."""
-        return self._value.unpack_from(value.ljust(self._value.size, b"\0"))
-
-    def add(self, key: bytes, fields: Fields) -> None:
-        """Writes the element unless the key exists.
-
-        Padding is left at zero. That includes a session's stamps, which mean nothing with the links of another version.
-        """
-        own = self._value.pack(*fields)
-        self._expect(lib.bpf_update_elem(self.fd, key, own, _NOEXIST), "written", or_error=errno.EEXIST)
 
     def _values_in(self, packed: bytes) -> Iterator[Fields]:
         unpacked = self._value.iter_unpack(packed)

@@ -6,19 +6,33 @@ import ctypes
 import os
 import platform
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 
 from bcc import BPF
 from bcc.libbcc import lib
 
 from controller.node.kernel.errors import DatapathError
+from controller.node.kernel.hash_key import HashKey
 from controller.node.kernel.maps import LAYOUTS, Map, map_info
+from controller.node.kernel.session_table import Programs
+from controller.node.kernel.tcx import JUMP, SHORTCUT, Shortcut
 from controller.node.plane import maglev
-from controller.node.plane.model import PROGRAM, SLOTS
+from controller.node.plane.model import CHOSEN_IFINDEX, PROGRAM, SLOTS
 from controller.node.plane.neighbours import NEIGHBOURS_PER_LINK
+from controller.node.plane.numbers import NUMBERS
+from sfc.chain import Patience
+from sfc.names import HASH_KEY_BYTES
 
 SOURCE = Path(__file__).resolve().parents[3] / "bpf"
 """The folder of the program's C source."""
+
+NOTE = "hash_key_note"
+"""The map that tells by which key the others were written."""
+KEYED = {"sessions", "wide_sessions", "holdings"}
+"""The maps in which the key decides where something is, and the one that counts what is in them."""
+SHOWN = HashKey(bytes(HASH_KEY_BYTES))
+"""Of no cluster: for a program that is shown to people."""
 
 _libc = ctypes.CDLL(None)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -26,35 +40,52 @@ _LARGE_BYTES = 1 << 17
 """The allocator's initial threshold for large pieces: mallopt(3)."""
 
 
-def load(pin_root: Path, capacity: int, cflags: Sequence[str]) -> tuple[int, dict[str, Map]]:
-    """(descriptor of the program, its maps by name), all for the caller to close. Takes about half a second.
+def load(
+    pin_root: Path, capacity: int, cflags: Sequence[str], hash_key: HashKey, patience: Patience
+) -> tuple[Programs, dict[str, Map], Shortcut]:
+    """The programs, their maps by name, and the shortcut, all for the caller to close. Takes a second or more.
 
-    The maps are those pinned below `pin_root`. A pinned map of another size or layout is replaced, and what it held is
-    lost. Raises DatapathError.
+    `patience` is the node's, with no zeros in it. The maps are those pinned below `pin_root`. A pinned map of another
+    size or layout is replaced, and what it held is lost; so is a map whose places were found with another `hash_key`.
+    Raises DatapathError.
     """
     _require_headers()
     _require_bpffs(pin_root)
     pin_root.mkdir(parents=True, exist_ok=True)
-    flags = [
+    declared = [
         f"-I{SOURCE}",
         f'-DPIN_ROOT="{pin_root}"',
         f"-DSESSION_CAPACITY={capacity}",
         f"-DSLOTS={SLOTS}",
+        f"-DCHOSEN_IFINDEX={CHOSEN_IFINDEX}",
         f"-DTABLE_LENGTH={maglev.LENGTH}",
         f"-DNEIGHBOURS_PER_LINK={NEIGHBOURS_PER_LINK}",
+        f"-DNUMBERS={NUMBERS}",
+        patience_flag(patience),
         *cflags,
     ]
+    flags = [*declared, *hash_key.cflags]
     module = _compiled(flags)
-    if stale := [name for name in LAYOUTS if not _as_declared(module, name)]:
+    if stale := _stale(module, hash_key):
         module.cleanup()
         for name in stale:
-            (pin_root / name).unlink()
+            (pin_root / name).unlink(missing_ok=True)
         module = _compiled(flags)
     try:
-        return _loaded(module), {name: Map(name, os.dup(_map_fd(module, name))) for name in LAYOUTS}
+        maps = {name: Map(name, os.dup(_map_fd(module, name))) for name in LAYOUTS}
+        maps[NOTE].put((0,), (hash_key.note,))
+        shown = [*declared, *SHOWN.cflags]
+        programs = Programs(*(_loaded(module, name, shown) for name in (PROGRAM, "survey", "bring")))
+        shortcut = Shortcut(_loaded(module, SHORTCUT, shown), os.dup(_map_fd(module, JUMP)), programs.cross_connect)
+        return programs, maps, shortcut
     finally:
         module.cleanup()
         _give_memory_back()
+
+
+def patience_flag(patience: Patience) -> str:
+    """The compiler's option that gives a program the node's patience, which has no zeros."""
+    return f"-DDEFAULT_PATIENCE={{{','.join(map(str, astuple(patience)))}}}"
 
 
 def _compiled(flags: Sequence[str]) -> BPF:
@@ -66,16 +97,40 @@ def _compiled(flags: Sequence[str]) -> BPF:
         ) from error
 
 
-def _loaded(module: BPF) -> int:
+def _loaded(module: BPF, program: str, shown: Sequence[str]) -> int:
+    """A descriptor of one of the programs.
+
+    What the kernel says about a program that it refuses has all constants of it, and so the key. Therefore BCC, which
+    prints that, gets room for none of it; the same program with the flags `shown` is refused for everybody to see.
+    """
+    name, at = program.encode(), module.module
+    no_room = ctypes.create_string_buffer(1)
+    start, size = lib.bpf_function_start(at, name), lib.bpf_function_size(at, name)
+    terms = lib.bpf_module_license(at), lib.bpf_module_kern_version(at)
+    fd: int = lib.bcc_func_load(at, BPF.SCHED_CLS, name, start, size, *terms, 0, no_room, len(no_room), None, -1)
+    if fd >= 0:
+        return fd
+    again = _compiled(shown)
     try:
-        return os.dup(module.load_func(PROGRAM.encode(), BPF.SCHED_CLS).fd)
+        again.load_func(name, BPF.SCHED_CLS)
     except Exception as error:
         raise DatapathError(f"{error}; what the kernel said stands above; it needs Linux 5.11 or later") from error
+    finally:
+        again.cleanup()
+    raise DatapathError(f"the kernel refused {PROGRAM}.c, and took it when asked again; restart the agent")
 
 
 def _map_fd(module: BPF, name: str) -> int:
     fd: int = lib.bpf_table_fd(module.module, name.encode())
     return fd
+
+
+def _stale(module: BPF, hash_key: HashKey) -> set[str]:
+    """The pinned maps to be replaced. An agent that ends before its own note stands there leaves empty ones behind."""
+    stale = {name for name in LAYOUTS if not _as_declared(module, name)}
+    if NOTE in stale or Map(NOTE, _map_fd(module, NOTE)).get((0,)) not in ((0,), (hash_key.note,)):
+        stale |= KEYED
+    return stale | KEYED if stale & KEYED else stale
 
 
 def _as_declared(module: BPF, name: str) -> bool:

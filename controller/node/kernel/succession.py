@@ -1,7 +1,4 @@
-"""Taking over the sessions of programs that this one replaces: another version may have tables of its own.
-
-A version that changes the layout of a session's value adds to its end, so each version can read the others' values.
-"""
+"""Taking over the sessions of programs that this one replaces: another version may have tables of its own."""
 
 from __future__ import annotations
 
@@ -15,9 +12,9 @@ from contextlib import ExitStack, contextmanager
 
 from bcc.libbcc import lib
 
-from controller.node.kernel.counters import Counters
-from controller.node.kernel.maps import Map, MapInfo, batches, expect, map_info
-from controller.node.plane.sessions import DEFAULT_TIMEOUTS
+from controller.node.kernel.maps import MapInfo, expect, map_info
+from controller.node.kernel.session_table import TABLES, SessionTables
+from controller.node.plane.sessions import CLOSED_NS
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +24,7 @@ _MOST_MAPS = 64
 
 
 @contextmanager
-def sessions_taken_over(programs: Collection[int], tables: Sequence[Map], counters: Counters) -> Iterator[None]:
+def sessions_taken_over(programs: Collection[int], tables: SessionTables) -> Iterator[None]:
     """Copies the sessions of `programs` (the kernel's numbers) into `tables`, before and after the block.
 
     The second time brings what was opened during the block. Sessions that were closed a while ago are left out: a
@@ -35,36 +32,20 @@ def sessions_taken_over(programs: Collection[int], tables: Sequence[Map], counte
     same tables, and those that do not exist any more, change nothing. Raises DatapathError.
     """
     with ExitStack() as cleanup:
-        own = {map_info(table.fd).id for table in tables}
+        own = {table.id for table in tables.infos()}
         former = [table for program in programs for table in _maps_of(program, cleanup)]
-        pairs = [(old, new) for old in former for new in tables if _precedes(old, new, own)]
-        _take(pairs, counters)
+        others = [table for table in former if table.name in TABLES and table.id not in own]
+        _take(others, tables)
         yield
-        _take(pairs, counters)
+        _take(others, tables)
 
 
-def _take(pairs: Sequence[tuple[MapInfo, Map]], counters: Counters) -> None:
-    if not pairs:
+def _take(others: Sequence[MapInfo], tables: SessionTables) -> None:
+    if not others:
         return
-    before = counters.remembered()
-    closed_at = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - DEFAULT_TIMEOUTS.tcp_closed_ns
-    for old, new in pairs:
-        for keys, values in batches(old.fd, old.key_size, old.value_size, old.name):
-            for key, value in zip(_cut(keys, old.key_size), _cut(values, old.value_size), strict=True):
-                _, _, last_seen, *finished, reset = fields = new.fields(value)
-                if last_seen > closed_at or not (reset or all(finished)):
-                    new.add(key, fields)
-    log.info("sessions of another version taken over", extra={"sessions": counters.remembered() - before})
-    counters.restart_evicted()
-
-
-def _cut(packed: bytes, size: int) -> Iterator[bytes]:
-    return (packed[at : at + size] for at in range(0, len(packed), size))
-
-
-def _precedes(old: MapInfo, new: Map, own: Collection[int]) -> bool:
-    """It is another version's table of the same name, and of the same keys."""
-    return old.id not in own and old.name == new.name and old.key_size == new.key_size
+    closed_at = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - CLOSED_NS
+    here = sum(tables.bring(table, closed_at) for table in others)
+    log.info("sessions of another version taken over", extra={"sessions": here})
 
 
 def _maps_of(program: int, cleanup: ExitStack) -> list[MapInfo]:

@@ -16,8 +16,8 @@ from controller.node.plane.plan import Plan, differing, merge
 K = TypeVar("K")
 V = TypeVar("V")
 
-Kind = Literal["filters", "links", "targets", "neighbours", "numbers"]
-"""Which of DataPlane's five mappings a change is about: the name of the field."""
+Kind = Literal["filters", "links", "targets", "neighbours", "numbers", "patience"]
+"""Which of DataPlane's six mappings a change is about: the name of the field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,8 @@ def _in_order(actual: DataPlane, wanted: DataPlane) -> Iterator[Change]:
     gone = {slot: entry for slot, entry in links.items() if entry.state == LinkState.GONE}
     filters = dict(_differing(actual.filters, wanted.filters))
     yield from (Set("numbers", *each) for each in _differing(actual.numbers, wanted.numbers))
+    yield from (Set("patience", *each) for each in _differing(actual.patience, wanted.patience))
+    yield from (Clear("patience", number) for number in actual.patience.keys() - wanted.patience.keys())
     yield from (Set("links", slot, entry) for slot, entry in links.items() if slot not in gone)
     yield from (Set("filters", ifindex, slot) for ifindex, slot in filters.items() if ifindex not in actual.filters)
     yield from (Set("neighbours", *each) for each in _differing(actual.neighbours, wanted.neighbours))

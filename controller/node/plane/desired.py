@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from itertools import chain as joined
 
 from controller.node.plane import maglev
@@ -21,7 +21,7 @@ from controller.node.plane.cluster import ChainKey, Cluster
 from controller.node.plane.drain import Drain
 from controller.node.plane.model import DataPlane, HostLink, LinkEntry, LinksByPod, LinkState, SideKey
 from controller.node.plane.neighbours import answered
-from controller.node.plane.numbers import Allocation, numbered
+from controller.node.plane.numbers import NUMBERS, Allocation, numbered
 from controller.node.plane.plan import (
     NOT_PLANNED,
     Given,
@@ -35,7 +35,7 @@ from controller.node.plane.plan import (
     on_sides,
 )
 from controller.node.plane.replica import Replica
-from sfc.chain import Chain, CrossConnection
+from sfc.chain import Chain, CrossConnection, Patience
 
 
 def desired(
@@ -145,8 +145,14 @@ def _planned(given: Given, links: LinksByPod, before: Sequence[Part], allocation
         targets=_targets(serving, before),
         neighbours=answers.neighbours,
         numbers={number: numbered(chain, connection) for number, connection in numbers.connections.items()},
+        patience=_patience(chain, numbers.connections),
     )
     return Part(plane, serving, frozenset(plane.numbers), pods, given, (*numbers.troubles(), *answers.troubles))
+
+
+def _patience(chain: Chain, numbers: Iterable[int]) -> dict[int, Patience]:
+    """By number. Those of an earlier version have no place in the map."""
+    return {number: chain.patience for number in numbers if number < NUMBERS} if any(astuple(chain.patience)) else {}
 
 
 class _Numbering:
@@ -249,6 +255,7 @@ def _kept(of_pods: LinksByPod, actual: DataPlane, state: Callable[[HostLink, Lin
         filters={link.ifindex: link.slot for link in links if link.filter_slot is not None} | _filters(placed),
         links={link.slot: entry for link, entry in placed},
         numbers={number: actual.numbers[number] for number in connections if number in actual.numbers},
+        patience={number: actual.patience[number] for number in connections if number in actual.patience},
     )
     return Part(plane, on_sides(placed, LinkState.SERVING), connections, len(of_pods))
 

@@ -12,13 +12,17 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from controller.node.plane.numbers import Numbered
-from sfc.chain import Side
+from sfc.chain import Patience, Side
 
 PROGRAM = "cross_connect"
 """Name of the BPF program, in its source file and in `tc filter show`."""
 
 SLOTS = 4096
 """Data links a node can have (12 bits); slot 0 is never given out."""
+
+CHOSEN_IFINDEX = 1 << 30
+"""Set in the interface index of a host end that this version made. Such an index ends in the link's slot, which the
+program reads there. The kernel counts its own indexes up from 1."""
 
 
 class LinkState(IntEnum):
@@ -55,10 +59,19 @@ class HostLink:
     """The other end is in another network namespace, so that the program may put frames straight into it."""
     program: int | None = None
     """The kernel's number of the program in our filter."""
+    shortcuts: tuple[int, ...] = ()
+    """The kernel's numbers of our programs at the link's tcx hook: this agent's, and what former ones left."""
     chain: str = ""
     """Name of the chain that the link was made for, in the pod's namespace. Empty, as is the stage, for a link of the
     version before, which did not write them down."""
     stage: str = ""
+
+    @property
+    def shortens(self) -> bool:
+        """It can have the shortcut: it has our filter, and the program can read its slot without one."""
+        return (
+            self.filter_slot is not None and self.ifindex & (CHOSEN_IFINDEX | SLOTS - 1) == CHOSEN_IFINDEX | self.slot
+        )
 
 
 LinksByPod = Mapping[str, tuple[HostLink, ...]]
@@ -90,7 +103,7 @@ class LinkEntry:
 
 @dataclass(frozen=True, slots=True)
 class DataPlane:
-    """What one node's data path holds: five mappings, of which each entry can be set and cleared by itself."""
+    """What one node's data path holds: six mappings, of which each entry can be set and cleared by itself."""
 
     filters: Mapping[int, int] = field(default_factory=dict)
     """ifindex → slot, for each link that carries our filter."""
@@ -102,6 +115,8 @@ class DataPlane:
     """(number of the cross-connection, side that asks, address it asks for) → the MAC that is the answer."""
     numbers: Mapping[int, Numbered] = field(default_factory=dict)
     """What the number of each cross-connection stands for."""
+    patience: Mapping[int, Patience] = field(default_factory=dict)
+    """By number of the cross-connection, for those whose chain does not leave all to the node."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,6 +156,7 @@ def merge(parts: Iterable[Part]) -> DataPlane:
         targets=_union(plane.targets for plane in planes),
         neighbours=_union(plane.neighbours for plane in planes),
         numbers=_union(plane.numbers for plane in planes),
+        patience=_union(plane.patience for plane in planes),
     )
 
 

@@ -17,7 +17,7 @@ from controller.node.plane.model import DataPlane, SideKey
 from controller.node.plane.numbers import Numbered
 from controller.node.plane.plan import Members, Part, Plan, merge
 
-KINDS: tuple[Kind, ...] = ("filters", "links", "targets", "neighbours", "numbers")
+KINDS: tuple[Kind, ...] = ("filters", "links", "targets", "neighbours", "numbers", "patience")
 Entry = tuple[str, Any]
 """(kind, key), or ("numbers", number) for all that belongs to a cross-connection."""
 
@@ -119,6 +119,8 @@ def _entry(change: Change) -> Entry:
     match change:
         case Forget(connection):
             return "numbers", connection
+        case Set(kind="patience") | Clear(kind="patience"):
+            return "numbers", change.key
         case Set(kind="targets") | Set(kind="neighbours") | Clear(kind="targets") | Clear(kind="neighbours"):
             return "numbers", change.key[0]
         case _:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sfc.chain import Patience
+
 _SECOND = 1_000_000_000
-_TCP = 6
+_TCP, _UDP, _SCTP = 6, 17, 132
 _NEIGHBOUR = 255
 """ARP and neighbour discovery; bpf/packet.h, PROTOCOL_NEIGHBOUR."""
 
@@ -19,8 +21,8 @@ class Session:
     protocol: int
     """IP protocol number, or 255 for a neighbour that was asked for."""
     has_ports: bool
-    """False for frames without readable ports, such as a first fragment that is too short. The end of such a TCP
-    session is not seen."""
+    """False for frames without readable ports, such as a first fragment that is too short. The end of such a
+    connection is not seen."""
     upstream: int
     """The link on that side, as bpf/session.h packs an end."""
     downstream: int
@@ -28,43 +30,36 @@ class Session:
     last_seen_ns: int
     """When its last packet came."""
     upstream_finished: bool
-    """A FIN has come from that side."""
+    """That side has no more data: a FIN of TCP, a SHUTDOWN of SCTP."""
     downstream_finished: bool
-    """A FIN has come from that side."""
+    """The same of the other side."""
     reset: bool
-    """A RST has come from either side."""
+    """The latest packet was a RST of TCP or an ABORT of SCTP."""
+    answered: bool
+    """Both sides have sent packets."""
+
+    @property
+    def closed(self) -> bool:
+        """The connection has ended, unless it goes on after a reset."""
+        return self.reset or (self.upstream_finished and self.downstream_finished)
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """How long a silent session stays active."""
-
-    tcp_closed_ns: int = 1 * _SECOND
-    """For a TCP session after both FINs or a RST: time for the last acknowledgements."""
-    tcp_idle_ns: int = 300 * _SECOND
-    """For an open TCP session."""
-    other_ns: int = 5 * _SECOND
-    """For UDP, ICMP and everything else whose packets do not show its end."""
-
-    @classmethod
-    def of_seconds(cls, *, tcp_idle: float, other_idle: float) -> Timeouts:
-        """Both in seconds; the time after a TCP session's end stays the default."""
-        return cls(tcp_idle_ns=int(tcp_idle * _SECOND), other_ns=int(other_idle * _SECOND))
+CLOSED_NS = 1 * _SECOND
+"""How long a connection stays active after its end: time for the last acknowledgements, and to see whether it goes on
+after a reset. A connection that nobody has answered is active for as long, too. No patience is shorter."""
+DEFAULT_PATIENCE = Patience(tcp=300, sctp=300, udp=5, other=5)
+"""Of a node, unless told otherwise."""
 
 
-DEFAULT_TIMEOUTS = Timeouts()
-
-
-def active(session: Session, now_ns: int, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> bool:
+def active(session: Session, now_ns: int, patience: Patience = DEFAULT_PATIENCE) -> bool:
     """Whether a drain waits for the session. It does not wait for a neighbour that was asked for: that entry only leads
-    the answer back."""
-    if session.protocol == _NEIGHBOUR:
-        return False
-    return now_ns - session.last_seen_ns <= _patience(session, timeouts)
+    the answer back. The program has the same rule (`active` in bpf/session.h)."""
+    return session.protocol != _NEIGHBOUR and now_ns - session.last_seen_ns <= _patience_ns(session, patience)
 
 
-def _patience(session: Session, timeouts: Timeouts) -> int:
-    if session.protocol != _TCP or not session.has_ports:
-        return timeouts.other_ns
-    closed = session.reset or (session.upstream_finished and session.downstream_finished)
-    return timeouts.tcp_closed_ns if closed else timeouts.tcp_idle_ns
+def _patience_ns(session: Session, patience: Patience) -> int:
+    if session.has_ports and session.protocol in (_TCP, _SCTP):
+        if session.closed or not session.answered:
+            return CLOSED_NS
+        return _SECOND * (patience.tcp if session.protocol == _TCP else patience.sctp)
+    return _SECOND * (patience.udp if session.protocol == _UDP else patience.other)

@@ -53,6 +53,8 @@ class Applier:
                 self._datapath.set_targets(connection, side, value)
             case "numbers":
                 self._datapath.set_number(key, value)
+            case "patience":
+                self._datapath.set_patience(key, value)
             case "neighbours":
                 connection, side, address = key
                 self._unlearn(connection)
@@ -67,6 +69,8 @@ class Applier:
                 self._datapath.clear_link(key)
             case "targets":
                 self._datapath.clear_targets(*key)
+            case "patience":
+                self._datapath.clear_patience(key)
             case "neighbours":
                 self._unlearn(key[0])
                 self._datapath.clear_neighbour(*key)

@@ -12,8 +12,7 @@ from typing import Protocol
 
 from controller.node.plane.model import DataPlane, HostLink, LinkEntry, SideKey
 from controller.node.plane.numbers import Numbered
-from controller.node.plane.sessions import Timeouts
-from sfc.chain import Side
+from sfc.chain import Patience, Side
 
 
 class LinkFilters(Protocol):
@@ -40,6 +39,12 @@ class DataPathWriter(Protocol):
     def set_number(self, number: int, connection: Numbered) -> None:
         """Notes what a number stands for."""
 
+    def set_patience(self, number: int, patience: Patience) -> None:
+        """How long silent sessions of a cross-connection stay active."""
+
+    def clear_patience(self, number: int) -> None:
+        """The node's default holds for the cross-connection."""
+
     def set_link(self, slot: int, entry: LinkEntry) -> None:
         """Writes a slot's entry."""
 
@@ -65,7 +70,10 @@ class DataPathWriter(Protocol):
         """Takes over the sessions of these programs, whose filters get this program inside of the block."""
 
     def forget(self, connection: int) -> None:
-        """Removes all that the maps hold of a cross-connection, and its number last."""
+        """Asks for the removal of all that the maps hold of a cross-connection; `sweep` does it."""
 
-    def activity(self, slots: Collection[int], *, timeouts: Timeouts) -> Mapping[int, int]:
-        """Active sessions of each of the slots. Takes a tenth of a second when the session table is full."""
+    def sweep(self) -> None:
+        """Removes what was to be forgotten, the numbers last. Not during a pass: it takes milliseconds for each."""
+
+    def activity(self, slots: Collection[int]) -> Mapping[int, int]:
+        """Active sessions of each of the slots. Takes some milliseconds when the session tables are large."""

@@ -1,6 +1,6 @@
-"""Counts the active sessions of replicas that drain.
+"""Counts the active sessions of replicas that drain, and removes sessions whose cross-connection has left the node.
 
-In a thread of its own, because reading a full session table takes a tenth of a second, and no pass may wait for that.
+In a thread of its own, because looking through the session tables takes milliseconds, and no pass may wait for that.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 
 from controller.node.plane.drain import Drain
 from controller.node.plane.plan import State
-from controller.node.plane.sessions import DEFAULT_TIMEOUTS, Timeouts
 from controller.node.reconcile.drains import Drains
 from controller.node.reconcile.protocols import DataPathWriter
 
@@ -44,17 +43,18 @@ class SessionCounter:
         self._counted: tuple[float, Mapping[str, int]] = (clock(), {})
         """When the last count began, and the active sessions of each pod."""
 
-    def run(self, stop: threading.Event, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> None:
+    def run(self, stop: threading.Event) -> None:
         """Counts again and again while replicas drain, until `stop`."""
         while not stop.is_set():
             self._drains.wait_for_any(STOP_SECONDS)
             try:
-                self.count(timeouts)
+                self.count()
+                self._datapath.sweep()
             except Exception:
-                log.exception("sessions of draining replicas could not be counted")
+                log.exception("the session tables could not be looked through")
             stop.wait(COUNT_SECONDS)
 
-    def count(self, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> None:
+    def count(self) -> None:
         """Counts once, for the replicas that are out of the targets and whose drain has not ended."""
         state, began = self._state(), self._clock()
         slots = {
@@ -63,7 +63,7 @@ class SessionCounter:
             if drain.out_of_targets_at is not None and not drain.ended
         }
         if slots:
-            active = self._datapath.activity([slot for of_pod in slots.values() for slot in of_pod], timeouts=timeouts)
+            active = self._datapath.activity([slot for of_pod in slots.values() for slot in of_pod])
             self._counted = began, {uid: sum(active.get(slot, 0) for slot in slots[uid]) for uid in slots}
             self._wake()
 

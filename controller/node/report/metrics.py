@@ -29,8 +29,8 @@ class CounterReader(Protocol):
     def remembered(self) -> int:
         """Sessions in the session table."""
 
-    def evicted(self) -> int:
-        """Sessions that gave way to others because the table was full."""
+    def evicted(self) -> Mapping[int, int]:
+        """By connection number: live sessions that gave way to others because the table was full."""
 
 
 class DatapathCollector(Collector):
@@ -52,9 +52,7 @@ class DatapathCollector(Collector):
         yield _by_verdict(state, "sfc_remarkable_packets", "Frames carried, but remarkable", self._counters.remarks())
         yield _states(state)
         yield GaugeMetricFamily("sfc_sessions", "Sessions remembered, active or not", self._counters.remembered())
-        yield CounterMetricFamily(
-            "sfc_evicted_sessions", "Sessions that gave way because the table was full", self._counters.evicted()
-        )
+        yield _evicted(state, self._counters.evicted())
 
 
 def _links(state: State, traffic: Mapping[int, Traffic]) -> Iterator[Metric]:
@@ -82,6 +80,17 @@ def _by_verdict(state: State, name: str, about: str, counts: Mapping[tuple[int, 
     for (number, verdict), frames in counts.items():
         if number in named:
             metric.add_metric((*named[number], verdict), frames)
+    return metric
+
+
+def _evicted(state: State, counts: Mapping[int, int]) -> Metric:
+    metric = CounterMetricFamily(
+        "sfc_evicted_sessions",
+        "Live sessions that gave way because the table was full",
+        labels=("namespace", "cross_connection"),
+    )
+    for number, named in state.plan.numbers.named.items():
+        metric.add_metric((named.namespace, named.connection), counts.get(number, 0))
     return metric
 
 
