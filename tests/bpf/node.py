@@ -243,7 +243,7 @@ class Node:
     @property
     def program(self) -> int:
         """The kernel's id of the program."""
-        return _program_info(self.datapath.program_fd, _PROGRAM_ID)
+        return program_id(self.datapath.program_fd)
 
     def tally(self) -> Tally:
         told: Counter[str] = Counter()
@@ -254,6 +254,11 @@ class Node:
     def _frames_sent(self) -> Counter[int]:
         traffic = self.datapath.counters.traffic(self._slots)
         return Counter({slot: counted.sent_packets for slot, counted in traffic.items()})
+
+
+def program_id(program_fd: int) -> int:
+    """The kernel's id of a program."""
+    return _program_info(program_fd, _PROGRAM_ID)
 
 
 def verified_instructions(program_fd: int) -> int:
