@@ -149,8 +149,8 @@ struct numbered {
 };
 
 BPF_TABLE_PINNED("array", u32, struct link, links, SLOTS, PIN_ROOT "/links");
-BPF_TABLE_PINNED("array", u32, struct bucket, sessions, BUCKETS, PIN_ROOT "/sessions");
-BPF_TABLE_PINNED("array", u32, struct wide_bucket, wide_sessions, BUCKETS, PIN_ROOT "/wide_sessions");
+BPF_TABLE_PINNED("array", u32, struct bucket, session_table, BUCKETS, PIN_ROOT "/session_table");
+BPF_TABLE_PINNED("array", u32, struct wide_bucket, wide_table, BUCKETS, PIN_ROOT "/wide_table");
 BPF_TABLE_PINNED("array", u32, struct holding, holdings, NUMBERS, PIN_ROOT "/holdings");
 BPF_TABLE_PINNED("hash", struct side_key, struct targets, targets, 2 * SLOTS, PIN_ROOT "/targets", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("hash", struct neighbour_key, struct neighbour, neighbours, SLOTS *NEIGHBOURS_PER_LINK,
@@ -168,6 +168,12 @@ BPF_TABLE_PINNED("array", u32, struct patience, patience, NUMBERS, PIN_ROOT "/pa
 /* Tells one key of the hashes from another one: by which the sessions' places were found. For the agent. */
 BPF_TABLE_PINNED("array", u32, u64, hash_key_note, 1, PIN_ROOT "/hash_key_note");
 BPF_TABLE("array", u32, u64, activity, SLOTS);
+
+/* Empty until this agent retires. Then it puts the sessions here (`survey`), where an agent of the version before looks
+ * for them in a program that it replaces.
+ */
+BPF_F_TABLE("hash", struct session_key, struct session, sessions, SESSION_CAPACITY, BPF_F_NO_PREALLOC);
+BPF_F_TABLE("hash", struct wide_key, struct session, wide_sessions, SESSION_CAPACITY, BPF_F_NO_PREALLOC);
 
 BPF_PROG_ARRAY(shortcut_to, 1); /* the cross-connection, while the agent that loaded it leads; else empty */
 
@@ -279,7 +285,7 @@ static __always_inline struct spot find(const union any_key *key, bool wide)
 	u32 at = bucket_of(hash);
 	u64 *place;
 
-	spot.head = wide ? (void *)wide_sessions.lookup(&at) : (void *)sessions.lookup(&at);
+	spot.head = wide ? (void *)wide_table.lookup(&at) : (void *)session_table.lookup(&at);
 	if (!spot.head)
 		return spot;
 	place = place_with(spot.head, spot.tag, (u64 *)key, wide);
@@ -1104,6 +1110,17 @@ static __always_inline void pull_headers(struct __sk_buff *skb)
 		bpf_skb_pull_data(skb, skb->len < LONGEST_HEADERS ? skb->len : LONGEST_HEADERS);
 }
 
+/* On the way, it makes the tables for the version before part of this program: their keys are in no session. */
+static __always_inline int drop_unwired(void)
+{
+	struct session_key nobody = {};
+	struct wide_key wide_nobody = {};
+
+	if (sessions.lookup(&nobody) || wide_sessions.lookup(&wide_nobody))
+		return TC_ACT_SHOT;
+	return drop(0, VERDICT_UNWIRED);
+}
+
 int cross_connect(struct __sk_buff *skb)
 {
 	u32 slot = LINK_SLOT(skb);
@@ -1117,7 +1134,7 @@ int cross_connect(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	/* Whatever connection the entry has: the agent is about to wire the link, or to clear it. */
 	if (link->state == UNWIRED)
-		return slot ? drop(0, VERDICT_UNWIRED) : TC_ACT_UNSPEC;
+		return slot ? drop_unwired() : TC_ACT_UNSPEC;
 	if (link->ifindex != skb->ifindex)
 		return TC_ACT_UNSPEC;
 
@@ -1156,7 +1173,8 @@ enum question {
 	ASKED_BUCKET,
 	ASKED_NOW_LOW,
 	ASKED_NOW_HIGH,
-	ASKED_FORGET, /* the cross-connection whose sessions are removed; 0: count in `activity` */
+	ASKED_FORGET, /* the cross-connection whose sessions are removed; 0: none */
+	ASKED_EXPORT, /* 1: put the sessions seen since that time into the tables for the version before; 0: count */
 };
 
 static __always_inline void count_end(u64 end, u32 connection)
@@ -1169,7 +1187,7 @@ static __always_inline void count_end(u64 end, u32 connection)
 		(*count)++;
 }
 
-static __always_inline void survey_bucket(struct bucket_head *head, u64 now, u32 forgotten, bool wide)
+static __always_inline void survey_bucket(struct bucket_head *head, u64 now, u32 forgotten, u32 exports, bool wide)
 {
 	u64 any = head->tags[0] | head->tags[1] | head->tags[2] | head->tags[3];
 
@@ -1185,7 +1203,11 @@ static __always_inline void survey_bucket(struct bucket_head *head, u64 now, u32
 
 		if (!*tag_at(head, at))
 			continue;
-		if (!forgotten) {
+		if (exports) {
+			if ((s64)(session->last_seen - now) >= 0)
+				wide ? wide_sessions.update((void *)words, session)
+				     : sessions.update((void *)words, session);
+		} else if (!forgotten) {
 			own = patience.lookup(&connection);
 			if (active(session, words[wide ? 4 : 1] >> 32, !!(u32)words[wide ? 4 : 1], own, now)) {
 				count_end(session->end[UPSTREAM], connection);
@@ -1202,13 +1224,13 @@ static __always_inline void survey_bucket(struct bucket_head *head, u64 now, u32
 int survey(struct __sk_buff *skb)
 {
 	u64 now = (u64)skb->cb[ASKED_NOW_HIGH] << 32 | skb->cb[ASKED_NOW_LOW];
-	u32 at = skb->cb[ASKED_BUCKET], forgotten = skb->cb[ASKED_FORGET];
-	struct bucket_head *narrow = (void *)sessions.lookup(&at), *wide = (void *)wide_sessions.lookup(&at);
+	u32 at = skb->cb[ASKED_BUCKET], forgotten = skb->cb[ASKED_FORGET], exports = skb->cb[ASKED_EXPORT];
+	struct bucket_head *narrow = (void *)session_table.lookup(&at), *wide = (void *)wide_table.lookup(&at);
 
 	if (!narrow || !wide)
 		return TC_ACT_SHOT;
-	survey_bucket(narrow, now, forgotten, false);
-	survey_bucket(wide, now, forgotten, true);
+	survey_bucket(narrow, now, forgotten, exports, false);
+	survey_bucket(wide, now, forgotten, exports, true);
 	skb->cb[ASKED_BUCKET] = at + 1;
 	return TC_ACT_OK;
 }

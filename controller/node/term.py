@@ -8,6 +8,7 @@ other agent listens, so that no call finds a closed port.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,10 @@ HANGING_SECONDS = 60.0
 """A pass over the data path that takes longer is taken to hang."""
 HOOK_GRACE_SECONDS = 60.0
 """A hook is answered in any case this long after the longest drain deadline (MAX_DEADLINE_SECONDS)."""
+EXPORT_SECONDS, EXPORT_PAUSE = 5.0, 0.1
+"""How long sessions are brought after an agent that takes over, and the time between two looks."""
+EXPORT_OVERLAP_NS = 500_000_000
+"""More than a session's time may be late (SEEN_GRANULARITY in bpf/session.h)."""
 LAST_PASS_SECONDS = 5.0
 """For a pass in progress to end when the term does."""
 
@@ -152,7 +157,17 @@ class Term:
         self.reconciler.wake()
         self._loops[0].join(LAST_PASS_SECONDS)  # the other loops change nothing that the next term sees
         self._setting.datapath.shortcut.shut()
+        self._setting.datapath.session_tables.export(0)
+        threading.Thread(target=self._export_on, name="export", daemon=True).start()
         return self.reconciler.drains.retire()
+
+    def _export_on(self) -> None:
+        """Brings the sessions that begin while another agent, perhaps of the version before, takes over."""
+        until = time.monotonic() + EXPORT_SECONDS
+        while time.monotonic() < until:
+            since = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - EXPORT_OVERLAP_NS
+            time.sleep(EXPORT_PAUSE)
+            self._setting.datapath.session_tables.export(since)
 
     def close(self) -> None:
         """Stops listening; does nothing when called again."""

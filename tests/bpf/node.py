@@ -62,7 +62,7 @@ DATAGRAM_PLACES = 256
 """FRAGMENT_PLACES in bpf/cross_connect.c; behind them are the places of pairs."""
 
 _ARRAYS = {"links", "traffic", "contests", "activity", "hash_key_note", "patience"}
-_SESSIONS = {"sessions": 24, "wide_sessions": 48}
+_SESSIONS = {"session_table": 24, "wide_table": 48}
 """The tables, and the size of their keys."""
 _HEAD, _SESSION_SIZE = 48, 40
 """Bytes that a bucket begins with, and those of a session's value (bpf/table.h)."""
@@ -196,10 +196,10 @@ class Node:
 
     def leave_no_room(self) -> None:
         """Fills every place for plain IPv4 with a session of nobody that has proved itself."""
-        table = self.datapath._maps["sessions"]
+        table = self.datapath._maps["session_table"]
         value = bytearray(_SESSION_SIZE)
         value[_STANDING] = PROVEN
-        place = bytes(_SESSIONS["sessions"]) + bytes(value)
+        place = bytes(_SESSIONS["session_table"]) + bytes(value)
         tags = b"\x00\x80" * PLACES
         for key, _ in list(table.items()):
             table.put(key, ((bytes(_HEAD - len(tags)) + tags + place * PLACES),))

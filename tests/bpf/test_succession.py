@@ -6,12 +6,15 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from bcc import BPF
 from bcc.libbcc import lib
 
+from controller.node.kernel.session_table import FORMER_TABLES, _of_hash
+from controller.node.kernel.succession import _maps_of
 from sfc.chain import Side
 from tests.bpf.frames import ADDRESS, ADDRESS6, tcp, tcp6, udp
 from tests.bpf.node import CONNECTION, IFINDEX, Node, program_id
@@ -47,7 +50,11 @@ class Former:
         """The conversation of that number, between link 1 and another one."""
         family, addresses = (socket.AF_INET6, ADDRESS6) if wide else (socket.AF_INET, ADDRESS)
         ends = b"".join(socket.inet_pton(family, addresses[side]) for side in (UP, DOWN))
-        key = ends + struct.pack(">HH", 20000 + number, 80 if protocol == 6 else 53) + struct.pack("<III", protocol, 0, CONNECTION)
+        key = (
+            ends
+            + struct.pack(">HH", 20000 + number, 80 if protocol == 6 else 53)
+            + struct.pack("<III", protocol, 0, CONNECTION)
+        )
         owner, seen = fields.get("owner", OWNED), time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         both = [owner | slot << 32 | IFINDEX for slot in (1, slot)]
         fin = fields.get("fin", 0)
@@ -111,3 +118,39 @@ def test_what_is_brought_from_a_hash_map_survives_a_crowd_if_it_is_a_connection(
         two_targets.deliver(1, bytes(tcp(UP, number, "S")))
 
     assert {number: two_targets.receiver(1, tcp(UP, number)) for number in links} == links
+
+
+def test_an_agent_of_the_version_before_finds_the_sessions_where_it_looks(two_targets: Node, bpffs: Path) -> None:
+    links = {number: two_targets.receiver(1, tcp(UP, number)) for number in range(40)}
+    wide = {number: two_targets.receiver(1, tcp6(UP, number)) for number in range(40)}
+    then = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+
+    two_targets.datapath.session_tables.export(0)
+    found = _in_former_tables(two_targets)
+    later = two_targets.receiver(1, tcp(UP, 99))
+    two_targets.datapath.session_tables.export(then)
+
+    assert {slot for slot, _ in found} == {*links.values(), *wide.values()} == {11, 12}
+    assert len(found) == 80
+    assert sorted(_in_former_tables(two_targets)) == sorted([*found, (later, 6)])
+
+
+def _in_former_tables(node: Node) -> list[tuple[int, int]]:
+    """(downstream slot, protocol) of each session in the hash maps of the node's program."""
+    with ExitStack() as cleanup:
+        maps = [each for each in _maps_of(node.program, cleanup) if each.name in FORMER_TABLES]
+        assert sorted((each.key_size, each.value_size) for each in maps) == [(24, 40), (48, 40)]
+        entries = [entry for each in maps for entry in _of_hash(each)]
+    return [(struct.unpack_from("<8xQ", value)[0] >> 32 & 0xFFF, key[-12]) for key, value in entries]
+
+
+def test_after_the_version_before_has_led_its_sessions_count(former: Former, two_targets: Node, bpffs: Path) -> None:
+    """Ours are as old as our last term."""
+    two_targets.receiver(1, tcp(UP, 0))
+    lib.bpf_obj_pin(former._bpf[b"sessions"].map_fd, str(bpffs / "latter" / "sessions").encode())
+
+    latter = Node(bpffs / "latter")
+
+    assert not list(latter.datapath.sessions())
+    assert not (bpffs / "latter" / "sessions").exists()
+    latter.datapath.close()

@@ -45,8 +45,8 @@ _U32 = struct.Struct("<I")
 
 LAYOUTS = {
     "links": Layout(_U32, struct.Struct("<IIBBBxI")),
-    "sessions": Layout(_U32, struct.Struct("<1072s")),
-    "wide_sessions": Layout(_U32, struct.Struct("<1456s")),
+    "session_table": Layout(_U32, struct.Struct("<1072s")),
+    "wide_table": Layout(_U32, struct.Struct("<1456s")),
     "holdings": Layout(_U32, struct.Struct("<QQ")),
     "activity": Layout(_U32, struct.Struct("<Q")),
     "hash_key_note": Layout(_U32, struct.Struct("<Q")),

@@ -15,7 +15,7 @@ from bcc.libbcc import lib
 from controller.node.kernel.errors import DatapathError
 from controller.node.kernel.hash_key import HashKey
 from controller.node.kernel.maps import LAYOUTS, Map, map_info
-from controller.node.kernel.session_table import Programs
+from controller.node.kernel.session_table import FORMER_TABLES, TABLES, Programs
 from controller.node.kernel.tcx import JUMP, SHORTCUT, Shortcut
 from controller.node.plane import maglev
 from controller.node.plane.model import CHOSEN_IFINDEX, PROGRAM, SLOTS
@@ -29,7 +29,7 @@ SOURCE = Path(__file__).resolve().parents[3] / "bpf"
 
 NOTE = "hash_key_note"
 """The map that tells by which key the others were written."""
-KEYED = {"sessions", "wide_sessions", "holdings"}
+KEYED = {*TABLES, "holdings"}
 """The maps in which the key decides where something is, and the one that counts what is in them."""
 SHOWN = HashKey(bytes(HASH_KEY_BYTES))
 """Of no cluster: for a program that is shown to people."""
@@ -66,7 +66,7 @@ def load(
     ]
     flags = [*declared, *hash_key.cflags]
     module = _compiled(flags)
-    if stale := _stale(module, hash_key):
+    if stale := _stale(module, hash_key) | _overtaken(pin_root):
         module.cleanup()
         for name in stale:
             (pin_root / name).unlink(missing_ok=True)
@@ -131,6 +131,17 @@ def _stale(module: BPF, hash_key: HashKey) -> set[str]:
     if NOTE in stale or Map(NOTE, _map_fd(module, NOTE)).get((0,)) not in ((0,), (hash_key.note,)):
         stale |= KEYED
     return stale | KEYED if stale & KEYED else stale
+
+
+def _overtaken(pin_root: Path) -> set[str]:
+    """The session tables, if an agent of the version before has led since they were in use: it has pinned its own.
+
+    Those go; the filters keep them until their sessions have been taken over.
+    """
+    former = [pin_root / name for name in (*FORMER_TABLES, "opened") if (pin_root / name).exists()]
+    for pin in former:
+        pin.unlink()
+    return KEYED if former else set()
 
 
 def _as_declared(module: BPF, name: str) -> bool:

@@ -19,8 +19,10 @@ from controller.node.kernel.errors import DatapathError
 from controller.node.kernel.maps import Fields, Map, MapInfo, batches, map_info
 from controller.node.plane.numbers import NUMBERS
 
-TABLES = ("sessions", "wide_sessions")
+TABLES = ("session_table", "wide_table")
 """Of plain IPv4, and of everything else."""
+FORMER_TABLES = ("sessions", "wide_sessions")
+"""The hash maps of the version before."""
 PLACES = 16
 """Sessions that a bucket has room for."""
 OPENER, ANSWERED, PROVEN, WAS_PROVEN = 1, 2, 4, 8
@@ -38,7 +40,7 @@ _PROTOCOL = {24: 12, 48: 36}
 _LARGEST_KEY = 48
 _TCP = 6
 
-_CONTEXT = struct.Struct("<48x4I")
+_CONTEXT = struct.Struct("<48x5I")
 """The beginning of struct __sk_buff; the numbers are those of `enum question` in bpf/cross_connect.c."""
 _FRAME, _ETHERNET_HEADER = bytes(64), bytes(14)
 _TC_ACT_OK = 0
@@ -89,13 +91,13 @@ class SessionTables:
             return {slot: self._activity.get((slot,))[0] for slot in slots}
 
         with self._surveying:
-            before = self._survey(now_ns, 0, counts)
+            before = self._survey(now_ns, before=counts)
             return {slot: count - before[slot] for slot, count in counts().items()}
 
     def forget(self, connection: int) -> None:
         """Removes the sessions of a cross-connection that has no link any more, and what was counted of them."""
         with self._surveying:
-            self._survey(0, connection, dict)
+            self._survey(0, forgotten=connection)
             self._holdings.put((connection % NUMBERS,), (0, 0))
 
     def bring(self, old: MapInfo, closed_before_ns: int) -> int:
@@ -115,10 +117,23 @@ class SessionTables:
         wide = (len(key) == _LARGEST_KEY).to_bytes(2, "little")
         return _run(self._programs.bring, _ETHERNET_HEADER + wide + key.ljust(_LARGEST_KEY, b"\0") + session)
 
-    def _survey(self, now_ns: int, forgotten: int, before: Callable[[], dict[int, int]]) -> dict[int, int]:
+    def export(self, since_ns: int) -> None:
+        """Puts the sessions that were seen since that time (CLOCK_MONOTONIC) where an agent of the version before looks
+        for them. They are in no use there."""
+        with self._surveying:
+            self._survey(since_ns, exports=True)
+
+    def _survey(
+        self,
+        now_ns: int,
+        *,
+        forgotten: int = 0,
+        exports: bool = False,
+        before: Callable[[], dict[int, int]] = dict,
+    ) -> dict[int, int]:
         """Looks at every bucket; returns what `before` returned just before that. A signal ends a survey early, and it
         begins again."""
-        context = _CONTEXT.pack(0, now_ns & 0xFFFFFFFF, now_ns >> 32, forgotten)
+        context = _CONTEXT.pack(0, now_ns & 0xFFFFFFFF, now_ns >> 32, forgotten, exports)
         for _ in range(_MOST_ATTEMPTS):
             found = before()
             if _run(self._programs.survey, _FRAME, context, self._buckets):

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from bcc.libbcc import lib
 
 from controller.node.kernel.maps import MapInfo, expect, map_info
-from controller.node.kernel.session_table import TABLES, SessionTables
+from controller.node.kernel.session_table import FORMER_TABLES, TABLES, SessionTables
 from controller.node.plane.sessions import CLOSED_NS
 
 log = logging.getLogger(__name__)
@@ -33,8 +33,8 @@ def sessions_taken_over(programs: Collection[int], tables: SessionTables) -> Ite
     """
     with ExitStack() as cleanup:
         own = {table.id for table in tables.infos()}
-        former = [table for program in programs for table in _maps_of(program, cleanup)]
-        others = [table for table in former if table.name in TABLES and table.id not in own]
+        former = [_tables_of(program, cleanup) for program in programs]
+        others = [table for its in former for table in its if table.id not in own]
         _take(others, tables)
         yield
         _take(others, tables)
@@ -46,6 +46,12 @@ def _take(others: Sequence[MapInfo], tables: SessionTables) -> None:
     closed_at = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - CLOSED_NS
     here = sum(tables.bring(table, closed_at) for table in others)
     log.info("sessions of another version taken over", extra={"sessions": here})
+
+
+def _tables_of(program: int, cleanup: ExitStack) -> list[MapInfo]:
+    """The tables in which a program looks for sessions."""
+    maps = _maps_of(program, cleanup)
+    return [each for each in maps if each.name in TABLES] or [each for each in maps if each.name in FORMER_TABLES]
 
 
 def _maps_of(program: int, cleanup: ExitStack) -> list[MapInfo]:
