@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks import full_node
 from benchmarks.bpffs import private_bpffs
-from benchmarks.report import QUICK, Report, Spread, Target, machine
+from benchmarks.report import QUICK, Report, Spread, Target, machine, ratio
 from controller.node.kernel.datapath import Datapath
 from controller.node.plane import maglev
 from controller.node.plane.model import LinkEntry, LinkState
@@ -39,6 +39,7 @@ TARGETS = {
     "one change, 1,000 × 16, ms": Target(10.0, at_most=True),
     "resident, 1,000 × 16, MB": Target(250.0, at_most=True),
 }
+MANY_SESSIONS = "1M/1k sessions"
 PACKET = "ns per packet"
 NOTES = (
     "Sizes are cross-connections × replicas a side. Links and cluster are plain values here, so netlink and the API "
@@ -60,7 +61,9 @@ def main() -> None:
         print(f"round {number + 1} of {ROUNDS}", flush=True)
     judged = dict(zip(TARGETS, (full_node.COLD, full_node.CHANGE, full_node.RESIDENT), strict=True))
     ratios = {name: Spread.of(figures[unit][size(*FULL)]) for name, unit in judged.items()}
-    Report("scale", described, figures, ratios, TARGETS, NOTES).publish()
+    ratios[MANY_SESSIONS] = ratio(figures[PACKET], f"{SESSIONS[-1]:,}", f"{SESSIONS[0]:,}")
+    targets = {**TARGETS, MANY_SESSIONS: Target(4.0, at_most=True)}
+    Report("scale", described, figures, ratios, targets, NOTES).publish()
 
 
 def size(connections: int, replicas: int) -> str:
@@ -91,7 +94,7 @@ def _packets() -> Iterator[tuple[int, float]]:
             frame = bytes(tcp(Side.UPSTREAM))
             test_run(datapath.program_fd, 1, frame, sessions)
             remembered = datapath.counters.remembered()
-            if remembered != sessions:
+            if remembered < 0.99 * sessions:  # at half load, a bucket in 300 has more than it holds
                 raise RuntimeError(f"{remembered} sessions are remembered, not {sessions}")
             action, _, nanoseconds = test_run(datapath.program_fd, 1, frame, max(sessions, 100_000))
             if action != TC_ACT_REDIRECT:
