@@ -100,7 +100,9 @@ def _options(argv: list[str]) -> argparse.Namespace:
         help="file with the key of the program's hashes",
     )
     parser.add_argument("--pins", type=Path, default=Path("/sys/fs/bpf/sfc/v1"), help="folder of the pinned maps")
-    parser.add_argument("--sessions", type=int, default=262_144, help="capacity of the session table")
+    parser.add_argument(
+        "--sessions", type=int, default=262_144, help="sessions that plain IPv4 has room for, and as many others"
+    )
     idle = "seconds without a packet after which a session of %s is over, unless its chain says another number"
     parser.add_argument("--tcp-idle", type=_idle, default=DEFAULT_PATIENCE.tcp, help=idle % "TCP or SCTP")
     parser.add_argument("--other-idle", type=_idle, default=DEFAULT_PATIENCE.other, help=idle % "UDP, ICMP or other")
