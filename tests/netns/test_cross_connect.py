@@ -55,16 +55,21 @@ def test_datagrams_in_fragments_and_whole_ones_of_a_conversation_take_one_way(
         each.close()
 
 
+BEYOND_EPHEMERAL = 61_001
+"""From here on, no other test has a session with a port: a datagram of such a session would go to its replica, and the
+fragments that came first to another one (decision 27)."""
+
+
 def test_conversations_that_begin_with_fragments_in_reverse_order_reach_their_server(three: World) -> None:
     """As some senders send them: the first fragment last. Bridge and NAT put each datagram together."""
     client = three.of("client")[0]
     raw = client.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
     conversations = [client.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(20)]
 
-    for each in conversations:
-        each.settimeout(2)
-        each.bind((three.address("client", "lan", 4), 0))
-        source, port = each.getsockname()
+    for port, each in enumerate(conversations, BEYOND_EPHEMERAL):
+        source = three.address("client", "lan", 4)
+        each.settimeout(10)
+        each.bind((source, port))
         header = IP(src=source, dst=SERVER[0], id=port) / UDP(sport=port, dport=SERVER[1], chksum=0)
         parts = (header / Raw(bytes(4000))).fragment(fragsize=1400)
         for part in reversed(parts):
