@@ -33,11 +33,12 @@ NEXT_IMAGE = "localhost/sfc/controller:next"
 MINUTES = 180.0
 
 NEXT_LAYOUT = (
-    ("bpf/session.h", "\tu8 rst;\n\tu8 unused;\n};", "\tu8 rst;\n\tu8 unused;\n\tu64 more;\n};"),
+    ("bpf/session.h", "\n};\n\nenum standing {", "\n\tu64 more;\n};\n\nenum standing {"),
     ("bpf/cross_connect.c", "\tu32 stamp; /* session.h */\n};", "\tu32 stamp; /* session.h */\n\tu32 more;\n};"),
     ("controller/node/kernel/maps.py", '"<IIBBBxI"', '"<IIBBBxI4x"'),
-    ("controller/node/kernel/maps.py", '"<QQ8xQ4xBBBx"', '"<QQ8xQ4xBBBx8x"'),
-    ("controller/node/kernel/maps.py", '"<QQ24x"', '"<QQ32x"'),
+    ("controller/node/kernel/maps.py", '"<1072s"', '"<1200s"'),
+    ("controller/node/kernel/maps.py", '"<1456s"', '"<1584s"'),
+    ("controller/node/kernel/session_table.py", '"<QQ8xQ4xBBBB"', '"<QQ8xQ4xBBBB8x"'),
 )
 """(file, text, replacement): the next version has larger links and sessions."""
 

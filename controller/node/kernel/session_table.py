@@ -152,19 +152,25 @@ def _of_hash(table: MapInfo) -> Iterator[tuple[bytes, bytes]]:
     for keys, values in batches(table.fd, table.key_size, table.value_size, table.name):
         for key, value in zip(_cut(keys, table.key_size), _cut(values, table.value_size), strict=True):
             standing = ANSWERED | WAS_PROVEN | (PROVEN if key[_PROTOCOL[len(key)]] == _TCP else 0)
-            yield key, value[:_STANDING] + bytes((standing,))
+            yield key, _own(value[:_STANDING] + bytes((standing,)))
 
 
 def _of_buckets(table: MapInfo) -> Iterator[tuple[bytes, bytes]]:
+    """A version that changes the layout of a session adds to its end."""
     size = (table.value_size - _HEAD.size) // PLACES
-    key_size = size - _SESSION.size
+    key_size = dict(zip(TABLES, _KEYS, strict=True))[table.name]
     for _, packed in batches(table.fd, table.key_size, table.value_size, table.name):
         for bucket in _cut(packed, table.value_size):
             tags = _HEAD.unpack_from(bucket)
             if any(tags):
                 for tag, place in zip(tags, _cut(bucket[_HEAD.size :], size), strict=True):
                     if tag:
-                        yield place[:key_size], place[key_size:]
+                        yield place[:key_size], _own(place[key_size:])
+
+
+def _own(value: bytes) -> bytes:
+    """A session's value in this version. Fields that the other one did not have are zero."""
+    return value[: _SESSION.size].ljust(_SESSION.size, b"\0")
 
 
 def _cut(packed: bytes, size: int) -> Iterator[bytes]:
