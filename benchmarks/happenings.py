@@ -214,7 +214,7 @@ def build_next_image() -> None:
     """
     context = BUILD / "next-layout"
     shutil.rmtree(context, ignore_errors=True)
-    for folder in ("bpf", "cni", "controller", "kube", "serving", "sfc", "deploy"):
+    for folder in ("bpf", "certs", "cni", "controller", "kube", "serving", "sfc", "deploy"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(cluster.CHECKOUT / folder, context / folder, ignore=ignored)
     shutil.copy(cluster.CHECKOUT / "requirements.lock", context)
