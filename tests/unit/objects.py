@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import yaml
@@ -33,13 +34,25 @@ def chain() -> dict[str, Any]:
     return obj
 
 
-def pod(name: str, stage: str, *, ready: bool = True, terminating: bool = False, **status: Any) -> dict[str, Any]:
-    metadata = {
+def pod(
+    name: str,
+    stage: str,
+    *,
+    ready: bool = True,
+    terminating: bool = False,
+    interfaces: tuple[str, ...] = (),
+    **status: Any,
+) -> dict[str, Any]:
+    """`interfaces`: those that the webhook asked Multus for; without them, the pod has no annotation."""
+    metadata: dict[str, Any] = {
         "name": name,
         "namespace": "telco",
         "uid": f"uid-{name}",
         "labels": {"sfc.dev/chain": "edge", "sfc.dev/stage": stage},
     }
+    if interfaces:
+        asked = [{"name": "sfc", "namespace": "telco", "interface": name} for name in interfaces]
+        metadata["annotations"] = {"k8s.v1.cni.cncf.io/networks": json.dumps(asked)}
     if terminating:
         metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     return {

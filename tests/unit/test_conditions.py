@@ -29,7 +29,7 @@ def test_a_replica_is_wired_when_every_cross_connection_holds_it() -> None:
 
 
 def test_a_replica_lacking_one_of_its_links_is_not_wired() -> None:
-    half = state(TWO_FIREWALLS, links=(LEFT,))
+    half = state(cluster(pod("firewall-1", "firewall", interfaces=("left", "right"))), links=(LEFT,))
 
     assert reason(half, "firewall-1") == (False, "NotLinked")
 

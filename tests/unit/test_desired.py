@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -189,19 +188,11 @@ def test_a_replica_with_an_interface_down_gets_nothing_on_any_of_them() -> None:
 
 
 def test_a_replica_that_lost_an_interface_it_was_made_with_gets_nothing_on_the_others() -> None:
-    firewall = pod("firewall-1", "firewall")
-    both = [{"name": "sfc", "namespace": "telco", "interface": name} for name in ("left", "right")]
-    firewall["metadata"]["annotations"] = {"k8s.v1.cni.cncf.io/networks": json.dumps(both)}
+    firewall = pod("firewall-1", "firewall", interfaces=("left", "right"))
 
     plane = desired(cluster(firewall), (LEFT,), {})
 
     assert plane.links[2].state == LinkState.GONE
-
-
-def test_an_interface_that_the_chain_got_after_the_replica_was_made_does_not_stop_it() -> None:
-    plane = desired(cluster(pod("firewall-1", "firewall")), (LEFT,), {})
-
-    assert plane.links[2].state == LinkState.SERVING
 
 
 def test_a_replaced_sandbox_does_not_count_against_the_new_one() -> None:

@@ -1,9 +1,9 @@
 """From what the cluster asks for to the data plane that a node should have.
 
-A replica's place in the data path follows from what its links were made for (Cluster.as_made), its containers, its
-drain, and whether frames can pass through it. A replica whose labels say something else than its links keeps its
-sessions, and gets no new ones. The side's targets are the replicas that serve, and a side's lookup table follows from
-its targets (maglev).
+A replica's place in the data path is its standing (standing), which follows from what its links were made for
+(Cluster.as_made), its containers, its drain, and whether frames can pass through it. A replica whose labels say
+something else than its links keeps its sessions, and gets no new ones. The side's targets are the replicas that serve,
+and a side's lookup table follows from its targets (maglev).
 
 Links of pods that the API server has not shown are left alone: they keep their filter, and receive nothing. Until the
 API server has been heard at all, every link keeps the place that it has.
@@ -35,6 +35,7 @@ from controller.node.plane.plan import (
     on_sides,
 )
 from controller.node.plane.replica import Replica
+from controller.node.plane.standing import newest_links, standing
 from sfc.chain import Chain, CrossConnection, Patience
 
 
@@ -88,17 +89,6 @@ def _in_turn(cluster: Cluster, allocation: Allocation) -> Iterable[ChainKey]:
         return (False, chain.created, chain.uid) if chain else (True, "", "")
 
     return sorted(cluster.by_chain, key=age) if allocation.adopts else cluster.by_chain
-
-
-def _link_state(replica: Replica, drain: Drain | None, forwarding: bool) -> LinkState:
-    """A replica's place in the data path. `forwarding`: a frame that comes in on one of its interfaces can go out on
-    another."""
-    if drain:
-        return _drained_state(drain) if forwarding and not replica.stopped else LinkState.GONE
-    if replica.ready:
-        kept = LinkState.WIRED if replica.relabelled else LinkState.SERVING
-        return kept if forwarding else LinkState.GONE
-    return LinkState.GONE if replica.stopped else LinkState.WIRED
 
 
 def _drains_by_chain(cluster: Cluster, drains: Mapping[str, Drain]) -> dict[ChainKey, dict[str, Drain]]:
@@ -201,18 +191,12 @@ def _unplanned(given: Given, links: LinksByPod, actual: DataPlane, error: Except
 
 
 def _places(numbers: _Numbering, replica: Replica, drain: Drain | None, links: Sequence[HostLink]) -> Iterator[Place]:
-    newest = {link.interface: link for link in sorted(links, key=lambda link: link.ifindex)}
-    state = _link_state(replica, drain, _forwarding(replica, newest))
+    newest, state = newest_links(links), standing(replica, drain, links, numbers.chain).state
     for link in links:
         if attached := numbers.chain.attachments.get((replica.stage, link.interface)):
             connection, side = attached
             its_state = state if link is newest[link.interface] else LinkState.GONE
             yield link, LinkEntry(link.ifindex, numbers.number(connection), side, its_state, link.paired)
-
-
-def _forwarding(replica: Replica, links: Mapping[str, HostLink]) -> bool:
-    """No interface of the replica is missing or down. `links` are by interface name."""
-    return replica.interfaces <= links.keys() and all(link.up for link in links.values())
 
 
 def _drained_state(drain: Drain) -> LinkState:

@@ -5,16 +5,28 @@ Pure: from the state of the data plane to values.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from controller.node.plane.model import LinkEntry, LinkState
+from controller.node.plane.model import HostLink, LinkState
 from controller.node.plane.plan import State
 from controller.node.plane.replica import Replica
-from controller.node.report.troubles import troubles
+from controller.node.plane.standing import Reason, Standing, newest_links, standing
+from controller.node.report.troubles import REFUSED, troubles
 from kube.conditions import Condition
 from sfc import missing, names
 from sfc.chain import Chain, Side
+
+RESTART = "restart its workload (kubectl rollout restart)"
+SENTENCES = {
+    Reason.CONTAINERS_NOT_READY: "linked; receives sessions once its containers are ready",
+    Reason.NOT_LINKED: "interface {} has no link on the node",
+    Reason.INTERFACE_DOWN: "interface {} is down; receives no new sessions until it is up again",
+    Reason.OUTDATED: f"made with interface {{}}, which its stage does not have any more: {RESTART}",
+    Reason.DRAINING: "out of all targets; waiting for its sessions to end",
+    Reason.DRAINED: "all its sessions have ended, or the deadline has passed",
+}
+"""With the interfaces that are to blame."""
 
 
 def conditions(state: State) -> Iterator[tuple[Replica, Condition]]:
@@ -65,20 +77,37 @@ def _placed(state: State) -> Iterator[tuple[Replica, str, tuple[int, Side]]]:
 
 
 def _condition(state: State, replica: Replica, chain: Chain | None) -> Condition:
-    if replica.relabelled and replica.uid not in state.drains:
-        return relabelled(replica)
-    if chain is None:
-        return _not_wired(missing.NO_CHAIN, missing.chain(replica.namespace, replica.chain))
-    stage = chain.stage(replica.stage)
-    if stage is None:
-        return _not_wired(missing.NO_STAGE, missing.stage(chain, replica.stage))
-    if drain := state.drains.get(replica.uid):
-        if drain.ended:
-            return _not_wired("Drained", "all its sessions have ended, or the deadline has passed")
-        return _not_wired("Draining", "out of all targets; waiting for its sessions to end")
-    expected = {i.name for i in stage.interfaces if (stage.name, i.name) in chain.attachments}
     links = state.links.get(replica.uid, ())
-    return _of_links(replica, expected, {link.interface: state.plane.links.get(link.slot) for link in links})
+    its = standing(replica, state.drains.get(replica.uid), links, chain)
+    if its.reason is Reason.RELABELLED:
+        return relabelled(replica)
+    if its.reason is Reason.SERVING:
+        return _serving(state, replica, links, its, chain)
+    return _not_wired(its.reason, _sentence(replica, chain, its))
+
+
+def _serving(
+    state: State, replica: Replica, links: Sequence[HostLink], its: Standing, chain: Chain | None
+) -> Condition:
+    """It serves by the plan; the data path has the last word."""
+    attachments = chain.attachments if chain else {}
+    attached = [link for link in newest_links(links).values() if (replica.stage, link.interface) in attachments]
+    entries = [state.plane.links.get(link.slot) for link in attached]
+    if not all(entry and entry.state == LinkState.SERVING for entry in entries):
+        refusal = state.refused.get((replica.namespace, replica.chain))
+        return _not_wired(REFUSED, refusal.message if refusal else "the kernel has not accepted its links yet")
+    message = f"in the targets of {len(entries)} cross-connection(s)"
+    if its.interfaces:
+        message += f"; its stage has got {', '.join(its.interfaces)} since it was made: {RESTART} to have it, too"
+    return Condition(names.WIRED_CONDITION, True, Reason.SERVING, message)
+
+
+def _sentence(replica: Replica, chain: Chain | None, its: Standing) -> str:
+    if its.reason is Reason.NO_CHAIN:
+        return missing.chain(replica.namespace, replica.chain)
+    if its.reason is Reason.NO_STAGE and chain:
+        return missing.stage(chain, replica.stage)
+    return SENTENCES[its.reason].format(", ".join(its.interfaces))
 
 
 def relabelled(replica: Replica) -> Condition:
@@ -89,17 +118,6 @@ def relabelled(replica: Replica) -> Condition:
         f"{replica.relabelled}: receives no new sessions; set {names.CHAIN_LABEL} and {names.STAGE_LABEL} back, or "
         "delete the pod",
     )
-
-
-def _of_links(replica: Replica, expected: set[str], entries: Mapping[str, LinkEntry | None]) -> Condition:
-    if without := sorted(name for name in expected if not entries.get(name)):
-        return _not_wired("NotLinked", f"interface {', '.join(without)} has no link on the node")
-    if all(entry.state == LinkState.SERVING for entry in entries.values() if entry):
-        message = f"in the targets of {len(expected)} cross-connection(s)"
-        return Condition(names.WIRED_CONDITION, True, "Serving", message)
-    if replica.ready:
-        return _not_wired("InterfaceDown", "an interface is down; receives no new sessions until it is up again")
-    return _not_wired("ContainersNotReady", "linked; receives sessions once its containers are ready")
 
 
 def _not_wired(reason: str, message: str) -> Condition:
