@@ -10,7 +10,7 @@ from sfc import ip, names
 from sfc.chain import Chain, Hook, Interface, Stage
 from sfc.reading import chain_of
 from sfc.validation.checks import problems
-from sfc.validation.problem import Node, Problem, shown
+from sfc.validation.problem import MISSING, Node, Problem, bare, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,14 @@ class Change:
 
 
 def update_problems(change: Change) -> tuple[Problem, ...]:
-    """Changes of addresses or MACs of a stage that has replicas.
+    """Changes that would harm the replicas of a stage.
 
     All replicas of a stage need the same addresses and MACs, because their neighbours know one MAC for an address and a
     session may go to any of them. A pod keeps the ones it was created with. After such a change, old and new replicas
     would drop each other's frames.
+
+    A pod also keeps the interfaces it was created with. When one of them leaves its link, nothing reaches the pod there
+    any more. So it may leave only together with the stage at the other end.
     """
     before, running = change.before, change.running
     if before is None:
@@ -45,8 +48,11 @@ def update_problems(change: Change) -> tuple[Problem, ...]:
     return tuple(
         problem
         for i, stage in enumerate(change.after.stages)
-        if (known := before.stage(stage.name)) and running.get(stage.name)
-        for problem in _moved(known, stage, f"spec.stages[{i}]", running[stage.name])
+        if (known := before.stage(stage.name)) and (replicas := running.get(stage.name))
+        for problem in (
+            *_moved(known, stage, f"spec.stages[{i}]", replicas),
+            *_unlinked(change, before, known, f"spec.stages[{i}].interfaces", replicas),
+        )
     )
 
 
@@ -94,6 +100,27 @@ def _moved(old: Stage, new: Stage, path: str, replicas: int) -> Iterator[Problem
                     "keep what they were created with, and all replicas of a stage must have the same; scale its "
                     "workload to 0 first, or give the stage another name",
                 )
+
+
+def _unlinked(change: Change, before: Chain, stage: Stage, path: str, replicas: int) -> Iterator[Problem]:
+    """`stage`: as it is stored. If it gets another link, its replicas are made for neither of the two chains."""
+    after = change.after.attachments
+    gets_another = any(at == stage.name and not stage.interface(name) for at, name in after)
+    for interface in stage.interfaces:
+        end = stage.name, interface.name
+        if end not in before.attachments or end in after:
+            continue
+        connection, side = before.attachments[end]
+        far = connection.far_end(side)
+        if gets_another or change.after.stage(far.stage):
+            yield Problem(
+                path,
+                MISSING,
+                f"{bare(interface.name)} cannot leave its link with {far} while stage {shown(stage.name)} has replicas "
+                f"({replicas}): they keep the interfaces they were created with, and would get no traffic there; keep "
+                "the interface in a link (spec.links), scale the stage's workload to 0 first, or give the stage "
+                "another name",
+            )
 
 
 def _written(interface: Interface, field: str) -> str:

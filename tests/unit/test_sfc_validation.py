@@ -585,10 +585,90 @@ def test_whatever_else_changes_may_change_while_a_stage_has_replicas() -> None:
     def change(spec: Spec) -> None:
         spec["stages"][2]["name"] = "nat-2"
         interface(spec, 0, 0).update(mtu=1400, routes=[{"dst": "0.0.0.0/0", "gw": "10.1.0.1"}])
-        spec["stages"][1]["interfaces"].append({"name": "tap"})
+        spec["stages"][1]["interfaces"].insert(1, {"name": "tap"})
         spec["drain"]["deadlineSeconds"] = 7
 
     assert update_problems(with_replicas(objects.chain(), client=1, firewall=1, nat=2, server=1), chain(change)) == ()
+
+
+EVERYBODY = {"client": 1, "firewall": 2, "nat": 1, "server": 1}
+
+
+def renamed(spec: Spec) -> None:
+    interface(spec, 1, 0)["name"] = "lan0"
+
+
+def appended(spec: Spec) -> None:
+    """By default, a stage's last interface is linked."""
+    spec["stages"][1]["interfaces"].append({"name": "tap"})
+
+
+def swapped(spec: Spec) -> None:
+    spec["stages"][1]["interfaces"].reverse()
+
+
+def moved_to_another_stage(spec: Spec) -> None:
+    spec["stages"][0]["interfaces"].append({"name": "lan1", "addresses": ["10.1.0.3/24"]})
+    links(["client.lan", "firewall.left"], ["client.lan1", "nat.inside"], ["nat.outside", "server.wan"])(spec)
+
+
+def renamed_as_its_neighbour_leaves(spec: Spec) -> None:
+    interface(spec, 1, 1)["name"] = "out"
+    spec["stages"][2]["name"] = "router"
+
+
+@pytest.mark.parametrize(
+    ("change", "interface_name", "other_end"),
+    [
+        (renamed, "left", "client.lan"),
+        (appended, "right", "nat.inside"),
+        (moved_to_another_stage, "right", "nat.inside"),
+        (renamed_as_its_neighbour_leaves, "right", "nat.inside"),
+    ],
+)
+def test_no_interface_of_running_replicas_leaves_its_link(
+    change: Callable[[Spec], object], interface_name: str, other_end: str
+) -> None:
+    new = chain(change)
+
+    assert update_problems(with_replicas(objects.chain(), **EVERYBODY | {"firewall": 0}), new) == ()
+    assert [str(problem) for problem in update_problems(with_replicas(objects.chain(), **EVERYBODY), new)] == [
+        f"spec.stages[1].interfaces: {interface_name} cannot leave its link with {other_end} while stage "
+        '"firewall" has replicas (2): they keep the interfaces they were created with, and would get no traffic '
+        "there; keep the interface in a link (spec.links), scale the stage's workload to 0 first, or give the stage "
+        "another name"
+    ]
+
+
+def inserted(spec: Spec) -> None:
+    spec["stages"].insert(2, {"name": "dpi", "interfaces": [{"name": "a"}, {"name": "b"}]})
+
+
+def bypassed(spec: Spec) -> None:
+    del spec["stages"][1]
+
+
+def shortened(spec: Spec) -> None:
+    del spec["stages"][3]
+
+
+def linked_to_a_new_stage(spec: Spec) -> None:
+    spec["stages"][1]["interfaces"].append({"name": "tap"})
+    spec["stages"].append({"name": "monitor", "interfaces": [{"name": "in"}]})
+    links(
+        ["client.lan", "firewall.left"],
+        ["firewall.right", "nat.inside"],
+        ["nat.outside", "server.wan"],
+        ["firewall.tap", "monitor.in"],
+    )(spec)
+
+
+@pytest.mark.parametrize("change", [inserted, bypassed, shortened, swapped, linked_to_a_new_stage])
+def test_stages_come_and_go_while_others_have_replicas(change: Callable[[Spec], object]) -> None:
+    new = chain(change)
+
+    assert problems(new) == ()
+    assert update_problems(with_replicas(objects.chain(), **EVERYBODY), new) == ()
 
 
 def test_a_stage_that_leaves_with_replicas_and_one_without_any_are_warned_of() -> None:
