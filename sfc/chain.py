@@ -10,10 +10,13 @@ import hashlib
 import itertools
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 
 from sfc import ip, mac
+
+DEFAULT_MTU = 1500
+"""Bytes: what the kernel gives a link that nobody gave an MTU."""
 
 
 class Side(IntEnum):
@@ -49,7 +52,7 @@ class Route:
     """A route through one interface, as the CNI specification (1.0.0) has it."""
 
     dst: str
-    """Destination prefix in CIDR notation."""
+    """Destination prefix in CIDR notation, compressed and in lower case, as is the gateway."""
     gw: str | None = None
     """Address of the next hop, without prefix length; None for a destination on the link."""
 
@@ -73,13 +76,25 @@ class Interface:
     mac: str
     """Lower case, colon-separated."""
     addresses: tuple[str, ...] = ()
-    """IPv4 and IPv6 in CIDR notation; empty for a transparent function."""
+    """IPv4 and IPv6 in CIDR notation, compressed and in lower case; empty for a transparent function. A set: their
+    order means nothing, and is kept for the kernel."""
     mtu: int | None = None
-    """Bytes; None for the kernel's default (1500)."""
+    """Bytes; None for the kernel's default (DEFAULT_MTU)."""
     routes: tuple[Route, ...] = ()
+    """A set, too."""
     slices: int | None = None
     """Number of slices that the source ports are divided into; each replica gets one (sfc.source_ports). None when
     replicas may use any port."""
+
+    @property
+    def meant(self) -> Interface:
+        """The same for every way to write it: without the order of sets, with defaults written out."""
+        return replace(
+            self,
+            addresses=tuple(sorted(self.addresses)),
+            mtu=self.mtu or DEFAULT_MTU,
+            routes=tuple(sorted(self.routes, key=lambda route: (route.dst, route.gw or ""))),
+        )
 
 
 @dataclass(frozen=True, slots=True)

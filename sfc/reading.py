@@ -2,6 +2,9 @@
 
 `chain_of` needs an object without problems (`sfc.validation.checks.problems`). A reader of stored objects calls
 `sfc.validation.checks.parse` instead, which checks first.
+
+Addresses and MACs get the one way of writing that this project has for a value, so that nobody who compares a chain's
+text takes `FD50:0::1/64` for another address than `fd50::1/64`.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from sfc import names
+from sfc import ip, names
 from sfc.chain import Chain, Hook, Interface, InterfaceRef, Patience, Route, Stage, derived_mac
 
 
@@ -40,9 +43,9 @@ def _stage(namespace: str, chain: str, stage: Mapping[str, Any], chain_drain: Ma
             Interface(
                 name=i["name"],
                 mac=i.get("mac", "").lower() or derived_mac(namespace, chain, stage["name"], i["name"]),
-                addresses=tuple(i.get("addresses", ())),
+                addresses=tuple(str(ip.interface(a)) for a in i.get("addresses", ())),
                 mtu=i.get("mtu"),
-                routes=tuple(Route(dst=r["dst"], gw=r.get("gw")) for r in i.get("routes", ())),
+                routes=tuple(_route(r) for r in i.get("routes", ())),
                 slices=i.get("sourcePorts", {}).get("slices"),
             )
             for i in stage["interfaces"]
@@ -50,6 +53,10 @@ def _stage(namespace: str, chain: str, stage: Mapping[str, Any], chain_drain: Ma
         drain_deadline_seconds=drain.get("deadlineSeconds", names.DEFAULT_DRAIN_DEADLINE_SECONDS),
         drain_hook=Hook(drain.get("hook", Hook.AUTO)),
     )
+
+
+def _route(route: Mapping[str, Any]) -> Route:
+    return Route(dst=str(ip.network(route["dst"])), gw=str(ip.address(route["gw"])) if "gw" in route else None)
 
 
 def _links(links: list[list[str]] | None, stages: tuple[Stage, ...]) -> tuple[tuple[InterfaceRef, InterfaceRef], ...]:

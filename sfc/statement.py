@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
+from sfc import ip
 from sfc.chain import Chain, Interface, Stage
+from sfc.mac import octets
 
 SIGNATURE = "signature"
 SOURCE_PORTS = "sourcePorts"
@@ -60,7 +63,25 @@ def message(arguments: Arguments) -> bytes:
 def difference(
     arguments: Arguments, *, namespace: str, interface: str, addresses: Sequence[str], mac: str
 ) -> tuple[str, object, object] | None:
-    """The first field that is not as it was signed: its name, what was signed, what was asked for. None without one."""
+    """The first field that is not as it was signed: its name, what was signed, what was asked for. None without one.
+
+    Values are compared, not how they are written: Multus lies in between.
+    """
     asked = {"namespace": namespace, "interface": interface, "addresses": list(addresses), "mac": mac}
     signed = {"addresses": [], **arguments}
-    return next(((name, signed.get(name), value) for name, value in asked.items() if signed.get(name) != value), None)
+    return next(
+        (
+            (name, signed.get(name), value)
+            for name, value in asked.items()
+            if _meant(name, signed.get(name)) != _meant(name, value)
+        ),
+        None,
+    )
+
+
+def _meant(name: str, value: object) -> object:
+    """What a field says, however it is written; the value itself for what cannot be read."""
+    if name == "addresses" and isinstance(value, list):
+        with suppress(ValueError):
+            return {ip.interface(str(address)) for address in value}
+    return octets(value) or value if name == "mac" else value

@@ -134,12 +134,15 @@ def _route(node: Node, addresses: list[ip.Interface]) -> Iterator[Problem]:
 
 def _routes_twice(interfaces: list[Node]) -> Iterator[Problem]:
     """The kernel has one route for each destination; adding a second one would fail when the pod starts."""
-    seen: dict[str, str] = {}
+    seen: dict[ip.Network, str] = {}
     for interface in interfaces:
         for route in interface["routes"]:
             dst = route["dst"]
-            if isinstance(dst.value, str) and seen.setdefault(dst.value, route.path) != route.path:
-                yield dst.problem(f"is the destination of {seen[dst.value]} already; remove one of them")
+            if fault.destination(dst.value):
+                continue
+            first = seen.setdefault(ip.network(dst.value), route.path)
+            if first != route.path:
+                yield dst.problem(f"is the destination of {first} already; remove one of them")
 
 
 def _slices_twice(interfaces: list[Node]) -> Iterator[Problem]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from sfc import ip, names
+from sfc import names
 from sfc.chain import Chain, Hook, Interface, Stage
 from sfc.reading import chain_of
 from sfc.validation.checks import problems
@@ -91,7 +91,7 @@ def _moved(old: Stage, new: Stage, path: str, replicas: int) -> Iterator[Problem
     for i, interface in enumerate(new.interfaces):
         known = old.interface(interface.name)
         for field in ("addresses", "mac"):
-            if known and _meant(known, field) != _meant(interface, field):
+            if known and getattr(known.meant, field) != getattr(interface.meant, field):
                 was = shown(_written(known, field))
                 yield Problem(
                     f"{path}.interfaces[{i}].{field}",
@@ -127,16 +127,11 @@ def _written(interface: Interface, field: str) -> str:
     return interface.mac if field == "mac" else ", ".join(interface.addresses)
 
 
-def _meant(interface: Interface, field: str) -> object:
-    """What is written, without how: the case and the zeros of an IPv6 address, and the order of addresses."""
-    return interface.mac if field == "mac" else {ip.interface(address) for address in interface.addresses}
-
-
 def _kept(before: Chain, after: Chain) -> Iterator[str]:
     for stage in after.stages:
         known = before.stage(stage.name) or stage
         changed = [
-            *(["interfaces, MTUs, routes and source ports"] if _all_meant(known) != _all_meant(stage) else []),
+            *(["interfaces, MTUs, routes and source ports"] if _meant(known) != _meant(stage) else []),
             *(["drain hook and grace period"] if _drain(known) != _drain(stage) else []),
         ]
         if changed:
@@ -146,9 +141,9 @@ def _kept(before: Chain, after: Chain) -> Iterator[str]:
             )
 
 
-def _all_meant(stage: Stage) -> list[Interface]:
-    """The interfaces, however their addresses are written."""
-    return [replace(i, addresses=tuple(sorted(str(ip.interface(a)) for a in i.addresses))) for i in stage.interfaces]
+def _meant(stage: Stage) -> set[Interface]:
+    """The interfaces, however they are written. Their order matters to links only."""
+    return {interface.meant for interface in stage.interfaces}
 
 
 def _drain(stage: Stage) -> tuple[Hook, int]:

@@ -54,8 +54,9 @@ def _one_slice(chain: Chain) -> Iterator[str]:
 
 def _mtu_differences(chain: Chain) -> Iterator[str]:
     for ends in chain.links:
-        mtus = [interface.mtu for ref in ends if (interface := chain.interface(ref))]
-        if len(set(mtus)) > 1:
+        interfaces = [interface for ref in ends if (interface := chain.interface(ref))]
+        mtus = [interface.mtu for interface in interfaces]
+        if len({interface.meant.mtu for interface in interfaces}) > 1:
             said = ", ".join(f"{ref} {mtu or 'the default'}" for ref, mtu in zip(ends, mtus, strict=True))
             yield f"the ends of a link differ in MTU ({said}): larger frames will be lost; give both the same"
 

@@ -96,7 +96,7 @@ def test_a_statement_counts_in_its_own_namespace_alone(tmp_path: Path) -> None:
     ("change", "field"),
     [
         ({"runtimeConfig__ips": ["10.1.0.9/24"]}, "runtimeConfig.ips"),
-        ({"runtimeConfig__ips": ["2001:db8::2/64", "10.1.0.2/24"]}, "runtimeConfig.ips"),
+        ({"runtimeConfig__ips": ["2001:db8::2/64", "10.1.0.3/24"]}, "runtimeConfig.ips"),
         ({"runtimeConfig__ips": []}, "runtimeConfig.ips"),
         ({"runtimeConfig__mac": "02:5f:c0:00:00:02"}, "runtimeConfig.mac"),
     ],
@@ -105,6 +105,13 @@ def test_what_the_call_has_otherwise_is_named(tmp_path: Path, change: dict[str, 
     arguments = good()["args"]
 
     assert f"interface 'outside': {field} is " in refusal(tmp_path, configuration(**change) | {"args": arguments})
+
+
+def test_what_the_call_writes_in_another_way_is_as_it_was_signed(tmp_path: Path) -> None:
+    asked = good()
+    asked["runtimeConfig"] = {"ips": ["2001:DB8:0::2/64", "10.1.0.2/24"], "mac": "02:5F:c0:00:00:01"}
+
+    check(tmp_path, asked)
 
 
 def test_a_statement_is_for_one_interface(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfc.chain import Chain
+from sfc.chain import Chain, Route
 from sfc.reading import chain_of
 from sfc.validation import update
 from sfc.validation import warnings as of_chain
@@ -150,6 +150,11 @@ INSIDE = "spec.stages[2].interfaces[0]"
         (
             nat_inside(routes=[{"dst": "::/0", "gw": "10.1.0.9"}]),
             f'{INSIDE}.routes[0].gw: "10.1.0.9": is IPv4, its destination ::/0 is not; give both the same family',
+        ),
+        (
+            nat_inside(routes=[{"dst": "fd51::/64"}, {"dst": "FD51:0::/64"}]),
+            f'{INSIDE}.routes[1].dst: "FD51:0::/64": is the destination of {INSIDE}.routes[0] already; remove one of '
+            "them",
         ),
         (
             nat_inside(routes=[{"dst": "10.9.0.0/16"}, {"dst": "10.9.0.0/16"}]),
@@ -572,6 +577,46 @@ def test_addresses_that_are_written_in_another_way_or_order_are_no_change() -> N
     assert update_problems(old, same) == ()
     assert not any("running pods keep" in text for text in update_warnings(old, same))
     assert update_problems(old, chain(nat_inside(addresses=["FD50:0::1/63", "10.1.0.1/24"])))
+
+
+def test_what_is_written_in_another_way_or_order_is_no_change() -> None:
+    """For every field of an interface: nobody has to restart anything."""
+
+    def as_it_was(spec: Spec) -> None:
+        links(["client.lan", "firewall.left"], ["firewall.right", "nat.inside"], ["nat.outside", "server.wan"])(spec)
+        interface(spec, 2, 0).update(
+            addresses=["10.1.0.1/24", "fd50::1/64"],
+            mac="02:aa:00:00:00:07",
+            routes=[{"dst": "10.9.0.0/16", "gw": "10.1.0.2"}, {"dst": "fd51::/64", "gw": "fd50::2"}],
+        )
+
+    def another_way(spec: Spec) -> None:
+        as_it_was(spec)
+        spec["links"].reverse()
+        spec["stages"][1]["interfaces"].reverse()
+        interface(spec, 2, 0).update(
+            addresses=["FD50:0::1/64", "10.1.0.1/24"],
+            mac="02:AA:00:00:00:07",
+            mtu=1500,
+            routes=[{"dst": "FD51:0:0::/64", "gw": "FD50::2"}, {"dst": "10.9.0.0/16", "gw": "10.1.0.2"}],
+        )
+
+    old, new = with_replicas(chain(as_it_was), **EVERYBODY), chain(another_way)
+
+    assert update_problems(old, new) == ()
+    assert update_warnings(old, new) == ()
+    assert warnings(new) == ()
+
+
+def test_a_chain_has_one_way_to_write_an_address_whatever_its_object_has() -> None:
+    written = chain(
+        nat_inside(addresses=["10.1.0.1/24", "FD50:0::1/64"], routes=[{"dst": "FD51:0::/64", "gw": "FD50::2"}])
+    )
+
+    [inside, _] = parse(written).stages[2].interfaces
+
+    assert inside.addresses == ("10.1.0.1/24", "fd50::1/64")
+    assert inside.routes == (Route("fd51::/64", "fd50::2"),)
 
 
 def test_a_stored_chain_that_is_not_valid_does_not_keep_its_correction_out() -> None:
