@@ -252,10 +252,12 @@ def test_a_container_that_fails_its_liveness_probe_restarts_at_once_and_its_repl
     eventually(lambda: _restarts(probed, name, container) == 1, seconds=60)
     seconds = time.monotonic() - began
     eventually(lambda: _wired(probed, name) == "Serving", seconds=60)
+    transition = steered_away(name)
 
     uid = json.loads(probed("get", "pod", name, "-o", "json"))["metadata"]["uid"]
     assert said("hook answered", outcome="refused", pod_uid=uid)
     assert not said("replica out of all targets", pod=f"telco/{name}")
+    assert transition["cause"] == "a container stopped; out of all targets, its sessions choose again"
     assert seconds < 25
     ping(probed, "-c", "5")
 

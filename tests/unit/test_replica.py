@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from controller.node.plane.replica import replica_of
+from kube import lean
 from tests.unit.objects import pod
 
 
@@ -42,6 +43,31 @@ def test_a_replica_has_stopped_when_a_container_that_ran_does_not_any_more(
     status: dict[str, Any], stopped: bool
 ) -> None:
     replica = replica_of(pod("nat-1", "nat", **status))
+
+    assert replica and replica.stopped is stopped
+
+
+@pytest.mark.parametrize(
+    ("state", "restarts", "stopped"),
+    [
+        ({"terminated": {"exitCode": 137}}, 0, True),
+        ({"waiting": {"reason": "CrashLoopBackOff"}}, 3, True),
+        ({"waiting": {"reason": "PodInitializing"}}, 0, False),
+        ({"running": {}}, 3, False),
+    ],
+)
+def test_a_native_sidecar_counts_like_a_container_and_an_init_container_that_has_done_its_work_does_not(
+    state: dict[str, Any], restarts: int, stopped: bool
+) -> None:
+    statuses = [
+        {"name": "setup", "state": {"terminated": {"exitCode": 0}}},
+        {"name": "proxy", "state": state, "restartCount": restarts},
+    ]
+    obj = pod("nat-1", "nat", initContainerStatuses=statuses)
+    obj["spec"] = {"initContainers": [{"name": "setup"}, {"name": "proxy", "restartPolicy": "Always"}]}
+    (read,) = lean.POD.page(json.dumps({"items": [obj]}).encode())["items"]
+
+    replica = replica_of(read)
 
     assert replica and replica.stopped is stopped
 

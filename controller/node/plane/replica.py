@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,8 @@ class Replica:
     """The pod's condition ContainersReady. The condition Ready would not do: it depends on our own readiness gate, and
     stays true while the pod terminates."""
     stopped: bool
-    """A container that had started does not run any more, or the pod has ended."""
+    """A container that had started does not run any more, or the pod has ended. Init containers that run as long as the
+    pod (native sidecars, KEP-753) count; those that end before it starts do not."""
     terminating: bool
     """The pod is being deleted."""
     condition: Mapping[str, Any] | None
@@ -65,7 +66,6 @@ def _labels(pod: Mapping[str, Any]) -> tuple[str | None, str | None]:
 def _read(pod: Mapping[str, Any], chain: str, stage: str) -> Replica:
     metadata = pod["metadata"]
     status = pod.get("status") or {}
-    containers = status.get("containerStatuses") or []
     conditions = {c["type"]: c for c in status.get("conditions") or []}
     return Replica(
         namespace=metadata["namespace"],
@@ -74,7 +74,7 @@ def _read(pod: Mapping[str, Any], chain: str, stage: str) -> Replica:
         chain=chain,
         stage=stage,
         ready=conditions.get("ContainersReady", {}).get("status") == "True",
-        stopped=status.get("phase") in ("Succeeded", "Failed") or any(_stopped(c) for c in containers),
+        stopped=status.get("phase") in ("Succeeded", "Failed") or any(_stopped(c) for c in _lasting(pod)),
         terminating="deletionTimestamp" in metadata,
         condition=conditions.get(names.WIRED_CONDITION),
         interfaces=_interfaces(metadata),
@@ -88,6 +88,15 @@ def _interfaces(metadata: Mapping[str, Any]) -> frozenset[str]:
         return annotation.interfaces(networks, metadata["namespace"])
     except annotation.AnnotationError:
         return frozenset()
+
+
+def _lasting(pod: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The statuses of the containers that run as long as the pod."""
+    spec, status = pod.get("spec") or {}, pod.get("status") or {}
+    init_containers = spec.get("initContainers") or []
+    sidecars = {each["name"] for each in init_containers if each.get("restartPolicy") == "Always"}
+    yield from status.get("containerStatuses") or []
+    yield from (each for each in status.get("initContainerStatuses") or [] if each.get("name") in sidecars)
 
 
 def _stopped(container: Mapping[str, Any]) -> bool:
