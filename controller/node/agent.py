@@ -181,7 +181,7 @@ class Agent:
 
         None after `stop`, as soon as another agent stands by or no hook is held.
         """
-        term = Term(self._setting, drains)
+        term = Term(self._setting, drains, self._leadership.note)
         term.start()
         self._close()  # an earlier term still listens when the newcomer that ended it failed
         self._terms = [*(earlier for earlier in self._terms if earlier.held), term]

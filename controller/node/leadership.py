@@ -8,7 +8,9 @@ The leader holds a lock that ends with its process. In a rollout the newcomer as
     leader               closes held hooks without an answer, so that the relay asks the newcomer, and stands by until
                          it is stopped
 
-An agent that stands by takes the lock when its holder dies, so a newcomer that crashes costs nothing.
+An agent that stands by takes the lock when its holder dies, so a newcomer that crashes costs nothing. An agent that is
+killed hands nothing over, so the leader also notes its drains in a file. The next leader reads them there, and they go
+on with their own deadlines, even before it knows the cluster.
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,8 @@ ANSWER_SECONDS = 10.0
 """For a leader to end its last pass, and for a newcomer to begin to lead."""
 LEADING = b"\n"
 LIMIT = 1 << 20
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+"""Times on the monotonic clock mean nothing after another boot."""
 
 
 class Leadership:
@@ -53,20 +57,53 @@ class Leadership:
         self._lock = os.open(folder / "leader", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._predecessor: socket.socket | None = None
         self._listener: socket.socket | None = None
+        self._noted: Sequence[Drain] | None = None
+        """What `note` wrote last, without the numbers of sessions."""
 
     def acquire(self, stop: threading.Event, may_ask: Callable[[], bool]) -> Sequence[Drain] | None:
-        """Waits until this agent leads; returns the drains that the former leader had in progress.
+        """Waits until this agent leads; returns the drains that the former leader had in progress, as it hands them
+        over, or as it noted them before it was killed.
 
         Asks the leader to hand over as soon as `may_ask()` is true. None when `stop` came first.
         """
         with self._standing_by():
             while not stop.is_set():
                 if self._locked():
-                    return ()
+                    return self._left_behind()
                 if may_ask() and (drains := self._ask()) is not None:
                     return drains
                 stop.wait(POLL_SECONDS)
         return None
+
+    def note(self, drains: Iterable[Drain]) -> None:
+        """Writes down the drains in progress, for the case that this agent is killed. To be called by the leader, after
+        each pass; costs next to nothing when they are as before. A failure is logged."""
+        present = list(drains)
+        lasting = [replace(drain, active_sessions=None) for drain in present]
+        if lasting == self._noted:
+            return
+        fresh = self._folder / "drains.new"
+        try:
+            fresh.write_text(json.dumps({"boot": BOOT_ID.read_text(), "drains": [asdict(drain) for drain in present]}))
+            fresh.replace(self._folder / "drains")
+        except OSError as error:
+            log.error(
+                "drains are not noted: should the agent be killed, hooks begin them anew", extra={"error": str(error)}
+            )
+        self._noted = lasting
+
+    def _left_behind(self) -> Sequence[Drain]:
+        """The drains of a leader that was killed. An agent of an earlier version noted none."""
+        try:
+            told = json.loads((self._folder / "drains").read_text())
+            return tuple(map(_drain, told["drains"])) if told["boot"] == BOOT_ID.read_text() else ()
+        except FileNotFoundError:
+            return ()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning(
+                "the drains of the former leader can not be read; hooks begin them anew", extra={"error": str(error)}
+            )
+            return ()
 
     def begin(self) -> None:
         """Announces that this agent leads. To be called once it serves all that a leader serves."""

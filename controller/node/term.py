@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,8 +73,9 @@ class Setting:
 class Term:
     """One term of this agent: `start`, `retire`, `close`, in this order."""
 
-    def __init__(self, setting: Setting, drains: Iterable[Drain]) -> None:
-        """`drains` were in progress when the former leader's term ended."""
+    def __init__(self, setting: Setting, drains: Iterable[Drain], note: Callable[[Iterable[Drain]], None]) -> None:
+        """`drains` were in progress when the former leader's term ended. `note` is called with those in progress after
+        each pass; it must be cheap."""
         self._setting = setting
         self._refused = RefusedHooks(setting.status_writer.write)
         self._stop = threading.Event()
@@ -83,6 +84,7 @@ class Term:
         known = Drains(inherited, Deletions(setting.cluster.deleted))
         self.reconciler = Reconciler(setting.links, setting.datapath, setting.cluster.get, drains=known)
         self.reconciler.observe_with(TransitionLog(setting.status_writer.tell, inherited).note)
+        self.reconciler.observe_with(lambda state: note(state.drains.values()))
         self.reconciler.observe_with(lambda _: setting.status_writer.wake())
         orphans = Orphans(
             setting.links.delete,

@@ -309,8 +309,9 @@ def followed(telco: Kubectl, pod: str) -> Iterator[list[str]]:
 
 
 def test_an_agent_that_is_killed_again_and_again_loses_no_drain_and_no_packet(two_nats: Kubectl) -> None:
-    """The hook of a leaving replica with busy sessions is held all the time."""
-    leaving = name_of(two_nats, "nat")
+    """The hook of a leaving replica with busy sessions is held all the time, until the drain's own deadline."""
+    (leaving, uid), deadline = identity(pods(two_nats, "nat")[0]), 45
+    two_nats("patch", "sfc", "edge", "--type=merge", "--patch", _drain_deadline(deadline))
 
     with traffic(two_nats) as account, followed(two_nats, leaving) as words:
         time.sleep(2)
@@ -319,12 +320,22 @@ def test_an_agent_that_is_killed_again_and_again_loses_no_drain_and_no_packet(tw
         for _ in range(2):
             _kill_agent_and_wait(agents()[-1])
         eventually(lambda: leaving not in [pod["metadata"]["name"] for pod in all_pods(two_nats)], seconds=90)
+    two_nats("patch", "sfc", "edge", "--type=merge", "--patch", _drain_deadline(30))
 
     stopped = next(line for line in words if "SIGTERM received" in line)
-    answered = [line for line in said("hook answered") if line["outcome"] == "drained"]
+    (answered,) = said("hook answered", outcome="drained", pod_uid=uid)
     assert (account["packets"]["lost"], account["connections"]["broken"]) == (0, 0), account
     assert stopped
-    assert answered
+    assert deadline <= answered["drained_seconds"] < deadline + 10
+
+
+def identity(pod: dict[str, Any]) -> tuple[str, str]:
+    """Name and UID."""
+    return pod["metadata"]["name"], pod["metadata"]["uid"]
+
+
+def _drain_deadline(seconds: int) -> str:
+    return json.dumps({"spec": {"drain": {"deadlineSeconds": seconds}}})
 
 
 def _kill_agent_and_wait(agent: str) -> None:

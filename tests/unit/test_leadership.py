@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,65 @@ def test_an_agent_that_stands_by_leads_when_the_leader_ends(old: Agent, new: Age
 
     assert new.leads()
     assert new.drains == ()
+
+
+def killed(agent: Agent) -> None:
+    """The kernel closes what a process had open; nothing else happens."""
+    for descriptor in (agent.leadership._lock, agent.leadership._listener):
+        os.close(descriptor if isinstance(descriptor, int) else descriptor.detach())
+
+
+@pytest.fixture
+def doomed(tmp_path: Path) -> Agent:
+    agent = Agent(tmp_path, "doomed")
+    agent.acquire()
+    assert agent.leads()
+    agent.leadership.begin()
+    return agent
+
+
+def test_an_agent_that_leads_after_one_that_was_killed_goes_on_with_its_drains(doomed: Agent, tmp_path: Path) -> None:
+    unheard = Drain("uid-2", asked_at=11.0, deadline=float("inf"))
+    doomed.leadership.note([DRAIN, unheard])
+    killed(doomed)
+    restarted = Agent(tmp_path, "restarted")
+
+    restarted.acquire(asks=False)
+
+    assert restarted.leads()
+    assert restarted.drains == (DRAIN, unheard)
+
+
+def test_drains_are_written_down_when_one_begins_moves_on_or_ends_and_not_for_each_count(
+    doomed: Agent, tmp_path: Path
+) -> None:
+    file = tmp_path / "drains"
+    doomed.leadership.note([DRAIN])
+    began = file.stat().st_ino
+
+    doomed.leadership.note([replace(DRAIN, active_sessions=2)])
+    counted = file.stat().st_ino
+    doomed.leadership.note([replace(DRAIN, active_sessions=0, ended_at=12.0)])
+    ended = json.loads(file.read_text())["drains"]
+    doomed.leadership.note([])
+
+    assert counted == began
+    assert [one["ended_at"] for one in ended] == [12.0]
+    assert json.loads(file.read_text())["drains"] == []
+
+
+@pytest.mark.parametrize("left", ["", "7", "{}", '{"boot": "another", "drains": [{"pod_uid": "uid-1"}]}'])
+def test_what_a_killed_agent_left_half_written_or_before_another_boot_is_not_followed(
+    left: str, doomed: Agent, tmp_path: Path
+) -> None:
+    (tmp_path / "drains").write_text(left)
+    killed(doomed)
+    restarted = Agent(tmp_path, "restarted")
+
+    restarted.acquire(asks=False)
+
+    assert restarted.leads()
+    assert restarted.drains == ()
 
 
 def test_a_newcomer_that_dies_before_it_leads_leaves_the_old_one_leading(old: Agent, tmp_path: Path) -> None:

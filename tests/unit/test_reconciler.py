@@ -16,13 +16,15 @@ from controller.node.plane.drain import Drain, NotDeletedError
 from controller.node.plane.model import DataPlane, HostLink, LinkEntry, LinkState
 from controller.node.plane.numbers import Numbered
 from controller.node.plane.plan import Plan
+from controller.node.plane.replica import replica_of
 from controller.node.reconcile.deletions import Deletions
 from controller.node.reconcile.drains import Drains
 from controller.node.reconcile.reconciler import Reconciler
 from controller.node.report.transition_log import TransitionLog
 from kube.api import ApiError
 from sfc.chain import Patience, Side
-from tests.unit.objects import link, pod
+from sfc.reading import chain_of
+from tests.unit.objects import chain, link, pod
 from tests.unit.test_desired import CLIENT_FIREWALL, NUMBERS, cluster
 
 
@@ -300,6 +302,47 @@ def test_a_drain_asked_for_before_the_api_server_was_heard_works(node: Node) -> 
 
     assert drain and drain.ended
     assert states(node) == {slot: LinkState.GONE if slot in (4, 5) else LinkState.SERVING for slot in range(1, 6)}
+
+
+def test_a_drain_goes_on_with_its_own_deadline_under_an_agent_that_does_not_know_the_cluster_yet(node: Node) -> None:
+    clock = Clock()
+    Reconciler(node, node, firewalls, clock).reconcile()
+    left_behind = Drain(
+        "uid-firewall-2", clock.now - 60, clock.now + 540, confirmed=True, out_of_targets_at=clock.now - 60
+    )
+    restarted = Reconciler(node, node, lambda: None, clock, drains=Drains([left_behind]))
+    node.sessions = {4: 7}
+
+    look(restarted)
+    at_once = states(node)[4]
+    clock.now += 539.9
+    look(restarted)
+    before = states(node)[4]
+    clock.now += 0.2
+    look(restarted)
+
+    assert (at_once, before, states(node)[4]) == (LinkState.DRAINING, LinkState.DRAINING, LinkState.GONE)
+
+
+def test_a_relabelled_replica_has_the_deadline_of_the_stage_that_it_was_made_for(node: Node) -> None:
+    slow, obj = chain(), pod("firewall-2", "nowhere", terminating=True)
+    slow["spec"]["stages"][1]["drain"] = {"deadlineSeconds": 600}
+    replica = replica_of(obj)
+    assert replica
+    of = Cluster({("telco", "edge"): chain_of(slow)}, {replica.uid: replica})
+    node.links = {
+        index: replace(one, chain="edge", stage="firewall")
+        for index, one in node.links.items()
+        if one.pod_uid == replica.uid
+    }
+    node.sessions = {4: 1}
+    reconciler = Reconciler(node, node, lambda: of, drains=drains(Api("firewall-2")))
+
+    with running(reconciler):
+        drain = hook(reconciler, "firewall-2", timeout=0.5)
+
+    assert drain
+    assert drain.deadline - drain.asked_at == pytest.approx(600)
 
 
 def hook(reconciler: Reconciler, pod: str, timeout: float = 10) -> Drain | None:

@@ -234,7 +234,7 @@ class Reconciler:
             return None
         leaving, confirmed = self._leaving(uids, asked_at)
         for uid in leaving:
-            self.drains.request(begin(self._cluster(), uid, asked_at, confirmed=confirmed))
+            self.drains.request(begin(self._state.cluster, uid, asked_at, confirmed=confirmed))
         self.wake()
         drains = [self.drains.wait(uid, timeout) for uid in leaving]
         if drains[-1] is None and leaving[-1] in self._state.links:
