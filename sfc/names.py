@@ -83,6 +83,9 @@ HEALTH_HOST = "127.0.0.1"
 HEALTH_PORT = 9809
 """The node agent's /healthz and /readyz, which only its own node can reach."""
 
+ENTRY_MANAGER = "sfc-node-"
+"""Field manager of a node agent's entries in `status.nodes` of CrossConnections; the node's name follows."""
+
 CNI_SOCKET = "/run/sfc/cni.sock"
 """Socket of the leading node agent, to which the CNI plugin hands its calls."""
 

@@ -16,10 +16,10 @@ from controller.cluster import source_ports, trust
 from controller.cluster.plan import MANAGER, Settled, plan
 from controller.cluster.snapshot import ChainObject, Pod, Snapshot, chain_object, pod_of
 from controller.cluster.turns import RETRY, Turns
-from controller.cluster.writes import Apply, Assign, Delete, Patch, Record, Write
+from controller.cluster.writes import Apply, Assign, Delete, Patch, Record, Withdraw, Write
 from kube import events, lean
 from kube.api import MERGE_PATCH, STRATEGIC_MERGE_PATCH, ApiError, ApiServer, Collection
-from kube.objects import CHAINS, CONNECTIONS, NETWORKS, PODS, Object
+from kube.objects import CHAINS, CONNECTIONS, NETWORKS, NODES, PODS, Object
 from kube.watch import Watch
 from sfc import names
 
@@ -69,6 +69,8 @@ class Loop:
         self._chains = Watch[ChainObject](api, chains, chain_object, on_change=wake)
         self._connections = Watch[Object](api, connections, lambda obj, _: obj, on_change=wake)
         self._networks = Watch[Object](api, ours, lambda obj, _: obj, on_change=wake)
+        nodes = Collection(NODES.path(), lean.NAME)
+        self._nodes = Watch[bool](api, nodes, lambda *_: True, on_change=wake)  # whether it exists is all that matters
         self._pods = Watch[Pod](api, labelled, lambda obj, _: pod_of(obj), on_change=wake)
 
     @property
@@ -78,6 +80,7 @@ class Loop:
             "chains": self._chains,
             "crossconnections": self._connections,
             "network-attachment-definitions": self._networks,
+            "nodes": self._nodes,
             "pods": self._pods,
         }
 
@@ -133,6 +136,7 @@ class Loop:
             connections=self._connections.snapshot(),
             networks=self._networks.snapshot(),
             pods=self._pods.snapshot(),
+            nodes=self._nodes.snapshot(),
         )
 
     def _trust(self) -> None:
@@ -169,6 +173,8 @@ def apply(api: ApiServer, write: Write) -> None:
     match write:
         case Apply(path, obj):
             _unless((404,) if path.endswith("/status") else (), lambda: api.apply(path, obj, MANAGER))
+        case Withdraw(path, obj, node):
+            _unless(OUTDATED, lambda: api.apply(path, obj, names.ENTRY_MANAGER + node))
         case Delete(path):
             _unless((404,), lambda: api.delete(path))
         case Patch(path, body):
@@ -205,6 +211,8 @@ def _target(write: Write) -> str:
     match write:
         case Apply(path) | Delete(path) | Patch(path):
             return path
+        case Withdraw(path, _, node):
+            return f"{path} of node {node}"
         case Assign(namespace, chain, stage):
             return f"pods of {namespace}/{chain} {stage}"
         case Record(obj):

@@ -16,7 +16,7 @@ from typing import Any
 
 from controller.cluster import events, source_ports, status
 from controller.cluster.snapshot import ChainObject, Pod, Snapshot
-from controller.cluster.writes import Apply, Delete, Write
+from controller.cluster.writes import Apply, Delete, Withdraw, Write
 from kube import objects
 from kube.objects import CHAINS, CONNECTIONS, NETWORKS, Key, Object
 from sfc import names
@@ -63,6 +63,7 @@ def plan(snapshot: Snapshot, now: datetime, settled: Settled | None = None) -> d
                 owned.get(member.obj["metadata"]["uid"], ()),
                 tuple(pods.pop(member.key, ())),
                 conflict,
+                snapshot.nodes,
             )
             if not part.same_as(before.get(member.key)):
                 needed = list(_chain(part, now))
@@ -92,10 +93,11 @@ class _Part:
     """The CrossConnections that it made."""
     pods: tuple[Pod, ...]
     conflict: str | None
+    nodes: Mapping[Key, object]
 
     @property
     def inputs(self) -> tuple[object, ...]:
-        return (self.found, *self.present, *self.owned, *self.pods, self.conflict)
+        return (self.found, *self.present, *self.owned, *self.pods, self.conflict, self.nodes)
 
     def same_as(self, inputs: tuple[object, ...] | None) -> bool:
         """Whether they are the very objects; a watch gives a new one for each version."""
@@ -118,9 +120,10 @@ def _chain(part: _Part, now: datetime) -> Iterator[Write]:
     missing = [(c, present) for c, present in pairs if not _is_made(present, chain, c)]
     yield from _connections(found.obj, chain, missing, part.owned)
     yield from (events.record(e, found.reference, now) for e in events.of_creation(c.name for c, _ in missing))
-    alive = {pod.name for pod in pods}
+    alive = {pod.uid for pod in pods} | {pod.name for pod in pods}
     for connection, present in pairs:
         if present is not None and _is_made(present, chain, connection):
+            yield from (_withdrawn(present, node) for node in status.left_behind(present, alive, part.nodes))
             yield from _connection_status(present, connection, alive, now)
     yield from source_ports.writes(*found.key, chain, pods, now)
     counts = status.stage_counts(chain, pods)
@@ -205,6 +208,12 @@ def _connection_status(
 ) -> Iterator[Write]:
     ends = {side: connection.end(side) for side in Side}
     yield from _status(CONNECTIONS, found, status.connection_status(found, ends, alive, now))
+
+
+def _withdrawn(found: Object, node: str) -> Write:
+    metadata = {"name": objects.name(found), "namespace": objects.namespace(found), "uid": found["metadata"]["uid"]}
+    path = CONNECTIONS.path(*objects.key(found), "status")
+    return Withdraw(path, CONNECTIONS.object(metadata, status={"nodes": []}), node)
 
 
 def _chain_status(found: ChainObject, wanted: Object, now: datetime) -> Iterator[Write]:

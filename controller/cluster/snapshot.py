@@ -96,6 +96,8 @@ class Snapshot:
     networks: Mapping[Key, Object] = field(default_factory=dict)
     pods: Mapping[Key, Pod] = field(default_factory=dict)
     """Those with the chain label."""
+    nodes: Mapping[Key, object] = field(default_factory=dict)
+    """The nodes that exist."""
 
 
 def chain_object(obj: Object, before: ChainObject | None = None) -> ChainObject:

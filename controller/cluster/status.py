@@ -9,7 +9,7 @@ from typing import Any
 
 from controller.cluster.snapshot import Pod, by_stage
 from kube.conditions import Condition
-from kube.objects import Object
+from kube.objects import Key, Object
 from sfc import names
 from sfc.chain import Chain, InterfaceRef, Side
 
@@ -135,7 +135,8 @@ def connection_status(
 ) -> dict[str, Any]:
     """The status of the CrossConnection that `obj` is, without `nodes`, which belong to the node agents.
 
-    `alive`: names of the chain's pods. Reports about pods that do not exist any more are left out.
+    `alive`: UIDs of the chain's pods. Reports about pods that do not exist any more are left out, also when another pod
+    has the name. It has their names, too, because node agents of the version before report no UIDs.
     """
     nodes = (obj.get("status") or {}).get("nodes") or ()
     sides = {side: _side_status(nodes, side, ends[side], alive) for side in Side}
@@ -152,13 +153,30 @@ def connection_status(
     }
 
 
+def left_behind(obj: Object, alive: Collection[str], nodes: Collection[Key]) -> Iterator[str]:
+    """The nodes of the CrossConnection `obj` that do not exist any more, by name: nobody else withdraws their entries.
+
+    An entry stays while one of its pods exists, so that it does not contradict the status of the chain, which counts
+    pods.
+    """
+    for node in (obj.get("status") or {}).get("nodes") or ():
+        pods = (replica for side in Side for replica in node.get(_field(side)) or ())
+        if ("", node["name"]) not in nodes and not any(_is_of(replica, alive) for replica in pods):
+            yield node["name"]
+
+
+def _is_of(replica: Object, alive: Collection[str]) -> bool:
+    return replica.get("uid", replica["pod"]) in alive
+
+
 def _degraded(nodes: Iterable[Object]) -> Iterator[Condition]:
     if troubles := [f"node {node['name']}: {node['trouble']}" for node in nodes if node.get("trouble")]:
         yield Condition(DEGRADED, True, NODE_TROUBLE, "; ".join(troubles))
 
 
 def _side_status(nodes: Iterable[Object], side: Side, end: InterfaceRef, alive: Collection[str]) -> dict[str, Any]:
-    states = [replica["state"] for node in nodes for replica in node.get(_field(side)) or () if replica["pod"] in alive]
+    reports = [replica for node in nodes for replica in node.get(_field(side)) or () if _is_of(replica, alive)]
+    states = [replica["state"] for replica in reports]
     return {"end": str(end), "serving": states.count("serving"), "draining": states.count("draining")}
 
 

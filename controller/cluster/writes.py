@@ -16,6 +16,16 @@ class Apply:
 
 
 @dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Remove a node's element of `status.nodes` of a CrossConnection, in the name of its agent."""
+
+    path: str
+    obj: Object
+    """The CrossConnection as the agent would apply it."""
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class Delete:
     """Of one object, by its path."""
 
@@ -52,4 +62,4 @@ class Record:
     obj: Object
 
 
-Write = Apply | Delete | Patch | Assign | Record
+Write = Apply | Withdraw | Delete | Patch | Assign | Record

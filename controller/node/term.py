@@ -89,8 +89,7 @@ class Term:
         orphans = Orphans(
             setting.links.delete,
             lambda: self.reconciler.state,
-            setting.cluster.pods,
-            setting.status_writer.lost_labels,
+            setting.cluster.existing,
         )
         loops = {
             "reconciler": self.reconciler.run,
@@ -185,7 +184,7 @@ class Term:
         try:
             return self.reconciler.drain(drain_id, asked_at, MAX_DEADLINE_SECONDS + HOOK_GRACE_SECONDS)
         except NotDeletedError as error:
-            cluster = self._setting.cluster.get()
+            cluster = self.reconciler.state.cluster
             if replica := cluster.replicas.get(error.pod_uid) if cluster else None:
                 self._refused.note(replica)
             raise

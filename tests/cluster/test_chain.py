@@ -219,6 +219,20 @@ def test_deleting_a_chain_unwires_its_pods_and_creating_it_again_wires_them_agai
     assert {stage: name_of(edge, stage) for stage in STAGES} == before
 
 
+def test_a_chain_that_is_deleted_and_applied_at_once_and_its_cross_connections_say_the_same(edge: Kubectl) -> None:
+    """What an agent wrote to a CrossConnection is not taken for written to the next one of its name."""
+    for _ in range(2):
+        edge("delete", "sfc", "edge")
+        edge("apply", "-f", EXAMPLES / "chain.yaml")
+        wait_ready(edge)
+        edge("wait", "xc", "--all", "--for=condition=Ready", "--timeout=60s")
+
+    objects = json.loads(edge("get", "sfc,xc", "-o", "json"))["items"]
+    since = [datetime.fromisoformat(_condition(obj, "Ready")["lastTransitionTime"]) for obj in objects]
+    assert len(since) == 4
+    assert (max(since) - min(since)).total_seconds() <= 3
+
+
 def test_a_label_for_a_chain_that_does_not_exist_warns_and_its_pods_come_up_once_it_does(edge: Kubectl) -> None:
     deployment = yaml.safe_load_all((EXAMPLES / "functions.yaml").read_text())
     lonely = next(d for d in deployment if d["metadata"]["name"] == "server")

@@ -11,7 +11,7 @@ import pytest
 
 from controller.cluster import plan
 from kube.api import MERGE_PATCH, ApiError, ApiServer
-from tests.cluster.conftest import SYSTEM, Kubectl, as_bearer, eventually, example_chain
+from tests.cluster.conftest import KUBECONFIG, SYSTEM, Kubectl, as_bearer, eventually, example_chain
 
 Json = dict[str, Any]
 Rights = set[tuple[str, str, str]]
@@ -37,7 +37,7 @@ EVERYWHERE = {
     | rights(f"{CONNECTIONS}/status pods/status", "patch")
     | rights("events", "create patch"),
     "sfc-cluster-controller": REVIEWS
-    | rights(f"{CHAINS} {CONNECTIONS} {NETWORKS} pods", "list watch")
+    | rights(f"{CHAINS} {CONNECTIONS} {NETWORKS} pods nodes", "list watch")
     | rights(f"{CONNECTIONS} {NETWORKS}", "create patch")
     | rights(CONNECTIONS, "delete")
     | rights(f"{CHAINS}/status {CONNECTIONS}/status pods pods/status", "patch")
@@ -205,6 +205,20 @@ def test_a_node_agent_cannot_write_what_others_report(
 ) -> None:
     with pytest.raises(ApiError, match=message):
         agent_on("node1").apply(connection, status(connection, **content), "tests-forger")
+
+
+def test_the_entry_of_a_node_that_does_not_exist_any_more_is_withdrawn_and_no_other_one(connection: str) -> None:
+    administrator = ApiServer.from_environment(str(KUBECONFIG))
+    replica = {"pod": "long-gone", "uid": "of-no-pod", "state": "serving"}
+    for node, manager in (("node2", "tests-node2"), ("node9", "sfc-node-node9")):
+        entry = {"name": node, "upstream": [replica], "downstream": []}
+        administrator.apply(connection, status(connection, nodes=[entry]), manager)
+
+    def nodes() -> set[str]:
+        return {each["name"] for each in administrator.get(connection)["status"]["nodes"]}
+
+    eventually(lambda: "node9" not in nodes(), seconds=30)
+    assert "node2" in nodes()
 
 
 # --- the cluster controller -------------------------------------------------------------------------------------------

@@ -875,5 +875,8 @@ def test_a_replica_that_gets_the_labels_of_another_stage_leaves_and_gets_none_of
     eventually(lambda: wired(tenant, "b-2")[0] == "Serving")
 
     tenant("label", "pod", "b-2", "sfc.dev/chain-")
-    eventually(lambda: "its labels say no chain" in wired(tenant, "b-2")[1])
+    eventually(lambda: "its labels say no chain" in wired(tenant, "b-2")[1], seconds=10)
+    said = tenant("get", "events", "--field-selector=involvedObject.name=b-2", "-o", "jsonpath={..message}")
+    assert "it was made for stage b of chain twins, they say no chain" in said
+    assert "deleted" not in said
     assert set(attacker.run("c-1", "python3", "-c", SESSIONS).split("\n")[:-1]) == {"a-1", "a-2"}

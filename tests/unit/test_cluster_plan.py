@@ -14,7 +14,7 @@ import yaml
 
 from controller.cluster.plan import Settled, plan
 from controller.cluster.snapshot import Snapshot, chain_object, pod_of
-from controller.cluster.writes import Apply, Delete, Record, Write
+from controller.cluster.writes import Apply, Delete, Record, Withdraw, Write
 from kube.objects import Object
 from tests.unit import largest
 from tests.unit.growth import steps
@@ -74,6 +74,7 @@ class Objects:
     connections: Sequence[Object] = ()
     networks: Sequence[Object] = ()
     pods: Sequence[Object] = ()
+    nodes: Sequence[str] = ("node1", "node2")
 
 
 def planned(cluster: Objects, now: datetime) -> list[Write]:
@@ -86,6 +87,7 @@ def snapshot_of(cluster: Objects) -> Snapshot:
         connections={key(obj): obj for obj in cluster.connections},
         networks={key(obj): obj for obj in cluster.networks},
         pods={key(obj): pod_of(obj) for obj in cluster.pods},
+        nodes={("", name): True for name in cluster.nodes},
     )
 
 
@@ -116,12 +118,15 @@ def applied(cluster: Objects, changes: list[Write]) -> Objects:
         found, where = kinds[parts[place + 2]], (parts[place + 1], parts[place + 3])
         if isinstance(change, Delete):
             del found[where]
+        elif isinstance(change, Withdraw):
+            nodes = found[where]["status"]["nodes"]
+            found[where]["status"]["nodes"] = [node for node in nodes if node["name"] != change.node]
         elif parts[-1] == "status":
             found[where]["status"] = {**found[where].get("status", {}), **change.obj["status"]}
         else:
             found[where] = copy.deepcopy(dict(change.obj))
     chains, connections, networks = (tuple(objs.values()) for objs in kinds.values())
-    return Objects(chains, connections, networks, cluster.pods)
+    return Objects(chains, connections, networks, cluster.pods, cluster.nodes)
 
 
 def by_key(objs: Sequence[Object]) -> dict[tuple[str, str], Json]:
@@ -270,8 +275,11 @@ def test_transition_time_moves_only_when_the_status_does() -> None:
 def test_cross_connection_totals_what_the_nodes_report() -> None:
     cluster, _ = settle(Objects(chains=[chain()], pods=[*serving(), pod("f2", "firewall", leaving=True)]))
     cluster.connections[0]["status"]["nodes"] = yaml.safe_load("""
-      - {name: n1, upstream: [{pod: c1, state: serving}], downstream: [{pod: f1, state: serving}]}
-      - {name: n2, downstream: [{pod: f2, state: draining}, {pod: gone, state: serving}]}
+      - name: node1
+        upstream: [{pod: c1, uid: uid-c1, state: serving}]
+        downstream: [{pod: f1, uid: uid-f1, state: serving}]
+      - name: node2
+        downstream: [{pod: f2, uid: uid-f2, state: draining}, {pod: gone, uid: uid-gone, state: serving}]
     """)
 
     after, changes = settle(cluster)
@@ -282,6 +290,54 @@ def test_cross_connection_totals_what_the_nodes_report() -> None:
     assert ready(after.connections[0])["status"] == "True"
     assert ready(after.connections[1])["message"] == "no replica of firewall.right and none of server.wan serves"
     assert all("nodes" not in c.obj["status"] for c in changes if isinstance(c, Apply)), "nodes belong to their agents"
+
+
+def test_a_report_about_an_earlier_pod_of_the_same_name_is_not_counted() -> None:
+    """StatefulSets name a new pod like the one before."""
+    cluster, _ = settle(Objects(chains=[chain()], pods=serving()))
+    cluster.connections[0]["status"]["nodes"] = [
+        {"name": "node1", "upstream": [{"pod": "c1", "uid": "uid-before", "state": "serving"}]},
+        {"name": "node2", "downstream": [{"pod": "f1", "state": "serving"}]},
+    ]
+
+    after, _ = settle(cluster)
+
+    assert after.connections[0]["status"]["upstream"]["serving"] == 0
+    assert after.connections[0]["status"]["downstream"]["serving"] == 1, "agents of the version before write no UID"
+
+
+def test_entries_of_a_node_that_vanished_are_withdrawn_once_its_pods_are_gone() -> None:
+    nodes = [
+        {"name": "node1", "downstream": [{"pod": "f1", "uid": "uid-f1", "state": "serving"}]},
+        {"name": "node2", "upstream": [{"pod": "c1", "uid": "uid-c1", "state": "serving"}]},
+    ]
+    cluster, _ = settle(Objects(chains=[chain()], pods=serving()))
+    cluster.connections[0]["metadata"]["uid"] = "xc-1"
+    cluster.connections[0]["status"]["nodes"] = nodes
+    pods = [one for one in serving() if one["metadata"]["name"] != "c1"]
+
+    alive, _ = settle(replace(cluster, nodes=["node1"]))
+    after, changes = settle(replace(cluster, nodes=["node1"], pods=pods))
+    elsewhere, _ = settle(replace(cluster, pods=pods))
+
+    (withdrawn,) = (change for change in changes if isinstance(change, Withdraw))
+    assert alive.connections[0]["status"]["nodes"] == nodes
+    assert (withdrawn.node, withdrawn.obj["metadata"]["uid"]) == ("node2", "xc-1")
+    assert withdrawn.obj["status"] == {"nodes": []}
+    assert after.connections[0]["status"]["nodes"] == nodes[:1]
+    assert elsewhere.connections[0]["status"]["nodes"] == nodes, "a node that exists has an agent of its own"
+
+
+def test_a_node_that_vanishes_is_news_for_chains_that_were_settled() -> None:
+    cluster, _ = settle(Objects(chains=[chain()], pods=serving()))
+    cluster.connections[0]["metadata"]["uid"] = "xc-1"
+    cluster.connections[0]["status"]["nodes"] = [{"name": "node2", "upstream": []}]
+    before, settled = snapshot_of(cluster), Settled()
+
+    assert plan(before, NOW, settled) == {}
+    (writes,) = plan(replace(before, nodes={("", "node1"): True}), NOW, settled).values()
+
+    assert [write.node for write in writes if isinstance(write, Withdraw)] == ["node2"]
 
 
 def test_removed_link_takes_its_cross_connection_with_it() -> None:

@@ -83,6 +83,19 @@ def test_the_first_replica_of_a_chain_brings_its_chain() -> None:
     assert reader.cluster(chains, {}).chains == {}
 
 
+def test_a_pod_that_lost_its_labels_is_still_seen_as_a_pod_and_one_that_was_deleted_is_not() -> None:
+    reader, bare = ClusterReader(), pod("nat-1", "nat")
+    del bare["metadata"]["labels"]["sfc.dev/chain"]
+    before = reader.cluster({KEY: stored()}, HERE)
+
+    after = reader.cluster({KEY: stored()}, {FIRST: replica_of(bare)})
+    deleted = reader.cluster({KEY: stored()}, {})
+
+    assert (set(before.replicas), set(before.others)) == ({"uid-nat-1"}, set())
+    assert (set(after.replicas), set(after.others)) == (set(), {"uid-nat-1"})
+    assert (set(deleted.replicas), set(deleted.others)) == (set(), set())
+
+
 def test_what_did_not_change_is_the_same() -> None:
     chains, reader = {KEY: stored()}, ClusterReader()
     replicas = {**HERE, SECOND: replica_of(pod("nat-2", "nat"))}
@@ -137,5 +150,6 @@ def test_the_replicas_that_are_being_deleted_are_asked_for_and_not_taken_from_a_
 
     assert found == {"uid-nat-1"}
     asked = api.queries(watch=False)[0]
-    assert asked.items() >= {"fieldSelector": "spec.nodeName=node1", "labelSelector": "sfc.dev/chain"}.items()
+    assert asked["fieldSelector"] == "spec.nodeName=node1"
+    assert "labelSelector" not in asked, "a replica that lost its labels drains, too"
     assert "resourceVersion" not in asked, "the list must not be older than the request"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from controller.node.plane.cluster import Cluster
 from controller.node.plane.drain import Drain
 from controller.node.plane.model import HostLink
@@ -48,6 +50,18 @@ def test_the_phases_of_leaving_show_in_the_condition() -> None:
     assert reason(state(TWO_FIREWALLS, drains={"uid-firewall-1": left}), "firewall-1") == (False, "Drained")
 
 
+@pytest.mark.parametrize(
+    ("sessions", "said"), [(0, "all its sessions have ended"), (3, "the drain deadline has passed")]
+)
+def test_a_drain_that_has_ended_says_what_ended_it(sessions: int, said: str) -> None:
+    ended = Drain("uid-firewall-1", 0, 30, out_of_targets_at=0, ended_at=1, active_sessions=sessions)
+    after = state(TWO_FIREWALLS, drains={"uid-firewall-1": ended})
+
+    (condition,) = (condition for replica, condition in conditions(after) if replica.name == "firewall-1")
+
+    assert condition.message == said
+
+
 def test_a_replica_of_a_chain_that_was_deleted_says_so() -> None:
     orphan = cluster(pod("firewall-1", "firewall"), chains=False)
 
@@ -70,10 +84,10 @@ def test_a_cross_connection_shows_the_replicas_of_this_node_on_each_side() -> No
 
     assert entries["telco", "edge.client.lan.firewall.left"] == {
         "name": "node1",
-        "upstream": [{"pod": "client-1", "state": "serving"}],
+        "upstream": [{"pod": "client-1", "uid": "uid-client-1", "state": "serving"}],
         "downstream": [
-            {"pod": "firewall-1", "state": "serving"},
-            {"pod": "firewall-2", "state": "draining"},
+            {"pod": "firewall-1", "uid": "uid-firewall-1", "state": "serving"},
+            {"pod": "firewall-2", "uid": "uid-firewall-2", "state": "draining"},
         ],
     }
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from controller.node.plane.model import HostLink, by_pod
 from controller.node.plane.plan import Plan, State
-from controller.node.plane.replica import Replica
+from controller.node.plane.replica import replica_of
 from controller.node.reconcile.orphans import Orphans
 from kube.api import ApiError
 from tests.unit.objects import link, pod
@@ -20,26 +19,17 @@ from tests.unit.test_desired import ALL, LEFT2, RIGHT2, TWO_FIREWALLS
 STRAY = link(9, "nobody-1", "lan")
 
 
-def without(*labels: str) -> dict[str, Any]:
-    """The pod of STRAY, without these labels."""
-    obj = pod("nobody-1", "client")
-    for label in labels:
-        del obj["metadata"]["labels"][label]
-    return obj
-
-
 class World:
     now = 0.0
-    existing: dict[str, dict[str, Any]] = {}  # noqa: RUF012
+    existing: Collection[str] = ()
     asked = 0
 
     def __init__(self, *links: HostLink) -> None:
         self.state = state(TWO_FIREWALLS, links=links)
         self.deleted: list[str] = []
-        self.former: list[Sequence[Replica]] = []
-        self.orphans = Orphans(self.delete, lambda: self.state, self.pods, self.former.append, lambda: self.now)
+        self.orphans = Orphans(self.delete, lambda: self.state, self.pods, lambda: self.now)
 
-    def pods(self) -> dict[str, dict[str, Any]]:
+    def pods(self) -> Collection[str]:
         self.asked += 1
         return self.existing
 
@@ -63,36 +53,26 @@ def test_a_link_whose_pod_does_not_exist_is_removed_after_a_while() -> None:
     assert world.deleted == [STRAY.name]
 
 
-def test_a_pod_that_only_lost_its_labels_keeps_its_links() -> None:
+def test_a_pod_that_the_watch_does_not_show_yet_keeps_its_links() -> None:
     world = World(*ALL, STRAY)
-    world.existing = {STRAY.pod_uid: without("sfc.dev/chain")}
+    world.existing = {STRAY.pod_uid}
 
     world.remove_after(0, 31, 62)
 
     assert world.deleted == []
 
 
-@pytest.mark.parametrize(
-    ("labels", "said"),
-    [(["sfc.dev/chain"], "no chain"), (["sfc.dev/stage"], "no stage of chain edge")],
-)
-def test_a_replica_that_lost_a_label_is_reported_as_what_it_was_made_for(labels: list[str], said: str) -> None:
-    made = replace(STRAY, chain="edge", stage="client")
-    world = World(*ALL, made)
-    world.existing = {made.pod_uid: without(*labels)}
+def test_a_pod_that_only_lost_its_labels_is_no_orphan() -> None:
+    """Its link is of the version before, which did not say what it was made for."""
+    world, bare = World(*ALL, STRAY), pod("nobody-1", "client")
+    del bare["metadata"]["labels"]
+    assert world.state.cluster
+    others = {STRAY.pod_uid: replica_of(bare)}
+    world.state = replace(world.state, cluster=replace(world.state.cluster, others=others))
 
-    world.remove_after(0, 31)
-    world.state = state(TWO_FIREWALLS, links=ALL)
-    world.remove_after(41)
+    world.remove_after(0, 31, 62)
 
-    [reported] = world.former[1]
-    assert (reported.path, reported.chain, reported.stage, reported.relabelled) == (
-        "telco/nobody-1",
-        "edge",
-        "client",
-        said,
-    )
-    assert [len(each) for each in world.former] == [0, 1, 0]
+    assert (world.deleted, world.asked) == ([], 0)
 
 
 def test_the_api_server_is_not_asked_while_every_link_has_a_pod_or_is_new() -> None:
@@ -108,14 +88,12 @@ def test_nothing_is_removed_while_the_api_server_does_not_answer_or_was_never_he
     world = World(*ALL, STRAY)
     world.remove_after(0)
 
-    def away() -> dict[str, dict[str, Any]]:
+    def away() -> Collection[str]:
         raise ApiError(0, "NoAnswer", "nobody there")
 
-    unheard = Orphans(
-        world.delete, lambda: State(None, Plan(by_pod((LEFT2, RIGHT2)))), world.pods, print, lambda: world.now
-    )
+    unheard = Orphans(world.delete, lambda: State(None, Plan(by_pod((LEFT2, RIGHT2)))), world.pods, lambda: world.now)
     unheard.remove()
-    refused = Orphans(world.delete, lambda: world.state, away, print, lambda: world.now)
+    refused = Orphans(world.delete, lambda: world.state, away, lambda: world.now)
     refused.remove()
     world.now = 31
     with pytest.raises(ApiError):

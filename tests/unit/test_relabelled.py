@@ -71,9 +71,17 @@ def labelled(name: str, stage: str, chain_name: str = "edge", **more: Any) -> di
 
 def cluster(b_2: dict[str, Any], links: tuple[HostLink, ...] = LINKS, *chains: Any) -> Cluster:
     pods = (labelled("a-1", "a"), labelled("gateway-1", "gateway"), labelled("b-1", "b"), b_2)
-    replicas = {r.uid: r for r in map(replica_of, pods) if r}
+    replicas = {r.uid: r for r in map(replica_of, pods) if r.labelled}
+    others = {r.uid: r for r in map(replica_of, pods) if not r.labelled}
     known = {(one.namespace, one.name): one for one in chains or (EDGE, CORE)}
-    return Cluster(known, replicas).as_made(by_pod(links))
+    return Cluster(known, replicas, others).as_made(by_pod(links))
+
+
+def without(*labels: str) -> dict[str, Any]:
+    obj = labelled("b-2", "b")
+    for label in labels:
+        del obj["metadata"]["labels"][label]
+    return obj
 
 
 BEFORE = cluster(labelled("b-2", "b"))
@@ -82,7 +90,12 @@ OTHER_STAGE, OTHER_CHAIN, NO_STAGE = (
     labelled("b-2", "b", "core"),
     labelled("b-2", "nowhere"),
 )
-RELABELLED = pytest.mark.parametrize("b_2", [OTHER_STAGE, OTHER_CHAIN, NO_STAGE], ids=["stage", "chain", "no stage"])
+STAGE_TAKEN, BOTH_TAKEN = without("sfc.dev/stage"), without("sfc.dev/chain", "sfc.dev/stage")
+RELABELLED = pytest.mark.parametrize(
+    "b_2",
+    [OTHER_STAGE, OTHER_CHAIN, NO_STAGE, STAGE_TAKEN, BOTH_TAKEN],
+    ids=["stage", "chain", "no stage", "without the stage", "without labels"],
+)
 
 
 def members(plan: Plan, side: tuple[int, Side]) -> set[str]:
@@ -124,7 +137,7 @@ def test_a_relabelled_replica_drains_when_it_is_deleted(b_2: dict[str, Any]) -> 
 def test_labels_that_are_set_back_bring_the_replica_back() -> None:
     node = Node(*LINKS)
     pods = [labelled("b-2", "a"), labelled("b-2", "b")]
-    replicas = [Cluster({("telco", "edge"): EDGE}, {r.uid: r}) for r in map(replica_of, pods) if r]
+    replicas = [Cluster({("telco", "edge"): EDGE}, {r.uid: r}) for r in map(replica_of, pods)]
     reconciler = Reconciler(node, node, lambda: replicas[0])
 
     reconciler.reconcile()
@@ -141,6 +154,8 @@ def test_labels_that_are_set_back_bring_the_replica_back() -> None:
         (OTHER_STAGE, "its labels say stage a of chain edge"),
         (OTHER_CHAIN, "its labels say stage b of chain core"),
         (NO_STAGE, "its labels say stage nowhere of chain edge"),
+        (STAGE_TAKEN, "its labels say no stage of chain edge"),
+        (BOTH_TAKEN, "its labels say no chain"),
     ],
 )
 def test_condition_and_event_say_what_it_was_made_for_and_what_its_labels_say(b_2: dict[str, Any], said: str) -> None:
@@ -159,7 +174,10 @@ def test_condition_and_event_say_what_it_was_made_for_and_what_its_labels_say(b_
 def test_the_status_shows_it_where_its_sessions_are() -> None:
     entry = node_status(state(cluster(OTHER_STAGE)), "node-1")["telco", EDGE.cross_connections[1].name]
 
-    assert entry["downstream"] == [{"pod": "b-1", "state": "serving"}, {"pod": "b-2", "state": "wired"}]
+    assert entry["downstream"] == [
+        {"pod": "b-1", "uid": "uid-b-1", "state": "serving"},
+        {"pod": "b-2", "uid": "uid-b-2", "state": "wired"},
+    ]
 
 
 def test_a_chain_that_was_deleted_and_made_again_has_its_replicas_again() -> None:

@@ -12,11 +12,12 @@ from kube import lean
 from tests.unit.objects import pod
 
 
-def test_a_pod_without_both_labels_is_no_replica() -> None:
-    unlabelled = pod("nat-1", "nat")
-    del unlabelled["metadata"]["labels"]["sfc.dev/stage"]
+def test_a_pod_without_both_labels_is_not_labelled() -> None:
+    half, bare = pod("nat-1", "nat"), pod("nat-1", "nat")
+    del half["metadata"]["labels"]["sfc.dev/stage"]
+    del bare["metadata"]["labels"]
 
-    assert replica_of(unlabelled) is None
+    assert [replica_of(one).labelled for one in (pod("nat-1", "nat"), half, bare)] == [True, False, False]
 
 
 def test_readiness_is_that_of_the_containers_not_of_the_pod() -> None:
@@ -25,7 +26,7 @@ def test_readiness_is_that_of_the_containers_not_of_the_pod() -> None:
 
     replica = replica_of(gated)
 
-    assert replica and replica.ready
+    assert replica.ready
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ def test_a_replica_has_stopped_when_a_container_that_ran_does_not_any_more(
 ) -> None:
     replica = replica_of(pod("nat-1", "nat", **status))
 
-    assert replica and replica.stopped is stopped
+    assert replica.stopped is stopped
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ def test_a_native_sidecar_counts_like_a_container_and_an_init_container_that_has
 
     replica = replica_of(read)
 
-    assert replica and replica.stopped is stopped
+    assert replica.stopped is stopped
 
 
 def test_the_interfaces_are_those_that_the_webhook_asked_for() -> None:
@@ -81,4 +82,4 @@ def test_the_interfaces_are_those_that_the_webhook_asked_for() -> None:
 
     found = [replica_of(one) for one in (wired, unreadable)]
 
-    assert [one.interfaces for one in found if one] == [{"inside"}, set()]
+    assert [one.interfaces for one in found] == [{"inside"}, set()]

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from controller.node.plane.plan import State
-from controller.node.plane.replica import former_replica
 from controller.node.plane.transitions import Transition
 from controller.node.report.status_writer import StatusWriter
 from kube.api import ApiError
@@ -53,26 +52,6 @@ def status_writer(
     api: Api, shown: State, connections: Mapping[Key, Any] | None = None, clock: Clock | None = None
 ) -> Any:
     return StatusWriter(api, "node1", lambda: shown, lambda: connections or {}, clock or Clock())
-
-
-def test_a_pod_that_lost_its_labels_gets_its_condition_until_it_has_them_again() -> None:
-    api, client = Api(), pod("client-1", "client")
-    del client["metadata"]["labels"]["sfc.dev/chain"]
-    former = former_replica(client, replace(ALL[0], chain="edge", stage="client"))
-    writer = status_writer(api, State(cluster()))
-
-    writer.lost_labels([former])
-    writer.publish()
-    shown = status_writer(api, state(ONE, ALL[:1]))
-    shown.lost_labels([former])
-    shown.publish()
-
-    [[condition], [again]] = [body["status"]["conditions"] for _, body in api.written]
-    assert (condition["status"], condition["reason"]) == ("False", "Relabelled")
-    assert condition["message"].startswith(
-        "its interfaces were made for stage client of chain edge, its labels say no chain: "
-    )
-    assert again["reason"] == "Serving"
 
 
 def test_the_condition_is_written_with_the_uid_it_is_meant_for() -> None:
@@ -125,13 +104,42 @@ def test_only_cross_connections_that_exist_are_written_and_only_what_differs() -
     key = ("telco", "edge.client.lan.firewall.left")
     shown = state(TWO_FIREWALLS)
 
-    status_writer(api, shown, {key: None}).publish()
+    status_writer(api, shown, {key: ("xc-1", None)}).publish()
     written = next(body for path, body in api.written if "crossconnections" in path)
     api.written.clear()
-    status_writer(api, shown, {key: written["status"]["nodes"][0]}).publish()
+    status_writer(api, shown, {key: ("xc-1", written["status"]["nodes"][0])}).publish()
 
     assert [replica["pod"] for replica in written["status"]["nodes"][0]["downstream"]] == ["firewall-1", "firewall-2"]
+    assert written["metadata"]["uid"] == "xc-1"
     assert not any("crossconnections" in path for path, _ in api.written)
+
+
+def test_what_is_made_anew_under_the_same_name_is_written_at_once() -> None:
+    """A chain that is deleted and applied again, or the next pod of a StatefulSet."""
+    api, path = Api(), "/apis/sfc.dev/v1alpha1/namespaces/telco/crossconnections/edge.client.lan.firewall.left/status"
+    connections = {("telco", "edge.client.lan.firewall.left"): ("xc-1", None)}
+    shown = [state(ONE, ALL[:1])]
+    one = StatusWriter(api, "node1", lambda: shown[0], lambda: connections, Clock())
+
+    one.publish()
+    connections[("telco", "edge.client.lan.firewall.left")] = "xc-2", None
+    one.publish()
+    (client,) = ONE.replicas.values()
+    again = replace(client, uid="uid-client-again")
+    link = replace(ALL[0], pod_uid=again.uid)
+    shown[0] = state(replace(ONE, replicas={again.uid: again}), (link,))
+    one.publish()
+
+    written = [(where, body["metadata"]["uid"]) for where, body in api.written]
+    assert [uid for where, uid in written if where == path] == ["xc-1", "xc-2", "xc-2"]
+    assert [uid for where, uid in written if where != path] == ["uid-client-1", "uid-client-again"]
+
+
+def test_a_status_of_what_was_made_anew_meanwhile_is_no_failure() -> None:
+    api = Api()
+    api.error = ApiError(409, "Conflict", "the UID in the precondition does not match the UID in record")
+
+    assert status_writer(api, state(ONE, ALL[:1])).publish()
 
 
 def test_a_node_that_has_no_replica_any_more_takes_its_entry_back() -> None:
@@ -139,7 +147,7 @@ def test_a_node_that_has_no_replica_any_more_takes_its_entry_back() -> None:
     key = ("telco", "edge.client.lan.firewall.left")
     stale = {"name": "node1", "upstream": [], "downstream": []}
 
-    status_writer(api, state(cluster(), ()), {key: stale}).publish()
+    status_writer(api, state(cluster(), ()), {key: ("xc-1", stale)}).publish()
 
     assert api.written[0][1]["status"] == {"nodes": []}
 

@@ -9,8 +9,10 @@ import pytest
 
 from controller.node.plane.drain import Drain
 from controller.node.plane.plan import State
+from controller.node.plane.replica import replica_of
 from controller.node.plane.transitions import transitions
-from tests.unit.objects import pod
+from sfc.reading import chain_of
+from tests.unit.objects import chain, pod
 from tests.unit.test_conditions import state
 from tests.unit.test_desired import ALL, LEFT2, RIGHT2, TWO_FIREWALLS, cluster
 
@@ -47,8 +49,12 @@ def test_leaving_has_two_transitions_and_the_second_tells_what_was_left() -> Non
     assert second[0].fields == {"sessions_left": 2}
 
 
+SHORTER = replace(chain_of(chain()), stages=chain_of(chain()).stages[:1], links=())
 CRASHED = {"containerStatuses": [{"state": {"terminated": {"exitCode": 137}}}]}
 SHUT = (*ALL[:3], LEFT2, replace(RIGHT2, up=False))
+
+
+BARE = replica_of({**pod("firewall-2", "firewall"), "metadata": {"namespace": "telco", "name": "f", "uid": "uid-f"}})
 
 
 @pytest.mark.parametrize(
@@ -59,13 +65,19 @@ SHUT = (*ALL[:3], LEFT2, replace(RIGHT2, up=False))
             state(cluster(*OTHERS, pod("firewall-2", "firewall", ready=False))),
             "its containers are not ready; out of all targets, keeps its sessions",
         ),
-        (state(cluster(*OTHERS)), "the pod was deleted, or lost its labels"),
+        (state(cluster(*OTHERS)), "the pod was deleted; "),
+        (state(replace(cluster(*OTHERS), others={"uid-firewall-2": BARE})), "the pod lost its labels; "),
+        (state(replace(TWO_FIREWALLS, chains={})), "chain edge was deleted, or is not valid; "),
+        (
+            state(replace(TWO_FIREWALLS, chains={("telco", "edge"): SHORTER})),
+            "chain edge has no stage firewall any more; ",
+        ),
         (state(TWO_FIREWALLS, links=SHUT), "an interface is down"),
         (state(TWO_FIREWALLS, links=ALL[:3]), "an interface vanished"),
     ],
 )
 def test_a_replica_that_ends_without_a_drain_is_steered_away_from_and_the_cause_is_told(after: Any, cause: str) -> None:
-    [transition] = transitions(SERVING, after)
+    transition = next(each for each in transitions(SERVING, after) if each.pod == "telco/firewall-2")
 
     assert (transition.pod, transition.reason) == ("telco/firewall-2", "SteeredAway")
     assert transition.message.startswith(cause)

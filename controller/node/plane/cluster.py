@@ -21,6 +21,8 @@ class Cluster:
     chains: Mapping[ChainKey, Chain]
     replicas: Mapping[str, Replica]
     """By pod UID."""
+    others: Mapping[str, Replica] = field(default_factory=dict)
+    """The node's pods without the labels of a chain and a stage, by UID. Those that lost them still have links."""
     by_chain: Mapping[ChainKey, tuple[Replica, ...]] = field(init=False, compare=False, repr=False)
     """The replicas of each chain. A chain without replicas on this node has no entry; the chain need not exist."""
     terminating: tuple[Replica, ...] = field(init=False, compare=False, repr=False)
@@ -38,15 +40,15 @@ class Cluster:
         """Each replica as what its links were made for; itself when all labels say the same.
 
         A link keeps what it was made for, with the addresses that only this stage has. A pod whose labels change later
-        can leave its stage, and never becomes a replica of another one. Links of the version before do not say what
-        they were made for: there the labels count.
+        can leave its stage, and never becomes a replica of another one. Nor does one that loses its labels cease to be
+        a replica. Links of the version before do not say what they were made for: there the labels count.
         """
         strays = {}
         for uid, of_pod in links.items():  # at every pass, for every pod
-            link, replica = of_pod[0], self.replicas.get(uid)
+            link, replica = of_pod[0], self.replicas.get(uid) or self.others.get(uid)
             if replica and (link.stage != replica.stage or link.chain != replica.chain) and link.chain:
                 strays[uid] = replica.made_for(link.chain, link.stage)
-        return Cluster(self.chains, {**self.replicas, **strays}) if strays else self
+        return Cluster(self.chains, {**self.replicas, **strays}, self.others) if strays else self
 
     def chain_of(self, replica: Replica) -> Chain | None:
         """The replica's chain, or None when no valid chain has that name."""

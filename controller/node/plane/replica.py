@@ -6,19 +6,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from controller.node.plane.model import HostLink
 from sfc import annotation, names
 
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """One pod of a stage."""
+    """One pod of a stage, or a pod without the labels of one: only its links can say whether it was a replica."""
 
     namespace: str
     name: str
     uid: str
     chain: str
-    """What its links were made for, as is the stage; what its labels say, while it has no links."""
+    """What its links were made for, as is the stage; what its labels say, while it has no links. Empty without."""
     stage: str
     ready: bool
     """The pod's condition ContainersReady. The condition Ready would not do: it depends on our own readiness gate, and
@@ -36,43 +35,34 @@ class Replica:
     """What its labels say now, when that is not what its links were made for; for a person."""
 
     @property
+    def labelled(self) -> bool:
+        """It has the labels of a chain and a stage, or links that were made for them."""
+        return bool(self.chain and self.stage)
+
+    @property
     def path(self) -> str:
         """namespace/name"""
         return f"{self.namespace}/{self.name}"
 
     def made_for(self, chain: str, stage: str) -> Replica:
         """The replica as one of this stage, which its labels do not say (any more)."""
-        return replace(self, chain=chain, stage=stage, relabelled=f"stage {self.stage} of chain {self.chain}")
+        stage_said = f"stage {self.stage}" if self.stage else "no stage"
+        said = f"{stage_said} of chain {self.chain}" if self.chain else "no chain"
+        return replace(self, chain=chain, stage=stage, relabelled=said)
 
 
-def replica_of(pod: Mapping[str, Any]) -> Replica | None:
-    """The replica that a pod (as JSON) is; None without the labels of a chain and a stage."""
-    chain, stage = _labels(pod)
-    return None if chain is None or stage is None else _read(pod, chain, stage)
-
-
-def former_replica(pod: Mapping[str, Any], link: HostLink) -> Replica:
-    """The replica that a pod (as JSON) was before it lost a label. `link`: one of its links, which says what it was."""
-    chain, _ = _labels(pod)
-    said = "no chain" if chain is None else f"no stage of chain {chain}"
-    return replace(_read(pod, link.chain, link.stage), relabelled=said)
-
-
-def _labels(pod: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    labels = pod["metadata"].get("labels") or {}
-    return labels.get(names.CHAIN_LABEL), labels.get(names.STAGE_LABEL)
-
-
-def _read(pod: Mapping[str, Any], chain: str, stage: str) -> Replica:
+def replica_of(pod: Mapping[str, Any]) -> Replica:
+    """What is needed of a pod (as JSON), whether it has the labels of a chain and a stage or not."""
     metadata = pod["metadata"]
+    labels = metadata.get("labels") or {}
     status = pod.get("status") or {}
     conditions = {c["type"]: c for c in status.get("conditions") or []}
     return Replica(
         namespace=metadata["namespace"],
         name=metadata["name"],
         uid=metadata["uid"],
-        chain=chain,
-        stage=stage,
+        chain=labels.get(names.CHAIN_LABEL) or "",
+        stage=labels.get(names.STAGE_LABEL) or "",
         ready=conditions.get("ContainersReady", {}).get("status") == "True",
         stopped=status.get("phase") in ("Succeeded", "Failed") or any(_stopped(c) for c in _lasting(pod)),
         terminating="deletionTimestamp" in metadata,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from controller.node.plane.cluster import Cluster
 from controller.node.plane.drain import Drain
 from controller.node.plane.model import DataPlane, HostLink, LinksByPod, LinkState
 from controller.node.plane.plan import Part, State, differing, merge
@@ -96,8 +97,16 @@ def _replica(before: State, after: State, uid: str) -> Replica | None:
 def _cause(state: State, uid: str) -> str:
     replica = state.cluster.replicas.get(uid) if state.cluster else None
     if state.cluster and not replica:
-        return "the pod was deleted, or lost its labels"
-    return _fault(replica, state.links.get(uid, ())) or "its chain changed"
+        return "the pod lost its labels" if uid in state.cluster.others else "the pod was deleted"
+    return _fault(replica, state.links.get(uid, ())) or _change(state.cluster, replica)
+
+
+def _change(cluster: Cluster | None, replica: Replica | None) -> str:
+    if cluster and replica and not cluster.chain_of(replica):
+        return f"chain {replica.chain} was deleted, or is not valid"
+    if cluster and replica and not cluster.stage_of(replica):
+        return f"chain {replica.chain} has no stage {replica.stage} any more"
+    return "its chain changed"
 
 
 def _fault(replica: Replica | None, links: Sequence[HostLink]) -> str | None:

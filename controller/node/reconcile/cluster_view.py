@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from controller.node.plane.cluster import Cluster
 from controller.node.plane.replica import Replica, replica_of
@@ -14,7 +14,6 @@ from kube.objects import CHAINS, CONNECTIONS, PODS, Key, Object, leaving
 from kube.parsed import ParsedObjects
 from kube.stored import StoredChain, stored_chain
 from kube.watch import Watch
-from sfc import names
 from sfc.chain import Chain
 from sfc.validation.checks import InvalidChain, parse
 
@@ -38,7 +37,7 @@ def chain(stored: StoredChain, before: Chain | None) -> Chain | None:
 
 
 def replica(pod: Object, before: Replica | None) -> Replica | None:
-    """A pod that can not be read stays as it was `before`."""
+    """A pod that can not be read stays as it was `before`. None if it never could."""
     try:
         return replica_of(pod)
     except Exception:
@@ -62,13 +61,19 @@ class ClusterReader:
     def cluster(self, chains: Mapping[Key, StoredChain], replicas: Mapping[Key, Replica | None]) -> Cluster:
         """The same value again while nothing has changed for this node. For one thread at a time."""
         same = replicas is self._replicas
-        found = self._latest.replicas if same else {r.uid: r for r in replicas.values() if r}
+        found, others = (self._latest.replicas, self._latest.others) if same else _sorted(replicas.values())
         wanted = {(replica.namespace, replica.chain) for replica in found.values()}
         read = {key: one for key in sorted(wanted) if (one := self._parsed.one(chains, key))}
         if not same or not _same(read, self._latest.chains):
             self._parsed.keep(wanted)
-            self._replicas, self._latest = replicas, Cluster(read, found)
+            self._replicas, self._latest = replicas, Cluster(read, found, others)
         return self._latest
+
+
+def _sorted(replicas: Iterable[Replica | None]) -> tuple[dict[str, Replica], dict[str, Replica]]:
+    """Those with the labels of a chain and a stage, and the others, by UID."""
+    known = [replica for replica in replicas if replica]
+    return {r.uid: r for r in known if r.labelled}, {r.uid: r for r in known if not r.labelled}
 
 
 def _same(some: Mapping[Key, Chain], others: Mapping[Key, Chain]) -> bool:
@@ -76,7 +81,10 @@ def _same(some: Mapping[Key, Chain], others: Mapping[Key, Chain]) -> bool:
 
 
 class ClusterView:
-    """The watches of chains, of this node's replicas and of CrossConnections. Any thread may call its methods.
+    """The watches of chains, of this node's pods and of CrossConnections. Any thread may call its methods.
+
+    All pods are watched, not only those with our labels: a watch with a selector shows a pod that loses its labels like
+    one that was deleted.
 
     The threads of the watches read what has changed; who asks for the cluster gets what they have read.
     """
@@ -88,14 +96,12 @@ class ClusterView:
         self._node = node
         self._on_change = on_change
         here = {"fieldSelector": f"spec.nodeName={node}"}
-        of_chains = {**here, "labelSelector": names.CHAIN_LABEL}
-        self._all_pods = Collection(PODS.path(), lean.POD, here)
-        self._names_of_replicas = Collection(PODS.path(), lean.NAME, of_chains)
-        replicas = Collection(PODS.path(), lean.POD, of_chains)
+        pods = Collection(PODS.path(), lean.POD, here)
+        self._names_of_pods = Collection(PODS.path(), lean.NAME, here)
         chains, connections = Collection(CHAINS.path(), lean.CHAIN), Collection(CONNECTIONS.path())
         self._chains = Watch(api, chains, stored_chain, on_change=self._chains_changed)
         self._connections = Watch(api, connections, self._own_entry, on_change=on_status)
-        self._pods = Watch[Replica | None](api, replicas, replica, on_change=self._look)
+        self._pods = Watch[Replica | None](api, pods, replica, on_change=self._look)
         self._reader = ClusterReader()
         self._looking = threading.Lock()
         """Held from the moment that the snapshots are taken: what is older never replaces what is newer."""
@@ -115,17 +121,19 @@ class ClusterView:
         """None until both chains and pods were listed. The same value again while nothing has changed for this node."""
         return self._cluster
 
-    def pods(self) -> dict[str, Object]:
-        """All pods of this node, by UID, by a request to the API server. Raises ApiError."""
-        return {pod["metadata"]["uid"]: pod for page in self._api.pages(self._all_pods) for pod in page["items"]}
+    def existing(self) -> frozenset[str]:
+        """UIDs of the pods of this node, by a request to the API server. Raises ApiError."""
+        return frozenset(
+            pod["metadata"]["uid"] for page in self._api.pages(self._names_of_pods) for pod in page["items"]
+        )
 
     def deleted(self) -> frozenset[str]:
-        """UIDs of the replicas of this node that are being deleted, by a request to the API server. Raises ApiError."""
-        pages = self._api.pages(self._names_of_replicas, ASK_TIMEOUT_SECONDS)
+        """UIDs of the pods of this node that are being deleted, by a request to the API server. Raises ApiError."""
+        pages = self._api.pages(self._names_of_pods, ASK_TIMEOUT_SECONDS)
         return frozenset(pod["metadata"]["uid"] for page in pages for pod in page["items"] if leaving(pod))
 
-    def connections(self) -> Mapping[Key, Object | None]:
-        """The CrossConnections that exist, by (namespace, name): this node's element of `status.nodes` of each."""
+    def connections(self) -> Mapping[Key, tuple[str, Object | None]]:
+        """The CrossConnections that exist, by (namespace, name): UID, and this node's element of `status.nodes`."""
         return self._connections.snapshot()
 
     def _chains_changed(self) -> None:
@@ -141,6 +149,7 @@ class ClusterView:
         if after is not before:
             self._on_change()
 
-    def _own_entry(self, connection: Object, _: object) -> Object | None:
+    def _own_entry(self, connection: Object, _: object) -> tuple[str, Object | None]:
         nodes = (connection.get("status") or {}).get("nodes") or ()
-        return next((node for node in nodes if node["name"] == self._node), None)
+        uid: str = connection["metadata"].get("uid", "")
+        return uid, next((node for node in nodes if node["name"] == self._node), None)

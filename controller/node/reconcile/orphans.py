@@ -1,8 +1,7 @@
 """Removes orphans: links whose pod does not exist any more. Its sandbox outlived it, and no CNI DEL reached the agent.
 
-A pod that the watch does not show may still exist, because a pod without its labels is not watched, and it may get them
-back. So when a link has belonged to no known pod for a while, the API server is asked which pods this node has. A pod
-exists before its links do: if a later list lacks it, it is gone. A pod that only lost its labels is reported.
+The watch may lag behind. So when a link has belonged to no known pod for a while, the API server is asked which pods
+this node has. A pod exists before its links do: if a later list lacks it, it is gone.
 """
 
 from __future__ import annotations
@@ -10,13 +9,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection
 
 from controller.node.plane.model import HostLink
 from controller.node.plane.plan import State
-from controller.node.plane.replica import Replica, former_replica
 from kube.api import ApiError
-from kube.objects import Object
 
 log = logging.getLogger(__name__)
 
@@ -32,16 +29,14 @@ class Orphans:
         self,
         delete: Callable[[str], None],
         state: Callable[[], State],
-        pods: Callable[[], Mapping[str, Object]],
-        lost_labels: Callable[[Sequence[Replica]], None],
+        existing: Callable[[], Collection[str]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`delete` removes a link by its name. `pods` asks the API server for all pods of this node, by UID; it raises
-        ApiError. `lost_labels` is told which of them were replicas."""
+        """`delete` removes a link by its name. `existing` asks the API server for the UIDs of this node's pods, and
+        raises ApiError."""
         self._delete = delete
         self._state = state
-        self._pods = pods
-        self._lost_labels = lost_labels
+        self._existing = existing
         self._clock = clock
         self._unknown_since: dict[HostLink, float] = {}
         """On the clock, for each link that belongs to no known pod."""
@@ -61,13 +56,7 @@ class Orphans:
         now = self._clock()
         self._unknown_since = {link: self._unknown_since.get(link, now) for link in _unknown(self._state())}
         suspects = [link for link, since in self._unknown_since.items() if now - since >= PATIENCE_SECONDS]
-        existing = self._pods() if suspects else {}
-        former = {
-            link.pod_uid: former_replica(existing[link.pod_uid], link)
-            for link in suspects
-            if link.chain and link.pod_uid in existing
-        }
-        self._lost_labels(tuple(former.values()))
+        existing = self._existing() if suspects else ()
         for link in suspects:
             if link.pod_uid not in existing:
                 self._delete(link.name)
@@ -79,4 +68,5 @@ def _unknown(state: State) -> list[HostLink]:
     and nothing is known of their pods."""
     if state.cluster is None:
         return []
-    return [link for uid, links in state.links.items() if uid and uid not in state.cluster.replicas for link in links]
+    known = state.cluster.replicas.keys() | state.cluster.others.keys()
+    return [link for uid, links in state.links.items() if uid and uid not in known for link in links]

@@ -24,7 +24,6 @@ SENTENCES = {
     Reason.INTERFACE_DOWN: "interface {} is down; receives no new sessions until it is up again",
     Reason.OUTDATED: f"made with interface {{}}, which its stage does not have any more: {RESTART}",
     Reason.DRAINING: "out of all targets; waiting for its sessions to end",
-    Reason.DRAINED: "all its sessions have ended, or the deadline has passed",
 }
 """With the interfaces that are to blame."""
 
@@ -51,7 +50,7 @@ def node_status(state: State, node: str) -> dict[tuple[str, str], dict[str, Any]
         return {}
     replicas: dict[tuple[int, Side], list[dict[str, str]]] = {}
     for replica, state_name, key in _placed(state):
-        replicas.setdefault(key, []).append({"pod": replica.name, "state": state_name})
+        replicas.setdefault(key, []).append({"pod": replica.name, "uid": replica.uid, "state": state_name})
     entries = {}
     for connection, number in state.plan.numbers.of.items():
         sides = {side: replicas.get((number, side), []) for side in Side}
@@ -77,12 +76,16 @@ def _placed(state: State) -> Iterator[tuple[Replica, str, tuple[int, Side]]]:
 
 
 def _condition(state: State, replica: Replica, chain: Chain | None) -> Condition:
+    drain = state.drains.get(replica.uid)
     links = state.links.get(replica.uid, ())
-    its = standing(replica, state.drains.get(replica.uid), links, chain)
+    its = standing(replica, drain, links, chain)
     if its.reason is Reason.RELABELLED:
-        return relabelled(replica)
+        return _relabelled(replica)
     if its.reason is Reason.SERVING:
         return _serving(state, replica, links, its, chain)
+    if drain and drain.ended:
+        idle = drain.active_sessions == 0
+        return _not_wired(its.reason, "all its sessions have ended" if idle else "the drain deadline has passed")
     return _not_wired(its.reason, _sentence(replica, chain, its))
 
 
@@ -110,7 +113,7 @@ def _sentence(replica: Replica, chain: Chain | None, its: Standing) -> str:
     return SENTENCES[its.reason].format(", ".join(its.interfaces))
 
 
-def relabelled(replica: Replica) -> Condition:
+def _relabelled(replica: Replica) -> Condition:
     """Of a replica whose labels are not those of what it was made for."""
     return _not_wired(
         "Relabelled",

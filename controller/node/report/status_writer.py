@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -18,11 +18,12 @@ from controller.node.plane.plan import State
 from controller.node.plane.replica import Replica
 from controller.node.plane.transitions import STEERED_AWAY, Transition
 from controller.node.report import COMPONENT
-from controller.node.report.conditions import conditions, node_status, relabelled
+from controller.node.report.conditions import conditions, node_status
 from kube.api import STRATEGIC_MERGE_PATCH, ApiError
 from kube.conditions import Condition
 from kube.events import Event, Reporter
 from kube.objects import CONNECTIONS, EVENTS, PODS, Key, Object
+from sfc import names
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +58,11 @@ class StatusWriter:
         api: StatusApi,
         node: str,
         state: Callable[[], State],
-        connections: Callable[[], Mapping[Key, Object | None]],
+        connections: Callable[[], Mapping[Key, tuple[str, Object | None]]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`connections` returns this node's element of `status.nodes` of each CrossConnection that exists, by
-        (namespace, name); None for one without it."""
+        """`connections` returns the UID of each CrossConnection that exists, by (namespace, name), and this node's
+        element of its `status.nodes`; None for one without it."""
         self._api = api
         self._node = node
         self._reporter = Reporter(COMPONENT, node)
@@ -69,9 +70,8 @@ class StatusWriter:
         self._connections = connections
         self._clock = clock
         self._woken = threading.Event()
-        self._without_labels: Sequence[Replica] = ()
-        self._written: dict[str, tuple[Any, float]] = {}
-        """By path: what was written, and when."""
+        self._written: dict[tuple[str, str], tuple[Any, float]] = {}
+        """By path and UID: what was written, and when. An object made anew under the same name has nothing of it."""
         self._events: deque[tuple[Replica, Event, datetime]] = deque(maxlen=EVENTS_KEPT)
 
     def wake(self) -> None:
@@ -91,11 +91,6 @@ class StatusWriter:
         self._events.append((replica, event, datetime.now(UTC)))
         self.wake()
 
-    def lost_labels(self, replicas: Sequence[Replica]) -> None:
-        """These pods of the node were replicas, and have lost their labels: no watch shows them. Replaces what was told
-        before; returns at once."""
-        self._without_labels = replicas
-
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set; returns up to IDLE_SECONDS later."""
         pause = IDLE_SECONDS
@@ -112,17 +107,14 @@ class StatusWriter:
         """Write what differs. False when a write failed and should be repeated soon."""
         state = self._state()
         done = [self._write_condition(replica, condition) for replica, condition in conditions(state)]
-        known = state.cluster.replicas if state.cluster else {}
-        strays = (replica for replica in self._without_labels if replica.uid not in known)
-        done += [self._write_condition(replica, relabelled(replica)) for replica in strays]
         wanted = node_status(state, self._node) if state.cluster else None
         if wanted is not None:
             present = self._connections()  # mostly of chains that this node knows nothing of
-            differ = [key for key, entry in present.items() if entry is not None or key in wanted]
-            done += [self._write_status(key, present[key], wanted.get(key)) for key in differ]
+            differ = [key for key, (_, entry) in present.items() if entry is not None or key in wanted]
+            done += [self._write_status(key, *present[key], wanted.get(key)) for key in differ]
         done.append(self._write_events())
         horizon = self._clock() - ECHO_SECONDS
-        self._written = {path: (body, at) for path, (body, at) in self._written.items() if at > horizon}
+        self._written = {of: (body, at) for of, (body, at) in self._written.items() if at > horizon}
         return all(done)
 
     def _write_events(self) -> bool:
@@ -151,26 +143,26 @@ class StatusWriter:
             fields = {"status": str(condition.status), "reason": condition.reason}
             log.info("condition set", extra={"pod": replica.path, **fields})
 
-        return self._once(path, condition, write)
+        return self._once(path, replica.uid, condition, write)
 
-    def _write_status(self, key: Key, present: Object | None, entry: Object | None) -> bool:
+    def _write_status(self, key: Key, uid: str, present: Object | None, entry: Object | None) -> bool:
         if present == entry:
             return True
         namespace, name = key
         path = CONNECTIONS.path(namespace, name, "status")
-        metadata = {"namespace": namespace, "name": name}
+        metadata = {"namespace": namespace, "name": name, "uid": uid}
         obj = CONNECTIONS.object(metadata, status={"nodes": [entry] if entry else []})
-        return self._once(path, obj, lambda: self._api.apply(path, obj, f"sfc-node-{self._node}"))
+        return self._once(path, uid, obj, lambda: self._api.apply(path, obj, names.ENTRY_MANAGER + self._node))
 
-    def _once(self, path: str, body: Any, write: Callable[[], Any]) -> bool:
-        if path in self._written and self._written[path][0] == body:
+    def _once(self, path: str, uid: str, body: Any, write: Callable[[], Any]) -> bool:
+        if (path, uid) in self._written and self._written[path, uid][0] == body:
             return True
         try:
             write()
         except ApiError as error:
-            if error.status == 404:  # deleted meanwhile; the watch will show it
+            if error.status in (404, 409):  # deleted meanwhile, or made anew; the watch will show it
                 return True
             log.warning("could not write status", extra={"path": path, "error": str(error)})
             return False
-        self._written[path] = body, self._clock()
+        self._written[path, uid] = body, self._clock()
         return True
