@@ -422,6 +422,34 @@ def test_the_grace_period_is_only_ever_raised(stage_drain: int, grace: int | Non
     assert changed["spec"]["terminationGracePeriodSeconds"] == expected
 
 
+@pytest.mark.parametrize(
+    ("grace", "hook", "liveness", "expected"),
+    [
+        (30, "auto", {}, 30),
+        (600, "auto", {}, 30),
+        (631, "auto", {}, None),
+        (30, "auto", {"terminationGracePeriodSeconds": 5}, 5),
+        (30, "none", {}, None),
+    ],
+)
+def test_the_restart_of_a_container_that_hangs_does_not_get_the_time_for_a_drain(
+    grace: int, hook: str, liveness: dict[str, Any], expected: int | None
+) -> None:
+    chain = objects.chain()
+    chain["spec"]["stages"][2]["drain"] = {"deadlineSeconds": 600, "hook": hook}
+    nat = {"name": "nat", "livenessProbe": {"exec": {}, **liveness}, "readinessProbe": {"exec": {}}}
+    side = {"name": "side", "restartPolicy": "Always", "startupProbe": {"exec": {}, **liveness}}
+    obj = pod(spec={"containers": [nat], "initContainers": [side], "terminationGracePeriodSeconds": grace})
+
+    changed = admitted_pod(request(obj), lambda *_: parse(chain), Hook.HTTP_GET, SIGNER.sign).obj
+
+    assert changed is not None
+    (after,), (sidecar,) = changed["spec"]["containers"], changed["spec"]["initContainers"]
+    assert after["livenessProbe"].get("terminationGracePeriodSeconds") == expected
+    assert sidecar["startupProbe"].get("terminationGracePeriodSeconds") == expected
+    assert after["readinessProbe"] == {"exec": {}}, "Kubernetes allows none there"
+
+
 def test_a_sleep_is_never_shorter_than_the_api_allows() -> None:
     chain = objects.chain()
     chain["spec"]["drain"]["deadlineSeconds"] = 0

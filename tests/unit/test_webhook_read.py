@@ -73,6 +73,7 @@ def test_what_is_absent_or_null_is_empty(obj: dict[str, Any]) -> None:
             {"spec": {"containers": [{"lifecycle": {"preStop": []}}]}},
             "object.spec.containers[0].lifecycle.preStop must be an object",
         ),
+        ({"spec": {"containers": [{"livenessProbe": 1}]}}, "object.spec.containers[0].livenessProbe must be an object"),
         ({"spec": {"readinessGates": [None]}}, "object.spec.readinessGates[0] must be an object"),
         ({"spec": {"schedulingGates": 1}}, "object.spec.schedulingGates must be a list"),
         (

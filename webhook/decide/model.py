@@ -75,6 +75,10 @@ class Container:
     """The preStop hook; empty for none."""
     lasting: bool
     """True when it runs as long as the pod: false only for an init container that is no native sidecar (KEP-753)."""
+    probes: tuple[str, ...] = ()
+    """Those of its probes that end it with the pod's grace period when they fail, by their keys."""
+    probe_grace_seconds: int | None = None
+    """The grace period that those probes get instead; None leaves them alone."""
 
 
 @dataclass(frozen=True, slots=True)

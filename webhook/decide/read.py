@@ -15,6 +15,8 @@ LABELS = (names.CHAIN_LABEL, names.STAGE_LABEL)
 TEMPLATES = {"CronJob": ("spec", "jobTemplate", "spec", "template")}
 """Where a kind of workload keeps its pod template, if not in spec.template."""
 TOPOLOGY_KEY = "kubernetes.io/hostname"
+ENDING_PROBES = ("livenessProbe", "startupProbe")
+"""The kubelet restarts a container whose probe of these kinds fails."""
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 
@@ -51,10 +53,17 @@ def _containers(spec: Json, key: str, path: str) -> tuple[Container, ...]:
                 container.get("name"),
                 _hook(container, path, key, i) if container.get("lifecycle") is not None else {},
                 key == "containers" or container.get("restartPolicy") == "Always",
+                _probes(container, f"{path}.{key}[{i}]"),
             )
             for i, container in enumerate(_list_at(spec, key, path))
         ]
     )
+
+
+def _probes(container: Json, path: str) -> tuple[str, ...]:
+    """Those that end the container when they fail, and do not say how long that may take."""
+    found = {key: _mapping_at(container, key, path) for key in ENDING_PROBES if container.get(key) is not None}
+    return tuple(key for key, probe in found.items() if probe.get("terminationGracePeriodSeconds") is None)
 
 
 def _hook(container: Json, path: str, key: str, index: int) -> Json:

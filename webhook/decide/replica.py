@@ -46,11 +46,12 @@ def replica(pod: Pod, place: Position, identity: str, auto: Hook, sign: Sign) ->
     """
     kind = auto if place.stage.drain_hook is Hook.AUTO else place.stage.drain_hook
     hook = _hook(kind, identity, place.stage.drain_deadline_seconds)
+    restart = _restart_grace(pod, place.stage) if hook else None
     after = replace(
         pod,
         annotations=_annotated(pod.annotations, place, identity, sign),
-        containers=_hooked(pod.containers, hook),
-        init_containers=_hooked(pod.init_containers, hook),
+        containers=_hooked(pod.containers, hook, restart),
+        init_containers=_hooked(pod.init_containers, hook, restart),
         readiness_gates=_readiness_gates(pod),
         scheduling_gates=_scheduling_gates(pod, place.stage),
         grace_seconds=_grace(pod, place.stage) if hook else pod.grace_seconds,
@@ -113,12 +114,14 @@ def _hook(kind: Hook, identity: str, deadline: int) -> Json:
     }
 
 
-def _hooked(containers: tuple[Container, ...], hook: Json) -> tuple[Container, ...]:
-    return tuple(Container(c.name, hook, c.lasting) if c.lasting and not _own_hook(c, hook) else c for c in containers)
+def _hooked(containers: tuple[Container, ...], hook: Json, restart: int | None) -> tuple[Container, ...]:
+    """`restart`: seconds that a container has to end when a probe of it fails; None leaves that alone."""
+    limited = (replace(c, probe_grace_seconds=restart) for c in containers)
+    return tuple(replace(c, hook=hook) if c.lasting and not _own_hook(c, hook) else c for c in limited)
 
 
 def _unhooked(containers: tuple[Container, ...]) -> tuple[Container, ...]:
-    return tuple(Container(c.name, {}, c.lasting) if _is_ours(c.hook) else c for c in containers)
+    return tuple(replace(c, hook={}) if _is_ours(c.hook) else c for c in containers)
 
 
 def _own_hook(container: Container, hook: Json) -> bool:
@@ -139,6 +142,12 @@ def _is_ours(hook: Json) -> bool:
 def _grace(pod: Pod, stage: Stage) -> int:
     present = DEFAULT_GRACE_SECONDS if pod.grace_seconds is None else pod.grace_seconds
     return max(present, stage.drain_deadline_seconds + GRACE_MARGIN_SECONDS)
+
+
+def _restart_grace(pod: Pod, stage: Stage) -> int | None:
+    """What the function has for its own shutdown after a drain, where the rest of the grace period is for the drain: no
+    drain comes before the restart of a container that hangs, so nobody shall wait for one."""
+    return GRACE_MARGIN_SECONDS if _grace(pod, stage) == stage.drain_deadline_seconds + GRACE_MARGIN_SECONDS else None
 
 
 # --- gates and affinity -----------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ ANNOTATIONS = (names.NETWORKS_ANNOTATION, names.DRAIN_ID_ANNOTATION, names.SOURC
 def pod(before: Pod, after: Pod) -> tuple[Edit, ...]:
     """The edits that turn the pod `before`, as it was read, into `after`.
 
-    They write annotations, hooks, gates, grace period and preferences. Both pods have the same containers.
+    They write annotations, hooks, gates, grace periods and preferences. Both pods have the same containers.
     """
     return tuple(_pod(before, after))
 
@@ -33,8 +33,8 @@ def _pod(before: Pod, after: Pod) -> Iterator[Edit]:
     for key in ANNOTATIONS:
         if before.annotations.get(key) != after.annotations.get(key):
             yield ("metadata", "annotations", key), after.annotations.get(key)
-    yield from _hooks("containers", before.containers, after.containers)
-    yield from _hooks("initContainers", before.init_containers, after.init_containers)
+    yield from _containers("containers", before.containers, after.containers)
+    yield from _containers("initContainers", before.init_containers, after.init_containers)
     yield from _list(("spec", "readinessGates"), before.readiness_gates, after.readiness_gates)
     yield from _list(("spec", "schedulingGates"), before.scheduling_gates, after.scheduling_gates)
     if before.grace_seconds != after.grace_seconds:
@@ -42,10 +42,13 @@ def _pod(before: Pod, after: Pod) -> Iterator[Edit]:
     yield from _list(("spec", "affinity", "podAffinity", PREFERRED), before.preferences, after.preferences)
 
 
-def _hooks(group: str, before: tuple[Container, ...], after: tuple[Container, ...]) -> Iterator[Edit]:
+def _containers(group: str, before: tuple[Container, ...], after: tuple[Container, ...]) -> Iterator[Edit]:
     for i, (old, new) in enumerate(zip(before, after, strict=True)):
         if old.hook != new.hook:
             yield ("spec", group, i, "lifecycle", "preStop"), new.hook or None
+        if new.probe_grace_seconds is not None:
+            for probe in new.probes:
+                yield ("spec", group, i, probe, "terminationGracePeriodSeconds"), new.probe_grace_seconds
 
 
 def _list(path: tuple[str | int, ...], before: tuple[Json, ...], after: tuple[Json, ...]) -> Iterator[Edit]:
