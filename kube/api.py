@@ -36,17 +36,27 @@ MERGE_PATCH = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
 
+LONGEST_RETRY_AFTER_SECONDS = 60.0
+"""A server, or a proxy before it, may ask for more; nobody here waits for so long."""
+
 
 class ApiError(Exception):
     """A request that the API server refused, or that got no answer that can be used."""
 
-    def __init__(self, status: int, reason: str, message: str) -> None:
+    def __init__(self, status: int, reason: str, message: str, retry_after: float = 0.0) -> None:
         super().__init__(f"{status} {reason}: {message}" if status else f"{reason}: {message}")
         self.status = status
         """HTTP status; 0 when there was no answer, or none that could be read."""
         self.reason = reason
         """One word, as in the Status object: NotFound, Conflict, Expired …; NoAnswer or Unreadable with status 0."""
         self.message = message
+        self.retry_after = retry_after
+        """Seconds that the server asks to wait before the next try; 0 when it asks for nothing."""
+
+    @property
+    def busy(self) -> bool:
+        """The server turns requests away for a while, whatever they ask for: the same request may succeed later."""
+        return self.status in (429, 503)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +114,13 @@ class ApiServer:
         """ApiError has status 409 when the object is not at `metadata.resourceVersion` of `obj` any more."""
         return self._object("PUT", path, body=(JSON, obj))
 
-    def delete(self, path: str, params: Params | None = None) -> dict[str, Any]:
-        """Returns the deleted object, or a Status."""
-        return self._object("DELETE", path, params)
+    def delete(self, path: str, params: Params | None = None, uid: str | None = None) -> dict[str, Any]:
+        """Returns the deleted object, or a Status.
+
+        `uid`: of the object that is meant. ApiError has status 409 when another one has its name by now.
+        """
+        options = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": uid}}
+        return self._object("DELETE", path, params, (JSON, options) if uid else None)
 
     def patch(self, path: str, body: Any, content_type: str) -> dict[str, Any]:
         """`content_type`: MERGE_PATCH, JSON_PATCH or STRATEGIC_MERGE_PATCH. Returns the object after the patch."""
@@ -200,7 +214,7 @@ class ApiServer:
                 _request_timeout=(CONNECT_TIMEOUT_SECONDS, read_timeout),
             ).response
             if not 200 <= response.status < 300:
-                raise _refusal(response.status, response.data)
+                raise _refusal(response.status, response.data, response.headers.get("Retry-After"))
         except (urllib3.exceptions.HTTPError, OpenApiException, ConfigException, OSError) as error:
             raise ApiError(0, "NoAnswer", f"{method} {path}: {error}") from error
         return response
@@ -231,15 +245,29 @@ def _event(line: bytes, shape: Shape) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ApiError(0, "Unreadable", f"watch sent a line that is not an event ({error}): {line[:80]!r}") from error
     if event["type"] == "ERROR":
-        status = event["object"]
-        code, reason, message = status.get("code", 0), status.get("reason", "Unknown"), status.get("message", "none")
-        raise ApiError(code if isinstance(code, int) else 0, str(reason), str(message))
+        raise _status(0, event["object"], None)
     return event
 
 
-def _refusal(code: int, body: bytes) -> ApiError:
+def _refusal(code: int, body: bytes, retry_after: str | None) -> ApiError:
     try:
-        status = json.loads(body)
-        return ApiError(code, str(status.get("reason", "Unknown")), str(status.get("message", "no message")))
+        return _status(code, json.loads(body), retry_after)
     except (ValueError, AttributeError):  # a proxy's HTML page, say
-        return ApiError(code, "Unknown", body[:200].decode(errors="replace"))
+        return ApiError(code, "Unknown", body[:200].decode(errors="replace"), _seconds(retry_after))
+
+
+def _status(code: int, status: Mapping[str, Any], retry_after: str | None) -> ApiError:
+    """Of an object of kind Status. `code`: of the answer; 0 for an event of a watch, whose Status has it."""
+    found, details = code or status.get("code"), status.get("details")
+    seconds = _seconds(retry_after) or (isinstance(details, dict) and _seconds(details.get("retryAfterSeconds")))
+    return ApiError(
+        found if isinstance(found, int) else 0,
+        str(status.get("reason", "Unknown")),
+        str(status.get("message", "no message")),
+        seconds or 0.0,
+    )
+
+
+def _seconds(text: object) -> float:
+    """Of `Retry-After`, in the form that API servers use; 0 for a date, and for nothing."""
+    return min(float(str(text)), LONGEST_RETRY_AFTER_SECONDS) if str(text).isdecimal() else 0.0

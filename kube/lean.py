@@ -47,6 +47,7 @@ class Whole(TypedDict, total=False):
     code: Any
     reason: Any
     message: Any
+    details: Any
 
 
 class ChainObject(Whole, total=False):

@@ -3,7 +3,8 @@
 The official client's informer asks for no bookmarks, sets no read time-out and does not back off, so it can follow a
 dead connection for ever. Here one rule covers every failure: keep the last snapshot, wait (`kube.backoff`), then
 continue from the last resource version. After an answer with an error status (410 Gone, a resource version from before
-a restored backup, …) list anew instead.
+a restored backup, …) list anew instead; but not after 429 and 503, by which a server with too much to do asks for fewer
+requests, and not for larger ones. Then wait as long as the answer asks for, at least.
 """
 
 from __future__ import annotations
@@ -54,12 +55,15 @@ class Watch(Generic[V]):
         read: Callable[[Object, V | None], V],
         *,
         on_change: Callable[[], None] | None = None,
+        on_object: Callable[[V | None, V | None], None] | None = None,
         read_timeout: tuple[float, float] = READ_TIMEOUT_SECONDS,
     ) -> None:
         """`read` gets an object, without what the collection's shape leaves out, and what was read of its version
         before; None for a new object. It must not raise. A version that reads like the one before is no change.
 
-        `on_change` is called in the watch's thread after every change; it must be cheap and must not raise.
+        `on_change` is called in the watch's thread after every change; it must be cheap and must not raise. `on_object`
+        likewise, before it, for each object that changed, with what was read before and what is read now; None for an
+        object that is not there.
         `read_timeout`: seconds, (least, most); each request chooses at random between them.
         """
         self._api = api
@@ -67,6 +71,7 @@ class Watch(Generic[V]):
         self._path = collection.path
         self._read = read
         self._on_change = on_change or (lambda: None)
+        self._on_object = on_object or (lambda before, after: None)
         self._read_timeout = read_timeout
         self._stopped = threading.Event()
         self._lock = threading.Lock()
@@ -108,17 +113,18 @@ class Watch(Generic[V]):
     def _run(self) -> None:
         failures, answered = 0, True
         while not self._stopped.is_set():
-            started = time.monotonic()
+            started, asked_to_wait = time.monotonic(), 0.0
             try:
                 self._follow()
             except ApiError as error:
                 log.warning("watch interrupted", extra={"path": self._path, "error": str(error)})
                 if error.status:
                     failures = failures if answered else 0  # 410 after an outage, say, is the first of its kind
-                    self._version = None
-                answered = bool(error.status)
+                    self._version = self._version if error.busy else None
+                answered, asked_to_wait = bool(error.status), error.retry_after
             failures = 0 if time.monotonic() - started >= SETTLED_SECONDS else failures + 1
-            self._stopped.wait((REFUSED if answered else AWAY).seconds(failures))
+            # The sum: clients that were told the same time must not come back together.
+            self._stopped.wait(asked_to_wait + (REFUSED if answered else AWAY).seconds(failures))
 
     def _follow(self) -> None:
         """List if there is nothing to go on from, then watch until the request ends."""
@@ -149,7 +155,10 @@ class Watch(Generic[V]):
             except (KeyError, TypeError, AttributeError) as error:
                 raise ApiError(0, "Unreadable", f"list of {self._path} lacks {error}") from error
         with self._lock:
-            self._values, self._snapshot = listed, None
+            before, self._values, self._snapshot = self._values, listed, None
+        for each in before.keys() | listed.keys():
+            if before.get(each) is not listed.get(each):
+                self._on_object(before.get(each), listed.get(each))
         self._last_word = time.monotonic()
         self._on_change()
         return version
@@ -168,15 +177,17 @@ class Watch(Generic[V]):
 
     def _changes(self, kind: str, obj: Object, changed: Key) -> bool:
         """Whether the event changes what is known."""
-        if kind == "DELETED":
-            with self._lock:
-                self._snapshot = None
-                return self._values.pop(changed, _NOTHING) is not _NOTHING
-        value = self._value(obj, changed)
-        if self._values.get(changed, _NOTHING) is value:
+        before = self._values.get(changed, _NOTHING)
+        value = _NOTHING if kind == "DELETED" else self._value(obj, changed)
+        if before is value:
             return False
         with self._lock:
-            self._values[changed], self._snapshot = value, None
+            self._snapshot = None
+            if value is _NOTHING:
+                del self._values[changed]
+            else:
+                self._values[changed] = value
+        self._on_object(*(None if each is _NOTHING else each for each in (before, value)))
         return True
 
     def _value(self, obj: Object, of: Key) -> V:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -43,6 +44,10 @@ class FakeApi:
         self.listed: Sequence[dict[str, Any]] = []
         """The list whose pages are asked for."""
         self.requests: list[tuple[str, str, dict[str, str], Any]] = []
+        self.asked_at: list[float] = []
+        """When each request came, in seconds on the monotonic clock."""
+        self.retry_after = ""
+        """Header of answers with an error status."""
         self.released = threading.Event()
         api = self
 
@@ -56,6 +61,7 @@ class FakeApi:
                 url = urlsplit(self.path)
                 query = {k: v[0] for k, v in parse_qs(url.query).items()}
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                api.asked_at.append(time.monotonic())
                 api.requests.append((self.command, url.path, query, json.loads(body) if body else None))
                 self.content_type = self.headers.get("Content-Type")
                 if "watch" in query:
@@ -72,6 +78,8 @@ class FakeApi:
             def answer(self, code: int, obj: Any) -> None:
                 body = obj if isinstance(obj, bytes) else json.dumps(obj).encode()
                 self.send_response(code)
+                if code >= 400 and api.retry_after:
+                    self.send_header("Retry-After", api.retry_after)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

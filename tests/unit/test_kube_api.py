@@ -62,6 +62,25 @@ def test_a_refusal_carries_status_reason_and_message(fake: FakeApi) -> None:
     assert str(caught.value) == "409 Told: told to answer 409"
 
 
+@pytest.mark.parametrize(
+    ("header", "seconds"), [("", 0), ("7", 7), ("86400", 60), ("Fri, 27 Nov 2026 16:56:56 GMT", 0), ("-1", 0)]
+)
+def test_a_refusal_says_how_long_to_wait_within_reason(fake: FakeApi, header: str, seconds: float) -> None:
+    fake.lists[0] = 429
+    fake.retry_after = header
+
+    with pytest.raises(ApiError) as caught:
+        fake.client().get("/x")
+
+    assert (caught.value.busy, caught.value.retry_after) == (True, seconds)
+
+
+def test_a_deletion_may_be_of_one_object_only_whatever_has_its_name_by_now(fake: FakeApi) -> None:
+    fake.client().delete("/x", uid="u-1")
+
+    assert fake.requests[-1][3] == {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": "u-1"}}
+
+
 def test_a_refusal_is_not_retried(fake: FakeApi) -> None:
     fake.lists[0] = 503
 

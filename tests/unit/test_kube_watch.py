@@ -160,6 +160,53 @@ def test_an_error_status_leads_to_a_new_list_which_shows_what_was_deleted_meanwh
     assert fake.queries(watch=True)[1]["resourceVersion"] == "9"
 
 
+BUSY = {**status(429, "TooManyRequests"), "details": {"retryAfterSeconds": 1}}
+
+
+@pytest.mark.parametrize("trouble", [429, 503, [event("ERROR", BUSY)]])
+def test_a_watch_that_a_busy_server_refuses_waits_as_asked_and_goes_on_from_where_it_was(
+    fake: FakeApi, started: Callable[..., Watch[Any]], trouble: Any
+) -> None:
+    fake.lists[0] = [pod("a", 3)]
+    fake.watches.extend([[event("ADDED", pod("b", 8))], trouble, [event("ADDED", pod("c", 9)), HANG]])
+    fake.retry_after = "1"
+
+    watch = started()
+
+    eventually(lambda: names(watch) == {"a", "b", "c"})
+    assert [query["resourceVersion"] for query in fake.queries(watch=True)] == ["3", "8", "8"]
+    assert len(fake.queries(watch=False)) == 1
+    assert fake.asked_at[-1] - fake.asked_at[-2] >= 1
+
+
+def test_a_list_that_a_busy_server_refuses_waits_as_asked(fake: FakeApi, started: Callable[..., Watch[Any]]) -> None:
+    fake.lists = type(fake.lists)([429, [pod("a", 3)]])
+    fake.retry_after = "1"
+
+    watch = started()
+
+    eventually(lambda: names(watch) == {"a"})
+    assert fake.asked_at[1] - fake.asked_at[0] >= 1
+
+
+def test_each_object_that_changes_is_told_as_it_was_and_as_it_is(
+    fake: FakeApi, started: Callable[..., Watch[Any]]
+) -> None:
+    told: list[tuple[str | None, str | None]] = []
+    fake.lists = type(fake.lists)([[pod("a", 3), pod("b", 3)], [pod("b", 3), pod("c", 9)]])
+    fake.watches.extend([[event("MODIFIED", pod("a", 4)), event("DELETED", pod("x", 5))], 410])
+
+    watch = started(
+        read=lambda obj, _: f"{obj['metadata']['name']}{obj['metadata']['resourceVersion']}",
+        on_object=lambda before, after: told.append((before, after)),
+    )
+
+    eventually(lambda: names(watch) == {"b", "c"})
+    assert set(told[:2]) == {(None, "a3"), (None, "b3")}
+    assert told[2] == ("a3", "a4")
+    assert set(told[3:]) == {("a4", None), (None, "c9")}, "b is as it was, and x was never known"
+
+
 @pytest.mark.parametrize(
     "trouble",
     [b"\x00garbage\n", b'{"type":"ADDED","object":{}}\n', b'{"type":"ADDED","object":{"metadata":[]}}\n'],
