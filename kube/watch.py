@@ -48,7 +48,7 @@ class Watch(Generic[V]):
     called from any thread. Take one snapshot, then decide by it.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         api: ApiServer,
         collection: Collection,

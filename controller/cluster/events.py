@@ -34,7 +34,7 @@ def of_change(before: Object | None, after: Object) -> Iterator[Event]:
 
 
 def of_creation(connections: Iterable[str]) -> Iterator[Event]:
-    """One event for all CrossConnections that a chain gets, by their names; none when it gets none."""
+    """One event for all CrossConnections that were made for a chain, by their names; none when none was."""
     if made := ", ".join(connections):
         yield Event("CrossConnectionsCreated", made)
 
@@ -45,9 +45,9 @@ def _of_readiness(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterat
     if reason == status.ALL_STAGES_SERVE:
         if was != reason:
             yield Event("ChainReady", message)
-    elif reason == status.INVALID:
+    elif reason in (status.INVALID, status.OBJECTS_REFUSED):
         if (was, before.get("message")) != (reason, message):
-            yield Event("InvalidChain", message, warning=True)
+            yield Event("InvalidChain" if reason == status.INVALID else reason, message, warning=True)
     elif reason == status.NETWORK_CONFLICT:
         if was != reason:
             yield Event("NetworkConflict", message, warning=True)
@@ -56,8 +56,9 @@ def _of_readiness(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterat
 
 
 def _of_ports(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Event]:
-    if before.get("reason") != after.get("reason") == status.NO_FREE_SOURCE_PORTS:
-        yield Event(status.NO_FREE_SOURCE_PORTS, after["message"], warning=True)
+    reason = after.get("reason")
+    if reason in (status.NO_FREE_SOURCE_PORTS, status.SOURCE_PORTS_REFUSED) and before.get("reason") != reason:
+        yield Event(reason, after["message"], warning=True)
 
 
 def _of_stages(before: Iterable[Object], after: Iterable[Object]) -> Iterator[Event]:

@@ -1,47 +1,56 @@
-"""The leader's loop: observe, plan, apply. Events of the watches only wake it. Tenants' writes go by turns, and what
-failed is repeated after a back-off (`turns`)."""
+"""The leader's work: workers take keys from the queue; a pass over a key observes, plans and applies.
+
+Events of the watches only add keys (`queue`); a pass looks at the objects as they are (`store`), decides (`plan`), and
+writes. What fails is repeated after a back-off of its own, and nothing else waits for it.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
-from controller.cluster import source_ports, trust
-from controller.cluster.plan import MANAGER, Settled, plan
-from controller.cluster.snapshot import ChainObject, Pod, Snapshot, chain_object, pod_of
-from controller.cluster.turns import RETRY, Turns
-from controller.cluster.writes import Apply, Assign, Delete, Patch, Record, Withdraw, Write
-from kube import events, lean
+from controller.cluster import plan, source_ports, trust
+from controller.cluster.queue import Queue
+from controller.cluster.snapshot import ChainObject, Pod, chain_object, pod_of
+from controller.cluster.store import Store
+from controller.cluster.writes import Apply, Assign, Create, Delete, Outcome, Patch, Record, Withdraw, Write
+from kube import events, lean, objects
 from kube.api import MERGE_PATCH, STRATEGIC_MERGE_PATCH, ApiError, ApiServer, Collection
-from kube.objects import CHAINS, CONNECTIONS, NETWORKS, NODES, PODS, Object
+from kube.objects import CHAINS, CONNECTIONS, NETWORKS, NODES, PODS, Key, Object
 from kube.watch import Watch
 from sfc import names
+from sfc.source_ports import PortRange
 
 log = logging.getLogger(__name__)
 
-GATHER_SECONDS = 0.1
-"""Wait this long after the first event, so that one pass covers those that follow it at once."""
+V = TypeVar("V")
+
+WORKERS = 4
+"""Passes at a time, each in another namespace: a request that hangs holds up its namespace only."""
 TRUST_SECONDS = 5.0
 """Secrets are not watched; this is the time between two looks at them."""
-WRITE_SECONDS = 2.0
-"""For the writes of one pass. They go by turns, so what another tenant needs meanwhile waits for so long at most."""
+KEYS_OF_STATEMENTS: Key = ("", "")
+"""What stands for them in the queue."""
 
 OUTDATED = (404, 409)
 """Statuses of the answer for an object that was deleted, or has changed meanwhile."""
 
-PASSES = Histogram("sfc_cluster_pass_seconds", "Time to observe, plan and apply once")
+PASSES = Histogram("sfc_cluster_pass_seconds", "Time to observe, plan and apply once, for one chain or network")
 WRITES = Counter("sfc_cluster_writes", "Writes of the cluster's objects that succeeded", ["write"])
-FAILURES = Counter("sfc_cluster_failures", "Writes, and passes over the keys, that failed")
+FAILURES = Counter("sfc_cluster_failures", "Writes and passes that failed")
+WAITING = Gauge("sfc_cluster_waiting", "Chains and networks that wait for a pass")
 
 
 class Loop:
-    """The loop, and the watches that wake it. `run` is for one thread; the other methods are for any."""
+    """The workers, and the watches that give them work. `run` is for one thread; the other methods are for any."""
 
     def __init__(
         self,
@@ -50,28 +59,25 @@ class Loop:
     ) -> None:
         self._api = api
         self._clock = clock
-        self._wake = threading.Event()
-        self._stopped = threading.Event()
-        self._trust_due = 0.0
-        self._distrusted = 0
-        """Looks at the certificates that failed in a row."""
-        self._turns = Turns()
-        self._settled: Settled = {}
-        self._last_pass = time.monotonic()
+        self._store = Store()
+        self._queue = Queue()
+        self._turn = threading.Condition()
+        """Held while the queue is used."""
+        self._begun = False
+        """All kinds were listed; nothing is planned before that."""
+        self._stopped = False
+        self._alive_at: dict[str, float] = {}
+        """By worker that makes a pass: when it last began or got an answer, on the monotonic clock."""
 
         ours = Collection(NETWORKS.path(), params={"fieldSelector": f"metadata.name={names.NETWORK_NAME}"})
         labelled = Collection(PODS.path(), lean.POD, {"labelSelector": names.CHAIN_LABEL})
-        chains, connections, wake = (
-            Collection(CHAINS.path(), lean.CHAIN),
-            Collection(CONNECTIONS.path()),
-            self._wake.set,
-        )
-        self._chains = Watch[ChainObject](api, chains, chain_object, on_change=wake)
-        self._connections = Watch[Object](api, connections, lambda obj, _: obj, on_change=wake)
-        self._networks = Watch[Object](api, ours, lambda obj, _: obj, on_change=wake)
+        chains, connections, store = Collection(CHAINS.path(), lean.CHAIN), Collection(CONNECTIONS.path()), self._store
+        self._chains: Watch[ChainObject] = self._watch(chains, chain_object, store.chain)
+        self._connections: Watch[Object] = self._watch(connections, lambda obj, _: obj, store.connection)
+        self._networks: Watch[Object] = self._watch(ours, lambda obj, _: obj, store.network)
         nodes = Collection(NODES.path(), lean.NAME)
-        self._nodes = Watch[bool](api, nodes, lambda *_: True, on_change=wake)  # whether it exists is all that matters
-        self._pods = Watch[Pod](api, labelled, lambda obj, _: pod_of(obj), on_change=wake)
+        self._nodes: Watch[str] = self._watch(nodes, lambda obj, _: objects.name(obj), store.node)
+        self._pods: Watch[Pod] = self._watch(labelled, lambda obj, _: pod_of(obj), store.pod)
 
     @property
     def watches(self) -> dict[str, Watch[Any]]:
@@ -85,104 +91,154 @@ class Loop:
         }
 
     def run(self) -> None:
-        """Until `stop` is called."""
+        """Until `stop` is called, or a worker ends by itself. All have ended when this returns."""
         for watch in self.watches.values():
             watch.start()
-        while not self._stopped.is_set():
-            self._pass()
-            self._rest()
+        self._add([KEYS_OF_STATEMENTS])
+        workers = [threading.Thread(target=self._work, name=f"worker {i}", daemon=True) for i in range(WORKERS)]
+        for worker in workers:
+            worker.start()
+        while all(worker.is_alive() for worker in workers):
+            workers[0].join(1.0)
+        self.stop()
+        for worker in workers:
+            worker.join()
 
     def stop(self) -> None:
-        """Returns at once; the pass under way is the last."""
-        self._stopped.set()
-        self._wake.set()
+        """Returns at once; the passes under way are the last."""
+        with self._turn:
+            self._stopped = True
+            self._turn.notify_all()
 
     def age_seconds(self) -> float:
-        """Seconds since the last pass ended; they show a loop that hangs."""
-        return time.monotonic() - self._last_pass
+        """How long a worker has waited for an answer; it shows one that hangs."""
+        return time.monotonic() - min(self._alive_at.copy().values(), default=time.monotonic())
 
     def unsynced(self) -> list[str]:
         """The kinds that were not listed yet. Nothing is planned before all are."""
         return [name for name, watch in self.watches.items() if not watch.synced]
 
-    def _rest(self) -> None:
-        self._wake.wait(max(0.0, min(self._trust_due, self._turns.next_due()) - time.monotonic()))
-        self._stopped.wait(GATHER_SECONDS)
+    def _watch(
+        self,
+        collection: Collection,
+        read: Callable[[Object, V | None], V],
+        note: Callable[[V | None, V | None], Iterable[Key]],
+    ) -> Watch[V]:
+        def changed(before: V | None, after: V | None) -> None:
+            keys = note(before, after)
+            if self._begun:
+                self._add(keys)
 
-    def _pass(self) -> None:
-        self._wake.clear()
-        with PASSES.time():
-            if time.monotonic() >= self._trust_due:
-                self._trust()
-            planned = {} if self.unsynced() else plan(self._observe(), self._clock(), self._settled)
-            self._turns.keep(planned)
-            self._write(planned)
-        self._last_pass = time.monotonic()
+        return Watch(self._api, collection, read, on_change=self._listed, on_object=changed)
 
-    def _write(self, planned: Mapping[str, Sequence[Write]]) -> None:
-        """Until all is written, or the time is over: then the next pass, which sees what is new, goes on."""
-        until = time.monotonic() + WRITE_SECONDS
-        results: dict[str, bool] = {}
-        for namespace, write in self._turns.order(planned, time.monotonic()):
-            if time.monotonic() >= until:
-                self._wake.set()
-                break
-            results[namespace] = self._apply(write) and results.get(namespace, True)
-        self._turns.note(results, time.monotonic())
+    def _listed(self) -> None:
+        """What changed before `_begun` was set is among the keys of the store, which are read after it."""
+        if not self._begun and not self.unsynced():
+            self._begun = True
+            self._add(self._store.keys())
 
-    def _observe(self) -> Snapshot:
-        return Snapshot(
-            chains=self._chains.snapshot(),
-            connections=self._connections.snapshot(),
-            networks=self._networks.snapshot(),
-            pods=self._pods.snapshot(),
-            nodes=self._nodes.snapshot(),
-        )
+    def _add(self, keys: Iterable[Key], **delay: float) -> None:
+        with self._turn:
+            for key in keys:
+                self._queue.add(key, time.monotonic(), **delay)
+            self._turn.notify()
 
-    def _trust(self) -> None:
-        try:
+    def _work(self) -> None:
+        while (key := self._next()) is not None:
+            self._mark()
+            failed, pause = True, 0.0
+            try:
+                with PASSES.time():
+                    failed = not self._pass(key)
+            except ApiError as error:
+                FAILURES.inc()
+                log.error("pass broken off", extra={"object": "/".join(key), "error": str(error)})
+                pause = error.retry_after
+            except Exception:  # one object that this program cannot deal with must not end the work on all others
+                FAILURES.inc()
+                log.exception("pass failed", extra={"object": "/".join(key)})
+            del self._alive_at[threading.current_thread().name]
+            with self._turn:
+                self._queue.done(key, time.monotonic(), failed=failed, pause=pause)
+
+    def _next(self) -> Key | None:
+        """Waits for the next key; None when the work is over."""
+        with self._turn:
+            while not self._stopped:
+                now = time.monotonic()
+                key = self._queue.take(now)
+                WAITING.set(len(self._queue))
+                if key is not None:
+                    self._turn.notify()  # somebody has to wait for the next one
+                    return key
+                due = self._queue.next_due()
+                self._turn.wait(None if due == float("inf") else due - now)
+        return None
+
+    def _mark(self) -> None:
+        self._alive_at[threading.current_thread().name] = time.monotonic()
+
+    def _pass(self, key: Key) -> bool:
+        """Whether all of it succeeded. Raises ApiError when the API server gives no answer, or has too much to do."""
+        namespace, name = key
+        if key == KEYS_OF_STATEMENTS:
             trust.keep_statement_keys(self._api, self._clock())
-        except ApiError as error:
-            FAILURES.inc()
-            log.error("keys not reconciled", extra={"error": str(error)})
-            self._distrusted += 1
-            self._trust_due = time.monotonic() + RETRY.seconds(self._distrusted)
-            return
-        self._distrusted = 0
-        self._trust_due = time.monotonic() + TRUST_SECONDS
+            self._add([key], delay=TRUST_SECONDS)
+            return True
+        if not name:
+            outcome = self._write(plan.network(self._store.place(namespace)))
+            self._add(self._store.refuse(namespace, next(iter(outcome.refused.values()), None)))
+            return not outcome.refused
+        part = self._store.part(key)
+        outcome = self._write(plan.needed(part, self._clock()))
+        said = self._write(plan.told(part, outcome, self._clock()))
+        return not (outcome.refused or said.refused)
 
-    def _apply(self, write: Write) -> bool:
-        """Whether it succeeded. A write that fails does not keep the others from being done."""
-        fields = {"write": type(write).__name__.lower(), "object": _target(write)}
-        try:
-            apply(self._api, write)
-        except ApiError as error:
-            FAILURES.inc()
-            log.error("write failed", extra={**fields, "error": str(error)})
-            return False
-        WRITES.labels(fields["write"]).inc()
-        log.info("written", extra=fields)
-        return True
+    def _write(self, writes: Iterable[Write]) -> Outcome:
+        """A write that is refused does not keep the others from being done."""
+        created, found, refused = [], [], {}
+        for write in writes:
+            fields = {"write": type(write).__name__.lower(), "object": _target(write)}
+            try:
+                done = apply(self._api, write)
+            except ApiError as error:
+                if error.busy or not error.status:
+                    raise
+                FAILURES.inc()
+                log.error("write refused", extra={**fields, "error": str(error)})
+                refused[_target(write)] = error.message
+                continue
+            finally:
+                self._mark()
+            if isinstance(write, Create):
+                (created if done else found).append(objects.name(write.obj))
+            if done:
+                WRITES.labels(fields["write"]).inc()
+                log.info("written", extra=fields)
+        return Outcome(tuple(created), tuple(found), refused)
 
 
-def apply(api: ApiServer, write: Write) -> None:
-    """Does one write. Success when the object was deleted meanwhile, or has changed and the next pass looks again.
+def apply(api: ApiServer, write: Write) -> bool:
+    """Does one write. False when the object was deleted meanwhile, or has changed: the next pass looks again.
 
     Raises ApiError.
     """
     match write:
         case Apply(path, obj):
-            _unless((404,) if path.endswith("/status") else (), lambda: api.apply(path, obj, MANAGER))
+            return _unless((404,) if path.endswith("/status") else (), lambda: api.apply(path, obj, plan.MANAGER))
         case Withdraw(path, obj, node):
-            _unless(OUTDATED, lambda: api.apply(path, obj, names.ENTRY_MANAGER + node))
-        case Delete(path):
-            _unless((404,), lambda: api.delete(path))
+            return _unless(OUTDATED, lambda: api.apply(path, obj, names.ENTRY_MANAGER + node))
+        case Create(path, obj):
+            return _unless((409,), lambda: api.create(path.rpartition("/")[0], obj))
+        case Delete(path, uid):
+            return _unless(OUTDATED, lambda: api.delete(path, uid=uid))
         case Patch(path, body):
-            _unless(OUTDATED, lambda: api.patch(path, body, STRATEGIC_MERGE_PATCH))
+            return _unless(OUTDATED, lambda: api.patch(path, body, STRATEGIC_MERGE_PATCH))
         case Assign(namespace, chain, stage, slices):
             _assign(api, PODS.path(namespace), f"{names.CHAIN_LABEL}={chain},{names.STAGE_LABEL}={stage}", slices)
         case Record(obj):
             events.record(api, obj)
+    return True
 
 
 def _unless(statuses: Sequence[int], request: Callable[[], object]) -> bool:
@@ -198,22 +254,40 @@ def _unless(statuses: Sequence[int], request: Callable[[], object]) -> bool:
 
 def _assign(api: ApiServer, path: str, selector: str, slices: int | None) -> None:
     """Decided by a fresh list, which shows every earlier write: those of this process a moment ago, and those of the
-    leader before it. A pod that changes meanwhile is left to the next pass, which that change has woken."""
+    leader before it. A pod that changes meanwhile is left to the next pass, which that change has woken. A pod that the
+    API server refuses to change keeps no other from its ports: the error that names it is raised at the end."""
     pages = api.pages(Collection(path, lean.POD, {"labelSelector": selector}))
     pods = [pod_of(obj) for page in pages for obj in page["items"]]
-    for pod, ports in source_ports.given(pods, slices):
-        patch = source_ports.patch(pod, ports)
-        if _unless(OUTDATED, lambda: api.patch(f"{path}/{pod.name}", patch, MERGE_PATCH)):  # noqa: B023
-            log.info("source ports given", extra={"pod": f"{pod.namespace}/{pod.name}", "source_ports": str(ports)})
+    refused: ApiError | None = None
+    going = deque(source_ports.given(pods, slices))
+    others = iter(source_ports.waiting(pods)[len(going) :])
+    while going:
+        pod, ports = going.popleft()
+        try:
+            _give(api, f"{path}/{pod.name}", pod, ports)
+        except ApiError as error:
+            if error.busy or not error.status:
+                raise
+            refused = refused or ApiError(error.status, error.reason, f"pod {pod.name}: {error.message}")
+            if error.status < 500:  # otherwise the pod may have its ports all the same
+                going.extend((other, ports) for other in islice(others, 1))
+    if refused:
+        raise refused
+
+
+def _give(api: ApiServer, path: str, pod: Pod, ports: PortRange | None) -> None:
+    patch = source_ports.patch(pod, ports)
+    if _unless(OUTDATED, lambda: api.patch(path, patch, MERGE_PATCH)):
+        log.info("source ports given", extra={"pod": f"{pod.namespace}/{pod.name}", "source_ports": str(ports)})
 
 
 def _target(write: Write) -> str:
     match write:
-        case Apply(path) | Delete(path) | Patch(path):
+        case Apply(path) | Create(path) | Delete(path) | Patch(path):
             return path
         case Withdraw(path, _, node):
             return f"{path} of node {node}"
         case Assign(namespace, chain, stage):
-            return f"pods of {namespace}/{chain} {stage}"
+            return source_ports.path(namespace, chain, stage)
         case Record(obj):
             return f"{obj['reason']} of {obj['metadata']['namespace']}/{obj['involvedObject']['name']}"

@@ -32,9 +32,9 @@ log = logging.getLogger(__name__)
 
 HEALTH_PORT = 8080
 HANGING_SECONDS = 180.0
-"""A pass that takes longer is taken for stuck."""
+"""A request that takes longer is taken for stuck."""
 STOP_SECONDS = 5.0
-"""How long the pass under way may take to end when the process stops."""
+"""How long the passes under way may take to end when the process stops."""
 
 LEADING = Gauge("sfc_cluster_leading", "Whether this process leads")
 
@@ -122,7 +122,7 @@ class Candidate:
 
     def _unhealthy(self) -> str | None:
         hanging = self._leading and self._loop.age_seconds() > HANGING_SECONDS
-        return f"no pass ended for {self._loop.age_seconds():.0f} s" if hanging else None
+        return f"a pass has hung for {self._loop.age_seconds():.0f} s" if hanging else None
 
     def _unready(self) -> str | None:
         """A candidate that waits is ready."""

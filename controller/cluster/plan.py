@@ -2,21 +2,21 @@
 
 A chain has one CrossConnection per link, and its namespace has the NetworkAttachmentDefinition by which Multus calls
 our CNI plugin. Objects of a deleted chain are left to Kubernetes' garbage collector, which finds them by their owners.
+
+A pass over a chain has two steps: what it `needed`, then what is `told` about it, from what became of the first.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import groupby
-from operator import is_
-from typing import Any
+from typing import Any, TypeGuard
 
 from controller.cluster import events, source_ports, status
-from controller.cluster.snapshot import ChainObject, Pod, Snapshot
-from controller.cluster.writes import Apply, Delete, Withdraw, Write
+from controller.cluster.snapshot import ChainObject, Pod
+from controller.cluster.writes import Apply, Create, Delete, Outcome, Withdraw, Write
 from kube import objects
 from kube.objects import CHAINS, CONNECTIONS, NETWORKS, Key, Object
 from sfc import names
@@ -36,120 +36,112 @@ NETWORK_CONFIG = {
 }
 
 
-Settled = dict[Key, tuple[object, ...]]
-"""By chain: what a plan without writes was made from. It only saves work: the same objects again need no writes."""
+@dataclass(frozen=True, slots=True)
+class Part:
+    """All that the writes of one chain follow from."""
 
-
-def plan(snapshot: Snapshot, now: datetime, settled: Settled | None = None) -> dict[str, list[Write]]:
-    """By namespace, each in the order in which they should be done. Writes of one chain do not depend on another's.
-
-    `settled` is of the plan before, and becomes that of this one.
-    """
-    chains = sorted((c for c in snapshot.chains.values() if not objects.leaving(c.obj)), key=lambda c: c.key)
-    owned = _by_owner(snapshot.connections)
-    pods = _by_chain(snapshot.pods.values())
-    before = dict(settled or {})
-    after: Settled = {}
-    writes: dict[str, list[Write]] = {}
-    for namespace, of_namespace in groupby(chains, lambda c: c.key[0]):
-        members = list(of_namespace)
-        network = snapshot.networks.get((namespace, names.NETWORK_NAME))
-        conflict = _conflict(network)
-        found = [] if conflict else list(_network(namespace, [member.obj for member in members], network))
-        for member in members:
-            part = _Part(
-                member,
-                _present(member.chain, snapshot.connections),
-                owned.get(member.obj["metadata"]["uid"], ()),
-                tuple(pods.pop(member.key, ())),
-                conflict,
-                snapshot.nodes,
-            )
-            if not part.same_as(before.get(member.key)):
-                needed = list(_chain(part, now))
-                found += needed
-                if needed:
-                    continue
-            after[member.key] = part.inputs
-        if found:
-            writes[namespace] = found
-    for (namespace, chain), orphans in pods.items():
-        if needed := list(source_ports.writes(namespace, chain, None, orphans, now)):
-            writes.setdefault(namespace, []).extend(needed)
-    if settled is not None:
-        settled.clear()
-        settled.update(after)
-    return writes
+    key: Key
+    found: ChainObject | None
+    """None for a chain that does not exist, or is being deleted."""
+    present: Mapping[str, Object | None] = field(default_factory=dict)
+    """The objects that have the names of its cross-connections."""
+    owned: Sequence[Object] = ()
+    """The CrossConnections that it made."""
+    pods: Sequence[Pod] = ()
+    network: Object | None = None
+    """`sfc` of its namespace."""
+    network_refused: str | None = None
+    """Why the API server refuses that."""
+    nodes: Collection[Key] = frozenset()
+    """The nodes that exist."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """All that the writes of one chain follow from."""
+class Place:
+    """All that the writes of one namespace's network follow from."""
 
-    found: ChainObject
-    present: tuple[Object | None, ...]
-    """The objects that have the names of its cross-connections, in their order."""
-    owned: Sequence[Object]
-    """The CrossConnections that it made."""
-    pods: tuple[Pod, ...]
-    conflict: str | None
-    nodes: Mapping[Key, object]
-
-    @property
-    def inputs(self) -> tuple[object, ...]:
-        return (self.found, *self.present, *self.owned, *self.pods, self.conflict, self.nodes)
-
-    def same_as(self, inputs: tuple[object, ...] | None) -> bool:
-        """Whether they are the very objects; a watch gives a new one for each version."""
-        mine = self.inputs
-        return inputs is not None and len(inputs) == len(mine) and all(map(is_, mine, inputs))
+    namespace: str
+    chains: Sequence[Object]
+    """Those that stay."""
+    network: Object | None
 
 
-def _present(chain: Chain | None, connections: Mapping[Key, Object]) -> tuple[Object | None, ...]:
-    return tuple(connections.get((chain.namespace, c.name)) for c in chain.cross_connections) if chain else ()
+def needed(part: Part, now: datetime) -> Iterator[Write]:
+    """What a chain needs: its CrossConnections, and source ports for its pods. In the order in which it is done."""
+    chain = part.found.chain if part.found else None
+    if part.found and chain:
+        yield from _connections(part.found.obj, chain, part)
+    # Objects of an earlier, valid version of a chain stay as they are: a bad edit must not cut traffic that flows.
+    yield from source_ports.writes(*part.key, chain, part.pods, now)
 
 
-def _chain(part: _Part, now: datetime) -> Iterator[Write]:
-    found, chain, pods = part.found, part.found.chain, part.pods
-    if chain is None:
-        # Objects of an earlier, valid version stay as they are: a bad edit must not cut traffic that flows.
-        yield from _chain_status(found, status.chain_status(found.obj, [status.invalid(found.problems)], (), now), now)
-        yield from source_ports.writes(*found.key, None, pods, now)
+def told(part: Part, outcome: Outcome, now: datetime) -> Iterator[Write]:
+    """The events and statuses of a chain. `outcome`: of what it needed."""
+    found, pods = part.found, part.pods
+    if found is None:
         return
-    pairs = list(zip(chain.cross_connections, part.present, strict=True))
-    missing = [(c, present) for c, present in pairs if not _is_made(present, chain, c)]
-    yield from _connections(found.obj, chain, missing, part.owned)
-    yield from (events.record(e, found.reference, now) for e in events.of_creation(c.name for c, _ in missing))
+    chain = found.chain
+    if chain is None:
+        yield from _chain_status(found, status.chain_status(found.obj, [status.invalid(found.problems)], (), now), now)
+        return
+    yield from (events.record(e, found.reference, now) for e in events.of_creation(outcome.created))
     alive = {pod.uid for pod in pods} | {pod.name for pod in pods}
-    for connection, present in pairs:
-        if present is not None and _is_made(present, chain, connection):
-            yield from (_withdrawn(present, node) for node in status.left_behind(present, alive, part.nodes))
-            yield from _connection_status(present, connection, alive, now)
-    yield from source_ports.writes(*found.key, chain, pods, now)
+    made = [(c, o) for c in chain.cross_connections if _is_made(o := part.present[c.name], chain, c)]
+    for connection, present in made:
+        yield from (_withdrawn(present, node) for node in status.left_behind(present, alive, part.nodes))
+        yield from _connection_status(present, connection, alive, now)
+    known = {c.name for c, _ in made} | {*outcome.created, *outcome.found}
+    missing = [c.name for c in chain.cross_connections if c.name not in known]
     counts = status.stage_counts(chain, pods)
-    ready = status.chain_ready(chain, counts, [c.name for c, _ in missing], part.conflict)
-    ports = status.ports_assigned(chain, source_ports.shortage(chain, pods))
+    ready = status.objects_refused(_refusals(part, missing, outcome)) or status.chain_ready(
+        chain, counts, missing, conflict(part.network)
+    )
+    ports = status.ports_refused(_ports_refused(chain, outcome)) or status.ports_assigned(
+        chain, source_ports.shortage(chain, pods)
+    )
     bounds = status.bounds_exceeded(found.excesses)
     conditions = [condition for condition in (ready, ports, bounds) if condition]
     yield from _chain_status(found, status.chain_status(found.obj, conditions, counts, now), now)
 
 
-def _connections(
-    obj: Object, chain: Chain, missing: Iterable[tuple[CrossConnection, Object | None]], owned: Iterable[Object]
-) -> Iterator[Write]:
+def network(place: Place) -> Iterator[Write]:
+    """The network `sfc` of a namespace that has chains, unless somebody else's is there."""
+    if place.chains and not conflict(place.network):
+        yield from _network(place.namespace, place.chains, place.network)
+
+
+def _refusals(part: Part, missing: Iterable[str], outcome: Outcome) -> dict[str, str]:
+    """Why the chain lacks objects, by what it lacks."""
+    lacking = {f"{CONNECTIONS.kind} {name}": CONNECTIONS.path(part.key[0], name) for name in missing}
+    words = {what: outcome.refused[path] for what, path in lacking.items() if path in outcome.refused}
+    if part.network is None and part.network_refused:
+        words[f"{NETWORKS.kind} {names.NETWORK_NAME}"] = part.network_refused
+    return words
+
+
+def _ports_refused(chain: Chain, outcome: Outcome) -> dict[str, str]:
+    """Why pods get no source ports, by stage."""
+    paths = {stage.name: source_ports.path(chain.namespace, chain.name, stage.name) for stage in chain.stages}
+    return {stage: outcome.refused[path] for stage, path in paths.items() if path in outcome.refused}
+
+
+def _connections(obj: Object, chain: Chain, part: Part) -> Iterator[Write]:
     wanted = {c.name for c in chain.cross_connections}
-    for found in sorted(owned, key=objects.name):
+    for found in sorted(part.owned, key=objects.name):
         if objects.name(found) not in wanted and objects.namespace(found) == chain.namespace:
-            yield Delete(_path(found))
-    for connection, present in missing:
+            yield _delete(found)
+    for connection in chain.cross_connections:
+        present = part.present[connection.name]
+        if _is_made(present, chain, connection) or (present is not None and objects.leaving(present)):
+            continue
         # One that exists is of an earlier chain of this name, or somebody else's: its spec and status do not fit.
         if present is not None:
-            yield Delete(_path(present))
+            yield _delete(present)
         made = _connection(obj, connection)
-        yield Apply(_path(made), made)
+        yield Create(_path(made), made)
 
 
-def _is_made(found: Object | None, chain: Chain, connection: CrossConnection) -> bool:
+def _is_made(found: Object | None, chain: Chain, connection: CrossConnection) -> TypeGuard[Object]:
     return (
         found is not None
         and not objects.leaving(found)
@@ -193,7 +185,8 @@ def _network(namespace: str, chains: Sequence[Object], found: Object | None) -> 
     yield Apply(NETWORKS.path(namespace, names.NETWORK_NAME), wanted)
 
 
-def _conflict(found: Object | None) -> str | None:
+def conflict(found: Object | None) -> str | None:
+    """Why the network that a namespace has is not ours, and what to do; None when all is well."""
     if found is None or objects.label(found, MANAGED_BY) == MANAGER:
         return None
     return (
@@ -230,21 +223,8 @@ def _status(resource: objects.Resource, found: Object, wanted: Object) -> Iterat
         yield Apply(resource.path(*objects.key(found), "status"), resource.object(metadata, status=wanted))
 
 
-def _by_owner(connections: Mapping[Key, Object]) -> dict[str, list[Object]]:
-    """By the UID of the chain that made them."""
-    found: dict[str, list[Object]] = {}
-    for connection in connections.values():
-        if uid := objects.controller_uid(connection):
-            found.setdefault(uid, []).append(connection)
-    return found
-
-
-def _by_chain(pods: Iterable[Pod]) -> dict[Key, list[Pod]]:
-    found: dict[Key, list[Pod]] = {}
-    for pod in pods:
-        if pod.chain:
-            found.setdefault((pod.namespace, pod.chain), []).append(pod)
-    return found
+def _delete(connection: Object) -> Delete:
+    return Delete(_path(connection), connection["metadata"].get("uid", ""))
 
 
 def _path(connection: Object) -> str:

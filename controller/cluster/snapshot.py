@@ -1,9 +1,9 @@
-"""The objects that the cluster controller decides by, as the watches last saw them, each read once."""
+"""The objects that the cluster controller decides by, each read once."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -49,7 +49,8 @@ class Pod:
     namespace: str
     name: str
     uid: str
-    resource_version: str
+    resource_version: str = field(compare=False)
+    """Left out when pods are compared: most versions of a pod differ in nothing that is read here."""
     created: str
     """As the API server writes it; text order is time order."""
     chain: str
@@ -85,19 +86,6 @@ class Pod:
     def reference(self) -> dict[str, Any]:
         """As `involvedObject` of an Event."""
         return PODS.reference(self.namespace, self.name, self.uid)
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The objects that matter, by (namespace, name)."""
-
-    chains: Mapping[Key, ChainObject] = field(default_factory=dict)
-    connections: Mapping[Key, Object] = field(default_factory=dict)
-    networks: Mapping[Key, Object] = field(default_factory=dict)
-    pods: Mapping[Key, Pod] = field(default_factory=dict)
-    """Those with the chain label."""
-    nodes: Mapping[Key, object] = field(default_factory=dict)
-    """The nodes that exist."""
 
 
 def chain_object(obj: Object, before: ChainObject | None = None) -> ChainObject:

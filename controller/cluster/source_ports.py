@@ -40,6 +40,11 @@ def writes(namespace: str, name: str, chain: Chain | None, pods: Sequence[Pod], 
             yield from _report(pod, _wired(SCHEDULED_NEXT, "has its source ports; waits for a node"), now)
 
 
+def path(namespace: str, chain: str, stage: str) -> str:
+    """Of the pods of a stage, for logs, and for what is refused."""
+    return f"{PODS.path(namespace)}?{names.CHAIN_LABEL}={chain},{names.STAGE_LABEL}={stage}"
+
+
 def given(pods: Sequence[Pod], slices: int | None) -> Iterator[tuple[Pod, PortRange | None]]:
     """The waiting pods of a stage that can go on, the oldest first, each with its ports.
 
@@ -48,7 +53,7 @@ def given(pods: Sequence[Pod], slices: int | None) -> Iterator[tuple[Pod, PortRa
     then seldom the next to be given.
     """
     left = _free(pods, slices) if slices else []
-    for pod in _waiting(pods):
+    for pod in waiting(pods):
         if slices is None:
             yield pod, None
         elif left:
@@ -58,8 +63,8 @@ def given(pods: Sequence[Pod], slices: int | None) -> Iterator[tuple[Pod, PortRa
 
 def left_over(pods: Sequence[Pod], stage: Stage | None) -> list[Pod]:
     """The waiting pods of a stage for which no slice is free; all of them without a stage."""
-    waiting = _waiting(pods)
-    return waiting[len(list(given(pods, stage.slices))) :] if stage else waiting
+    pending = waiting(pods)
+    return pending[len(list(given(pods, stage.slices))) :] if stage else pending
 
 
 def patch(pod: Pod, ports: PortRange | None) -> dict[str, Any]:
@@ -136,5 +141,6 @@ def _free(pods: Iterable[Pod], slices: int) -> list[PortRange]:
     return [one for one in every(slices) if 1 not in held[one.first : one.last + 1]]
 
 
-def _waiting(pods: Iterable[Pod]) -> list[Pod]:
+def waiting(pods: Iterable[Pod]) -> list[Pod]:
+    """The pods that wait for source ports, the oldest first."""
     return sorted((pod for pod in pods if pod.waiting), key=lambda pod: (pod.created, pod.uid))

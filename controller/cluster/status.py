@@ -24,6 +24,7 @@ WITHIN_BOUNDS = "WithinBounds"
 ALL_STAGES_SERVE = "AllStagesServe"
 STAGE_EMPTY = "StageEmpty"
 CROSS_CONNECTIONS_MISSING = "CrossConnectionsMissing"
+OBJECTS_REFUSED = "ObjectsRefused"
 INVALID = "Invalid"
 NETWORK_CONFLICT = "NetworkConflict"
 DEGRADED = "Degraded"
@@ -33,6 +34,7 @@ BOTH_SIDES_SERVE = "BothSidesServe"
 SIDE_EMPTY = "SideEmpty"
 SLICES_SUFFICE = "SlicesSuffice"
 NO_FREE_SOURCE_PORTS = "NoFreeSourcePorts"
+SOURCE_PORTS_REFUSED = "SourcePortsRefused"
 TOO_LARGE = "TooLarge"
 
 
@@ -91,6 +93,28 @@ def chain_ready(chain: Chain, counts: Iterable[StageCount], missing: Sequence[st
     if empty:
         return Condition(READY, False, STAGE_EMPTY, "; ".join(_emptiness(chain, empty)))
     return Condition(READY, True, ALL_STAGES_SERVE, "every stage has a replica that serves")
+
+
+def objects_refused(refusals: Mapping[str, str]) -> Condition | None:
+    """Ready, of a chain that lacks objects because the API server refuses them. `refusals`: its words, by object."""
+    if not refusals:
+        return None
+    message = f"the API server refuses {_first(refusals)}; change what refuses it (a quota or a policy, for example)"
+    return Condition(READY, False, OBJECTS_REFUSED, f"{message}: it is tried again, at least every 30 s")
+
+
+def ports_refused(refusals: Mapping[str, str]) -> Condition | None:
+    """As `objects_refused`, for pods that get no source ports. `refusals`: words by stage."""
+    if not refusals:
+        return None
+    message = f"the API server refuses the source ports of a pod of stage {_first(refusals)}; correct or delete the pod"
+    return Condition(SOURCE_PORTS_ASSIGNED, False, SOURCE_PORTS_REFUSED, message)
+
+
+def _first(refusals: Mapping[str, str]) -> str:
+    """One stands for all: mostly they have the same cause."""
+    (what, words), more = next(iter(refusals.items())), len(refusals) - 1
+    return f"{what}{f' and {more} more' if more else ''}: {words}"
 
 
 def _emptiness(chain: Chain, empty: Sequence[StageCount]) -> Iterator[str]:

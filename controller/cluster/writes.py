@@ -1,8 +1,9 @@
-"""The requests that the cluster controller sends to the API server, as values."""
+"""The requests that the cluster controller sends to the API server, as values, and what became of them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from kube.objects import Object
 
@@ -26,10 +27,20 @@ class Withdraw:
 
 
 @dataclass(frozen=True, slots=True)
-class Delete:
-    """Of one object, by its path."""
+class Create:
+    """Of an object that does not exist, so far as is known."""
 
     path: str
+    """Of the object, not of the collection."""
+    obj: Object
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Of one object. Another one that has its name by now stays."""
+
+    path: str
+    uid: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,4 +73,16 @@ class Record:
     obj: Object
 
 
-Write = Apply | Withdraw | Delete | Patch | Assign | Record
+Write = Apply | Withdraw | Create | Delete | Patch | Assign | Record
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of writes, so far as a status or an event says it."""
+
+    created: tuple[str, ...] = ()
+    """Names of the objects that a Create made."""
+    found: tuple[str, ...] = ()
+    """Names of the objects that existed already."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """The API server's words, by the path of what it refused: of an object, or of the pods of a stage."""

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from controller import health
+from controller.cluster import plan
 from controller.cluster.loop import Loop
 from kube.api import ApiError, Collection
 
@@ -71,7 +72,7 @@ class Server:
 
     def replace(self, path: str, obj: Json) -> Json:
         if self.refuse(path):
-            raise ApiError(500, "InternalError", path)
+            raise ApiError(403, "Forbidden", f"{path.rpartition('/')[2]} is forbidden: exceeded quota: q")
         with self.changed:
             self.version += 1
             self.objects[path] = copy.deepcopy(obj)
@@ -88,8 +89,18 @@ class Server:
     def patch(self, path: str, body: Json, content_type: str) -> Json:
         return self.replace(path, {**self.objects[path], **body})
 
-    def delete(self, path: str, params: object = None) -> Json:
+    def delete(self, path: str, params: object = None, uid: str | None = None) -> Json:
         return self.objects.pop(path)
+
+    def said(self, chain: str = f"{CHAINS}/edge") -> str:
+        """Reason of the chain's condition Ready."""
+        conditions: list[Json] = self.objects[chain].get("status", {}).get("conditions", [{}])
+        return conditions[0].get("reason", "")
+
+    def events(self) -> dict[str, int]:
+        """How often what happened, by reason."""
+        with self.changed:
+            return {o["reason"]: o["count"] for o in self.objects.values() if "reason" in o}
 
     def watch(self, path: str, params: object, read_timeout: float, shape: object) -> Iterator[Json]:
         kind, told = path.rpartition("/")[2], 0
@@ -145,15 +156,107 @@ def test_chain_gets_its_objects_and_status(server: Server, start: Callable[[], L
     eventually(lambda: server.objects[f"{CHAINS}/edge"].get("status", {}).get("summary") == "client 0/0, server 0/0")
 
 
-def test_refused_change_is_tried_again_and_holds_up_no_other(server: Server, start: Callable[[], Loop]) -> None:
-    server.refuse = lambda path: path.startswith(CONNECTIONS)
+def test_refused_change_is_said_in_the_refusals_words_and_tried_again(
+    server: Server, start: Callable[[], Loop]
+) -> None:
+    tries: list[str] = []
+    server.refuse = lambda path: path.startswith(CONNECTIONS) and not tries.append(path)  # type: ignore[func-returns-value]
     start()
-    eventually(lambda: "status" in server.objects[f"{CHAINS}/edge"])
-    assert server.objects[f"{CHAINS}/edge"]["status"]["conditions"][0]["reason"] == "CrossConnectionsMissing"
+    eventually(lambda: len(tries) == 3)
+
+    assert server.said() == "ObjectsRefused"
+    assert "exceeded quota: q" in server.objects[f"{CHAINS}/edge"]["status"]["conditions"][0]["message"]
+    assert server.events() == {"ObjectsRefused": 1}, "nothing was created, and a try that ends alike is no news"
 
     server.refuse = lambda path: False
 
-    eventually(lambda: f"{CONNECTIONS}/edge.client.lan.server.wan" in server.objects)
+    eventually(lambda: server.said() == "StageEmpty")
+    assert server.events()["CrossConnectionsCreated"] == 1
+
+
+def test_a_refused_network_is_said_in_the_refusals_words(server: Server, start: Callable[[], Loop]) -> None:
+    server.refuse = lambda path: "network-attachment-definitions" in path
+    start()
+
+    eventually(lambda: server.said() == "ObjectsRefused")
+    assert server.events()["CrossConnectionsCreated"] == 1
+
+    server.refuse = lambda path: False
+
+    eventually(lambda: server.said() == "StageEmpty")
+
+
+def other_chain(server: Server) -> str:
+    """A chain of another namespace; its path."""
+    path = CHAINS.replace("telco", "other") + "/edge"
+    server.replace(path, {**CHAIN, "metadata": {**CHAIN["metadata"], "namespace": "other", "uid": "chain-2"}})
+    return path
+
+
+def test_a_request_that_hangs_holds_up_no_other_namespace(server: Server, start: Callable[[], Loop]) -> None:
+    other, released = other_chain(server), threading.Event()
+    server.refuse = lambda path: path.startswith(CONNECTIONS) and not released.wait(60)
+
+    loop = start()
+
+    eventually(lambda: server.said(other) == "StageEmpty")
+    assert server.said() == ""
+    assert loop.age_seconds() > 0
+    released.set()
+    eventually(lambda: server.said() == "StageEmpty")
+
+
+def test_a_chain_that_cannot_be_dealt_with_holds_up_no_other(
+    server: Server, start: Callable[[], Loop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = plan.needed
+
+    def fails(part: plan.Part, now: datetime) -> Iterator[Any]:
+        if part.key[0] == "telco":
+            raise ZeroDivisionError
+        return needed(part, now)
+
+    monkeypatch.setattr(plan, "needed", fails)
+    other = other_chain(server)
+
+    start()
+
+    eventually(lambda: server.said(other) == "StageEmpty")
+    assert server.said() == ""
+    monkeypatch.setattr(plan, "needed", needed)
+    eventually(lambda: server.said() == "StageEmpty")
+
+
+def test_a_busy_api_server_is_left_alone_for_as_long_as_it_asks(server: Server, start: Callable[[], Loop]) -> None:
+    create, asked = server.create, [0.0]
+
+    def busy(path: str, obj: Json) -> Json:
+        if path == CONNECTIONS:
+            asked.append(time.monotonic())
+            if len(asked) == 2:
+                raise ApiError(429, "TooManyRequests", "slow down", retry_after=1.0)
+        return create(path, obj)
+
+    server.create = busy  # type: ignore[method-assign]
+
+    start()
+
+    eventually(lambda: server.said() == "StageEmpty")
+    assert asked[2] - asked[1] >= 1
+    assert "ObjectsRefused" not in server.events(), "the chain is not what it refuses"
+
+
+def test_all_workers_end_when_the_loop_is_stopped(server: Server) -> None:
+    loop = Loop(server, lambda: NOW)  # type: ignore[arg-type]
+    running = threading.Thread(target=loop.run, daemon=True)
+    running.start()
+    eventually(lambda: server.said() == "StageEmpty")
+
+    loop.stop()
+    running.join(5)
+
+    assert not running.is_alive()
+    assert not [t for t in threading.enumerate() if t.name.startswith("worker")]
 
 
 def test_repeated_event_is_counted(server: Server, start: Callable[[], Loop]) -> None:

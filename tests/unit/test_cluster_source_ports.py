@@ -9,17 +9,17 @@ from datetime import UTC, datetime
 from itertools import combinations
 from typing import Any
 
+import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.cluster import source_ports
+from controller.cluster import plan, source_ports
 from controller.cluster.loop import apply
-from controller.cluster.plan import plan
-from controller.cluster.snapshot import Snapshot, chain_object, pod_of
-from controller.cluster.writes import Assign, Patch, Record, Write
+from controller.cluster.snapshot import chain_object, pod_of
+from controller.cluster.store import Store
+from controller.cluster.writes import Assign, Outcome, Patch, Record, Write
 from kube.api import ApiError, Collection
-from kube.objects import key
 from sfc import annotation
 from sfc.reading import chain_of
 from sfc.source_ports import PortRange, every
@@ -69,8 +69,16 @@ def waits(reason: str) -> Json:
     return {"conditions": [{"type": "sfc.dev/wired", "status": "False", "reason": reason}]}
 
 
-def snapshot(chains: list[Json], pods: list[Json]) -> Snapshot:
-    return Snapshot(chains={key(c): chain_object(c) for c in chains}, pods={key(p): pod_of(p) for p in pods})
+def writes_of(chains: list[Json], pods: list[Json], **refused: str) -> list[Write]:
+    """Those of a pass over the chain. `refused`: the API server's words, by stage."""
+    store = Store()
+    for obj in chains:
+        store.chain(None, chain_object(obj))
+    for obj in pods:
+        store.pod(None, pod_of(obj))
+    part = store.part(("telco", "edge"))
+    words = {source_ports.path("telco", "edge", stage): said for stage, said in refused.items()}
+    return [*plan.needed(part, NOW), *plan.told(part, Outcome(refused=words), NOW)]
 
 
 def given_to(pods: list[Json], slices: int) -> list[tuple[str, str]]:
@@ -82,8 +90,7 @@ def planned(pods: list[Json], obj: Json | None = None) -> list[Write]:
     """What is done about the pods of the chain."""
     return [
         write
-        for writes in plan(snapshot([] if obj == {} else [obj or chain()], pods), NOW).values()
-        for write in writes
+        for write in writes_of([] if obj == {} else [obj or chain()], pods)
         if isinstance(write, Assign | Patch)
         or (isinstance(write, Record) and write.obj["involvedObject"]["kind"] == "Pod")
     ]
@@ -219,8 +226,8 @@ def test_a_waiting_pod_whose_chain_or_stage_is_gone_is_told_so() -> None:
 
 
 def test_the_chain_says_that_pods_wait_and_that_none_does() -> None:
-    def said(pods: list[Json]) -> tuple[Json, list[str]]:
-        writes = plan(snapshot([chain()], pods), NOW).get("telco", [])
+    def said(pods: list[Json], **refused: str) -> tuple[Json, list[str]]:
+        writes = writes_of([chain()], pods, **refused)
         (obj,) = [c.obj for c in writes if getattr(c, "path", "").endswith("servicefunctionchains/edge/status")]
         events = [c.obj["reason"] for c in writes if isinstance(c, Record) and "stages" not in c.obj]
         (found,) = [c for c in obj["status"]["conditions"] if c["type"] == "SourcePortsAssigned"]
@@ -228,12 +235,19 @@ def test_the_chain_says_that_pods_wait_and_that_none_does() -> None:
 
     short, events = said([*FULL, pod("c"), pod("d")])
     enough, no_events = said(FULL)
+    refused, refusal = said([pod("c")], nat="pod c: annotations are too long")
 
     assert (short["status"], short["reason"]) == ("False", "NoFreeSourcePorts")
     assert short["message"].startswith("stage nat: 2 pods without source ports, as replicas hold all 2 slices: raise")
     assert events.count("NoFreeSourcePorts") == 3
     assert (enough["status"], enough["reason"]) == ("True", "SlicesSuffice")
     assert "NoFreeSourcePorts" not in no_events
+    assert (refused["status"], refused["reason"]) == ("False", "SourcePortsRefused")
+    assert refused["message"] == (
+        "the API server refuses the source ports of a pod of stage nat: pod c: annotations are too long; "
+        "correct or delete the pod"
+    )
+    assert "SourcePortsRefused" in refusal
 
 
 # --- any life of a stage ----------------------------------------------------------------------------------------------
@@ -349,3 +363,22 @@ def test_a_pod_that_changes_while_it_is_given_ports_is_left_to_the_next_pass() -
     apply(server, Assign("telco", "edge", "nat", 2))  # type: ignore[arg-type]
 
     assert server.living() == {}
+
+
+def test_a_pod_that_the_api_server_refuses_to_change_keeps_no_other_from_its_ports() -> None:
+    server = Server()
+    for _ in range(3):
+        server.create()
+    patch = server.patch
+
+    def refusing(path: str, body: Json, content_type: str) -> Json:
+        if path.endswith("nat-1"):
+            raise ApiError(422, "Invalid", "annotations are too long")
+        return patch(path, body, content_type)
+
+    server.patch = refusing  # type: ignore[method-assign]
+
+    with pytest.raises(ApiError, match="pod nat-1: annotations are too long"):
+        apply(server, Assign("telco", "edge", "nat", 2))  # type: ignore[arg-type]
+
+    assert server.living().keys() == {"nat-2", "nat-3"}, "two slices, for the two that can take them"
