@@ -8,6 +8,7 @@ import sys
 
 from benchmarks import (
     admission,
+    cluster_controller,
     cni,
     efficiency,
     events,
@@ -31,6 +32,7 @@ BENCHMARKS = {
     "events": events.main,
     "soak": soak.main,
     "cni": cni.main,
+    "cluster": cluster_controller.main,
     "efficiency": efficiency.main,
     "redirection": redirection.main,
     "scale": scale.main,

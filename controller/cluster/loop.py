@@ -196,7 +196,9 @@ class Loop:
 
     def _write(self, writes: Iterable[Write]) -> Outcome:
         """A write that is refused does not keep the others from being done."""
-        created, found, refused = [], [], {}
+        created: list[str] = []
+        found: list[str] = []
+        refused: dict[str, str] = {}
         for write in writes:
             fields = {"write": type(write).__name__.lower(), "object": _target(write)}
             try:

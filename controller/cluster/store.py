@@ -15,7 +15,9 @@ from controller.cluster.snapshot import ChainObject, Pod
 from kube import objects
 from kube.objects import Key, Object
 
-A, B, C = TypeVar("A"), TypeVar("B"), TypeVar("C")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
 
 
 class Store:
