@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -24,13 +24,16 @@ def record(event: Event, about: Object, now: datetime) -> Record:
     return Record(REPORTER.event(event, about, name, now))
 
 
-def of_change(before: Object | None, after: Object) -> Iterator[Event]:
-    """From one status of a chain to the next. `before`: None for a chain that had no status."""
-    yield from _of_readiness(_condition(before, status.READY), _condition(after, status.READY))
+def of_change(before: Object | None, after: Object, finished: Collection[str] = ()) -> Iterator[Event]:
+    """From one status of a chain to the next. `before`: None for a chain that had no status.
+
+    `finished`: the stages whose replicas have done their work, as those of a Job do: no warning that they are empty.
+    """
+    yield from _of_readiness(_condition(before, status.READY), _condition(after, status.READY), after, finished)
     yield from _of_ports(
         _condition(before, status.SOURCE_PORTS_ASSIGNED), _condition(after, status.SOURCE_PORTS_ASSIGNED)
     )
-    yield from _of_stages((before or {}).get("stages") or (), after.get("stages") or ())
+    yield from _of_stages((before or {}).get("stages") or (), after.get("stages") or (), finished)
 
 
 def of_creation(connections: Iterable[str]) -> Iterator[Event]:
@@ -39,7 +42,9 @@ def of_creation(connections: Iterable[str]) -> Iterator[Event]:
         yield Event("CrossConnectionsCreated", made)
 
 
-def _of_readiness(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Event]:
+def _of_readiness(
+    before: Mapping[str, Any], after: Mapping[str, Any], whole: Object, finished: Collection[str]
+) -> Iterator[Event]:
     reason, message = after.get("reason"), after.get("message", "")
     was = before.get("reason")
     if reason == status.ALL_STAGES_SERVE:
@@ -52,7 +57,9 @@ def _of_readiness(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterat
         if was != reason:
             yield Event("NetworkConflict", message, warning=True)
     elif reason == status.STAGE_EMPTY and was != reason:
-        yield Event("ChainNotReady", message, warning=was == status.ALL_STAGES_SERVE)
+        empty = {stage["name"] for stage in whole.get("stages") or () if not stage["serving"]}
+        lost = was == status.ALL_STAGES_SERVE and not empty <= set(finished)
+        yield Event("ChainNotReady", message, warning=lost)
 
 
 def _of_ports(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Event]:
@@ -61,13 +68,17 @@ def _of_ports(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[E
         yield Event(reason, after["message"], warning=True)
 
 
-def _of_stages(before: Iterable[Object], after: Iterable[Object]) -> Iterator[Event]:
+def _of_stages(before: Iterable[Object], after: Iterable[Object], finished: Collection[str]) -> Iterator[Event]:
     served = {stage["name"]: stage["serving"] for stage in before}
     for stage in after:
         name, serving = stage["name"], stage["serving"]
         if serving and not served.get(name):
             yield Event("StageServing", f"stage {name} has a replica that serves")
-        if not serving and served.get(name):
+        if not serving and served.get(name) and name in finished:
+            yield Event(
+                "StageFinished", f"the replicas of stage {name} have done their work and ended without an error"
+            )
+        elif not serving and served.get(name):
             yield Event("StageEmpty", f"no replica of stage {name} serves any more", warning=True)
 
 

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any, TypeGuard
 
 from controller.cluster import events, source_ports, status
-from controller.cluster.snapshot import ChainObject, Pod
+from controller.cluster.snapshot import ChainObject, Pod, by_stage
 from controller.cluster.writes import Apply, Create, Delete, Outcome, Withdraw, Write
 from kube import objects
 from kube.objects import CHAINS, CONNECTIONS, NETWORKS, Key, Object
@@ -101,7 +101,8 @@ def told(part: Part, outcome: Outcome, now: datetime) -> Iterator[Write]:
     )
     bounds = status.bounds_exceeded(found.excesses)
     conditions = [condition for condition in (ready, ports, bounds) if condition]
-    yield from _chain_status(found, status.chain_status(found.obj, conditions, counts, now), now)
+    said = status.chain_status(found.obj, conditions, counts, now)
+    yield from _chain_status(found, said, now, _finished(pods))
 
 
 def network(place: Place) -> Iterator[Write]:
@@ -209,9 +210,14 @@ def _withdrawn(found: Object, node: str) -> Write:
     return Withdraw(path, CONNECTIONS.object(metadata, status={"nodes": []}), node)
 
 
-def _chain_status(found: ChainObject, wanted: Object, now: datetime) -> Iterator[Write]:
+def _finished(pods: Iterable[Pod]) -> set[str]:
+    """The stages all of whose pods have ended without an error."""
+    return {stage for stage, members in by_stage(pods).items() if all(pod.finished for pod in members)}
+
+
+def _chain_status(found: ChainObject, wanted: Object, now: datetime, finished: Collection[str] = ()) -> Iterator[Write]:
     """Events go first: recorded twice is better than never."""
-    for event in events.of_change(found.obj.get("status"), wanted):
+    for event in events.of_change(found.obj.get("status"), wanted, finished):
         yield events.record(event, found.reference, now)
     yield from _status(CHAINS, found.obj, wanted)
 

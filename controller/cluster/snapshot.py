@@ -60,6 +60,8 @@ class Pod:
     """Its deletion was requested."""
     over: bool
     """Its containers have all ended for good."""
+    finished: bool
+    """It is over, and without an error."""
     has_node: bool
     gates: tuple[Object, ...]
     """`spec.schedulingGates`."""
@@ -109,7 +111,8 @@ def pod_of(obj: Object) -> Pod:
     annotations = metadata.get("annotations") or {}
     gates = tuple(spec.get("schedulingGates") or ())
     gated = any(gate.get("name") == names.SOURCE_PORTS for gate in gates)
-    over = (obj.get("status") or {}).get("phase") in objects.OVER
+    phase = (obj.get("status") or {}).get("phase")
+    over = phase in objects.OVER
     return Pod(
         namespace=metadata["namespace"],
         name=metadata["name"],
@@ -120,6 +123,7 @@ def pod_of(obj: Object) -> Pod:
         stage=objects.label(obj, names.STAGE_LABEL) or "",
         leaving=objects.leaving(obj),
         over=over,
+        finished=phase == "Succeeded",
         has_node=bool(spec.get("nodeName")),
         gates=gates,
         gated=gated,

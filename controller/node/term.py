@@ -40,7 +40,7 @@ from sfc import names
 from sfc.validation.fault import MAX_DEADLINE_SECONDS
 
 HANGING_SECONDS = 180.0
-"""A pass over the data path that takes longer is taken to hang. Under a load of 100 it takes a hundred times as long."""
+"""A pass over the data path that takes longer is taken to hang; on a machine with too much to do it may take long."""
 HOOK_GRACE_SECONDS = 60.0
 """A hook is answered in any case this long after the longest drain deadline (MAX_DEADLINE_SECONDS)."""
 EXPORT_SECONDS, EXPORT_PAUSE = 5.0, 0.1

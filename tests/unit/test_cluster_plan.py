@@ -452,6 +452,18 @@ def test_life_of_a_chain_as_events() -> None:
     assert reasons(third) == ["ChainNotReady", "StageEmpty"]
 
 
+def test_a_stage_whose_replicas_have_done_their_work_is_no_warning_and_one_whose_replicas_failed_is() -> None:
+    up, _ = settle(Objects(chains=[chain()], pods=serving()))
+
+    def ended(phase: str) -> dict[str, str]:
+        pods = [*serving()[:2], pod("s1", "server", phase=phase)]
+        changes = planned(Objects(up.chains, up.connections, up.networks, pods), LATER)
+        return {c.obj["reason"]: c.obj["type"] for c in changes if isinstance(c, Record)}
+
+    assert ended("Succeeded") == {"ChainNotReady": "Normal", "StageFinished": "Normal"}
+    assert ended("Failed") == {"ChainNotReady": "Warning", "StageEmpty": "Warning"}
+
+
 def test_repeated_event_has_the_same_name_and_that_of_a_new_chain_another() -> None:
     def event(obj: Json, now: datetime) -> str:
         _, changes = settle(Objects(chains=[obj]), now)
