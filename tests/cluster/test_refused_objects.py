@@ -56,7 +56,12 @@ def test_a_quota_is_named_by_condition_and_event_and_deletions_meet_only_what_th
     eventually(lambda: "CrossConnectionsCreated" in events(kubectl))
     name = kubectl("get", "xc", "-o", "jsonpath={.items[0].metadata.name}")
     path = CONNECTIONS.path(kubectl.namespace or "", name)
+    api = ApiServer.from_environment(str(KUBECONFIG))
     with pytest.raises(ApiError) as caught:
-        ApiServer.from_environment(str(KUBECONFIG)).delete(path, uid="of-another-one")
+        api.delete(path, uid="of-another-one")
+    assert caught.value.status == 409
+    metadata = {"name": name, "namespace": kubectl.namespace, "uid": "of-another-one"}
+    with pytest.raises(ApiError) as caught:
+        api.apply(f"{path}/status", CONNECTIONS.object(metadata, status={"observedGeneration": 1}), "somebody")
     assert caught.value.status == 409
     kubectl("get", "xc", name)
