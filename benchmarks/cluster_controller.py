@@ -28,7 +28,7 @@ FEW, MANY = 10, 100 if QUICK else 1000
 CHAINS_OF_A_NAMESPACE = 10
 STAGES = {"client": 2, "firewall": 4, "server": 2}
 """Replicas of each stage: eight pods a chain."""
-ROUNDS, CHANGES = (3, 10) if QUICK else (15, 20)
+ROUNDS, CHANGES = (3, 10) if QUICK else (9, 20)
 QUIET_SECONDS = 1.0
 """Without a write for so long, a cluster controller has nothing left to do."""
 PATIENCE_SECONDS = 300.0
