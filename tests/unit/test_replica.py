@@ -73,6 +73,28 @@ def test_a_native_sidecar_counts_like_a_container_and_an_init_container_that_has
     assert replica.stopped is stopped
 
 
+@pytest.mark.parametrize(
+    ("policy", "exit_codes", "finished"),
+    [
+        ("Never", [0], True),
+        ("OnFailure", [0, 0], True),
+        ("Never", [0, 1], False),
+        ("Always", [0], False),
+        ("Never", [], False),
+    ],
+)
+def test_a_replica_has_finished_when_its_containers_ended_without_an_error_and_nobody_starts_them_again(
+    policy: str, exit_codes: list[int], finished: bool
+) -> None:
+    containers = [{"state": {"terminated": {"exitCode": code}}} for code in exit_codes]
+    job = pod("nat-1", "nat", containerStatuses=[*containers, {"state": {"running": {}}}])
+    job["spec"] = {"restartPolicy": policy}
+
+    replica = replica_of(job)
+
+    assert replica and replica.finished is finished
+
+
 def test_the_interfaces_are_those_that_the_webhook_asked_for() -> None:
     wired = pod("nat-1", "nat")
     networks = [{"name": "other", "interface": "eth9"}, {"name": "sfc", "namespace": "telco", "interface": "inside"}]

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from controller.node.plane.plan import State
 from controller.node.plane.transitions import Transition
 from controller.node.report.status_writer import StatusWriter
@@ -181,3 +183,17 @@ def test_events_wait_while_the_api_server_is_away_and_are_dropped_when_it_refuse
     one.publish()
 
     assert (away, refused, api.written) == (False, True, [])
+
+
+@pytest.mark.parametrize(("finished", "kind"), [(True, "Normal"), (False, "Warning")])
+def test_a_replica_that_ends_without_a_drain_is_a_warning_unless_it_had_done_its_work(
+    finished: bool, kind: str
+) -> None:
+    api, (client,) = Api(), ONE.replicas.values()
+    writer = status_writer(api, State(ONE))
+
+    writer.tell(Transition(client.uid, replace(client, finished=finished), "SteeredAway", "ended", 0.0, 0.0))
+    writer.publish()
+
+    [event] = [body for path, body in api.written if path.endswith("/events")]
+    assert (event["reason"], event["type"]) == ("SteeredAway", kind)

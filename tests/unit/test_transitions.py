@@ -51,6 +51,8 @@ def test_leaving_has_two_transitions_and_the_second_tells_what_was_left() -> Non
 
 SHORTER = replace(chain_of(chain()), stages=chain_of(chain()).stages[:1], links=())
 CRASHED = {"containerStatuses": [{"state": {"terminated": {"exitCode": 137}}}]}
+DONE = pod("firewall-2", "firewall", ready=False, containerStatuses=[{"state": {"terminated": {"exitCode": 0}}}])
+DONE["spec"] = {"restartPolicy": "Never"}
 SHUT = (*ALL[:3], LEFT2, replace(RIGHT2, up=False))
 
 
@@ -65,6 +67,7 @@ BARE = replica_of({**pod("firewall-2", "firewall"), "metadata": {"namespace": "t
             state(cluster(*OTHERS, pod("firewall-2", "firewall", ready=False))),
             "its containers are not ready; out of all targets, keeps its sessions",
         ),
+        (state(cluster(*OTHERS, DONE)), "it has done its work and ended without an error; out of all targets"),
         (state(cluster(*OTHERS)), "the pod was deleted; "),
         (state(replace(cluster(*OTHERS), others={"uid-firewall-2": BARE})), "the pod lost its labels; "),
         (state(replace(TWO_FIREWALLS, chains={})), "chain edge was deleted, or is not valid; "),

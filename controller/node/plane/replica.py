@@ -33,6 +33,8 @@ class Replica:
     """Names of the interfaces that the webhook asked Multus for."""
     relabelled: str | None = None
     """What its labels say now, when that is not what its links were made for; for a person."""
+    finished: bool = False
+    """Its containers that stopped had done their work, as those of a Job do, and nobody starts them again."""
 
     @property
     def labelled(self) -> bool:
@@ -68,6 +70,7 @@ def replica_of(pod: Mapping[str, Any]) -> Replica:
         terminating="deletionTimestamp" in metadata,
         condition=conditions.get(names.WIRED_CONDITION),
         interfaces=_interfaces(metadata),
+        finished=_finished(pod),
     )
 
 
@@ -87,6 +90,13 @@ def _lasting(pod: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     sidecars = {each["name"] for each in init_containers if each.get("restartPolicy") == "Always"}
     yield from status.get("containerStatuses") or []
     yield from (each for each in status.get("initContainerStatuses") or [] if each.get("name") in sidecars)
+
+
+def _finished(pod: Mapping[str, Any]) -> bool:
+    """What sidecars end with is no matter: they are ended by the kubelet."""
+    containers = (pod.get("status") or {}).get("containerStatuses") or []
+    codes = [ended.get("exitCode") for c in containers if (ended := (c.get("state") or {}).get("terminated"))]
+    return bool(codes) and not any(codes) and (pod.get("spec") or {}).get("restartPolicy", "Always") != "Always"
 
 
 def _stopped(container: Mapping[str, Any]) -> bool:

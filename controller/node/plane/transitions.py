@@ -111,7 +111,7 @@ def _change(cluster: Cluster | None, replica: Replica | None) -> str:
 
 def _fault(replica: Replica | None, links: Sequence[HostLink]) -> str | None:
     if replica and replica.stopped:
-        return "a container stopped"
+        return "it has done its work and ended without an error" if replica.finished else "a container stopped"
     if not links or (replica and not replica.interfaces <= {link.interface for link in links}):
         return "an interface vanished"
     if not all(link.up for link in links):

@@ -81,7 +81,8 @@ class StatusWriter:
     def tell(self, transition: Transition) -> None:
         """Queue an event of the pod. Returns at once; the event is written when the thread wakes."""
         if transition.replica:
-            warning = transition.reason == STEERED_AWAY or bool(transition.fields.get("sessions_left"))
+            lost = transition.reason == STEERED_AWAY and not transition.replica.finished
+            warning = lost or bool(transition.fields.get("sessions_left"))
             self._events.append(
                 (transition.replica, Event(transition.reason, transition.message, warning), datetime.now(UTC))
             )
