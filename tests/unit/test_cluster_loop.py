@@ -95,7 +95,8 @@ class Server:
     def said(self, chain: str = f"{CHAINS}/edge") -> str:
         """Reason of the chain's condition Ready."""
         conditions: list[Json] = self.objects[chain].get("status", {}).get("conditions", [{}])
-        return conditions[0].get("reason", "")
+        reason: str = conditions[0].get("reason", "")
+        return reason
 
     def events(self) -> dict[str, int]:
         """How often what happened, by reason."""
