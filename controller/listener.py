@@ -3,18 +3,69 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import socket
 import struct
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from serving.bounded import listen
+from sfc import threads
+
+log = logging.getLogger(__name__)
 
 SO_ATTACH_REUSEPORT_CBPF = 51
 RETURN_SECOND = struct.pack("=HBBI", 0x06, 0, 0, 1)
 """BPF_RET | BPF_K, 1: the index of the second socket, in the order in which the sockets began to listen."""
 PEER_CREDENTIALS = struct.Struct("iII")
 """struct ucred: process, user, group."""
+POLL_SECONDS = 0.5
+"""Between two signs of life of a thread to which nobody connects."""
+REFUSED_SECONDS = 0.1
+"""After the kernel could not accept a connection: the process has no descriptor left, for example."""
+
+
+class Acceptor:
+    """Accepts connections in a thread of its own, from `start` to `stop`."""
+
+    def __init__(self, name: str, listener: socket.socket, serve: Callable[[socket.socket], object]) -> None:
+        """`serve` gets each connection, in the thread, which is called `name`. It closes it, and must not raise."""
+        self._name = name
+        self._listener = listener
+        self._serve = serve
+        self._stopped = threading.Event()
+        self._thread: threads.Thread | None = None
+
+    def start(self) -> None:
+        """To be called once."""
+        self._listener.settimeout(POLL_SECONDS)
+        self._thread = threads.start(self._name, self._accept, until=self._stopped.is_set)
+
+    def stop(self) -> None:
+        """Closes the socket; the connection that is being served is served first."""
+        self._stopped.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        if self._thread:
+            self._thread.join()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        refused = False
+        while not self._stopped.is_set():
+            threads.beat()
+            try:
+                connection, _ = self._listener.accept()
+            except TimeoutError:
+                continue
+            except OSError as error:
+                if not self._stopped.wait(REFUSED_SECONDS) and not refused:
+                    refused = True
+                    log.error("connections cannot be accepted", extra={"thread_name": self._name, "error": str(error)})
+                continue
+            refused = False
+            self._serve(connection)
 
 
 def newest_first(listener: socket.socket) -> None:

@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 from kube.api import ApiError, ApiServer, Collection, Params
 from kube.backoff import Backoff
 from kube.objects import Key, Object, key
+from sfc import threads
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class Watch(Generic[V]):
 
     def start(self) -> None:
         """Starts the thread; to be called once."""
-        threading.Thread(target=self._run, name=f"watch {self._path}", daemon=True).start()
+        threads.start(f"watch {self._path}", self._run, until=self._stopped.is_set)
 
     def stop(self) -> None:
         """Returns at once. The thread, a daemon, ends with its current request at the latest."""
@@ -113,6 +114,7 @@ class Watch(Generic[V]):
     def _run(self) -> None:
         failures, answered = 0, True
         while not self._stopped.is_set():
+            threads.beat()
             started, asked_to_wait = time.monotonic(), 0.0
             try:
                 self._follow()
@@ -138,6 +140,7 @@ class Watch(Generic[V]):
             "timeoutSeconds": max(1, int(read_timeout) - 5),
         }
         for event in self._api.watch(self._path, params, read_timeout, self._collection.shape):
+            threads.beat()
             if self._stopped.is_set():
                 return
             self._version = self._take(event["type"], event["object"])
@@ -146,6 +149,7 @@ class Watch(Generic[V]):
         listed: dict[Key, V] = {}
         version = ""
         for page in self._api.pages(self._collection):
+            threads.beat()
             try:
                 version = page["metadata"]["resourceVersion"]
                 # Items of a list do not repeat what the list says; events do. Readers see objects that look alike.

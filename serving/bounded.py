@@ -10,6 +10,8 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from sfc import threads
+
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
@@ -45,15 +47,21 @@ class BoundedServer(ThreadingHTTPServer):
         """In the order in which they came; True when welcome."""
         self._guard = threading.Lock()
         self._name = name
+        self._closing = threading.Event()
 
     def start(self) -> None:
         """To be called once."""
-        threading.Thread(target=self.serve_forever, args=(POLL_SECONDS,), name=self._name, daemon=True).start()
+        threads.start(self._name, lambda: self.serve_forever(POLL_SECONDS), until=self._closing.is_set)
 
     def close(self) -> None:
         """Stops serving and listening. Must not be called from the thread that serves."""
+        self._closing.set()
         self.shutdown()
         self.server_close()
+
+    def service_actions(self) -> None:
+        """socketserver calls this every POLL_SECONDS."""
+        threads.beat()
 
     def welcome(self, connection: socket.socket) -> None:
         """This connection stays when others have to go."""

@@ -82,6 +82,8 @@ METRICS_CERTIFICATE = "/etc/sfc/metrics-tls"
 HEALTH_HOST = "127.0.0.1"
 HEALTH_PORT = 9809
 """The node agent's /healthz and /readyz, which only its own node can reach."""
+RELAY_HEALTH_PORT = 9808
+"""The relay's, likewise."""
 
 ENTRY_MANAGER = "sfc-node-"
 """Field manager of a node agent's entries in `status.nodes` of CrossConnections; the node's name follows."""

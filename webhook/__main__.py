@@ -6,7 +6,6 @@ import argparse
 import logging
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from serving.access import Access
 from serving.bounded import listen
 from serving.certificate import Certificate
 from serving.metrics import MetricsServer, Page
-from sfc import log, names
+from sfc import log, names, threads
 from webhook import callers
 from webhook.cache import AdmissionCache
 from webhook.certificate import ServingCertificate
@@ -72,11 +71,12 @@ def _keep_fresh(*refreshes: Callable[[], None]) -> None:
 
     def run() -> None:
         while True:
+            threads.beat()
             time.sleep(CHECK_SECONDS)
             look()
 
     look()
-    threading.Thread(target=run, name="files", daemon=True).start()
+    threads.start("files", run)
 
 
 def _options() -> argparse.Namespace:

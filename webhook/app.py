@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 from prometheus_client import Counter, Histogram
 from starlette.requests import ClientDisconnect
 
+from sfc import threads
 from webhook.decide.model import Malformed
 from webhook.review import Decide
 from webhook.turns import Reviews, TooManyError
@@ -59,7 +60,8 @@ def health(unready: Callable[[], str | None]) -> FastAPI:
 
     @app.get("/healthz")
     async def healthz() -> Response:
-        return Response("ok\n")
+        problem = threads.problem()
+        return Response(f"{problem or 'ok'}\n", status_code=503 if problem else 200)
 
     @app.get("/readyz")
     async def readyz() -> Response:

@@ -11,6 +11,7 @@ from typing import Any
 import uvicorn
 from prometheus_client import Gauge
 
+from sfc import threads
 from sfc.statement import Sign
 from webhook import app
 from webhook.cache import AdmissionCache
@@ -123,13 +124,15 @@ class Servers:
 
         Returns False when a server ended by itself. Raises OSError when the admission port is not available.
         """
-        health = threading.Thread(target=self._health.run, name="health", daemon=True)
-        health.start()
+        threads.adopt("main", until=self._leaving.is_set)
+        health = threads.start("health", self._health.run, until=self._leaving.is_set)
         while self._lacks() and not self._leaving.wait(POLL_SECONDS):
-            pass
-        admission = threading.Thread(target=self._admission.run, args=([_shared(self._address)],), daemon=True)
-        admission.start()
+            threads.beat()
+        listening = [_shared(self._address)]
+        admission = threads.start("admission", lambda: self._admission.run(listening), until=self._leaving.is_set)
         while not self._leaving.wait(POLL_SECONDS):
+            threads.beat()
+            threads.problem()  # for the log, should the thread hang that answers probes
             if not (health.is_alive() and admission.is_alive()):
                 return False
         admission.join(linger_seconds)
@@ -191,6 +194,11 @@ class GatedServer(uvicorn.Server):
         await super().startup([])
         self._gate = Gate(listening, self._connection, self.config.ssl, self._callers)
         self._gate.open()
+
+    async def on_tick(self, counter: int) -> bool:
+        """uvicorn calls this ten times a second."""
+        threads.beat()
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the gate first."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from concurrent.futures import ThreadPoolExecutor
 
+from sfc import threads
 from webhook.review import Answer, Decide, review
 
 LARGE_BYTES = 64 << 10
@@ -29,7 +29,7 @@ class Reviews:
     """Makes reviews, for one event loop."""
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="large reviews")
+        self._thread = threads.pool(1, "large reviews")
         self._turn = asyncio.Lock()
         self._large = 0
 

@@ -26,7 +26,7 @@ from kube import events, lean, objects
 from kube.api import MERGE_PATCH, STRATEGIC_MERGE_PATCH, ApiError, ApiServer, Collection
 from kube.objects import CHAINS, CONNECTIONS, NETWORKS, NODES, PODS, Key, Object
 from kube.watch import Watch
-from sfc import names
+from sfc import names, threads
 from sfc.source_ports import PortRange
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ V = TypeVar("V")
 
 WORKERS = 4
 """Passes at a time, each in another namespace: a request that hangs holds up its namespace only."""
+LOOK_SECONDS = 30.0
+"""Between two signs of life of a worker without work."""
 TRUST_SECONDS = 5.0
 """Secrets are not watched; this is the time between two looks at them."""
 KEYS_OF_STATEMENTS: Key = ("", "")
@@ -66,8 +68,6 @@ class Loop:
         self._begun = False
         """All kinds were listed; nothing is planned before that."""
         self._stopped = False
-        self._alive_at: dict[str, float] = {}
-        """By worker that makes a pass: when it last began or got an answer, on the monotonic clock."""
 
         ours = Collection(NETWORKS.path(), params={"fieldSelector": f"metadata.name={names.NETWORK_NAME}"})
         labelled = Collection(PODS.path(), lean.POD, {"labelSelector": names.CHAIN_LABEL})
@@ -95,10 +95,9 @@ class Loop:
         for watch in self.watches.values():
             watch.start()
         self._add([KEYS_OF_STATEMENTS])
-        workers = [threading.Thread(target=self._work, name=f"worker {i}", daemon=True) for i in range(WORKERS)]
-        for worker in workers:
-            worker.start()
+        workers = [threads.start(f"worker {i}", self._work, until=lambda: self._stopped) for i in range(WORKERS)]
         while all(worker.is_alive() for worker in workers):
+            threads.beat()
             workers[0].join(1.0)
         self.stop()
         for worker in workers:
@@ -109,10 +108,6 @@ class Loop:
         with self._turn:
             self._stopped = True
             self._turn.notify_all()
-
-    def age_seconds(self) -> float:
-        """How long a worker has waited for an answer; it shows one that hangs."""
-        return time.monotonic() - min(self._alive_at.copy().values(), default=time.monotonic())
 
     def unsynced(self) -> list[str]:
         """The kinds that were not listed yet. Nothing is planned before all are."""
@@ -145,7 +140,6 @@ class Loop:
 
     def _work(self) -> None:
         while (key := self._next()) is not None:
-            self._mark()
             failed, pause = True, 0.0
             try:
                 with PASSES.time():
@@ -157,7 +151,6 @@ class Loop:
             except Exception:  # one object that this program cannot deal with must not end the work on all others
                 FAILURES.inc()
                 log.exception("pass failed", extra={"object": "/".join(key)})
-            del self._alive_at[threading.current_thread().name]
             with self._turn:
                 self._queue.done(key, time.monotonic(), failed=failed, pause=pause)
 
@@ -165,18 +158,15 @@ class Loop:
         """Waits for the next key; None when the work is over."""
         with self._turn:
             while not self._stopped:
+                threads.beat()
                 now = time.monotonic()
                 key = self._queue.take(now)
                 WAITING.set(len(self._queue))
                 if key is not None:
                     self._turn.notify()  # somebody has to wait for the next one
                     return key
-                due = self._queue.next_due()
-                self._turn.wait(None if due == float("inf") else due - now)
+                self._turn.wait(min(self._queue.next_due() - now, LOOK_SECONDS))
         return None
-
-    def _mark(self) -> None:
-        self._alive_at[threading.current_thread().name] = time.monotonic()
 
     def _pass(self, key: Key) -> bool:
         """Whether all of it succeeded. Raises ApiError when the API server gives no answer, or has too much to do."""
@@ -211,7 +201,7 @@ class Loop:
                 refused[_target(write)] = error.message
                 continue
             finally:
-                self._mark()
+                threads.beat()
             if isinstance(write, Create):
                 (created if done else found).append(objects.name(write.obj))
             if done:

@@ -26,13 +26,11 @@ from serving.access import Access
 from serving.bounded import listen
 from serving.certificate import Certificate
 from serving.metrics import MetricsServer, Page
-from sfc import names
+from sfc import names, threads
 
 log = logging.getLogger(__name__)
 
 HEALTH_PORT = 8080
-HANGING_SECONDS = 180.0
-"""A request that takes longer is taken for stuck."""
 STOP_SECONDS = 5.0
 """How long the passes under way may take to end when the process stops."""
 
@@ -66,7 +64,8 @@ class Candidate:
     def __init__(self, api: ApiServer, loop: Loop) -> None:
         self._election = Election(api, f"{platform.node()}_{uuid.uuid4()}")
         self._loop = loop
-        self._worker = threading.Thread(target=self._loop.run, name="loop", daemon=True)
+        self._worker: threads.Thread | None = None
+        self._leaving = threading.Event()
         self._renewed = float("-inf")
 
     def run(self, port: int, stop: threading.Event) -> int:
@@ -74,10 +73,13 @@ class Candidate:
 
         `port`: of health.
         """
-        health.serve(port, healthy=self._unhealthy, ready=self._unready)
-        threading.Thread(target=self._elect, args=(stop,), name="election", daemon=True).start()
+        health.serve(port, healthy=threads.problem, ready=self._unready)
+        threads.adopt("main", until=stop.is_set)
+        threads.start("election", lambda: self._elect(stop), until=stop.is_set)
         while not stop.wait(0.5):
-            if self._leading and not self._worker.is_alive():
+            threads.beat()
+            threads.problem()  # for the log, should the thread hang that answers probes
+            if self._worker and not self._worker.is_alive():
                 log.error("the loop ended")
                 return 1
             if self._leading and time.monotonic() - self._renewed > RENEW_DEADLINE_SECONDS:
@@ -88,17 +90,18 @@ class Candidate:
 
     @property
     def _leading(self) -> bool:
-        return self._worker.ident is not None
+        return self._worker is not None
 
     def _elect(self, stop: threading.Event) -> None:
         while not stop.is_set():
+            threads.beat()
             asked = time.monotonic()
             if self._attempt(asked):
                 self._renewed = asked
                 if not self._leading:
                     log.info("leading")
                     LEADING.set(1)
-                    self._worker.start()
+                    self._worker = threads.start("loop", self._loop.run, until=self._leaving.is_set)
             stop.wait(RETRY_SECONDS)
 
     def _attempt(self, monotonic: float) -> bool:
@@ -110,8 +113,9 @@ class Candidate:
 
     def _leave(self) -> None:
         """Let another candidate take over at once, but only when no write is under way here."""
-        if not self._leading:
+        if not self._worker:
             return
+        self._leaving.set()
         self._loop.stop()
         self._worker.join(STOP_SECONDS)
         if not self._worker.is_alive():
@@ -119,10 +123,6 @@ class Candidate:
                 self._election.release(datetime.now(UTC))
             except ApiError as error:
                 log.warning("lease not released", extra={"error": str(error)})
-
-    def _unhealthy(self) -> str | None:
-        hanging = self._leading and self._loop.age_seconds() > HANGING_SECONDS
-        return f"a pass has hung for {self._loop.age_seconds():.0f} s" if hanging else None
 
     def _unready(self) -> str | None:
         """A candidate that waits is ready."""

@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 from prometheus_client import REGISTRY
@@ -45,7 +46,7 @@ from kube.api import ApiError, ApiServer
 from serving.access import Access
 from serving.certificate import Certificate
 from serving.metrics import Page
-from sfc import names
+from sfc import names, threads
 from sfc.chain import Patience
 from sfc.validation import fault
 
@@ -157,10 +158,11 @@ class Agent:
 
     def run(self, stop: threading.Event) -> None:
         """Leads whenever it is this agent's turn, until `stop`, and then until each hook that it holds is answered."""
+        threads.adopt("main")
         self._cluster.start()
         self._links.monitor(self._links_changed)
         for reporter in (self._status_writer, self._contests, self._troubles):
-            threading.Thread(target=reporter.run, args=(stop,), name=type(reporter).__name__, daemon=True).start()
+            threads.start(type(reporter).__name__, partial(reporter.run, stop), until=stop.is_set)
         drains = self._leadership.acquire(stop, self._knows_cluster)
         while drains is not None:
             newcomer = self._lead(drains, stop)
@@ -174,6 +176,7 @@ class Agent:
                 drains = self._leadership.acquire(stop, lambda: False)  # leads again when the leader ends
         self._close()
         while any(term.held for term in self._terms):
+            threads.beat()
             time.sleep(POLL_SECONDS)
 
     def _lead(self, drains: Iterable[Drain], stop: threading.Event) -> socket.socket | None:
@@ -188,6 +191,8 @@ class Agent:
         self._leadership.begin()
         log.info("node agent leads")
         while not (newcomer := self._leadership.asked(POLL_SECONDS)):
+            threads.beat()
+            threads.problem()  # for the log, should the thread hang that answers probes
             if stop.is_set() and (self._leadership.somebody_stands_by() or not term.held):
                 break
         return newcomer

@@ -30,6 +30,7 @@ from typing import Any
 
 from controller.listener import take_over
 from controller.node.plane.drain import Drain
+from sfc import threads
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Leadership:
         """
         with self._standing_by():
             while not stop.is_set():
+                threads.beat()
                 if self._locked():
                     return self._left_behind()
                 if may_ask() and (drains := self._ask()) is not None:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from controller import health
@@ -36,7 +37,7 @@ from controller.node.report.transition_log import TransitionLog
 from serving.access import Access
 from serving.certificate import Certificate
 from serving.metrics import MetricsServer, Page
-from sfc import names
+from sfc import names, threads
 from sfc.validation.fault import MAX_DEADLINE_SECONDS
 
 HANGING_SECONDS = 180.0
@@ -79,6 +80,8 @@ class Term:
         self._setting = setting
         self._refused = RefusedHooks(setting.status_writer.write)
         self._stop = threading.Event()
+        self._exported = threading.Event()
+        self._threads: dict[str, threads.Thread] = {}
         self._open = False
         inherited = tuple(drains)
         known = Drains(inherited, Deletions(setting.cluster.deleted))
@@ -106,21 +109,20 @@ class Term:
             )
             self.reconciler.observe_with(shortcuts.note)
             loops["shortcuts"] = shortcuts.run
-        self._loops = [
-            threading.Thread(target=loop, args=(self._stop,), name=name, daemon=True) for name, loop in loops.items()
-        ]
+        self._loops = {name: partial(loop, self._stop) for name, loop in loops.items()}
 
     def start(self) -> None:
         """Begins to lead. The loop runs first, so that the first call finds it."""
         setting, reconciler = self._setting, self.reconciler
         setting.datapath.take_over()
-        for loop in self._loops:
-            loop.start()
+        for name, loop in self._loops.items():
+            silent = HANGING_SECONDS if name == "reconciler" else threads.SILENT_SECONDS
+            self._threads[name] = threads.start(name, loop, until=self._stop.is_set, silent=silent)
         reconciler.wake()
         folder = setting.run / Path(names.HOOK_SOCKET).parent.name
         open_to_relay(folder, names.RELAY)
         self._hooks = HookServer(folder / Path(names.HOOK_SOCKET).name, self._drain, names.RELAY)
-        threading.Thread(target=self._hooks.serve_forever, name="hooks", daemon=True).start()
+        self._hooks.start()
         self._port = PortGiver(folder / Path(names.PORT_SOCKET).name, (names.HOOK_HOST, names.HOOK_PORT), names.RELAY)
         self._port.start()
         wiring = PodWiring(
@@ -134,7 +136,7 @@ class Term:
         self._cni = CniServer(setting.run / Path(names.CNI_SOCKET).name, wiring)
         self._cni.start()
         self._health = health.serve(
-            names.HEALTH_PORT, healthy=self._unhealthy, ready=self._unready, address=names.HEALTH_HOST
+            names.HEALTH_PORT, healthy=threads.problem, ready=self._unready, address=names.HEALTH_HOST
         )
         self._metrics = MetricsServer(
             shared_port(setting.address, names.METRICS_PORT), setting.certificate, setting.access, setting.page
@@ -156,10 +158,10 @@ class Term:
         """Ends the loop, and leads frames back to the filters; returns the drains in progress."""
         self._stop.set()
         self.reconciler.wake()
-        self._loops[0].join(LAST_PASS_SECONDS)  # the other loops change nothing that the next term sees
+        self._threads["reconciler"].join(LAST_PASS_SECONDS)  # the other loops change nothing that the next term sees
         self._setting.datapath.shortcut.shut()
         self._setting.datapath.session_tables.export(0)
-        threading.Thread(target=self._export_on, name="export", daemon=True).start()
+        threads.start("export", self._export_on, until=self._exported.is_set)
         return self.reconciler.drains.retire()
 
     def _export_on(self) -> None:
@@ -169,6 +171,7 @@ class Term:
             since = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - EXPORT_OVERLAP_NS
             time.sleep(EXPORT_PAUSE)
             self._setting.datapath.session_tables.export(since)
+        self._exported.set()
 
     def close(self) -> None:
         """Stops listening; does nothing when called again."""
@@ -188,12 +191,6 @@ class Term:
             if replica := cluster.replicas.get(error.pod_uid) if cluster else None:
                 self._refused.note(replica)
             raise
-
-    def _unhealthy(self) -> str | None:
-        if ended := [loop.name for loop in self._loops if not loop.is_alive()]:
-            return f"{', '.join(ended)} ended"
-        age = self.reconciler.age_seconds()
-        return f"no pass over the data path ended for {age:.0f} s" if age > HANGING_SECONDS else None
 
     def _unready(self) -> str | None:
         return None if self._setting.cluster.get() else "chains and pods have not been read from the API server yet"

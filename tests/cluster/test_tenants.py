@@ -129,7 +129,7 @@ def _components() -> dict[str, list[dict[str, Any]]]:
 def test_a_tenant_reads_nobodys_metrics(victim: Kubectl, attacker: Tenant) -> None:
     pod = attacker.start(attacker.pod("reader"))
     ports = {
-        "sfc-node": (9809, 9810, 9811),
+        "sfc-node": (9808, 9809, 9810, 9811),
         "sfc-webhook": (8080, 8081, 9811, 9812),
         "sfc-cluster-controller": (8080, 9811),
     }

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from http.client import HTTPConnection
 from typing import Any
 
@@ -16,9 +17,11 @@ import pytest
 import yaml
 
 from controller import health
+from controller.cluster import loop as loop_module
 from controller.cluster import plan
 from controller.cluster.loop import Loop
 from kube.api import ApiError, Collection
+from sfc import threads
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
 CHAINS = "/apis/sfc.dev/v1alpha1/namespaces/telco/servicefunctionchains"
@@ -194,15 +197,19 @@ def other_chain(server: Server) -> str:
     return path
 
 
-def test_a_request_that_hangs_holds_up_no_other_namespace(server: Server, start: Callable[[], Loop]) -> None:
+def test_a_request_that_hangs_holds_up_no_other_namespace_and_is_noticed(
+    server: Server, start: Callable[[], Loop], monkeypatch: pytest.MonkeyPatch
+) -> None:
     other, released = other_chain(server), threading.Event()
     server.refuse = lambda path: path.startswith(CONNECTIONS) and not released.wait(60)
 
-    loop = start()
+    monkeypatch.setattr(loop_module, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(threads, "start", partial(threads.start, silent=0.5))
+    start()
 
     eventually(lambda: server.said(other) == "StageEmpty")
     assert server.said() == ""
-    assert loop.age_seconds() > 0
+    eventually(lambda: "thread worker " in str(threads.problem()))
     released.set()
     eventually(lambda: server.said() == "StageEmpty")
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
+from controller.node.hooks import relay as relay_module
 from controller.node.hooks.port import open_port
 from controller.node.hooks.relay import Relay
+from sfc import names, threads
 
 CALL = b"GET /drain/abc HTTP/1.1\r\nX-Sfc-Signature: s\r\n\r\n"
 HOST = "127.0.0.1"
@@ -167,3 +173,35 @@ def test_a_caller_that_hangs_up_or_says_nothing_sensible_is_not_held(path: Path)
         await asyncio.wait_for(relay.close(), 5)
 
     asyncio.run(scene())
+
+
+def test_a_loop_that_hangs_makes_the_relay_unhealthy(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    with open_port(HOST, 0) as free:
+        monkeypatch.setattr(names, "RELAY_HEALTH_PORT", free.getsockname()[1])
+    url = f"http://{HOST}:{names.RELAY_HEALTH_PORT}/healthz"
+    threads.adopt("main", silent=0.5)
+    answers: list[tuple[int, str]] = []
+
+    def probe(wanted: int) -> None:
+        while not answers or answers[-1][0] != wanted:
+            with suppress(httpx.TransportError):
+                answer = httpx.get(url)
+                answers.append((answer.status_code, answer.text))
+            time.sleep(0.01)
+
+    async def scene() -> None:
+        monkeypatch.setattr(relay_module, "BEAT_SECONDS", 0.01)
+        holding = asyncio.create_task(relay_module._until_stopped(Relay(path), open_port(HOST, 0), None))
+        await asyncio.to_thread(probe, 200)
+        prober = threading.Thread(target=probe, args=(503,))
+        prober.start()
+        prober.join()  # nothing else runs in the loop meanwhile
+        await asyncio.to_thread(probe, 200)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await holding
+
+    asyncio.run(scene())
+
+    hanging = [text for status, text in answers if status == 503]
+    assert all(text.startswith("thread main hangs: no sign of life for ") for text in hanging)
+    assert answers[-1] == (200, "ok\n")

@@ -31,10 +31,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from prometheus_client import generate_latest
 
+from sfc import threads
 from tests.statements import SIGNER
 from tests.unit import objects
 from tests.unit.fake_api import FakeApi
-from webhook import app, callers, certificate, connection
+from webhook import app, callers, certificate, connection, turns
 from webhook import review as review_module
 from webhook.cache import AdmissionCache
 from webhook.callers import Callers
@@ -394,6 +395,42 @@ def test_connections_beyond_the_limit_are_ended_and_the_others_served(
         first.sendall(head(len(body)) + body)
 
         assert first.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+def test_a_thread_that_ended_makes_the_process_unhealthy_with_its_name(fresh: Running) -> None:
+    before = fresh.health.get("/healthz")
+
+    threads.start("files", lambda: None).join()
+    after = fresh.health.get("/healthz")
+
+    assert (before.status_code, before.text) == (200, "ok\n")
+    assert (after.status_code, after.text) == (503, "thread files ended: its function returned\n")
+
+
+def test_a_decision_that_hangs_makes_the_process_unhealthy_with_the_name_of_its_thread(
+    fresh: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def hang(*_: object) -> None:
+        asked.set()
+        go_on.wait()
+        raise RuntimeError
+
+    monkeypatch.setattr(turns, "review", hang)
+    (life,) = (each for each in threads._PROCESS._lives if each.name == "admission")
+    monkeypatch.setattr(life, "silent", 0.5)
+    with connected(fresh) as caller:
+        body = json.dumps(review(nat_pod())).encode()
+        caller.sendall(head(len(body)) + body)
+        asked.wait()
+        while (hanging := fresh.health.get("/healthz")).status_code == 200:
+            time.sleep(0.01)
+        go_on.set()
+        while fresh.health.get("/healthz").status_code != 200:
+            time.sleep(0.01)
+
+    assert hanging.text.startswith("thread admission hangs: no sign of life for ")
 
 
 def test_a_denial_by_old_knowledge_says_how_old_it_is() -> None:

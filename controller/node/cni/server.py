@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
-from controller.listener import peer_user, take_over
+from controller.listener import Acceptor, peer_user, take_over
 from controller.node.cni.answer import CniError, Code, version_result
 from controller.node.cni.attachment import Addition, Attachment
 from controller.node.cni.call import Call, receive, reply
 from controller.node.cni.reading import addition_of, asked_version, attachment_of
+from sfc import threads
 
 log = logging.getLogger(__name__)
 
@@ -43,31 +42,20 @@ class CniServer:
     def __init__(self, path: Path, wiring: Wiring) -> None:
         self._path = path
         self._wiring = wiring
-        self._workers = ThreadPoolExecutor(WORKERS, "cni")
-        self._socket = take_over(path)
+        self._workers = threads.pool(WORKERS, "cni")
+        self._acceptor = Acceptor("cni", take_over(path), lambda call: self._workers.submit(self._serve, call))
         self._inode = path.stat().st_ino
-        self._thread = threading.Thread(target=self._accept, name="cni-accept", daemon=True)
 
     def start(self) -> None:
         """Answers calls, in threads, until `stop`."""
-        self._thread.start()
+        self._acceptor.start()
 
     def stop(self) -> None:
         """Stops listening, then waits for the calls in progress. Removes the path unless a newer server has it."""
         if self._path.exists() and self._path.stat().st_ino == self._inode:
             self._path.unlink()
-        self._socket.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        self._socket.close()
+        self._acceptor.stop()
         self._workers.shutdown()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:  # shut down by stop()
-                return
-            self._workers.submit(self._serve, connection)
 
     def _serve(self, connection: socket.socket) -> None:
         """After a failure there is no answer, so that the plugin reports "try again later"."""

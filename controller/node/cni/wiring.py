@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from controller.node.cni.slots import Slots
 from controller.node.cni.statements import Statements
 from controller.node.kernel.errors import LinkError, NameTakenError
 from controller.node.kernel.links import Identity, Links
+from sfc import threads
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class PodWiring:
             self._drain_ids.claim(addition.drain_id, pod.uid),
             self._slots.take(pod.namespace) as slot,
             ExitStack() as undo,
-            ThreadPoolExecutor(1, "ipam") as meanwhile,  # starting a program takes as long as making the link
+            threads.pool(1, "ipam") as meanwhile,  # starting a program takes as long as making the link
         ):
             delegated = meanwhile.submit(delegate, ipam, self._ipam)
             undo.callback(release, ipam, self._ipam)
@@ -111,7 +111,7 @@ class PodWiring:
 
     def delete(self, attachment: Attachment) -> None:
         """Removes the link and releases its addresses; succeeds when neither exists. Raises CniError."""
-        with ThreadPoolExecutor(1, "ipam") as meanwhile:
+        with threads.pool(1, "ipam") as meanwhile:
             released = meanwhile.submit(delegate, attachment.ipam, self._ipam)
             with _refusals_as_cni_errors(attachment):
                 self._links.delete(attachment.host_name)

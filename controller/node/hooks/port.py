@@ -10,10 +10,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import threading
 from pathlib import Path
 
-from controller.listener import peer_user, take_over
+from controller.listener import Acceptor, peer_user, take_over
 
 log = logging.getLogger(__name__)
 
@@ -54,30 +53,22 @@ class PortGiver:
         """`address`: host and port to give. `relay`: the user and group that may ask, besides root."""
         self._address = address
         self._users = (0, relay)
-        self._socket = take_over(path, relay)
-        self._thread = threading.Thread(target=self._accept, name="port", daemon=True)
+        self._acceptor = Acceptor("port", take_over(path, relay), self._answer)
 
     def start(self) -> None:
         """To be called once."""
-        self._thread.start()
+        self._acceptor.start()
 
     def stop(self) -> None:
         """Leaves the path alone: a newer one may have taken it over."""
-        self._socket.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        self._socket.close()
+        self._acceptor.stop()
 
-    def _accept(self) -> None:
-        while True:
+    def _answer(self, relay: socket.socket) -> None:
+        with relay:
             try:
-                relay, _ = self._socket.accept()
-            except OSError:  # shut down by stop()
-                return
-            with relay:
-                try:
-                    self._give(relay)
-                except OSError as error:
-                    log.error("no port for the relay", extra={"address": self._address, "error": str(error)})
+                self._give(relay)
+            except OSError as error:
+                log.error("no port for the relay", extra={"address": self._address, "error": str(error)})
 
     def _give(self, relay: socket.socket) -> None:
         if peer_user(relay) not in self._users:

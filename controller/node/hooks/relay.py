@@ -19,9 +19,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from controller import health
 from controller.listener import newest_first
 from controller.node.hooks import port
-from sfc import names
+from sfc import names, threads
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ BACKLOG = 256
 CALL_SECONDS = 10.0
 """For the whole call to arrive."""
 RETRY_SECONDS = 0.05
+BEAT_SECONDS = 1.0
 LAST_CALLS_SECONDS = 0.2
 """Between SIGTERM and closing the port, so that calls on their way to this listener arrive. In a rollout, later calls
 go to the newer listener."""
@@ -43,6 +45,7 @@ def run(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if options.listening:
         options.listening.unlink(missing_ok=True)  # of the container before
+    threads.adopt("main")
     listener = _listener(options.port)  # until then, a signal ends the process (controller/__main__.py)
     asyncio.run(_until_stopped(Relay(options.socket), listener, options.listening))
     return 0
@@ -58,6 +61,7 @@ def _listener(path: Path) -> socket.socket:
             if not told:
                 log.warning("no agent gives the port for hooks yet", extra={"socket": str(path), "error": str(error)})
                 told = True
+            threads.beat()
             time.sleep(RETRY_SECONDS)
 
 
@@ -66,11 +70,24 @@ async def _until_stopped(relay: Relay, listener: socket.socket, listening: Path 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await relay.listen(listener)
+    beating = asyncio.create_task(_beat())
+    probes = health.serve(
+        names.RELAY_HEALTH_PORT, healthy=threads.problem, ready=lambda: None, address=names.HEALTH_HOST
+    )
     if listening:
         listening.touch()
     log.info("relay listens for hooks")
     await stop.wait()
     await relay.close()
+    beating.cancel()
+    probes.close()
+
+
+async def _beat() -> None:
+    while True:
+        threads.beat()
+        threads.problem()  # for the log, should the thread hang that answers probes
+        await asyncio.sleep(BEAT_SECONDS)
 
 
 class Relay:

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,7 +28,7 @@ from prometheus_client import Counter
 
 from controller.listener import lead_to, peer_user, take_over
 from controller.node.plane.drain import Drain, NotDeletedError, RetiredError
-from sfc import names
+from sfc import names, threads
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,11 @@ class HookServer(ThreadingMixIn, UnixStreamServer):
         self.drain = drain
         self._calls: set[Any] = set()
         """The connections of those that are not answered yet."""
+        self._closing = threading.Event()
+
+    def start(self) -> None:
+        """Serves in a thread of its own, until `close`. To be called once."""
+        threads.start("hooks", self.serve_forever, until=self._closing.is_set)
 
     @property
     def held(self) -> int:
@@ -71,11 +78,23 @@ class HookServer(ThreadingMixIn, UnixStreamServer):
         Leaves the path alone: a newer server may have taken it over. If an earlier agent took over, it listens
         at the former path only, which the relay does not see: then our path leads there.
         """
+        self._closing.set()
         self.shutdown()
         self.server_close()
         with suppress(FileNotFoundError):
             if self._path.stat().st_ino == self._inode != self._former.stat().st_ino:
                 lead_to(self._path, self._former, self._relay)
+
+    def service_actions(self) -> None:
+        """socketserver calls this every half second."""
+        threads.beat()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """socketserver calls this for an exception. It would print a traceback."""
+        if isinstance(sys.exception(), OSError):
+            log.info("a caller of a hook hung up", extra={"error": str(sys.exception())})
+        else:
+            log.exception("no answer to a hook")
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """socketserver calls this for each connection; False closes it, and the relay asks again."""

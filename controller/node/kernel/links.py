@@ -14,8 +14,8 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 
 from pyroute2.netlink.rtnl import RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK
@@ -24,7 +24,7 @@ from controller.node.kernel import pod_end, sysctl, tc, tcx
 from controller.node.kernel.errors import NameTakenError, explained, ignored
 from controller.node.kernel.netlink import IFF_NOARP, IFF_UP, NEW, Link, Netlink, link, open_socket, read_link
 from controller.node.plane.model import CHOSEN_IFINDEX, SLOTS, HostLink
-from sfc import mac
+from sfc import mac, threads
 from sfc.chain import Interface
 from sfc.source_ports import PortRange
 
@@ -99,8 +99,8 @@ class Links:
     """
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "netlink")
-        self._reader = ThreadPoolExecutor(1, "netlink-reader")
+        self._thread = threads.pool(1, "netlink")
+        self._reader = threads.pool(1, "netlink-reader")
         self._requests = Netlink()
         self._dumps = Netlink()
         self._generations = count(secrets.randbelow(GENERATIONS))
@@ -108,7 +108,7 @@ class Links:
         self.tcx = self._reader.submit(tcx.offered).result()
         """Whether the kernel has the hook at which links can have the shortcut."""
         self._stop = threading.Event()
-        self._monitors: list[threading.Thread] = []
+        self._monitors: list[threads.Thread] = []
 
     def close(self) -> None:
         """Ends the monitors and closes the sockets; the links stay."""
@@ -180,9 +180,8 @@ class Links:
     def monitor(self, on_change: Callable[[], None]) -> None:
         """Calls `on_change`, in a thread, whenever one of our links appears, changes or goes, until `close`."""
         events = open_socket(_LOOK_SECONDS, _LINK_GROUP)
-        thread = threading.Thread(target=_watch, args=(events, self._stop, on_change), name="link-events", daemon=True)
-        thread.start()
-        self._monitors.append(thread)
+        watch = partial(_watch, events, self._stop, on_change)
+        self._monitors.append(threads.start("link-events", watch, until=self._stop.is_set))
 
     def _list(self) -> tuple[HostLink, ...]:
         """Runs in the reader's thread."""
@@ -287,6 +286,7 @@ def _watch(events: socket.socket, stop: threading.Event, on_change: Callable[[],
     """Looks for our alias in the raw messages. The caller lists the links to learn what exactly happened."""
     with events:
         while not stop.is_set():
+            threads.beat()
             try:
                 changed = _is_ours(events.recv(1 << 16))
             except TimeoutError:

@@ -12,7 +12,6 @@ import ipaddress
 import socket
 import struct
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import TypeVar
 
@@ -35,7 +34,7 @@ from controller.node.kernel.netlink import (
     packed,
     read_link,
 )
-from sfc import mac
+from sfc import mac, threads
 from sfc.chain import Interface, Route
 from sfc.source_ports import PortRange
 
@@ -72,7 +71,7 @@ def _in_namespace(namespace: int, job: Callable[[], T]) -> T:
         netns.setns(namespace)
         return job()
 
-    with ThreadPoolExecutor(1, "pod") as thread:
+    with threads.pool(1, "pod") as thread:
         return thread.submit(run).result()
 
 

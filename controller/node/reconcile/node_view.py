@@ -45,8 +45,8 @@ class NodeView:
         `confirm` is called, nothing counts as known: only a pass that succeeds leaves something to rely on.
         """
         known, self._known = self._known, None
-        stale = self._stale.is_set()
-        self._stale.clear()
+        if stale := self._stale.is_set():
+            self._stale.clear()  # only after it was seen: news that comes now is for the next pass, or this listing
         if known is not None and not verify and not stale:
             return known, None
         links = self._links.list()

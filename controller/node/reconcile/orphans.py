@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection
 from controller.node.plane.model import HostLink
 from controller.node.plane.plan import State
 from kube.api import ApiError
+from sfc import threads
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Orphans:
     def run(self, stop: threading.Event) -> None:
         """Removes orphans every LOOK_SECONDS, until `stop`. What fails is logged and retried."""
         while not stop.wait(LOOK_SECONDS):
+            threads.beat()
             try:
                 self.remove()
             except ApiError as error:
@@ -59,6 +61,7 @@ class Orphans:
         existing = self._existing() if suspects else ()
         for link in suspects:
             if link.pod_uid not in existing:
+                threads.beat()
                 self._delete(link.name)
                 log.info("link removed: its pod does not exist", extra={"link": link.name, "pod_uid": link.pod_uid})
 

@@ -36,6 +36,7 @@ from controller.node.reconcile.node_view import NodeView
 from controller.node.reconcile.protocols import DataPathWriter, LinkFilters
 from controller.node.reconcile.session_counter import SessionCounter
 from kube.backoff import Backoff
+from sfc import threads
 
 log = logging.getLogger(__name__)
 
@@ -83,17 +84,12 @@ class Reconciler:
         self._woken = threading.Event()
         self._woken_at: float | None = None
         """When the first event came that no pass has taken into account yet; None when there is none."""
-        self._last_pass = clock()
         self._prepared = Plan()
 
     @property
     def state(self) -> State:
         """What the last pass left behind; an empty State before the first."""
         return self._state
-
-    def age_seconds(self) -> float:
-        """Seconds since the loop last ended a pass, well or not. It grows when the loop hangs."""
-        return self._clock() - self._last_pass
 
     def observe_with(self, observer: Callable[[State], None]) -> None:
         """`observer` is called after each pass with what it left behind, in the thread of the pass: it must be cheap.
@@ -126,6 +122,7 @@ class Reconciler:
         failures = 0
         self._running = True
         while not stop.is_set():
+            threads.beat()
             woken = self._woken.wait(self._pause())
             self._woken.clear()
             try:
@@ -143,7 +140,6 @@ class Reconciler:
                 stop.wait(pause)
                 self._woken_at = self._clock()
                 self._woken.set()
-            self._last_pass = self._clock()
         with self._passing:
             self._running = False
 
@@ -151,6 +147,7 @@ class Reconciler:
         """Asks the API server about drains that no deletion has confirmed, until `stop`. To run beside `run`, in a
         thread of its own."""
         while not stop.wait(ASK_SECONDS):
+            threads.beat()
             if self.drains.unconfirmed:
                 self.drains.deletions.ask(self._clock())
                 self.wake()

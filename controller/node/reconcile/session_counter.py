@@ -13,6 +13,7 @@ from controller.node.plane.drain import Drain
 from controller.node.plane.plan import State
 from controller.node.reconcile.drains import Drains
 from controller.node.reconcile.protocols import DataPathWriter
+from sfc import threads
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class SessionCounter:
     def run(self, stop: threading.Event) -> None:
         """Counts again and again while replicas drain, until `stop`."""
         while not stop.is_set():
+            threads.beat()
             self._drains.wait_for_any(STOP_SECONDS)
             try:
                 self.count()

@@ -14,6 +14,7 @@ from itertools import chain
 
 from controller.node.plane.model import LinksByPod
 from controller.node.plane.plan import State
+from sfc import threads
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +43,11 @@ class Shortcuts:
     def run(self, stop: threading.Event) -> None:
         """Mends the shortcuts of links whenever a pass has listed them, until `stop`."""
         while not stop.is_set():
+            threads.beat()
             if self._news.wait(CALM_SECONDS) and not stop.wait(CALM_SECONDS):
                 self._news.clear()
                 for seconds in self.mend():
+                    threads.beat()
                     if stop.wait(seconds):
                         return
 

@@ -15,6 +15,7 @@ from controller.node.report.clashes import Clash, clashes
 from kube.api import ApiError
 from kube.events import Event, EventApi, Reporter, record, repeatable_name
 from kube.objects import PODS
+from sfc import threads
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Contests:
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set."""
         while not stop.wait(LOOK_SECONDS):
+            threads.beat()
             try:
                 self.look()
             except Exception:
@@ -67,6 +69,7 @@ class Contests:
         what = Event(REASON, clash.message, warning=True)
         event = self._reporter.event(what, about, name, datetime.now(UTC))
         fields = {"pod": clash.replica.path, "other": clash.other.path, "interface": clash.interface}
+        threads.beat()
         try:
             record(self._api, event, clash.count)
         except ApiError as error:

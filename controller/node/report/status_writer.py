@@ -23,7 +23,7 @@ from kube.api import STRATEGIC_MERGE_PATCH, ApiError
 from kube.conditions import Condition
 from kube.events import Event, Reporter
 from kube.objects import CONNECTIONS, EVENTS, PODS, Key, Object
-from sfc import names
+from sfc import names, threads
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +96,7 @@ class StatusWriter:
         """Until `stop` is set; returns up to IDLE_SECONDS later."""
         pause = IDLE_SECONDS
         while not stop.is_set():
+            threads.beat()
             self._woken.wait(pause)
             self._woken.clear()
             try:
@@ -121,6 +122,7 @@ class StatusWriter:
     def _write_events(self) -> bool:
         """False when the API server does not answer: the events are kept for the next time."""
         while self._events:
+            threads.beat()
             replica, event, at = self._events[0]
             about = PODS.reference(replica.namespace, replica.name, replica.uid)
             name = f"{replica.name}.{int(at.timestamp() * 1e6):x}"
@@ -158,6 +160,7 @@ class StatusWriter:
     def _once(self, path: str, uid: str, body: Any, write: Callable[[], Any]) -> bool:
         if (path, uid) in self._written and self._written[path, uid][0] == body:
             return True
+        threads.beat()
         try:
             write()
         except ApiError as error:

@@ -15,6 +15,7 @@ from controller.node.report import COMPONENT
 from kube.api import ApiError
 from kube.events import Event, EventApi, Reporter, record, repeatable_name
 from kube.objects import CHAINS
+from sfc import threads
 from sfc.chain import Chain
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ class Troubles:
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set."""
         while not stop.wait(LOOK_SECONDS):
+            threads.beat()
             try:
                 self.look()
             except Exception:
@@ -76,6 +78,7 @@ class Troubles:
         about = CHAINS.reference(chain.namespace, chain.name, chain.uid)
         what = Event(trouble.reason, f"node {self._node}: {trouble.message}", warning=True)
         fields = {"chain": f"{chain.namespace}/{chain.name}", "reason": trouble.reason, "trouble": trouble.message}
+        threads.beat()
         try:
             record(self._api, self._reporter.event(what, about, name, datetime.now(UTC)))
         except ApiError as error:
