@@ -1,0 +1,83 @@
+"""docs/operations.md has every condition, reason and event of the code.
+
+They are found in the code, so that none can be forgotten: a string of one CamelCase word is one, unless OTHERS has it.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENT = (ROOT / "docs/operations.md").read_text()
+ROOMS = ("sfc", "kube", "certs", "serving", "webhook", "controller")
+WORD = re.compile(r"[A-Z][a-z0-9]+(?:[A-Z][a-z0-9]*)*")
+
+KINDS = {
+    "AdmissionReview", "ConfigMap", "CronJob", "CrossConnection", "DaemonSet", "DeleteOptions", "Deployment", "Event",
+    "Job", "Lease", "List", "MutatingWebhookConfiguration", "Namespace", "NetworkAttachmentDefinition", "Node", "Pod",
+    "ReplicaSet", "ReplicationController", "Rollout", "Secret", "ServiceFunctionChain", "StatefulSet",
+    "SubjectAccessReview", "TokenReview", "ValidatingWebhookConfiguration",
+}  # fmt: skip
+OF_KUBERNETES = {
+    "Always", "Complete", "ContainersReady", "DoesNotExist", "Exists", "Failed", "In", "Normal", "NotIn", "OnDelete",
+    "Opaque", "Succeeded", "True", "Warning",
+}  # fmt: skip
+"""Values of fields that Kubernetes has, and conditions that it sets."""
+OF_HTTP = {"Accept", "Authorization", "Bearer", "BearerToken", "Connection"}
+OF_API_ERRORS = {"NoAnswer", "NoConfiguration", "Unknown", "Unreadable"}
+"""Reasons of `kube.api.ApiError`, which are in the log beside a sentence."""
+TO_COME = {
+    "BothSidesServe", "ChainNotReady", "ChainReady", "CrossConnectionsCreated", "InvalidChain", "SideEmpty",
+    "StageServing",
+}  # fmt: skip
+"""Other work on the same document explains these; whoever lands last empties the set."""
+OTHERS = KINDS | OF_KUBERNETES | OF_HTTP | OF_API_ERRORS
+
+
+def said(source: str) -> set[str]:
+    """The conditions, reasons and events in a file."""
+    strings = (
+        node.value
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    )
+    return {text for text in strings if WORD.fullmatch(text)} - OTHERS
+
+
+def all_said() -> dict[str, str]:
+    """By each word: a file that has it."""
+    files = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+    return {word: str(path.relative_to(ROOT)) for path in files for word in said(path.read_text())}
+
+
+def rows(document: str) -> Iterator[list[str]]:
+    """The cells of each row of each table, headings included."""
+    for line in document.splitlines():
+        if line.startswith("|"):
+            yield [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
+
+
+def test_a_new_word_of_the_code_is_found_wherever_it_stands() -> None:
+    source = (
+        'MADE = "StageMade"\n\ndef f():\n    """Ready."""\n    yield Event("StageGone", f"{x} is Gone", kind="Pod")\n'
+    )
+
+    assert said(source) == {"StageMade", "StageGone"}
+
+
+def test_every_condition_reason_and_event_is_in_the_operations_document() -> None:
+    of_tables = {word for row in rows(DOCUMENT) for word in re.findall(r"\w+", row[0])}
+    documented = of_tables | set(re.findall(r"`(\w+)`", DOCUMENT))
+
+    missing = {word: file for word, file in all_said().items() if word not in documented | TO_COME}
+
+    assert missing == {}, "docs/operations.md lacks these; if one is no condition, reason or event, add it to OTHERS"
+
+
+def test_others_names_nothing_that_the_document_explains() -> None:
+    reasons = {word for row in rows(DOCUMENT) for word in re.findall(r"`(\w+)`", row[0])}
+
+    assert OTHERS & reasons == set()
