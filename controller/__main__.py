@@ -27,9 +27,9 @@ def main(argv: list[str]) -> int:
     if not argv or argv[0] not in COMMANDS:
         print(f"usage: python -m controller {{{','.join(COMMANDS)}}}", file=sys.stderr)
         return 2
+    log.configure()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    log.configure()
     result: int = importlib.import_module(COMMANDS[argv[0]]).run(argv[1:])
     return result
 

@@ -23,25 +23,27 @@ from webhook.door import Door
 from webhook.server import ENDPOINTS, LINGER_SECONDS, Servers
 from webhook.signing_key import SigningKey
 
+LOG = logging.getLogger(__name__)
+
 CHECK_SECONDS = 2.0
 """Between two looks at mounted files."""
 
 
 def main() -> int:
     """Run until SIGTERM or SIGINT. Returns the exit code: 1 when it cannot start, or when a server ended by itself."""
-    options = _options()
     log.configure()
+    options = _options()
     try:
         signing_key = SigningKey(options.statement_key)
         allowed = callers.read(options.callers)
         certificate = ServingCertificate(options.tls_dir, allowed)
         api = ApiServer.from_environment()
     except (OSError, ValueError, ApiError) as error:
-        print(f"webhook cannot start: {error}", file=sys.stderr)
+        LOG.error("webhook cannot start", extra={"error": str(error)})
         return 1
     if not allowed:
         remedy = "see docs/operations.md, client certificates, for how API servers can show one"
-        logging.getLogger(__name__).warning("the webhook asks for no client certificate", extra={"remedy": remedy})
+        LOG.warning("the webhook asks for no client certificate", extra={"remedy": remedy})
     cache = AdmissionCache(api)
     cache.start()
     door = Door(ENDPOINTS, options.door)
@@ -49,7 +51,7 @@ def main() -> int:
     try:
         listener = listen("", options.metrics_port)
     except OSError as error:
-        print(f"webhook cannot listen on port {options.metrics_port}: {error}", file=sys.stderr)
+        LOG.error("webhook cannot listen", extra={"port": options.metrics_port, "error": str(error)})
         return 1
     MetricsServer(listener, Certificate(options.metrics_tls), Access(api), Page()).start()
     servers = Servers(cache, certificate, door, signing_key.sign, (("", options.port), ("", options.health_port)))
@@ -58,7 +60,7 @@ def main() -> int:
     try:
         return 0 if servers.run(options.linger_seconds) else 1
     except OSError as error:
-        print(f"webhook cannot listen on port {options.port}: {error}", file=sys.stderr)
+        LOG.error("webhook cannot listen", extra={"port": options.port, "error": str(error)})
         return 1
 
 

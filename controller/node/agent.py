@@ -48,6 +48,7 @@ from serving.certificate import Certificate
 from serving.metrics import Page
 from sfc import names, threads
 from sfc.chain import Patience
+from sfc.log import printed_by_libraries
 from sfc.validation import fault
 
 log = logging.getLogger(__name__)
@@ -132,12 +133,11 @@ class Agent:
         self._cluster = ClusterView(api, options.node, self._wake, self._wake_status_writer)
         self._status_writer = StatusWriter(api, options.node, self._state, self._cluster.connections)
         self._links = Links()
-        self._datapath = Datapath.open(
-            options.pins,
-            capacity=options.sessions,
-            hash_key=HashKey.read(options.hash_key),
-            patience=_patience(options),
-        )
+        hash_key = HashKey.read(options.hash_key)
+        with printed_by_libraries():  # the compiler, and the kernel's verifier
+            self._datapath = Datapath.open(
+                options.pins, capacity=options.sessions, hash_key=hash_key, patience=_patience(options)
+            )
         self._leadership = Leadership(options.run, options.name)
         self._setting = Setting(
             cluster=self._cluster,
