@@ -91,6 +91,6 @@ release: deps ## write manifests, images, bills of materials, provenance and che
 	@$(PYTHON) -m release "$(VERSION)"
 
 .PHONY: clean
-clean: ## remove the cluster with all that it left on the machine, build/ and dist/
-	if [ -x $(PYTHON) ]; then $(TESTBED) down; fi
+clean: ## remove every cluster of this checkout with all that it left on the machine, build/ and dist/
+	$(firstword $(wildcard $(PYTHON)) python3) -m testbed down --all
 	rm -rf build dist

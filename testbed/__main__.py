@@ -2,12 +2,14 @@
 
 import argparse
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from testbed import builder, cluster, images, nodes
 from testbed.errors import TestbedError
+from testbed.paths import CHECKOUT
 
 DEFAULT_KUBERNETES = "1.37"
 
@@ -29,7 +31,8 @@ def parser() -> argparse.ArgumentParser:
     again.add_argument("--pod-security", choices=levels, default=levels[0], help="the cluster's default level")
     server = command("api-server", _api_server, "kill the API server, or start it again with what etcd holds")
     server.add_argument("action", choices=("stop", "start"))
-    command("down", _down, "end the cluster and remove all that belongs to it")
+    end = command("down", _down, "end the cluster and remove all that belongs to it")
+    end.add_argument("--all", action="store_true", help="every cluster of this checkout, whatever its name")
     command("status", _status, "show what runs; fails unless all is well")
     load = command("load-image", _load_image, "put images into every node")
     load.add_argument("image", nargs="+", help="docker-archive file, or name of an image made by build-image")
@@ -62,9 +65,16 @@ def _api_server(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _down(_: argparse.Namespace) -> int:
-    cluster.down()
-    return 0
+def _down(arguments: argparse.Namespace) -> int:
+    if not arguments.all:
+        cluster.down()
+        return 0
+    command = [sys.executable, "-m", "testbed", "down"]
+    ended = [
+        subprocess.run(command, cwd=CHECKOUT, env={**os.environ, "SFC_TESTBED": name}, check=False).returncode
+        for name in cluster.of_this_checkout()
+    ]
+    return max(ended, default=0)
 
 
 def _status(_: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from testbed import api, control_plane, images, keys, kubelet, nodes
 from testbed.build import Binaries
 from testbed.control_plane import API_PORT
 from testbed.network import Node
-from testbed.paths import KUBECONFIG, LOG, MANIFESTS, PKI, RUN, STATE
+from testbed.paths import KUBECONFIG, LOG, MANIFESTS, PKI, RUN
 from testbed.process import Daemon, run, spawn, wait_for
 from testbed.progress import say
 
@@ -24,7 +24,7 @@ def start(members: Sequence[Node], binaries: Binaries) -> None:
 
     Raises TestbedError when a daemon ends early or is not ready in time.
     """
-    for folder in (STATE, LOG, RUN, PKI, *map(nodes.folder, members)):
+    for folder in (LOG, RUN, PKI, *map(nodes.folder, members)):
         folder.mkdir()
     PKI.chmod(0o700)
     with ThreadPoolExecutor(max_workers=8 + 2 * len(members)) as pool:

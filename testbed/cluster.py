@@ -17,7 +17,7 @@ from testbed import api, bringup, build, cgroups, process
 from testbed.build import Binaries
 from testbed.errors import TestbedError
 from testbed.network import MOST_NODES, Node
-from testbed.paths import CHECKOUT, CLUSTER, KUBECONFIG, LOG, PUBLISHED, STATE
+from testbed.paths import CHECKOUT, CLUSTER, KUBECONFIG, LOG, OWNER, OWNER_FILE, PUBLISHED, STATE, STATES
 from testbed.process import Daemon, run
 from testbed.progress import say
 
@@ -72,8 +72,10 @@ def up(kubernetes: str, count: int | None) -> None:
         else:
             say(f"bringing up {wanted.kubernetes} with {wanted.nodes} node(s): {complaint}")
             _clear()
+            _claim()
             bringup.start(wanted.members, binaries)
             CLUSTER.write_text(json.dumps(asdict(wanted)))
+        _claim()  # another checkout may have brought it up
         _publish(binaries)
 
 
@@ -108,6 +110,15 @@ def down() -> None:
     for link in _links():
         (CHECKOUT / link).unlink(missing_ok=True)
     say("the cluster is down")
+
+
+def of_this_checkout() -> list[str]:
+    """The names of the testbeds that this checkout has up, those included whose `up` or `down` was interrupted."""
+    owned = {owner.parent.name: owner.read_text() for owner in STATES.glob(f"*/{OWNER_FILE}")}
+    published = [link.readlink().parent for link in (CHECKOUT / "build").glob("**/kubeconfig") if link.is_symlink()]
+    # Those without an owner are of a version that wrote none.
+    before = {folder.name for folder in published if folder.parent == STATES and folder.is_dir()} - owned.keys()
+    return sorted(before | {name for name, checkout in owned.items() if checkout == str(CHECKOUT)})
 
 
 def current() -> Cluster | None:
@@ -167,7 +178,14 @@ def _clear() -> None:
     cgroups.kill_everything()
     _unmount_below(STATE)
     if STATE.exists():
-        shutil.rmtree(STATE)
+        for left in sorted(STATE.iterdir(), key=lambda path: path == OWNER):
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+        STATE.rmdir()
+
+
+def _claim() -> None:
+    STATE.mkdir(exist_ok=True)
+    OWNER.write_text(str(CHECKOUT))
 
 
 def _unmount_below(folder: Path) -> None:
