@@ -1,8 +1,8 @@
 """Two strangers on one cluster: a victim whose chain carries traffic, and an attacker with a namespace and a token.
 
-The attacker may do in its own namespace what a tenant usually may: everything of the ClusterRole `edit`, chains, and
-NetworkAttachmentDefinitions. It has no right on nodes or on objects of the cluster. `reads` adds the ClusterRole `view`
-in other namespaces, because many clusters let their users read each other's pods.
+The attacker may do in its own namespace what a tenant usually may: everything of the ClusterRole `edit`, to which
+chains belong, and NetworkAttachmentDefinitions. It has no right on nodes or on objects of the cluster. `reads` adds the
+ClusterRole `view` in other namespaces, because many clusters let their users read each other's pods.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ _ROLE: Json = {
     "kind": "Role",
     "metadata": {"name": _ACCOUNT},
     "rules": [
-        {"apiGroups": ["sfc.dev"], "resources": ["servicefunctionchains"], "verbs": ["*"]},
         {"apiGroups": ["k8s.cni.cncf.io"], "resources": ["network-attachment-definitions"], "verbs": ["*"]},
     ],
 }

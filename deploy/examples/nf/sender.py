@@ -17,11 +17,12 @@ from echo import DATAGRAM, MAGIC, read_all
 
 LIFE = 1.5
 """Seconds that a flow or connection lasts."""
-GRACE = 3.0
-"""Seconds after the end of a flow in which echoes still count. Much longer than any round trip, so that a slow machine
-does not look like a chain that loses packets."""
-PATIENCE = 10.0
-"""Seconds without an answer after which a connection counts as broken; enough for several retransmissions."""
+GRACE = 10.0
+"""Seconds after the end of a flow in which echoes still count, until all are there. Much longer than any round trip, so
+that a slow machine does not look like a chain that loses packets."""
+PATIENCE = 30.0
+"""Seconds without an answer after which a connection counts as broken; enough for several retransmissions, and for a
+machine that does a hundred things at a time."""
 
 DATAGRAM_BYTES = 200
 BLOCK_BYTES = 4096
