@@ -78,7 +78,7 @@ class Kubectl:
 SYSTEM = Kubectl("sfc-system")
 
 
-def eventually(look: Callable[[], Any], seconds: float = 90) -> Any:
+def eventually(look: Callable[[], Any], seconds: float = 300) -> Any:
     """Asks until an answer is true, and returns it. AssertionError with the last answer when the time is over."""
     until = time.monotonic() + seconds
     while not (answer := look()):

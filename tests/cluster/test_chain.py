@@ -42,13 +42,13 @@ def edge(installed: None) -> Iterator[Kubectl]:
         telco("label", "deployment", stage, "sfc.dev/chain=edge", f"sfc.dev/stage={stage}")
     wait_ready(telco)
     yield telco
-    Kubectl()("delete", "namespace", "telco", "--timeout=180s")
+    Kubectl()("delete", "namespace", "telco", "--timeout=600s")
 
 
 def wait_ready(telco: Kubectl) -> None:
     for stage in STAGES:
-        telco("rollout", "status", "deployment", stage, "--timeout=120s")
-    telco("wait", "sfc/edge", "--for=condition=Ready", "--timeout=60s")
+        telco("rollout", "status", "deployment", stage, "--timeout=600s")
+    telco("wait", "sfc/edge", "--for=condition=Ready", "--timeout=600s")
 
 
 def pods(telco: Kubectl, stage: str) -> list[dict[str, Any]]:
@@ -69,7 +69,7 @@ def scale(telco: Kubectl, stage: str, replicas: int) -> None:
         ready = [p for p in found if {"type": "Ready", "status": "True"}.items() <= _condition(p, "Ready").items()]
         return len(found) == len(ready) == replicas
 
-    eventually(settled, seconds=120)
+    eventually(settled)
 
 
 def _condition(obj: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def _condition(obj: dict[str, Any], kind: str) -> dict[str, Any]:
 def traffic(telco: Kubectl) -> Iterator[dict[str, Any]]:
     """Runs traffic from client to server during the block. Afterwards the dictionary has its account."""
     command = [*KUBECTL, "--namespace=telco", "exec", "-i"]
-    command += [name_of(telco, "client"), "--", "traffic.py", "client", SERVER, "--until-enter", "--duration=300"]
+    command += [name_of(telco, "client"), "--", "traffic.py", "client", SERVER, "--until-enter", "--duration=1200"]
     pipe = subprocess.PIPE
     process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
     account: dict[str, Any] = {}
@@ -88,7 +88,7 @@ def traffic(telco: Kubectl) -> Iterator[dict[str, Any]]:
         assert process.stdout
         process.stdout.readline()
         yield account
-        output, errors = process.communicate("\n", timeout=90)
+        output, errors = process.communicate("\n", timeout=300)
     finally:
         process.kill()
     results = [line for line in output.splitlines() if line.startswith("RESULT ")]
@@ -198,7 +198,7 @@ def test_traffic_flows_on_while_the_node_agent_dies_and_returns(edge: Kubectl) -
 
     with traffic(edge) as account:
         SYSTEM("delete", "pod", "-l", "app.kubernetes.io/name=sfc-node", "--grace-period=0", "--force")
-        SYSTEM("rollout", "status", "daemonset/sfc-node", "--timeout=120s")
+        SYSTEM("rollout", "status", "daemonset/sfc-node", "--timeout=600s")
         eventually(lambda: in_place(after := shortcuts()) and after != before, seconds=30)
 
     assert (account["packets"]["lost"], account["connections"]["broken"]) == (0, 0), account

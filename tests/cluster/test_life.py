@@ -22,8 +22,9 @@ from tests.cluster.test_chain import SERVER, SYSTEM, eventually, in_node, name_o
 
 edge = test_chain.edge
 
-STEERED_MS = 1000.0
-"""Soon enough that a signal must have woken the loop. The benchmark `events` measures the real delay."""
+STEERED_MS = 5000.0
+"""Soon enough that a signal must have woken the loop, which looks by itself every ten seconds. The benchmark `events`
+measures the real delay."""
 AGENTS = "app.kubernetes.io/name=sfc-node"
 
 
@@ -59,7 +60,7 @@ def metric(name: str) -> float:
 
 
 def steered_away(pod: str) -> dict[str, Any]:
-    return eventually(lambda: said("replica steered away from", pod=f"telco/{pod}"), seconds=30)[-1]
+    return eventually(lambda: said("replica steered away from", pod=f"telco/{pod}"))[-1]
 
 
 def container_of(where: Kubectl, pod: str, name: str = "nat") -> str:
@@ -129,7 +130,7 @@ def test_a_sandbox_that_is_killed_is_steered_away_from_and_its_pod_joins_with_ne
 
     kill(sandbox_of(victim))
     transition = steered_away(victim)
-    eventually(lambda: said("replica in all its targets", pod=f"telco/{victim}")[1:], seconds=90)
+    eventually(lambda: said("replica in all its targets", pod=f"telco/{victim}")[1:])
 
     assert transition["after_ms"] < STEERED_MS
     ping(two_nats, "-c", "5")
@@ -140,9 +141,9 @@ def test_an_interface_shut_inside_a_pod_takes_it_out_until_it_is_up_again(two_na
 
     two_nats("exec", victim, "--", "ip", "link", "set", "outside", "down")
     transition = steered_away(victim)
-    reason = eventually(lambda: _wired(two_nats, victim) == "InterfaceDown", seconds=20)
+    reason = eventually(lambda: _wired(two_nats, victim) == "InterfaceDown")
     two_nats("exec", victim, "--", "ip", "link", "set", "outside", "up")
-    eventually(lambda: _wired(two_nats, victim) == "Serving", seconds=20)
+    eventually(lambda: _wired(two_nats, victim) == "Serving")
     events = two_nats("get", "events", f"--field-selector=involvedObject.name={victim}", "-o", "name")
 
     assert transition["cause"].startswith("an interface is down")
@@ -161,7 +162,7 @@ def test_a_rolling_update_never_has_fewer_serving_replicas_than_asked_for(two_na
     began = datetime.now(UTC)
 
     two_nats("rollout", "restart", "deployment/nat")
-    two_nats("rollout", "status", "deployment/nat", "--timeout=180s")
+    two_nats("rollout", "status", "deployment/nat", "--timeout=600s")
     eventually(lambda: not before & {pod["metadata"]["name"] for pod in pods(two_nats, "nat")})
     joined = [(moment(line), 1) for line in said("replica in all its targets")]
     left = [(moment(line), -1) for line in said("replica out of all targets") + said("replica steered away from")]
@@ -182,7 +183,7 @@ def test_a_hook_that_no_deletion_explains_drains_nothing_and_is_reported(two_nat
     refused = metric("sfc_drain_hooks_total")
 
     statuses = {hook(pod) for _ in range(3)}
-    events = eventually(lambda: "HookRefused" in two_nats("events", f"--for=pod/{name}"), seconds=20)
+    events = eventually(lambda: "HookRefused" in two_nats("events", f"--for=pod/{name}"))
 
     assert statuses == {409}
     assert metric("sfc_drain_hooks_total") == refused + 3
@@ -205,7 +206,7 @@ def test_a_hook_is_believed_while_the_api_server_is_away_and_undone_when_it_is_b
         held = spared.is_alive()
     finally:
         testbed("api-server", "start")
-    eventually(lambda: said("replica in all its targets", **moved)[joined:], seconds=60)
+    eventually(lambda: said("replica in all its targets", **moved)[joined:])
     spared.join(30)
 
     assert believed == 200
@@ -233,10 +234,10 @@ def probed(two_nats: Kubectl) -> Iterator[Kubectl]:
     }
     spec = {"containers": [{"name": "nat", "livenessProbe": LIVENESS}], "initContainers": [sidecar]}
     two_nats("patch", "deployment", "nat", "--patch", json.dumps({"spec": {"template": {"spec": spec}}}))
-    two_nats("rollout", "status", "deployment/nat", "--timeout=180s")
+    two_nats("rollout", "status", "deployment/nat", "--timeout=600s")
     yield two_nats
     two_nats("rollout", "undo", "deployment/nat")
-    two_nats("rollout", "status", "deployment/nat", "--timeout=180s")
+    two_nats("rollout", "status", "deployment/nat", "--timeout=600s")
 
 
 @pytest.mark.parametrize("container", ["nat", "side"])
@@ -245,13 +246,13 @@ def test_a_container_that_fails_its_liveness_probe_restarts_at_once_and_its_repl
 ) -> None:
     """The kubelet calls the hook for the restart. With the drain deadline it would last half a minute."""
     name = name_of(probed, "nat")
-    eventually(lambda: _wired(probed, name) == "Serving", seconds=30)
+    eventually(lambda: _wired(probed, name) == "Serving")
     began = time.monotonic()
 
     probed("exec", name, "-c", container, "--", "touch", SICK)
-    eventually(lambda: _restarts(probed, name, container) == 1, seconds=60)
+    eventually(lambda: _restarts(probed, name, container) == 1)
     seconds = time.monotonic() - began
-    eventually(lambda: _wired(probed, name) == "Serving", seconds=60)
+    eventually(lambda: _wired(probed, name) == "Serving")
     transition = steered_away(name)
 
     uid = json.loads(probed("get", "pod", name, "-o", "json"))["metadata"]["uid"]
@@ -276,22 +277,23 @@ def test_an_agent_rollout_meets_every_hook_and_goes_on_with_drains_and_traffic(t
     with traffic(two_nats) as account, followed(two_nats, busy) as words:
         time.sleep(2)
         two_nats("delete", "pod", busy, "--wait=false")
-        eventually(lambda: said("replica out of all targets", pod=f"telco/{busy}"), seconds=20)
+        eventually(lambda: said("replica out of all targets", pod=f"telco/{busy}"))
         SYSTEM("rollout", "restart", "daemonset/sfc-node")
         deleted = []
-        until = time.monotonic() + 20
-        while time.monotonic() < until:
+        while len(deleted) < 2 or not _rolled_out():
             scale(two_nats, "firewall", 2)
             deleted.append(name_of(two_nats, "firewall"))
             two_nats("delete", "pod", deleted[-1])
-        SYSTEM("rollout", "status", "daemonset/sfc-node", "--timeout=180s")
     scale(two_nats, "firewall", 1)
 
     stopped = next((line for line in words if "SIGTERM received" in line), "")
     assert agents() != before
     assert (account["packets"]["lost"], account["connections"]["broken"]) == (0, 0), account
     assert stopped
-    assert len(deleted) > 1
+
+
+def _rolled_out() -> bool:
+    return "successfully rolled out" in SYSTEM("rollout", "status", "daemonset/sfc-node", "--watch=false")
 
 
 @contextmanager
@@ -302,7 +304,7 @@ def followed(telco: Kubectl, pod: str) -> Iterator[list[str]]:
     lines: list[str] = []
     try:
         yield lines
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=300)
         lines += output.splitlines()
     finally:
         process.kill()
@@ -316,14 +318,15 @@ def test_an_agent_that_is_killed_again_and_again_loses_no_drain_and_no_packet(tw
     with traffic(two_nats) as account, followed(two_nats, leaving) as words:
         time.sleep(2)
         two_nats("delete", "pod", leaving, "--wait=false")
-        eventually(lambda: said("replica out of all targets", pod=f"telco/{leaving}"), seconds=20)
-        for _ in range(2):
-            _kill_agent_and_wait(agents()[-1])
-        eventually(lambda: leaving not in [pod["metadata"]["name"] for pod in all_pods(two_nats)], seconds=90)
+        eventually(lambda: said("replica out of all targets", pod=f"telco/{leaving}"))
+        _kill_agent_and_wait(agents()[-1])
+        early = said("hook answered", outcome="drained", pod_uid=uid)  # while the first container's log is there
+        _kill_agent_and_wait(agents()[-1])
+        eventually(lambda: leaving not in [pod["metadata"]["name"] for pod in all_pods(two_nats)])
     two_nats("patch", "sfc", "edge", "--type=merge", "--patch", _drain_deadline(30))
 
     stopped = next(line for line in words if "SIGTERM received" in line)
-    (answered,) = said("hook answered", outcome="drained", pod_uid=uid)
+    answered = next(iter([*early, *said("hook answered", outcome="drained", pod_uid=uid)]))
     assert (account["packets"]["lost"], account["connections"]["broken"]) == (0, 0), account
     assert stopped
     assert deadline <= answered["drained_seconds"] < deadline + 10
@@ -341,7 +344,7 @@ def _drain_deadline(seconds: int) -> str:
 def _kill_agent_and_wait(agent: str) -> None:
     killed = container_of(SYSTEM, agent, "node")
     kill(killed)
-    eventually(lambda: _ready(agent) and container_of(SYSTEM, agent, "node") != killed, seconds=90)
+    eventually(lambda: _ready(agent) and container_of(SYSTEM, agent, "node") != killed)
 
 
 def _ready(agent: str) -> bool:

@@ -261,7 +261,7 @@ def test_a_link_whose_other_end_stays_on_the_node_gets_its_frames_too(
 
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x88B5)) as receiver:
         receiver.bind(("net1", 0x88B5))
-        receiver.settimeout(5)
+        receiver.settimeout(60)
         with lab.inside(pod), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
             sender.bind(("net1", 0))
             sender.send(frame)
@@ -295,7 +295,7 @@ def test_monitor_reports_what_happens_to_our_links(links: Links, event: Callable
 
         event(links, pod, spare)
 
-        assert changed.wait(5)
+        assert changed.wait(60)
 
 
 def test_monitor_reports_a_pod_that_died_with_its_namespace(links: Links) -> None:

@@ -59,7 +59,7 @@ class Chain:
         process = self.functions.pop(stage)
         began = time.monotonic()
         process.terminate()
-        printed, _ = process.communicate(timeout=5)
+        printed, _ = process.communicate(timeout=60)
         assert process.returncode == 0
         return printed, time.monotonic() - began
 
@@ -67,7 +67,7 @@ class Chain:
         for process in self.functions.values():
             process.terminate()
         for process in self.functions.values():
-            process.communicate(timeout=5)
+            process.communicate(timeout=60)
 
 
 def remove_namespaces() -> None:
@@ -240,10 +240,10 @@ def test_the_client_stops_when_its_standard_input_ends(chain: Chain) -> None:
 
     subprocess.run(
         inside("client", str(NF / "traffic.py"), "client", SERVER, "--until-enter", "--duration", "60"),
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True, timeout=30,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True, timeout=90,
     )  # fmt: skip
 
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 50  # of 60
 
 
 @pytest.mark.parametrize("stage", NAMESPACES)
@@ -251,7 +251,7 @@ def test_a_function_says_when_sigterm_came_and_leaves_at_once(chain: Chain, stag
     printed, seconds = chain.terminate(stage)
 
     assert re.search(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z SIGTERM received$", printed, re.M)
-    assert seconds < 1
+    assert seconds < 10  # not when it is killed, 30 s later
 
 
 @pytest.mark.parametrize("stage", NAMESPACES)
@@ -264,7 +264,7 @@ def test_a_function_without_interfaces_waits_and_is_not_ready(namespaces: Chain,
     assert not was_ready
     assert "waiting for interfaces" in printed
     assert "SIGTERM received" in printed
-    assert seconds < 1
+    assert seconds < 10  # not when it is killed, 30 s later
 
 
 @pytest.mark.parametrize("stage", ["firewall", "nat"])

@@ -139,7 +139,7 @@ def have_patience(world: World, patience: Patience) -> None:
 
 def answering(datagrams: socket.socket) -> str:
     """The server that answers a datagram."""
-    datagrams.settimeout(5)
+    datagrams.settimeout(60)
     datagrams.sendto(b"hello", SERVER)
     return datagrams.recv(64)[:16].decode().strip()
 

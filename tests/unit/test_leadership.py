@@ -94,7 +94,7 @@ def test_a_newcomer_asks_and_goes_on_with_the_drains(old: Agent, new: Agent, tmp
     handed.start()
     leads = new.leads()
     new.leadership.begin()
-    handed.join(5)
+    handed.join(60)
 
     assert leads
     assert new.drains == (DRAIN,)

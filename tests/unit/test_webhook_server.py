@@ -135,7 +135,7 @@ def webhook(
         yield Running(client, health, port, tls_dir, serving, api, servers)
     cache.stop()
     servers.stop()
-    thread.join(5)
+    thread.join(60)
     api.close()
     assert not thread.is_alive()
 
@@ -347,7 +347,7 @@ def test_a_connection_without_a_whole_request_is_ended(impatient: Running, piece
             time.sleep(0.02)
         assert s.recv(1000) == b""
 
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 19  # without these limits, EXCHANGE_SECONDS is the least
 
 
 def test_an_answer_that_nobody_reads_ends_the_connection(impatient: Running) -> None:
@@ -574,7 +574,7 @@ def test_admission_listens_once_it_can_answer(tmp_path: Path) -> None:
             socket.create_connection(("127.0.0.1", port))
 
     servers.stop()
-    thread.join(5)
+    thread.join(60)
     api.close()
     assert not thread.is_alive()
 

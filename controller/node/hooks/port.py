@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from controller.listener import Acceptor, peer_user, take_over
@@ -36,14 +37,17 @@ def open_port(host: str, port: int) -> socket.socket:
 
 
 def ask(path: Path) -> socket.socket:
-    """The socket that the agent at the unix socket `path` gives. Raises OSError."""
+    """The socket that the agent at the unix socket `path` gives, and then has no copy of. Raises OSError."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as agent:
         agent.settimeout(ANSWER_SECONDS)
         agent.connect(str(path))
         _, descriptors, _, _ = socket.recv_fds(agent, 1, 1)
-    if not descriptors:
-        raise ConnectionError(f"the agent at {path} gave no socket; its log says why")
-    return socket.socket(fileno=descriptors[0])
+        if not descriptors:
+            raise ConnectionError(f"the agent at {path} gave no socket; its log says why")
+        given = socket.socket(fileno=descriptors[0])
+        with suppress(OSError):
+            agent.recv(1)  # the end: the agent has closed its copy, which would keep the port open after ours is closed
+    return given
 
 
 class PortGiver:
