@@ -442,15 +442,27 @@ static __always_inline bool silent_too_long(const struct session *session, const
 	return silent(session, patience_with(session, flow->protocol, flow->ports, own), bpf_ktime_get_ns());
 }
 
-/* True for a session of a draining link that the drain does not wait for any more, if the frame does not belong to it.
- * Frames that use its ports again go to another replica, otherwise they would hold up the drain again and again. A
- * connection may go on after hours of silence, so there only a frame that opens one begins anew.
+/* True if this side sent the first frame. */
+static __always_inline bool opened_by(const struct session *session, u32 side)
+{
+	return (session->standing & OPENER) == side;
+}
+
+/* True for a session that its link has lost. A link that is only wired may lead to a function that hangs, so it has
+ * none but those that its own side opened: through them the function can become ready (again).
+ *
+ * Of a draining link: a session that the drain does not wait for any more, if the frame does not belong to it. Frames
+ * that use its ports again go to another replica, otherwise they would hold up the drain again and again. A connection
+ * may go on after hours of silence, so there only a frame that opens one begins anew.
  */
-static __always_inline bool over(const struct session *session, const struct flow *flow, u32 connection, u64 far)
+static __always_inline bool over(const struct session *session, const struct flow *flow, u32 connection, u32 side,
+				 u64 far)
 {
 	u32 slot = end_slot(far);
 	struct link *link = links.lookup(&slot);
 
+	if (link && link->state == WIRED)
+		return opened_by(session, side);
 	if (!link || link->state != DRAINING || (connected(flow->protocol) && !(flow->signals & OPENS)))
 		return false;
 	return silent_too_long(session, flow, connection);
@@ -466,7 +478,7 @@ static __always_inline u64 remembered(struct session *session, const struct flow
 	if (!session || (flow->signals & OPENS && ended(session, bpf_ktime_get_ns())))
 		return 0;
 	far = alive(session->end[!side], connection, !side);
-	return far && !over(session, flow, connection, far) ? far : 0;
+	return far && !over(session, flow, connection, side, far) ? far : 0;
 }
 
 /* Counts a contest: the sender of a session changed while both links serve. Replicas share their addresses, so two of
@@ -501,8 +513,14 @@ static __always_inline u32 stamp_for(u64 end, const struct sender *from)
 	return end & PLAIN ? 0 : from->stamp;
 }
 
+/* True if answers go to the sender. Otherwise it would get a session back that it has lost. */
+static __always_inline bool gets_answers(const struct session *session, const struct sender *from)
+{
+	return from->state != GONE && (from->state != WIRED || opened_by(session, from->side));
+}
+
 /* Updates a session for one more frame, which goes to `far`. The latest sender gets the answers, unless its link is
- * gone.
+ * gone, or has lost the session.
  */
 static __always_inline void keep(const struct spot *spot, const struct flow *flow, const struct sender *from, u64 far,
 				 bool wide)
@@ -511,7 +529,7 @@ static __always_inline void keep(const struct spot *spot, const struct flow *flo
 
 	if (session->end[!from->side] != far)
 		session->end[!from->side] = far;
-	if (from->state != GONE) {
+	if (gets_answers(session, from)) {
 		if (session->end[from->side] != from->end) {
 			tell_contest(session, flow, from);
 			session->end[from->side] = from->end;

@@ -242,6 +242,45 @@ def test_a_wired_link_opens_sessions_and_gets_their_answers(wired: Node) -> None
     assert wired.receiver(chosen, udp(DOWN)) == 5
 
 
+def stop_serving(node: Node, slot: int) -> None:
+    """A replica that is not ready any more, and is not being deleted: another one takes its place in the targets."""
+    node.serve(DOWN, tuple(other for other in DOWNSTREAM_SLOTS if other != slot))
+    node.link(slot, DOWN, LinkState.WIRED)
+
+
+@pytest.mark.parametrize("kind", CONVERSATIONS)
+def test_a_replica_that_is_not_ready_any_more_loses_the_sessions_that_others_opened_at_their_next_packet(
+    wired: Node, kind: str
+) -> None:
+    question, answer = (built(each, side, 7) for each, side in zip(CONVERSATIONS[kind], (UP, DOWN), strict=True))
+    hanging = wired.receiver(1, question)
+    wired.send(hanging, answer)
+    wired.receiver(1, question)
+
+    stop_serving(wired, hanging)
+    again = wired.receiver(1, question)
+    wired.send(hanging, answer)  # under way since before
+    settled = [wired.receiver(1, question) for _ in range(2)]
+
+    assert again != hanging
+    assert settled == [again, again]
+
+
+@pytest.mark.parametrize("kind", CONVERSATIONS)
+def test_a_replica_that_is_not_ready_any_more_keeps_the_sessions_that_it_opened(wired: Node, kind: str) -> None:
+    """Its readiness may depend on them."""
+    question, answer = (built(each, side, 7) for each, side in zip(CONVERSATIONS[kind], (DOWN, UP), strict=True))
+    asked = wired.receiver(11, question)
+    wired.send(asked, answer)
+
+    stop_serving(wired, 11)
+    before = wired.receiver(asked, answer)
+    wired.send(11, question)
+    after = [wired.receiver(asked, answer) for _ in range(2)]
+
+    assert (before, after) == (11, [11, 11])
+
+
 def test_a_target_whose_link_is_gone_is_passed_over(wired: Node) -> None:
     for slot in DOWNSTREAM_SLOTS[1:]:
         wired.link(slot, DOWN, LinkState.GONE)

@@ -89,15 +89,16 @@ class Churn:
             self._take_out(replica)
 
     def _take_out(self, replica: Replica) -> None:
-        """Takes a replica out: a client only becomes unready, because its connections are its own. A replica with state
-        must be idle before its drain. The hook of one that restarts is believed, because the API server is away.
+        """Takes a replica out. A client only becomes unready, because its connections are its own: it keeps them. A
+        replica with state never does, because others would get its sessions; it must be idle before it is deleted. The
+        hook of one that restarts is believed, because the API server is away.
         """
-        kinds = ["unready", "restarting", "terminating"]
-        if replica.stage == "client" or self.changes["replaced"] >= MOST_REPLACED:
-            kinds.remove("terminating")
-        if not self._stateless(replica):
-            kinds.remove("restarting")
-        match self._random.choice(kinds):
+        kinds = ["unready"] if replica.stage == "client" or self._stateless(replica) else []
+        if self._stateless(replica):
+            kinds.append("restarting")
+        if replica.stage != "client" and self.changes["replaced"] < MOST_REPLACED:
+            kinds.append("terminating")
+        match self._random.choice(kinds) if kinds else None:
             case "unready":
                 self._become("unready", replica, ready=False)
             case "terminating":

@@ -164,6 +164,28 @@ def test_connections_through_a_transparent_replica_survive_its_crash(two: World)
     assert not two.dropped()
 
 
+def test_connections_leave_a_replica_that_hangs_as_soon_as_it_is_not_ready(two: World) -> None:
+    """Its liveness probe would end it much later. Its interfaces are up all the time."""
+    hanging, other = two.of("firewall")
+    established = [two.connect(client, SERVER) for client in two.of("client") for _ in range(20)]
+    before = two.node.sessions(other)
+
+    hanging.run("ip", "link", "set", "bridge", "down")
+    two.node.become(hanging, ready=False)
+    two.node.reconcile()
+    survived = [connection.echo(b"still there?") for connection in established]
+    hanging.run("ip", "link", "set", "bridge", "up")
+    two.node.serve(hanging)
+    carried = two.node.sessions(hanging)
+    later = [two.connect(client, SERVER) for client in two.of("client") for _ in range(20)]
+
+    assert all(survived)
+    assert two.node.sessions(other) > before
+    assert two.node.sessions(hanging) > carried
+    assert all(connection.echo(b"still there?") for connection in established + later)
+    assert not two.dropped()
+
+
 def test_a_link_that_vanishes_under_a_pass_does_not_keep_its_replica_in_the_targets(
     two: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from controller.node.plane.changes import Change, Clear, Forget, Kind, Set, chan
 from controller.node.plane.model import DataPlane
 from controller.node.plane.plan import Plan
 from sfc.chain import Patience
+from tests.unit.objects import pod
 from tests.unit.test_desired import (
     ALL,
     CLIENT_FIREWALL,
@@ -15,6 +16,7 @@ from tests.unit.test_desired import (
     FIREWALL_NAT,
     NOTHING,
     TWO_FIREWALLS,
+    cluster,
     draining,
     planned,
 )
@@ -55,6 +57,17 @@ def test_patience_is_there_before_the_links_and_targets_that_it_is_for_and_follo
     assert list(changes(first, second)) == [Set("patience", number, Patience(udp=90)) for number in both]
     assert {*changes(second, silent)} == {Clear("patience", number) for number in both}
     assert list(changes(silent.plane, silent)) == []
+
+
+def test_links_lose_their_sessions_only_after_no_target_names_them() -> None:
+    """Otherwise a session could choose the link again."""
+    hanging = cluster(
+        pod("client-1", "client"), pod("firewall-1", "firewall"), pod("firewall-2", "firewall", ready=False)
+    )
+
+    order = [what(change) for change in changes(planned(TWO_FIREWALLS, ALL, {}), planned(hanging, ALL, {}))]
+
+    assert order == [(Set, "targets")] * 2 + [(Set, "links")] * 2
 
 
 def test_links_are_gone_only_after_no_target_names_them() -> None:

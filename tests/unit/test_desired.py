@@ -70,13 +70,32 @@ def test_ready_replicas_are_the_targets_of_their_side() -> None:
     }
 
 
-def test_a_replica_whose_containers_are_not_ready_is_wired_but_no_target() -> None:
-    starting = cluster(pod("client-1", "client"), pod("firewall-1", "firewall", ready=False))
+def test_a_replica_whose_containers_are_not_ready_is_no_target_and_loses_its_sessions_to_others() -> None:
+    hanging = pod("firewall-2", "firewall", ready=False)
 
-    plane = desired(starting, (CLIENT, LEFT, RIGHT), {})
+    plane = desired(cluster(pod("client-1", "client"), pod("firewall-1", "firewall"), hanging), ALL, {})
 
-    assert plane.links[2].state == LinkState.WIRED
+    assert [plane.links[slot].state for slot in (2, 3)] == [LinkState.SERVING] * 2
+    assert [plane.links[slot].state for slot in (4, 5)] == [LinkState.WIRED] * 2
+    assert plane.targets[CLIENT_FIREWALL, Side.DOWNSTREAM] == maglev.table((("uid-firewall-1", 2),))
+
+
+def test_a_replica_whose_containers_are_not_ready_keeps_its_sessions_while_nobody_else_could_take_them() -> None:
+    alone = cluster(pod("client-1", "client"), pod("firewall-1", "firewall", ready=False))
+
+    plane = desired(alone, (CLIENT, LEFT, RIGHT), {})
+
+    assert plane.links[2].state == LinkState.DRAINING
     assert (CLIENT_FIREWALL, Side.DOWNSTREAM) not in plane.targets
+
+
+def test_a_replica_that_is_deleted_keeps_its_sessions_although_it_is_not_ready() -> None:
+    leaving = pod("firewall-2", "firewall", ready=False, terminating=True)
+    of = cluster(pod("client-1", "client"), pod("firewall-1", "firewall"), leaving)
+
+    plane = desired(of, ALL, draining("firewall-2"))
+
+    assert plane.links[4].state == LinkState.DRAINING
 
 
 def test_a_crashed_replica_is_gone_at_once() -> None:

@@ -120,7 +120,7 @@ def test_a_relabelled_replica_is_in_no_targets_and_keeps_its_sessions(b_2: dict[
     assert members(plan, TO_B) == {"uid-b-1"}
     assert members(plan, TO_A) == {"uid-a-1"}
     entry = plan.plane.links[5]
-    assert (entry.connection, entry.side, entry.state) == (*TO_B, LinkState.WIRED)
+    assert (entry.connection, entry.side, entry.state) == (*TO_B, LinkState.DRAINING)
 
 
 @RELABELLED
@@ -145,7 +145,7 @@ def test_labels_that_are_set_back_bring_the_replica_back() -> None:
     replicas.reverse()
     reconciler.reconcile()
 
-    assert (away, states(node)[5]) == (LinkState.WIRED, LinkState.SERVING)
+    assert (away, states(node)[5]) == (LinkState.DRAINING, LinkState.SERVING)
 
 
 @pytest.mark.parametrize(

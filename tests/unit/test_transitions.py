@@ -65,6 +65,10 @@ BARE = replica_of({**pod("firewall-2", "firewall"), "metadata": {"namespace": "t
         (state(cluster(*OTHERS, pod("firewall-2", "firewall", ready=False, **CRASHED))), "a container stopped"),
         (
             state(cluster(*OTHERS, pod("firewall-2", "firewall", ready=False))),
+            "its containers are not ready; out of all targets, its sessions choose again",
+        ),
+        (
+            state(cluster(OTHERS[0], *(pod(f"firewall-{n}", "firewall", ready=False) for n in (1, 2)))),
             "its containers are not ready; out of all targets, keeps its sessions",
         ),
         (state(cluster(*OTHERS, DONE)), "it has done its work and ended without an error; out of all targets"),

@@ -183,7 +183,8 @@ class Datapath:
             self._maps["contests"].put((slot,), (0, 0))
             self._links.put((slot,), (*fixed, 0, plain, 0))
         self._links.put((slot,), (*fixed, link.state, plain, self._next_stamp()))
-        if link.state == LinkState.GONE:
+        loses = link.state == LinkState.WIRED and before[3] in (LinkState.SERVING, LinkState.DRAINING)
+        if link.state == LinkState.GONE or loses:
             self._restamp(link.connection)
 
     def clear_link(self, slot: int) -> None:
@@ -197,7 +198,7 @@ class Datapath:
             self._maps["fragments"].delete((slot, place))
 
     def _restamp(self, connection: int) -> None:
-        """A link of the cross-connection has left: from now on none of its sessions is taken for granted."""
+        """A link of the cross-connection has left, or lost its sessions: from now on none is taken for granted."""
         for (slot,), (*fixed, state, plain, _) in self._links.items():
             if state and fixed[1] == connection:
                 self._links.put((slot,), (*fixed, state, plain, self._next_stamp()))

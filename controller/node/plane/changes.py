@@ -1,7 +1,8 @@
 """The steps from the data plane that is to the one that should be, in an order that is safe for frames in flight.
 
-Make before break: a link is set before the targets name it, and it is gone only after no targets name it any more. So
-no frame meets a target without a link, or a target that is gone already.
+Make before break: a link is set before the targets name it, and it is gone, or loses its sessions, only after no
+targets name it any more. So no frame meets a target without a link, or a target that is gone already, and no session
+that its link has lost chooses that link again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from controller.node.plane.model import DataPlane, LinkState
+from controller.node.plane.model import DataPlane, LinkEntry, LinkState
 from controller.node.plane.plan import Plan, differing, merge
 
 K = TypeVar("K")
@@ -73,12 +74,12 @@ def _in_order(actual: DataPlane, wanted: DataPlane) -> Iterator[Change]:
     the program needs to find in them.
     """
     links = dict(_differing(actual.links, wanted.links))
-    gone = {slot: entry for slot, entry in links.items() if entry.state == LinkState.GONE}
+    leaving = {slot: entry for slot, entry in links.items() if _loses_sessions(entry, known=slot in actual.links)}
     filters = dict(_differing(actual.filters, wanted.filters))
     yield from (Set("numbers", *each) for each in _differing(actual.numbers, wanted.numbers))
     yield from (Set("patience", *each) for each in _differing(actual.patience, wanted.patience))
     yield from (Clear("patience", number) for number in actual.patience.keys() - wanted.patience.keys())
-    yield from (Set("links", slot, entry) for slot, entry in links.items() if slot not in gone)
+    yield from (Set("links", slot, entry) for slot, entry in links.items() if slot not in leaving)
     yield from (Set("filters", ifindex, slot) for ifindex, slot in filters.items() if ifindex not in actual.filters)
     yield from (Set("neighbours", *each) for each in _differing(actual.neighbours, wanted.neighbours))
 
@@ -86,10 +87,15 @@ def _in_order(actual: DataPlane, wanted: DataPlane) -> Iterator[Change]:
     yield from (Clear("targets", side) for side in actual.targets.keys() - wanted.targets.keys())
     yield from (Set("filters", ifindex, slot) for ifindex, slot in filters.items() if ifindex in actual.filters)
 
-    yield from (Set("links", *each) for each in gone.items())
+    yield from (Set("links", *each) for each in leaving.items())
     yield from (Clear("links", slot) for slot in actual.links.keys() - wanted.links.keys())
     yield from (Clear("filters", ifindex) for ifindex in actual.filters.keys() - wanted.filters.keys())
     yield from (Clear("neighbours", asked) for asked in actual.neighbours.keys() - wanted.neighbours.keys())
+
+
+def _loses_sessions(entry: LinkEntry, *, known: bool) -> bool:
+    """A link that is not `known` yet has none."""
+    return entry.state == LinkState.GONE or (entry.state == LinkState.WIRED and known)
 
 
 def _differing(before: Mapping[K, V], after: Mapping[K, V]) -> Iterator[tuple[K, V]]:

@@ -2,8 +2,9 @@
 
 A replica's place in the data path is its standing (standing), which follows from what its links were made for
 (Cluster.as_made), its containers, its drain, and whether frames can pass through it. A replica whose labels say
-something else than its links keeps its sessions, and gets no new ones. The side's targets are the replicas that serve,
-and a side's lookup table follows from its targets (maglev).
+something else than its links keeps its sessions, and gets no new ones. A replica that is not ready, and not being
+deleted, may hang: it loses its sessions at once if another one can take them. The side's targets are the replicas that
+serve, and a side's lookup table follows from its targets (maglev).
 
 Links of pods that the API server has not shown are left alone: they keep their filter, and receive nothing. Until the
 API server has been heard at all, every link keeps the place that it has.
@@ -128,6 +129,7 @@ def _planned(given: Given, links: LinksByPod, before: Sequence[Part], allocation
         for place in _places(numbers, replica, given.drains.get(replica.uid), links.get(replica.uid, ()))
     ]
     serving = on_sides(placed, LinkState.SERVING)
+    placed = [_keeping(place, serving) for place in placed]
     answers = answered(numbers.connections, Counter(entry.connection for _, entry in placed), chain)
     plane = DataPlane(
         filters=_filters(placed),
@@ -138,6 +140,13 @@ def _planned(given: Given, links: LinksByPod, before: Sequence[Part], allocation
         patience=_patience(chain, numbers.connections),
     )
     return Part(plane, serving, frozenset(plane.numbers), pods, given, (*numbers.troubles(), *answers.troubles))
+
+
+def _keeping(place: Place, serving: Mapping[SideKey, Members]) -> Place:
+    """Where nobody serves the side, a link that would lose its sessions keeps them: no other one could take them."""
+    link, entry = place
+    alone = entry.state == LinkState.WIRED and (entry.connection, entry.side) not in serving
+    return (link, replace(entry, state=LinkState.DRAINING)) if alone else place
 
 
 def _patience(chain: Chain, numbers: Iterable[int]) -> dict[int, Patience]:

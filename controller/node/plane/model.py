@@ -29,8 +29,8 @@ class LinkState(IntEnum):
     """A link's place in the data path. The numbers are those of the BPF program."""
 
     WIRED = 1
-    """Attached to its cross-connection, but not in the targets: it receives no new session. Its own sessions flow both
-    ways."""
+    """Attached to its cross-connection, but not in the targets: it receives no new session. The sessions that its own
+    side opened flow both ways. It loses the others: they choose another link at their next packet."""
     SERVING = 2
     """In the targets."""
     DRAINING = 3

@@ -71,7 +71,7 @@ def _state(replica: Replica, drain: Drain | None, faulty: bool) -> LinkState:
     if drain:
         return LinkState.GONE if drain.ended or faulty or replica.stopped else LinkState.DRAINING
     if replica.ready:
-        kept = LinkState.WIRED if replica.relabelled else LinkState.SERVING
+        kept = LinkState.DRAINING if replica.relabelled else LinkState.SERVING
         return LinkState.GONE if faulty else kept
     return LinkState.GONE if replica.stopped else LinkState.WIRED
 

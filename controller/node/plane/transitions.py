@@ -54,7 +54,7 @@ def transitions(before: State, after: State) -> Iterator[Transition]:
                 uid, _replica(before, after, uid), JOINED, "in all its targets; receives sessions", since, took
             )
         elif was and not now and uid not in after.drains:
-            kept = "keeps its sessions" if LinkState.WIRED in states else "its sessions choose again"
+            kept = "keeps its sessions" if LinkState.DRAINING in states else "its sessions choose again"
             message = f"{_cause(after, uid)}; out of all targets, {kept}"
             yield Transition(uid, _replica(before, after, uid), STEERED_AWAY, message, since, took)
     for uid, drain in after.drains.items():

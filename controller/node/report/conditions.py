@@ -72,7 +72,9 @@ def _placed(state: State) -> Iterator[tuple[Replica, str, tuple[int, Side]]]:
         for link in state.links.get(replica.uid, ()):
             entry = state.plane.links.get(link.slot)
             if entry and entry.state != LinkState.GONE:
-                yield replica, entry.state.name.lower(), (entry.connection, entry.side)
+                keeps = entry.state == LinkState.DRAINING and replica.uid not in state.drains
+                shown = LinkState.WIRED if keeps else entry.state
+                yield replica, shown.name.lower(), (entry.connection, entry.side)
 
 
 def _condition(state: State, replica: Replica, chain: Chain | None) -> Condition:
