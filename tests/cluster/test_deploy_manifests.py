@@ -443,6 +443,22 @@ def test_only_the_node_agent_would_be_refused_where_restricted_is_enforced(
     assert violations in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("Deployment", "sfc-webhook"),
+        ("Deployment", "sfc-cluster-controller"),
+        ("DaemonSet", "sfc-node"),
+        ("Job", "sfc-install"),
+    ],
+)
+def test_pods_are_only_where_their_images_run(rendered: list[Json], kind: str, name: str) -> None:
+    assert pod_spec(rendered, kind, name)["nodeSelector"] == {
+        "kubernetes.io/os": "linux",
+        "kubernetes.io/arch": "amd64",
+    }
+
+
 def test_webhook_stays_available(rendered: list[Json]) -> None:
     deployment = one(rendered, "Deployment", "sfc-webhook")["spec"]
 
@@ -503,7 +519,9 @@ def test_node_agent_has_what_its_names_promise(rendered: list[Json]) -> None:
     assert str(Path(names.CNI_SOCKET).parent) in mounts
     assert "/sys/fs/bpf" in mounts
     assert {e["name"] for e in agent["env"]} == {"NODE_NAME", "POD_NAME"}
-    assert hooks["livenessProbe"]["tcpSocket"] == {"host": names.HOOK_HOST, "port": names.HOOK_PORT}
+    assert hooks["readinessProbe"]["tcpSocket"] == {"host": names.HOOK_HOST, "port": names.HOOK_PORT}
+    asked = {"path": "/healthz", "host": names.HEALTH_HOST, "port": names.RELAY_HEALTH_PORT}
+    assert hooks["livenessProbe"]["httpGet"] == asked
     assert f"/opt/cni/bin/{names.CNI_TYPE}" in spec["initContainers"][0]["command"][-1]
     for probe in (agent["readinessProbe"], agent["livenessProbe"]):
         assert (probe["httpGet"]["host"], probe["httpGet"]["port"]) == (names.HEALTH_HOST, names.HEALTH_PORT)
