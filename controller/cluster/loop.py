@@ -42,6 +42,9 @@ TRUST_SECONDS = 5.0
 KEYS_OF_STATEMENTS: Key = ("", "")
 """What stands for them in the queue."""
 
+ECHO_SECONDS = 5.0
+"""The watch may take so long to show what was written."""
+
 OUTDATED = (404, 409)
 """Statuses of the answer for an object that was deleted, or has changed meanwhile."""
 
@@ -68,6 +71,8 @@ class Loop:
         self._begun = False
         """All kinds were listed; nothing is planned before that."""
         self._stopped = False
+        self._echoes: dict[Key, tuple[str, float]] = {}
+        """By chain whose status was just written: its version before that, and until when the watch may show it."""
 
         ours = Collection(NETWORKS.path(), params={"fieldSelector": f"metadata.name={names.NETWORK_NAME}"})
         labelled = Collection(PODS.path(), lean.POD, {"labelSelector": names.CHAIN_LABEL})
@@ -181,8 +186,24 @@ class Loop:
             return not outcome.refused
         part = self._store.part(key)
         outcome = self._write(plan.needed(part, self._clock()))
-        said = self._write(plan.told(part, outcome, self._clock()))
+        if outcome == Outcome() and (rest := self._echo_seconds(part)) > 0:
+            self._add([key], delay=rest)
+            return True
+        writes = list(plan.told(part, outcome, self._clock()))
+        said = self._write(writes)
+        if any(isinstance(write, Apply) and write.path == CHAINS.path(*key, "status") for write in writes):
+            self._echoes[key] = _version(part), time.monotonic() + ECHO_SECONDS
         return not (outcome.refused or said.refused)
+
+    def _echo_seconds(self, part: plan.Part) -> float:
+        """How long to wait for the watch to show the status that the pass before wrote: what a pass says by an older
+        status it says twice, and counts as two events. 0 when it has been shown, or is late."""
+        before, until = self._echoes.pop(part.key, ("", 0.0))
+        rest = until - time.monotonic()
+        if _version(part) != before or rest <= 0:
+            return 0.0
+        self._echoes[part.key] = before, until
+        return rest
 
     def _write(self, writes: Iterable[Write]) -> Outcome:
         """A write that is refused does not keep the others from being done."""
@@ -231,6 +252,11 @@ def apply(api: ApiServer, write: Write) -> bool:
         case Record(obj):
             events.record(api, obj)
     return True
+
+
+def _version(part: plan.Part) -> str:
+    """Of the chain as the watch last showed it."""
+    return str(part.found.obj["metadata"].get("resourceVersion", "")) if part.found else ""
 
 
 def _unless(statuses: Sequence[int], request: Callable[[], object]) -> bool:

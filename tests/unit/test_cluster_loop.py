@@ -49,6 +49,9 @@ class Server:
         self.changed = threading.Condition(threading.RLock())
         self.version = 0
         self.refuse: Callable[[str], bool] = lambda path: False
+        self.shown = threading.Event()
+        """While it is not set, the watch of chains shows nothing."""
+        self.shown.set()
 
     def get(self, path: str, params: object = None) -> Json:
         kind = path.rpartition("/")[2]
@@ -111,6 +114,9 @@ class Server:
         while True:
             with self.changed:
                 self.changed.wait(0.05)
+            if kind == "servicefunctionchains":
+                self.shown.wait(5)
+            with self.changed:
                 objs = [copy.deepcopy(o) for p, o in self.objects.items() if f"/{kind}/" in p]
             news = [o for o in objs if int(o["metadata"]["resourceVersion"]) > told]
             for obj in sorted(news, key=lambda o: int(o["metadata"]["resourceVersion"])):
@@ -278,6 +284,31 @@ def test_repeated_event_is_counted(server: Server, start: Callable[[], Loop]) ->
     )
 
     eventually(lambda: server.objects[path]["count"] == 2)
+
+
+def test_what_a_late_watch_does_not_show_yet_is_not_said_twice(
+    server: Server, start: Callable[[], Loop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed, seen = plan.needed, []
+    monkeypatch.setattr(plan, "needed", lambda part, now: seen.append(len(part.pods)) or needed(part, now))
+    server.shown.clear()
+    start()
+    eventually(lambda: server.said() == "StageEmpty")
+
+    for count in (1, 2):  # the second pass begins after the first one's end
+        server.replace(f"/api/v1/namespaces/telco/pods/p{count}", stray(f"p{count}"))
+        eventually(lambda count=count: count in seen)
+    before = server.events()
+    server.shown.set()
+
+    eventually(lambda: server.objects[f"{CHAINS}/edge"]["status"]["summary"] == "client 0/0, server 0/0")
+    assert before == server.events() == {"CrossConnectionsCreated": 1, "ChainNotReady": 1}
+
+
+def stray(name: str) -> Json:
+    """A pod of the chain that changes nothing in its status."""
+    labels = {"sfc.dev/chain": "edge", "sfc.dev/stage": "elsewhere"}
+    return {"metadata": {"name": name, "namespace": "telco", "uid": f"uid-{name}", "labels": labels}}
 
 
 def test_nothing_is_planned_before_every_kind_was_listed(server: Server, start: Callable[[], Loop]) -> None:
