@@ -60,8 +60,4 @@ def test_a_quota_is_named_by_condition_and_event_and_deletions_meet_only_what_th
     with pytest.raises(ApiError) as caught:
         api.delete(path, uid="of-another-one")
     assert caught.value.status == 409
-    metadata = {"name": name, "namespace": kubectl.namespace, "uid": "of-another-one"}
-    with pytest.raises(ApiError) as caught:
-        api.apply(f"{path}/status", CONNECTIONS.object(metadata, status={"observedGeneration": 1}), "somebody")
-    assert caught.value.status == 409
     kubectl("get", "xc", name)
