@@ -71,8 +71,9 @@ class PodSpec(TypedDict, total=False):
     hostNetwork: bool
     restartPolicy: str
     terminationGracePeriodSeconds: int
-    containers: list[ContainerSpec]
-    initContainers: list[ContainerSpec]
+    containers: list[ContainerSpec] | None
+    """None in a bookmark, which is a pod without everything."""
+    initContainers: list[ContainerSpec] | None
 
 
 class PodObject(Whole, total=False):

@@ -138,9 +138,10 @@ class Loop:
             self._add(self._store.keys())
 
     def _add(self, keys: Iterable[Key], **delay: float) -> None:
+        now = time.monotonic()
         with self._turn:
-            for key in keys:
-                self._queue.add(key, time.monotonic(), **delay)
+            for key in keys:  # of the same time: a namespace's network comes before its chains, which say what it lacks
+                self._queue.add(key, now, **delay)
             self._turn.notify()
 
     def _work(self) -> None:

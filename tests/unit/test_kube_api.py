@@ -62,6 +62,16 @@ def test_a_refusal_carries_status_reason_and_message(fake: FakeApi) -> None:
     assert str(caught.value) == "409 Told: told to answer 409"
 
 
+def test_the_bookmark_of_a_watch_over_pods_can_be_read() -> None:
+    """As API servers send it: a pod's empty fields are null, where they must not be left out."""
+    line = (
+        b'{"type":"BOOKMARK","object":{"kind":"Pod","apiVersion":"v1","metadata":{"resourceVersion":"40",'
+        b'"creationTimestamp":null},"spec":{"containers":null},"status":{}}}'
+    )
+
+    assert lean.POD.event(line)["object"]["metadata"]["resourceVersion"] == "40"
+
+
 @pytest.mark.parametrize(
     ("header", "seconds"), [("", 0), ("7", 7), ("86400", 60), ("Fri, 27 Nov 2026 16:56:56 GMT", 0), ("-1", 0)]
 )
