@@ -20,7 +20,11 @@ DRAIN_ID_ANNOTATION = "sfc.dev/drain-id"
 """Annotation with the pod's drain id; see sfc.drain_id."""
 
 WIRED_CONDITION = "sfc.dev/wired"
-"""Pod condition and readiness gate: the replica is in the targets of all its cross-connections."""
+"""Pod condition and readiness gate: the replica is in the targets of all its cross-connections, and traffic passes."""
+
+HOP_OPEN = "HopOpen"
+"""Reason of that condition, and of a chain's: replicas are in their targets, but none serves on the other side of a hop
+on their node."""
 
 SOURCE_PORTS = "sfc.dev/source-ports"
 """Annotation with the source ports that only this replica uses, such as 1024-5055; see sfc.source_ports. Also the name

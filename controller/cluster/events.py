@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +11,7 @@ from controller.cluster.writes import Record
 from kube import objects
 from kube.events import Event, Reporter, repeatable_name
 from kube.objects import Object
+from sfc import names
 
 REPORTER = Reporter("sfc-cluster-controller")
 
@@ -24,16 +25,20 @@ def record(event: Event, about: Object, now: datetime) -> Record:
     return Record(REPORTER.event(event, about, name, now))
 
 
-def of_change(before: Object | None, after: Object, finished: Collection[str] = ()) -> Iterator[Event]:
+def of_change(
+    before: Object | None, after: Object, finished: Collection[str] = (), waiting: Collection[str] = ()
+) -> Iterator[Event]:
     """From one status of a chain to the next. `before`: None for a chain that had no status.
 
     `finished`: the stages whose replicas have done their work, as those of a Job do: no warning that they are empty.
+    `waiting`: the stages whose replicas would serve if a hop of theirs were not open: they are not empty either.
     """
-    yield from _of_readiness(_condition(before, status.READY), _condition(after, status.READY), after, finished)
+    readiness = _condition(before, status.READY), _condition(after, status.READY)
+    yield from _of_readiness(*readiness, after, {*finished, *waiting})
     yield from _of_ports(
         _condition(before, status.SOURCE_PORTS_ASSIGNED), _condition(after, status.SOURCE_PORTS_ASSIGNED)
     )
-    yield from _of_stages((before or {}).get("stages") or (), after.get("stages") or (), finished)
+    yield from _of_stages((before or {}).get("stages") or (), after.get("stages") or (), finished, waiting)
 
 
 def of_creation(connections: Iterable[str]) -> Iterator[Event]:
@@ -43,7 +48,7 @@ def of_creation(connections: Iterable[str]) -> Iterator[Event]:
 
 
 def _of_readiness(
-    before: Mapping[str, Any], after: Mapping[str, Any], whole: Object, finished: Collection[str]
+    before: Mapping[str, Any], after: Mapping[str, Any], whole: Object, excused: Set[str]
 ) -> Iterator[Event]:
     reason, message = after.get("reason"), after.get("message", "")
     was = before.get("reason")
@@ -58,8 +63,10 @@ def _of_readiness(
             yield Event("NetworkConflict", message, warning=True)
     elif reason == status.STAGE_EMPTY and was != reason:
         empty = {stage["name"] for stage in whole.get("stages") or () if not stage["serving"]}
-        lost = was == status.ALL_STAGES_SERVE and not empty <= set(finished)
+        lost = was == status.ALL_STAGES_SERVE and not empty <= excused
         yield Event("ChainNotReady", message, warning=lost)
+    elif reason == names.HOP_OPEN and was != reason:
+        yield Event("ChainNotReady", message, warning=was == status.ALL_STAGES_SERVE)
 
 
 def _of_ports(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Event]:
@@ -68,7 +75,9 @@ def _of_ports(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[E
         yield Event(reason, after["message"], warning=True)
 
 
-def _of_stages(before: Iterable[Object], after: Iterable[Object], finished: Collection[str]) -> Iterator[Event]:
+def _of_stages(
+    before: Iterable[Object], after: Iterable[Object], finished: Collection[str], waiting: Collection[str]
+) -> Iterator[Event]:
     served = {stage["name"]: stage["serving"] for stage in before}
     for stage in after:
         name, serving = stage["name"], stage["serving"]
@@ -78,7 +87,7 @@ def _of_stages(before: Iterable[Object], after: Iterable[Object], finished: Coll
             yield Event(
                 "StageFinished", f"the replicas of stage {name} have done their work and ended without an error"
             )
-        elif not serving and served.get(name):
+        elif not serving and served.get(name) and name not in waiting:
             yield Event("StageEmpty", f"no replica of stage {name} serves any more", warning=True)
 
 

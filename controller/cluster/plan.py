@@ -20,7 +20,7 @@ from controller.cluster.writes import Apply, Create, Delete, Outcome, Withdraw, 
 from kube import objects
 from kube.objects import CHAINS, CONNECTIONS, NETWORKS, Key, Object
 from sfc import names
-from sfc.chain import Chain, CrossConnection, InterfaceRef, Side
+from sfc.chain import Chain, CrossConnection, InterfaceRef
 
 MANAGER = "sfc-cluster-controller"
 """Field manager of everything that we apply, and the value of MANAGED_BY."""
@@ -87,14 +87,16 @@ def told(part: Part, outcome: Outcome, now: datetime) -> Iterator[Write]:
     yield from (events.record(e, found.reference, now) for e in events.of_creation(outcome.created))
     alive = {pod.uid for pod in pods} | {pod.name for pod in pods}
     made = [(c, o) for c in chain.cross_connections if _is_made(o := part.present[c.name], chain, c)]
+    hops = {c.name: status.hop(c, present, alive) for c, present in made}
     for connection, present in made:
         yield from (_withdrawn(present, node) for node in status.left_behind(present, alive, part.nodes))
-        yield from _connection_status(present, connection, alive, now)
+        wanted = status.connection_status(present, hops[connection.name], alive, now)
+        yield from _status(CONNECTIONS, present, wanted)
     known = {c.name for c, _ in made} | {*outcome.created, *outcome.found}
     missing = [c.name for c in chain.cross_connections if c.name not in known]
     counts = status.stage_counts(chain, pods)
     ready = status.objects_refused(_refusals(part, missing, outcome)) or status.chain_ready(
-        chain, counts, missing, conflict(part.network)
+        chain, counts, [*hops.values()], missing, conflict(part.network)
     )
     ports = status.ports_refused(_ports_refused(chain, outcome)) or status.ports_assigned(
         chain, source_ports.shortage(chain, pods)
@@ -102,7 +104,7 @@ def told(part: Part, outcome: Outcome, now: datetime) -> Iterator[Write]:
     bounds = status.bounds_exceeded(found.excesses)
     conditions = [condition for condition in (ready, ports, bounds) if condition]
     said = status.chain_status(found.obj, conditions, counts, now)
-    yield from _chain_status(found, said, now, _finished(pods))
+    yield from _chain_status(found, said, now, _finished(pods), {count.name for count in counts if count.hop_open})
 
 
 def network(place: Place) -> Iterator[Write]:
@@ -197,13 +199,6 @@ def conflict(found: Object | None) -> str | None:
     )
 
 
-def _connection_status(
-    found: Object, connection: CrossConnection, alive: Collection[str], now: datetime
-) -> Iterator[Write]:
-    ends = {side: connection.end(side) for side in Side}
-    yield from _status(CONNECTIONS, found, status.connection_status(found, ends, alive, now))
-
-
 def _withdrawn(found: Object, node: str) -> Write:
     metadata = {"name": objects.name(found), "namespace": objects.namespace(found), "uid": found["metadata"]["uid"]}
     path = CONNECTIONS.path(*objects.key(found), "status")
@@ -215,9 +210,11 @@ def _finished(pods: Iterable[Pod]) -> set[str]:
     return {stage for stage, members in by_stage(pods).items() if all(pod.finished for pod in members)}
 
 
-def _chain_status(found: ChainObject, wanted: Object, now: datetime, finished: Collection[str] = ()) -> Iterator[Write]:
-    """Events go first: recorded twice is better than never."""
-    for event in events.of_change(found.obj.get("status"), wanted, finished):
+def _chain_status(
+    found: ChainObject, wanted: Object, now: datetime, finished: Collection[str] = (), waiting: Collection[str] = ()
+) -> Iterator[Write]:
+    """Events go first: recorded twice is better than never. `finished`, `waiting`: as for `events.of_change`."""
+    for event in events.of_change(found.obj.get("status"), wanted, finished, waiting):
         yield events.record(event, found.reference, now)
     yield from _status(CHAINS, found.obj, wanted)
 

@@ -62,7 +62,8 @@ class Pod:
     """Its containers have all ended for good."""
     finished: bool
     """It is over, and without an error."""
-    has_node: bool
+    node: str
+    """Name of its node; empty until it is scheduled."""
     gates: tuple[Object, ...]
     """`spec.schedulingGates`."""
     gated: bool
@@ -80,9 +81,19 @@ class Pod:
         return self.gated and not self.over and not self.leaving
 
     @property
+    def has_node(self) -> bool:
+        """Whether it is scheduled."""
+        return bool(self.node)
+
+    @property
     def serving(self) -> bool:
-        """Whether its node agent reports that it receives new sessions."""
+        """Whether its node agent reports that new sessions pass through it."""
         return self.condition is not None and self.condition.get("status") == "True"
+
+    @property
+    def hop_open(self) -> bool:
+        """Whether its node agent reports that they would, if a replica served on the other side of each of its hops."""
+        return self.condition is not None and self.condition.get("reason") == names.HOP_OPEN
 
     @property
     def reference(self) -> dict[str, Any]:
@@ -124,7 +135,7 @@ def pod_of(obj: Object) -> Pod:
         leaving=objects.leaving(obj),
         over=over,
         finished=phase == "Succeeded",
-        has_node=bool(spec.get("nodeName")),
+        node=spec.get("nodeName") or "",
         gates=gates,
         gated=gated,
         ports=None if gated or over else PortRange.parse(annotations.get(names.SOURCE_PORTS)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +12,7 @@ from controller.cluster.snapshot import Pod, by_stage
 from kube.conditions import Condition
 from kube.objects import Key, Object
 from sfc import names
-from sfc.chain import Chain, InterfaceRef, Side
+from sfc.chain import Chain, CrossConnection, InterfaceRef, Side
 
 READY = "Ready"
 SOURCE_PORTS_ASSIGNED = "SourcePortsAssigned"
@@ -46,9 +47,13 @@ class StageCount:
     replicas: int
     """Those that are not being deleted."""
     serving: int
-    """Of the replicas, those that receive new sessions."""
+    """Of the replicas, those through which new sessions pass."""
     draining: int
     """Those that are being deleted."""
+    hop_open: int
+    """Of the replicas, those that would serve if a hop of theirs were not open."""
+    serving_on: frozenset[str]
+    """Names of the nodes with a serving replica."""
 
     @property
     def json(self) -> dict[str, Any]:
@@ -75,7 +80,41 @@ def _count(stage: str, pods: Iterable[Pod]) -> StageCount:
         replicas=len(staying),
         serving=sum(pod.serving for pod in staying),
         draining=len(running) - len(staying),
+        hop_open=sum(pod.hop_open for pod in staying),
+        serving_on=frozenset(pod.node for pod in staying if pod.serving),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """A cross-connection as the node agents report it."""
+
+    connection: CrossConnection
+    nodes: Mapping[Side, frozenset[str]]
+    """Names of the nodes that have a target on this side."""
+
+    @property
+    def closed_on(self) -> frozenset[str]:
+        """The nodes on which traffic passes: those that have targets on both sides."""
+        return self.nodes[Side.UPSTREAM] & self.nodes[Side.DOWNSTREAM]
+
+    def lacking(self, node: str) -> list[InterfaceRef]:
+        """The ends that have no target on the node."""
+        return [self.connection.end(side) for side in Side if node not in self.nodes[side]]
+
+
+def hop(connection: CrossConnection, obj: Object, alive: Collection[str]) -> Hop:
+    """`obj`: the CrossConnection. `alive`: as for `connection_status`."""
+    nodes = (obj.get("status") or {}).get("nodes") or ()
+
+    def serving(node: Object, side: Side) -> bool:
+        return any(_serves(replica, alive) for replica in node.get(_field(side)) or ())
+
+    return Hop(connection, {side: frozenset(node["name"] for node in nodes if serving(node, side)) for side in Side})
+
+
+def _serves(replica: Object, alive: Collection[str]) -> bool:
+    return bool(replica["state"] == "serving" and _is_of(replica, alive))
 
 
 def invalid(problems: str) -> Condition:
@@ -83,15 +122,19 @@ def invalid(problems: str) -> Condition:
     return Condition(READY, False, INVALID, problems)
 
 
-def chain_ready(chain: Chain, counts: Iterable[StageCount], missing: Sequence[str], conflict: str | None) -> Condition:
+def chain_ready(
+    chain: Chain, counts: Sequence[StageCount], hops: Sequence[Hop], missing: Sequence[str], conflict: str | None
+) -> Condition:
     """`missing`: names of cross-connections that do not exist yet. `conflict`: what is wrong with the network."""
     if conflict:
         return Condition(READY, False, NETWORK_CONFLICT, conflict)
     if missing:
         return Condition(READY, False, CROSS_CONNECTIONS_MISSING, f"not made yet: {', '.join(missing)}")
-    empty = [count for count in counts if not count.serving]
+    empty = [count for count in counts if not count.serving and not count.hop_open]
     if empty:
         return Condition(READY, False, STAGE_EMPTY, "; ".join(_emptiness(chain, empty)))
+    if not frozenset.intersection(*(count.serving_on for count in counts)):
+        return Condition(READY, False, names.HOP_OPEN, _openness(hops))
     return Condition(READY, True, ALL_STAGES_SERVE, "every stage has a replica that serves")
 
 
@@ -125,6 +168,23 @@ def _emptiness(chain: Chain, empty: Sequence[StageCount]) -> Iterator[str]:
         yield f"no serving replica of {', '.join(idle)}: see kubectl describe pods -l '{labels} in ({','.join(idle)})'"
 
 
+def _openness(hops: Sequence[Hop]) -> str:
+    """Names the hops that are open, on the node where most of them are closed."""
+    nodes = sorted(frozenset[str]().union(*(hop.nodes[side] for hop in hops for side in Side)))
+    closed = Counter(node for hop in hops for node in hop.closed_on)
+    best = max(nodes, key=lambda node: closed[node], default="")
+    found = "".join(f"; on {best}, {_open_hop(hop, best)}" for hop in hops if nodes and best not in hop.closed_on)
+    return (
+        f"no node has a serving replica of every stage, and chains do not leave a node yet{found}: schedule the stages "
+        "together (kubectl describe pods shows what each replica lacks)"
+    )
+
+
+def _open_hop(hop: Hop, node: str) -> str:
+    lacking = ", ".join(end.stage for end in hop.lacking(node))
+    return f"the hop {hop.connection.upstream} → {hop.connection.downstream} is open (none of {lacking} there)"
+
+
 def ports_assigned(chain: Chain, shortage: str | None) -> Condition | None:
     """None for a chain whose stages have no slices. `shortage`: which stages lack source ports, if any do."""
     if shortage:
@@ -154,27 +214,29 @@ def chain_status(
     }
 
 
-def connection_status(
-    obj: Object, ends: Mapping[Side, InterfaceRef], alive: Collection[str], now: datetime
-) -> dict[str, Any]:
+def connection_status(obj: Object, its: Hop, alive: Collection[str], now: datetime) -> dict[str, Any]:
     """The status of the CrossConnection that `obj` is, without `nodes`, which belong to the node agents.
 
     `alive`: UIDs of the chain's pods. Reports about pods that do not exist any more are left out, also when another pod
     has the name. It has their names, too, because node agents of the version before report no UIDs.
     """
     nodes = (obj.get("status") or {}).get("nodes") or ()
-    sides = {side: _side_status(nodes, side, ends[side], alive) for side in Side}
-    empty = [str(ends[side]) for side in Side if not sides[side]["serving"]]
-    ready = (
-        Condition(READY, False, SIDE_EMPTY, f"no replica of {' and none of '.join(empty)} serves")
-        if empty
-        else Condition(READY, True, BOTH_SIDES_SERVE, "both sides have a replica that serves")
-    )
+    sides = {side: _side_status(nodes, side, its.connection.end(side), alive) for side in Side}
     return {
         "observedGeneration": obj["metadata"].get("generation", 0),
         **{_field(side): sides[side] for side in Side},
-        "conditions": [each.of(obj, now) for each in (ready, *_degraded(nodes))],
+        "conditions": [each.of(obj, now) for each in (_connection_ready(its), *_degraded(nodes))],
     }
+
+
+def _connection_ready(its: Hop) -> Condition:
+    if empty := [str(its.connection.end(side)) for side in Side if not its.nodes[side]]:
+        return Condition(READY, False, SIDE_EMPTY, f"no replica of {' and none of '.join(empty)} serves")
+    if not its.closed_on:
+        where = "; ".join(f"{its.connection.end(side)}: {', '.join(sorted(its.nodes[side]))}" for side in Side)
+        message = f"no node has serving replicas of both sides, and chains do not leave a node yet ({where})"
+        return Condition(READY, False, names.HOP_OPEN, message)
+    return Condition(READY, True, BOTH_SIDES_SERVE, "both sides have a replica that serves")
 
 
 def left_behind(obj: Object, alive: Collection[str], nodes: Collection[Key]) -> Iterator[str]:

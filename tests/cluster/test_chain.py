@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import json
 import re
 import subprocess
@@ -130,6 +131,81 @@ def test_a_labelled_deployment_carries_traffic_as_a_stage(edge: Kubectl) -> None
         "edge.nat.outside.server.wan",
     ]
     assert {(c["status"]["upstream"]["serving"], c["status"]["downstream"]["serving"]) for c in connections} == {(1, 1)}
+
+
+def spec_of_chain(telco: Kubectl) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(telco("get", "sfc", "edge", "-o", "json"))["spec"]
+    return found
+
+
+def replaced(telco: Kubectl, spec: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    """Gives the chain another spec."""
+    patch = json.dumps([{"op": "replace", "path": "/spec", "value": spec}])
+    return telco.try_("patch", "sfc", "edge", "--type=json", "--patch", patch)
+
+
+def test_a_chain_changes_while_it_has_replicas_and_none_of_them_loses_a_link(edge: Kubectl) -> None:
+    """An interface is renamed; values are written in another way; a stage gets another linked interface."""
+    before = spec_of_chain(edge)
+    renamed, rewritten, grown = (copy.deepcopy(before) for _ in range(3))
+    renamed["stages"][1]["interfaces"][0]["name"] = "lan0"
+    for interface in (i for stage in rewritten["stages"] for i in stage["interfaces"]):
+        interface.setdefault("mtu", 1500)
+    grown["stages"][1]["interfaces"].insert(0, {"name": "mirror"})
+    grown["stages"].append({"name": "monitor", "interfaces": [{"name": "tap"}]})
+    grown["links"] = [
+        ["client.lan", "firewall.left"],
+        ["firewall.right", "nat.inside"],
+        ["nat.outside", "server.wan"],
+        ["firewall.mirror", "monitor.tap"],
+    ]
+
+    def firewall() -> dict[str, Any]:
+        return _condition(pods(edge, "firewall")[0], "sfc.dev/wired")
+
+    with traffic(edge) as account:
+        refused, same, more = replaced(edge, renamed), replaced(edge, rewritten), replaced(edge, grown)
+        eventually(lambda: "has got mirror since it was made" in firewall()["message"])
+        serving = firewall()["reason"]
+        opened = eventually(lambda: "monitor" in chain_ready(edge)["message"])
+        less = replaced(edge, before)
+
+    assert "left cannot leave its link with client.lan while stage" in refused.stderr
+    assert (same.returncode, same.stderr) == (0, "")
+    assert (more.returncode, serving, opened) == (0, "Serving", True)
+    assert less.returncode == 0, less.stderr
+    assert (account["packets"]["lost"], account["connections"]["broken"]) == (0, 0), account
+    wait_ready(edge)
+
+
+def chain_ready(telco: Kubectl) -> dict[str, Any]:
+    return _condition(json.loads(telco("get", "sfc", "edge", "-o", "json")), "Ready")
+
+
+def test_a_spare_pod_on_a_node_without_neighbours_is_not_ready_so_the_pod_that_works_stays(edge: Kubectl) -> None:
+    working = name_of(edge, "nat")
+    elsewhere = {"nodeSelector": {"kubernetes.io/hostname": "node2"}}
+    update = {"strategy": {"rollingUpdate": {"maxUnavailable": 0}}, "template": {"spec": elsewhere}}
+
+    edge("patch", "deployment", "nat", "--patch", json.dumps({"spec": update}))
+    spare = eventually(lambda: next((p for p in pods(edge, "nat") if open_hop(p)), None))
+    chain, nats = chain_ready(edge), [p["metadata"]["name"] for p in pods(edge, "nat")]
+    edge("exec", name_of(edge, "client"), "--", "ping", "-c", "3", "-i", "0.2", "-W", "2", SERVER)
+    edge("rollout", "undo", "deployment/nat")
+
+    assert _condition(spare, "ContainersReady")["status"] == "True"
+    assert _condition(spare, "Ready")["status"] == "False"
+    assert "from nat.inside to firewall.right: stage firewall has no serving replica on this node" in open_hop(spare)
+    assert sorted(nats) == sorted([working, spare["metadata"]["name"]])
+    assert (chain["status"], chain["reason"]) == ("True", "AllStagesServe")
+    wait_ready(edge)
+    assert name_of(edge, "nat") == working
+
+
+def open_hop(pod: dict[str, Any]) -> str:
+    """What the pod's condition says about its open hops; empty when it has none."""
+    condition = _condition(pod, "sfc.dev/wired")
+    return str(condition["message"]) if condition.get("reason") == "HopOpen" else ""
 
 
 def test_replicas_share_addresses_and_mac_and_are_all_used_while_nothing_is_lost(edge: Kubectl) -> None:

@@ -476,8 +476,9 @@ def test_chains_with_more_neighbours_than_a_node_remembers_keep_nobody_from_join
     attacker.apply(*(crowd(number) for number in range(CROWDS)))
     with complete(victim):
         attacker.apply(*(attacker.pod(name, labels=labels) for name, labels in members))
-        ready = [f"pod/{name}" for name, _ in members]
-        attacker.kubectl("wait", *ready, "--for=condition=Ready", "--timeout=300s")
+        hubs = [f"pod/{name}" for name, _ in members]
+        in_targets = '--for=jsonpath={.status.conditions[?(@.type=="sfc.dev/wired")].reason}=HopOpen'  # without leaves
+        attacker.kubectl("wait", *hubs, in_targets, "--timeout=300s")
         scale(victim, "nat", 3)
         joined = serving(victim, "nat")
         scale(victim, "nat", 2)
@@ -490,7 +491,7 @@ def test_chains_with_more_neighbours_than_a_node_remembers_keep_nobody_from_join
     eventually(told, seconds=60)
     connection = f"xc/{chains[0]}.hub0.p0.leaf0.eth"
     attacker.admin("wait", connection, "--for=condition=Degraded", "--timeout=30s")
-    attacker.kubectl("delete", "--now", *ready)
+    attacker.kubectl("delete", "--now", *hubs)
     attacker.kubectl("delete", "sfc", *chains)
 
 
@@ -856,9 +857,11 @@ def test_a_replica_that_gets_the_labels_of_another_stage_leaves_and_gets_none_of
             "spec": TWINS,
         }
     )
-    for name, command in (("c-1", ()), ("a-1", GREETER), ("a-2", GREETER), ("b-1", GREETER), ("b-2", GREETER)):
+    commands = {"c-1": (), "a-1": GREETER, "a-2": GREETER, "b-1": GREETER, "b-2": GREETER}
+    for name, command in commands.items():
         labels = {"sfc.dev/chain": "twins", "sfc.dev/stage": name[0]}
-        attacker.start(attacker.pod(name, *(("python3", "-c", command) if command else ()), labels=labels))
+        attacker.apply(attacker.pod(name, *(("python3", "-c", command) if command else ()), labels=labels))
+    tenant("wait", *(f"pod/{name}" for name in commands), "--for=condition=Ready", "--timeout=120s")
 
     tenant("label", "--overwrite", "pod", "b-2", "sfc.dev/stage=a")
     eventually(lambda: wired(tenant, "b-2")[0] == "Relabelled")

@@ -46,7 +46,16 @@ def chain(**metadata: Any) -> Json:
     return obj
 
 
-def pod(name: str, stage: str, *, wired: bool = True, leaving: bool = False, phase: str = "Running") -> Json:
+def pod(
+    name: str,
+    stage: str,
+    *,
+    wired: bool = True,
+    leaving: bool = False,
+    phase: str = "Running",
+    node: str = "n1",
+    reason: str = "",
+) -> Json:
     obj: Json = yaml.safe_load(f"""
       metadata:
         name: {name}
@@ -54,9 +63,10 @@ def pod(name: str, stage: str, *, wired: bool = True, leaving: bool = False, pha
         uid: uid-{name}
         resourceVersion: "7"
         labels: {{sfc.dev/chain: edge, sfc.dev/stage: {stage}}}
+      spec: {{nodeName: {node}}}
       status:
         phase: {phase}
-        conditions: [{{type: sfc.dev/wired, status: "{wired}"}}]
+        conditions: [{{type: sfc.dev/wired, status: "{wired}", reason: "{reason}"}}]
     """)
     if leaving:
         obj["metadata"]["deletionTimestamp"] = "2027-01-01T11:59:00Z"
@@ -280,6 +290,79 @@ def test_empty_stages_are_named_with_the_remedy() -> None:
     )
 
 
+def without_neighbours(name: str, stage: str, node: str) -> Json:
+    return pod(name, stage, node=node, wired=False, reason="HopOpen")
+
+
+def reported(connection: Json, **nodes: tuple[list[str], list[str]]) -> None:
+    """What the node agents report: by node, the pods that serve upstream and downstream."""
+
+    def side(pods: list[str]) -> list[Json]:
+        return [{"pod": name, "state": "serving"} for name in pods]
+
+    connection["status"]["nodes"] = [
+        {"name": node, "upstream": side(up), "downstream": side(down)} for node, (up, down) in nodes.items()
+    ]
+
+
+def test_a_chain_whose_stages_are_on_different_nodes_names_the_hop_that_is_open() -> None:
+    """A rolling update brought the only firewall to a node without clients and servers."""
+    pods = [pod("c1", "client", wired=False, reason="HopOpen"), without_neighbours("f2", "firewall", "n2")]
+    pods.append(without_neighbours("s1", "server", "n2"))
+    cluster, _ = settle(Objects(chains=[chain()], pods=pods))
+    reported(cluster.connections[0], n1=(["c1"], []), n2=([], ["f2"]))
+    reported(cluster.connections[1], n2=(["f2"], ["s1"]))
+
+    after, _ = settle(cluster)
+
+    condition = ready(after.chains[0])
+    assert (condition["status"], condition["reason"]) == ("False", "HopOpen")
+    assert condition["message"] == (
+        "no node has a serving replica of every stage, and chains do not leave a node yet; on n2, the hop client.lan → "
+        "firewall.left is open (none of client there): schedule the stages together (kubectl describe pods shows what "
+        "each replica lacks)"
+    )
+    assert status(after)["summary"] == "client 0/1, firewall 0/1, server 0/1"
+    apart, whole = (ready(connection) for connection in after.connections)
+    assert (apart["status"], apart["reason"]) == ("False", "HopOpen")
+    assert apart["message"] == (
+        "no node has serving replicas of both sides, and chains do not leave a node yet (client.lan: n1; "
+        "firewall.left: n2)"
+    )
+    assert (whole["status"], whole["reason"]) == ("True", "BothSidesServe")
+
+
+def test_a_chain_is_ready_on_one_node_whatever_is_spare_on_others() -> None:
+    pods = [*serving(), without_neighbours("f2", "firewall", "n2")]
+
+    cluster, _ = settle(Objects(chains=[chain()], pods=pods))
+
+    assert ready(cluster.chains[0])["reason"] == "AllStagesServe"
+    assert status(cluster)["summary"] == "client 1/1, firewall 1/2, server 1/1"
+
+
+def test_stages_that_serve_on_different_nodes_are_no_chain() -> None:
+    """Each of them has neighbours where it is, and yet no packet comes from one end to the other."""
+    clients = [pod("c1", "client"), without_neighbours("f1", "firewall", "n1")]
+    servers = [without_neighbours("f2", "firewall", "n2"), pod("s2", "server", node="n2")]
+    pods = [*clients, *servers, pod("f3", "firewall", node="n3")]
+
+    cluster, _ = settle(Objects(chains=[chain()], pods=pods))
+
+    assert ready(cluster.chains[0])["reason"] == "HopOpen"
+
+
+def test_a_stage_that_waits_for_an_empty_one_is_not_called_empty() -> None:
+    """What to do is to start a server."""
+    pods = [pod("c1", "client"), without_neighbours("f1", "firewall", "n1")]
+
+    cluster, _ = settle(Objects(chains=[chain()], pods=pods))
+
+    assert ready(cluster.chains[0])["reason"] == "StageEmpty"
+    assert ready(cluster.chains[0])["message"].startswith("no pod for server: label a workload")
+    assert "firewall" not in ready(cluster.chains[0])["message"]
+
+
 def test_transition_time_moves_only_when_the_status_does() -> None:
     before, _ = settle(Objects(chains=[chain()], pods=serving()))
     more = Objects(before.chains, before.connections, before.networks, [*serving(), pod("f2", "firewall")])
@@ -456,7 +539,7 @@ def test_a_stage_whose_replicas_have_done_their_work_is_no_warning_and_one_whose
     up, _ = settle(Objects(chains=[chain()], pods=serving()))
 
     def ended(phase: str) -> dict[str, str]:
-        pods = [*serving()[:2], pod("s1", "server", phase=phase)]
+        pods = [pod("c1", "client"), without_neighbours("f1", "firewall", "n1"), pod("s1", "server", phase=phase)]
         changes = planned(Objects(up.chains, up.connections, up.networks, pods), LATER)
         return {c.obj["reason"]: c.obj["type"] for c in changes if isinstance(c, Record)}
 

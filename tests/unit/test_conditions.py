@@ -11,10 +11,20 @@ from controller.node.plane.cluster import Cluster
 from controller.node.plane.drain import Drain
 from controller.node.plane.model import HostLink
 from controller.node.plane.plan import State
+from controller.node.plane.replica import Replica
 from controller.node.report.conditions import conditions, node_status
 from kube.conditions import Condition
 from tests.unit.objects import link, pod
 from tests.unit.test_desired import ALL, LEFT, TWO_FIREWALLS, cluster, planned
+
+WHOLE = cluster(
+    pod("client-1", "client"),
+    pod("firewall-1", "firewall"),
+    pod("firewall-2", "firewall"),
+    pod("nat-1", "nat"),
+    pod("server-1", "server"),
+)
+EVERYWHERE = (*ALL, link(6, "nat-1", "inside"), link(7, "nat-1", "outside"), link(8, "server-1", "wan"))
 
 
 def state(of: Cluster, links: tuple[HostLink, ...] = ALL, drains: dict[str, Drain] | None = None) -> State:
@@ -27,7 +37,13 @@ def reason(of: State, name: str) -> tuple[bool, str]:
 
 
 def test_a_replica_is_wired_when_every_cross_connection_holds_it() -> None:
-    assert reason(state(TWO_FIREWALLS), "firewall-1") == (True, "Serving")
+    found = {replica.name: (condition.status, condition.reason) for replica, condition in seen(WHOLE, EVERYWHERE)}
+
+    assert found == dict.fromkeys(("client-1", "firewall-1", "firewall-2", "nat-1", "server-1"), (True, "Serving"))
+
+
+def seen(of: Cluster, links: tuple[HostLink, ...]) -> list[tuple[Replica, Condition]]:
+    return list(conditions(state(of, links)))
 
 
 def test_a_replica_lacking_one_of_its_links_is_not_wired() -> None:
@@ -107,7 +123,7 @@ def test_a_link_of_no_known_pod_is_in_no_report() -> None:
 
 
 def test_a_replica_whose_interface_is_down_says_so() -> None:
-    shut = state(TWO_FIREWALLS, links=(*ALL[:3], replace(ALL[3], up=False), ALL[4]))
+    shut = state(WHOLE, links=(*EVERYWHERE[:3], replace(ALL[3], up=False), *EVERYWHERE[4:]))
 
     assert reason(shut, "firewall-2") == (False, "InterfaceDown")
     assert reason(shut, "firewall-1") == (True, "Serving")

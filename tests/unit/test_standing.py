@@ -12,7 +12,7 @@ from controller.node.plane.desired import desired
 from controller.node.plane.drain import Drain
 from controller.node.plane.model import DataPlane, HostLink, LinkState, by_pod
 from controller.node.plane.plan import Plan, State
-from controller.node.plane.replica import replica_of
+from controller.node.plane.replica import Replica, replica_of
 from controller.node.report.conditions import conditions
 from kube.conditions import Condition
 from sfc.reading import chain_of
@@ -20,6 +20,9 @@ from tests.unit.objects import chain, link, pod
 
 BOTH = ("left", "right")
 LEFT, RIGHT = link(2, "firewall-1", "left"), link(3, "firewall-1", "right")
+NEIGHBOURS = [replica_of(pod("client-1", "client")), replica_of(pod("nat-1", "nat"))]
+THEIRS = (link(1, "client-1", "lan"), link(6, "nat-1", "inside"), link(7, "nat-1", "outside"))
+"""Replicas on the other sides of the firewall's hops."""
 
 
 def firewall(*interfaces: str) -> dict[str, Any]:
@@ -39,16 +42,23 @@ def firewall(*interfaces: str) -> dict[str, Any]:
 
 
 def seen(obj: dict[str, Any], of: dict[str, Any], *links: HostLink) -> tuple[set[LinkState], Condition]:
-    """The states of the replica's links in the data path, and its condition."""
+    """The states of the firewall's links in the data path, and its condition."""
     replica = replica_of(of)
     assert replica
-    state = carried_out(Cluster({("telco", "edge"): chain_of(obj)}, {replica.uid: replica}), links)
-    [(_, condition)] = conditions(state)
-    return {entry.state for entry in state.plane.links.values()}, condition
+    return states_and_condition(carried_out(obj, replica, links), links)
 
 
-def carried_out(of: Cluster, links: tuple[HostLink, ...], drains: dict[str, Drain] | None = None) -> State:
-    return State(of, desired(of, by_pod(links), drains or {}, DataPlane(), Plan()), drains or {})
+def states_and_condition(state: State, links: tuple[HostLink, ...]) -> tuple[set[LinkState], Condition]:
+    found = {state.plane.links[link.slot].state for link in links if link.slot in state.plane.links}
+    return found, next(condition for replica, condition in conditions(state) if replica.name == "firewall-1")
+
+
+def carried_out(
+    obj: dict[str, Any], replica: Replica, links: tuple[HostLink, ...], drains: dict[str, Drain] | None = None
+) -> State:
+    members = {each.uid: each for each in (replica, *NEIGHBOURS) if each}
+    of = Cluster({("telco", "edge"): chain_of(obj)}, members)
+    return State(of, desired(of, by_pod((*links, *THEIRS)), drains or {}, DataPlane(), Plan()), drains or {})
 
 
 def test_a_linked_interface_that_a_stage_gets_leaves_its_running_replicas_serving() -> None:
@@ -102,10 +112,8 @@ def test_the_condition_is_true_when_and_only_when_the_data_path_serves(
         assert replica
         ended = 1.0 if drained else None
         drains = {} if drained is None else {replica.uid: Drain(replica.uid, 0, 30, ended_at=ended)}
-        of = Cluster({("telco", "edge"): chain_of(firewall(*wanted))}, {replica.uid: replica})
-        state = carried_out(of, links, drains)
+        state = carried_out(firewall(*wanted), replica, links, drains)
 
-        [(_, condition)] = conditions(state)
+        states, condition = states_and_condition(state, links)
 
-        states = {entry.state for entry in state.plane.links.values()}
         assert condition.status == (states == {LinkState.SERVING})

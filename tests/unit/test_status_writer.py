@@ -65,7 +65,7 @@ def test_the_condition_is_written_with_the_uid_it_is_meant_for() -> None:
     assert path == "/api/v1/namespaces/telco/pods/client-1/status"
     assert body["metadata"] == {"uid": "uid-client-1"}
     assert body["status"]["conditions"][0]["type"] == "sfc.dev/wired"
-    assert body["status"]["conditions"][0]["status"] == "True"
+    assert body["status"]["conditions"][0]["status"] == "False"
 
 
 def test_what_was_just_written_is_not_written_again_until_the_watch_had_its_time() -> None:

@@ -97,7 +97,8 @@ class Pod:
     preferences: tuple[Json, ...]
     """Weighted terms of the affinity to other pods (podAffinity)."""
     rules_for_nodes: bool
-    """True when a term of the affinity or anti-affinity to other pods is about nodes (kubernetes.io/hostname)."""
+    """True when the pod says itself how it is spread: a term of the affinity or anti-affinity to other pods is about
+    nodes (kubernetes.io/hostname), an anti-affinity is required, or there are topology spread constraints."""
     host_network: bool
     node_name: object
     """As it is written; None or empty for none."""

@@ -29,6 +29,7 @@ def pod(obj: Json, path: str = "object") -> Pod:
     metadata, spec = _mapping_at(obj, "metadata", path), _mapping_at(obj, "spec", path)
     of_metadata, of_spec = f"{path}.metadata", f"{path}.spec"
     preferences, rules_for_nodes = _affinity(_mapping_at(spec, "affinity", of_spec), f"{of_spec}.affinity")
+    spread = bool(_list_at(spec, "topologySpreadConstraints", of_spec))
     security = _mapping_at(spec, "securityContext", of_spec)
     return Pod(
         labels=_membership(metadata, of_metadata),
@@ -39,7 +40,7 @@ def pod(obj: Json, path: str = "object") -> Pod:
         scheduling_gates=tuple(_list_at(spec, "schedulingGates", of_spec)),
         grace_seconds=_integer_at(spec, "terminationGracePeriodSeconds", of_spec),
         preferences=preferences,
-        rules_for_nodes=rules_for_nodes,
+        rules_for_nodes=rules_for_nodes or spread,
         host_network=spec.get("hostNetwork") is True,
         node_name=spec.get("nodeName"),
         sysctls=tuple(sysctl.get("name") for sysctl in _list_at(security, "sysctls", f"{of_spec}.securityContext")),
@@ -81,7 +82,8 @@ def _affinity(affinity: Json, path: str) -> tuple[tuple[Json, ...], bool]:
         for topology in _topologies(_mapping_at(affinity, kind, path), f"{path}.{kind}")
     ]
     preferences = _list_at(_mapping_at(affinity, "podAffinity", path), PREFERRED, f"{path}.podAffinity")
-    return tuple(preferences), TOPOLOGY_KEY in topologies
+    apart = _list_at(_mapping_at(affinity, "podAntiAffinity", path), REQUIRED, f"{path}.podAntiAffinity")
+    return tuple(preferences), bool(apart) or TOPOLOGY_KEY in topologies
 
 
 def _topologies(rules: Json, path: str) -> Iterator[object]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from controller.node.plane.model import HostLink, LinkState
+from controller.node.plane.hops import Hop, Hops
+from controller.node.plane.model import LinkState
 from controller.node.plane.plan import State
 from controller.node.plane.replica import Replica
-from controller.node.plane.standing import Reason, Standing, newest_links, standing
+from controller.node.plane.standing import Reason, Standing, standing
 from controller.node.report.troubles import REFUSED, troubles
 from kube.conditions import Condition
 from sfc import missing, names
@@ -26,15 +27,16 @@ SENTENCES = {
     Reason.DRAINING: "out of all targets; waiting for its sessions to end",
 }
 """With the interfaces that are to blame."""
+PUBLISH = "set publishNotReadyAddresses: true"
 
 
 def conditions(state: State) -> Iterator[tuple[Replica, Condition]]:
     """One for each replica of this node; none before the cluster was seen."""
     if state.cluster is None:
         return
-    amiss = troubles(state)
+    amiss, hops = troubles(state), Hops(state, state.cluster)
     for replica in state.cluster.replicas.values():
-        condition = _condition(state, replica, state.cluster.chain_of(replica))
+        condition = _condition(state, hops, replica, state.cluster.chain_of(replica))
         of_chain = [each for each in amiss.get((replica.namespace, replica.chain), ()) if each.connection is None]
         if of_chain and replica.ready and condition.reason not in ("Serving", "Draining", "Drained"):
             condition = _not_wired(of_chain[0].reason, of_chain[0].message)
@@ -77,34 +79,57 @@ def _placed(state: State) -> Iterator[tuple[Replica, str, tuple[int, Side]]]:
                 yield replica, shown.name.lower(), (entry.connection, entry.side)
 
 
-def _condition(state: State, replica: Replica, chain: Chain | None) -> Condition:
+def _condition(state: State, hops: Hops, replica: Replica, chain: Chain | None) -> Condition:
     drain = state.drains.get(replica.uid)
-    links = state.links.get(replica.uid, ())
-    its = standing(replica, drain, links, chain)
+    its = standing(replica, drain, state.links.get(replica.uid, ()), chain)
     if its.reason is Reason.RELABELLED:
         return _relabelled(replica)
-    if its.reason is Reason.SERVING:
-        return _serving(state, replica, links, its, chain)
+    if chain and its.reason is Reason.SERVING:
+        return _serving(state, hops.of(replica, chain), replica, its)
+    if chain and its.reason is Reason.CONTAINERS_NOT_READY:
+        return _not_wired(its.reason, SENTENCES[its.reason] + _deadlock(hops.of(replica, chain), replica))
     if drain and drain.ended:
         idle = drain.active_sessions == 0
         return _not_wired(its.reason, "all its sessions have ended" if idle else "the drain deadline has passed")
     return _not_wired(its.reason, _sentence(replica, chain, its))
 
 
-def _serving(
-    state: State, replica: Replica, links: Sequence[HostLink], its: Standing, chain: Chain | None
-) -> Condition:
+def _serving(state: State, hops: Sequence[Hop], replica: Replica, its: Standing) -> Condition:
     """It serves by the plan; the data path has the last word."""
-    attachments = chain.attachments if chain else {}
-    attached = [link for link in newest_links(links).values() if (replica.stage, link.interface) in attachments]
-    entries = [state.plane.links.get(link.slot) for link in attached]
+    entries = [state.plane.links.get(hop.slot) for hop in hops]
     if not all(entry and entry.state == LinkState.SERVING for entry in entries):
         refusal = state.refused.get((replica.namespace, replica.chain))
         return _not_wired(REFUSED, refusal.message if refusal else "the kernel has not accepted its links yet")
+    if without := [hop for hop in hops if not hop.closed]:
+        return _not_wired(names.HOP_OPEN, "; ".join(map(_openness, without)))
     message = f"in the targets of {len(entries)} cross-connection(s)"
     if its.interfaces:
         message += f"; its stage has got {', '.join(its.interfaces)} since it was made: {RESTART} to have it, too"
     return Condition(names.WIRED_CONDITION, True, Reason.SERVING, message)
+
+
+def _openness(hop: Hop) -> str:
+    said = f"in its targets, but no traffic passes from {hop.near} to {hop.far}: "
+    if hop.waiting:
+        return (
+            f"{said}{', '.join(hop.waiting)} of stage {hop.far.stage} on this node waits for its containers; if they "
+            f"wait for stage {hop.near.stage} in turn, {PUBLISH} for stage {hop.far.stage}"
+        )
+    return (
+        f"{said}stage {hop.far.stage} has no serving replica on this node, and chains do not leave a node yet; start "
+        "one here, or schedule the stages together"
+    )
+
+
+def _deadlock(hops: Sequence[Hop], replica: Replica) -> str:
+    """The end of the message of a replica that waits for its containers, if others may wait for it."""
+    others = sorted({hop.far.stage for hop in hops if not hop.closed and hop.waiting})
+    if not others:
+        return ""
+    return (
+        f"; stage {', '.join(others)} on this node waits for its containers, too: if one waits for traffic through the "
+        f"other, {PUBLISH} for stage {replica.stage}"
+    )
 
 
 def _sentence(replica: Replica, chain: Chain | None, its: Standing) -> str:

@@ -1,0 +1,148 @@
+"""A replica claims to serve only when traffic passes: a replica serves on the other side of each of its hops, too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from controller.node.plane.cluster import Cluster
+from controller.node.plane.desired import desired
+from controller.node.plane.drain import Drain
+from controller.node.plane.model import DataPlane, LinkState, by_pod
+from controller.node.plane.plan import Plan, State
+from controller.node.plane.replica import replica_of
+from controller.node.report.conditions import conditions
+from kube.conditions import Condition
+from sfc.reading import chain_of
+from tests.unit.objects import chain, link, pod
+
+INTERFACES = {
+    "client": ("lan",),
+    "firewall": ("left", "right"),
+    "nat": ("inside", "outside"),
+    "server": ("wan",),
+}
+Json = dict[str, Any]
+
+
+def replica(stage: str, number: int = 1, **more: Any) -> Json:
+    return pod(f"{stage}-{number}", stage, interfaces=INTERFACES[stage], **more)
+
+
+def node(*pods: Json, drains: Mapping[str, Drain] | None = None, obj: Json | None = None) -> State:
+    """A node with these replicas, each with its links."""
+    replicas = [each for each in map(replica_of, pods) if each]
+    of = Cluster({("telco", "edge"): chain_of(obj or chain())}, {each.uid: each for each in replicas})
+    ends = [(each.name, name) for each in replicas for name in INTERFACES[each.stage]]
+    links = by_pod(link(slot, *end) for slot, end in enumerate(ends, 1))
+    return State(of, desired(of, links, drains or {}, DataPlane(), Plan()), drains or {})
+
+
+def seen(state: State) -> dict[str, Condition]:
+    return {replica.name: condition for replica, condition in conditions(state)}
+
+
+def reasons(state: State) -> dict[str, str]:
+    return {name: str(condition.reason) for name, condition in seen(state).items()}
+
+
+def test_all_of_a_whole_chain_serve() -> None:
+    whole = node(*map(replica, INTERFACES))
+
+    assert reasons(whole) == dict.fromkeys(("client-1", "firewall-1", "nat-1", "server-1"), "Serving")
+
+
+def test_a_replica_without_neighbours_is_in_its_targets_and_not_ready() -> None:
+    """A spare pod on a node of its own: the pod that works elsewhere must not leave for it."""
+    spare = node(replica("firewall"))
+
+    condition = seen(spare)["firewall-1"]
+
+    assert {entry.state for entry in spare.plane.links.values()} == {LinkState.SERVING}
+    assert (condition.status, condition.reason) == (False, "HopOpen")
+    assert condition.message == (
+        "in its targets, but no traffic passes from firewall.left to client.lan: stage client has no serving replica "
+        "on this node, and chains do not leave a node yet; start one here, or schedule the stages together; in its "
+        "targets, but no traffic passes from firewall.right to nat.inside: stage nat has no serving replica on this "
+        "node, and chains do not leave a node yet; start one here, or schedule the stages together"
+    )
+
+
+@pytest.mark.parametrize(
+    ("absent", "open_for"),
+    [
+        ("client", {"firewall-1"}),
+        ("firewall", {"client-1", "nat-1"}),
+        ("nat", {"firewall-1", "server-1"}),
+        ("server", {"nat-1"}),
+    ],
+)
+def test_the_neighbours_of_an_absent_stage_are_not_ready_and_nobody_else(absent: str, open_for: set[str]) -> None:
+    found = reasons(node(*(replica(stage) for stage in INTERFACES if stage != absent)))
+
+    assert {name for name, reason in found.items() if reason == "HopOpen"} == open_for
+    assert set(found.values()) == {"HopOpen", "Serving"}
+
+
+@pytest.mark.parametrize(
+    "leaving", [Drain("uid-nat-1", 0, 30, out_of_targets_at=0), Drain("uid-nat-1", 0, 30, ended_at=1)]
+)
+def test_a_replica_that_leaves_closes_no_hop(leaving: Drain) -> None:
+    pods = [*map(replica, INTERFACES)]
+
+    alone = node(*pods, drains={leaving.pod_uid: leaving})
+    with_another = node(*pods, replica("nat", 2), drains={leaving.pod_uid: leaving})
+
+    assert [reasons(alone)[name] for name in ("firewall-1", "server-1")] == ["HopOpen", "HopOpen"]
+    assert [reasons(with_another)[name] for name in ("firewall-1", "server-1")] == ["Serving", "Serving"]
+
+
+def test_stages_that_come_up_together_are_all_ready_whichever_container_is_first() -> None:
+    """Whether a replica is a target depends on its own containers only, so nobody waits for anybody's condition."""
+    order = ["server", "client", "nat", "firewall"]
+    ready: set[str] = set()
+    for stage in order:
+        ready.add(stage)
+        state = node(*(replica(each, ready=each in ready) for each in INTERFACES))
+        states = {entry.state for entry in state.plane.links.values()}
+        assert (states == {LinkState.SERVING}) == (len(ready) == len(order))
+
+    assert set(reasons(state).values()) == {"Serving"}
+
+
+def test_who_waits_for_whose_containers_is_said_by_both() -> None:
+    """They may wait for each other: each one's probe goes through the chain to the other."""
+    waiting = seen(node(replica("client"), replica("firewall", ready=False), replica("nat", ready=False)))
+
+    assert waiting["firewall-1"].message == (
+        "linked; receives sessions once its containers are ready; stage nat on this node waits for its containers, "
+        "too: if one waits for traffic through the other, set publishNotReadyAddresses: true for stage firewall"
+    )
+    assert waiting["nat-1"].message.endswith(": true for stage nat")
+    assert waiting["client-1"].message == (
+        "in its targets, but no traffic passes from client.lan to firewall.left: firewall-1 of stage firewall on this "
+        "node waits for its containers; if they wait for stage client in turn, set publishNotReadyAddresses: true for "
+        "stage firewall"
+    )
+
+
+def test_a_replica_that_waits_beside_neighbours_that_serve_waits_for_itself_alone() -> None:
+    pods = [*map(replica, INTERFACES), replica("firewall", 2, ready=False), replica("nat", 2, ready=False)]
+
+    said = seen(node(*pods))["firewall-2"]
+
+    assert (said.reason, said.message) == (
+        "ContainersNotReady",
+        "linked; receives sessions once its containers are ready",
+    )
+
+
+def test_an_interface_in_no_link_is_no_hop() -> None:
+    obj = chain()
+    obj["spec"]["stages"][1]["interfaces"].append({"name": "spare"})
+    obj["spec"]["links"] = [["client.lan", "firewall.left"], ["firewall.right", "nat.inside"]]
+    obj["spec"]["links"].append(["nat.outside", "server.wan"])
+
+    assert set(reasons(node(*map(replica, INTERFACES), obj=obj)).values()) == {"Serving"}
