@@ -122,6 +122,9 @@ class Stage:
     interfaces: tuple[Interface, ...]
     drain_deadline_seconds: int
     drain_hook: Hook
+    publish_not_ready: bool = False
+    """Replicas get new sessions as soon as their containers run, ready or not; as `publishNotReadyAddresses` of a
+    Kubernetes Service."""
 
     @property
     def transparent(self) -> bool:

@@ -52,6 +52,7 @@ def _stage(namespace: str, chain: str, stage: Mapping[str, Any], chain_drain: Ma
         ),
         drain_deadline_seconds=drain.get("deadlineSeconds", names.DEFAULT_DRAIN_DEADLINE_SECONDS),
         drain_hook=Hook(drain.get("hook", Hook.AUTO)),
+        publish_not_ready=stage.get("publishNotReadyAddresses", False),
     )
 
 

@@ -66,6 +66,7 @@ def _chain(root: Node) -> Iterator[Problem]:
 def _stage(node: Node) -> Checks[Json | None]:
     node = yield from node.mapping()
     yield from sound([node["name"]], fault.label)
+    yield from optional(node, "publishNotReadyAddresses", fault.flag)
     yield from _drain(node)
     elements = yield from node["interfaces"].elements(1, fault.MAX_INTERFACES, "the stage's data interfaces")
     interfaces = yield from named(elements, _interface, "interface of a stage")

@@ -126,6 +126,11 @@ def idle(value: object) -> str | None:
     return f"is not a time that a session may be silent; give whole seconds from 1 to {MAX_IDLE_SECONDS}"
 
 
+def flag(value: object) -> str | None:
+    """For what is on or off."""
+    return None if isinstance(value, bool) else "is neither true nor false; give one of them, without quotes"
+
+
 def slices(value: object) -> str | None:
     """For the number of slices of the source ports."""
     if value is MISSING:

@@ -316,6 +316,7 @@ def test_schema_has_the_limits_of_validation(rendered: list[Json]) -> None:
     interface = stage["interfaces"]["items"]["properties"]
 
     assert spec["stages"]["maxItems"] == fault.MAX_STAGES
+    assert stage["publishNotReadyAddresses"]["type"] == "boolean"
     assert stage["interfaces"]["maxItems"] == fault.MAX_INTERFACES
     assert spec["links"]["maxItems"] == fault.MAX_LINKS
     assert interface["addresses"]["maxItems"] == fault.MAX_ADDRESSES

@@ -146,3 +146,63 @@ def test_an_interface_in_no_link_is_no_hop() -> None:
     obj["spec"]["links"].append(["nat.outside", "server.wan"])
 
     assert set(reasons(node(*map(replica, INTERFACES), obj=obj)).values()) == {"Serving"}
+
+
+def publishing(*stages: str) -> Json:
+    """The chain with stages whose replicas get sessions before they are ready."""
+    obj = chain()
+    for stage in obj["spec"]["stages"]:
+        if stage["name"] in stages:
+            stage["publishNotReadyAddresses"] = True
+    return obj
+
+
+def test_stages_whose_readiness_depends_on_each_other_come_up_when_one_of_them_publishes_its_replicas() -> None:
+    """The firewall's probe reaches the NAT through the chain, and the NAT's the firewall."""
+
+    def states(state: State, name: str) -> set[LinkState]:
+        slots = [link.slot for link in state.links[f"uid-{name}"]]
+        return {state.plane.links[slot].state for slot in slots}
+
+    pods = [replica("client"), replica("firewall", ready=False), replica("nat", ready=False), replica("server")]
+
+    waiting, going = node(*pods), node(*pods, obj=publishing("firewall"))
+
+    assert LinkState.SERVING not in states(waiting, "firewall-1") | states(waiting, "nat-1")
+    assert states(going, "firewall-1") == {LinkState.SERVING}
+    assert reasons(going) == {
+        "client-1": "Serving",
+        "firewall-1": "HopOpen",
+        "nat-1": "ContainersNotReady",
+        "server-1": "HopOpen",
+    }
+    both = node(*pods, obj=publishing("firewall", "nat"))
+    assert set(reasons(both).values()) == {"Serving"}
+
+
+@pytest.mark.parametrize(
+    "containers",
+    [
+        [],
+        [{"state": {"waiting": {"reason": "PodInitializing"}}}],
+        [{"state": {"running": {}}}, {"state": {"waiting": {"reason": "ContainerCreating"}}}],
+        [{"state": {"running": {}}}, {"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "restartCount": 1}],
+        [{"state": {"terminated": {"exitCode": 1}}}],
+    ],
+)
+def test_a_published_replica_gets_no_session_before_its_containers_run(containers: list[Json]) -> None:
+    starting = replica("firewall", ready=False, containerStatuses=containers)
+
+    state = node(replica("client"), starting, replica("nat"), obj=publishing("firewall"))
+
+    assert reasons(state)["firewall-1"] == "ContainersNotReady"
+    assert state.plane.links[2].state != LinkState.SERVING
+
+
+def test_a_published_replica_that_leaves_or_whose_interface_is_down_gets_none_either() -> None:
+    drain = Drain("uid-firewall-1", 0, 30, out_of_targets_at=0)
+
+    leaving = node(replica("firewall", ready=False), drains={drain.pod_uid: drain}, obj=publishing("firewall"))
+
+    assert reasons(leaving) == {"firewall-1": "Draining"}
+    assert {entry.state for entry in leaving.plane.links.values()} == {LinkState.DRAINING}

@@ -171,6 +171,11 @@ INSIDE = "spec.stages[2].interfaces[0]"
             f"{INSIDE}.sourcePorts.slices: is required: into how many slices the source ports are divided, one for "
             "each replica, as 16",
         ),
+        (
+            stage(publishNotReadyAddresses="yes"),
+            'spec.stages[2].publishNotReadyAddresses: "yes": is neither true nor false; give one of them, without '
+            "quotes",
+        ),
         (nat_inside(sourcePorts=16), f"{INSIDE}.sourcePorts: 16: must be an object"),
         (
             both_nat_interfaces(8, 16),
@@ -767,6 +772,7 @@ json_values = st.recursive(
                     "idle",
                     "udp",
                     "sourcePorts",
+                    "publishNotReadyAddresses",
                     "slices",
                     "links",
                 ]

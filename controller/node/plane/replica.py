@@ -31,6 +31,8 @@ class Replica:
     """The pod's present condition `sfc.dev/wired`, as JSON."""
     interfaces: frozenset[str] = frozenset()
     """Names of the interfaces that the webhook asked Multus for."""
+    running: bool = False
+    """All its containers run, ready or not, and so do its native sidecars."""
     relabelled: str | None = None
     """What its labels say now, when that is not what its links were made for; for a person."""
     finished: bool = False
@@ -71,6 +73,7 @@ def replica_of(pod: Mapping[str, Any]) -> Replica:
         condition=conditions.get(names.WIRED_CONDITION),
         interfaces=_interfaces(metadata),
         finished=_finished(pod),
+        running=_running(pod),
     )
 
 
@@ -81,6 +84,11 @@ def _interfaces(metadata: Mapping[str, Any]) -> frozenset[str]:
         return annotation.interfaces(networks, metadata["namespace"])
     except annotation.AnnotationError:
         return frozenset()
+
+
+def _running(pod: Mapping[str, Any]) -> bool:
+    started = (pod.get("status") or {}).get("containerStatuses")
+    return bool(started) and all("running" in (each.get("state") or {}) for each in _lasting(pod))
 
 
 def _lasting(pod: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -47,16 +47,16 @@ class Standing:
 
 def standing(replica: Replica, drain: Drain | None, links: Sequence[HostLink], chain: Chain | None) -> Standing:
     """The standing of a replica with these `links`, which may be of several sandboxes. `chain`: the replica's."""
-    newest = newest_links(links)
+    newest, ready = newest_links(links), _ready(replica, chain)
     fault = _fault(replica, newest, chain)
-    state = _state(replica, drain, fault is not None)
+    state = _state(replica, drain, ready, fault is not None)
     if drain:
         return Standing(state, Reason.DRAINED if drain.ended else Reason.DRAINING)
     if replica.relabelled:
         return Standing(state, Reason.RELABELLED)
-    if fault and (replica.ready or fault[0] is not Reason.INTERFACE_DOWN):
+    if fault and (ready or fault[0] is not Reason.INTERFACE_DOWN):
         return Standing(state, *fault)
-    if not replica.ready:  # its function may set the interface up later
+    if not ready:  # its function may set the interface up later
         return Standing(state, Reason.CONTAINERS_NOT_READY)
     return Standing(state, Reason.SERVING, _since_added(replica, newest, chain))
 
@@ -66,11 +66,17 @@ def newest_links(links: Sequence[HostLink]) -> dict[str, HostLink]:
     return {link.interface: link for link in sorted(links, key=lambda link: link.ifindex)}
 
 
-def _state(replica: Replica, drain: Drain | None, faulty: bool) -> LinkState:
-    """`faulty`: a frame that comes in on one of its interfaces may not go out on another."""
+def _ready(replica: Replica, chain: Chain | None) -> bool:
+    """Ready for sessions: as its containers say, or as its stage says of all whose containers run."""
+    stage = chain.stage(replica.stage) if chain else None
+    return replica.ready or (stage is not None and stage.publish_not_ready and replica.running and not replica.stopped)
+
+
+def _state(replica: Replica, drain: Drain | None, ready: bool, faulty: bool) -> LinkState:
+    """`ready`: for sessions. `faulty`: a frame that comes in on one of its interfaces may not go out on another."""
     if drain:
         return LinkState.GONE if drain.ended or faulty or replica.stopped else LinkState.DRAINING
-    if replica.ready:
+    if ready:
         kept = LinkState.DRAINING if replica.relabelled else LinkState.SERVING
         return LinkState.GONE if faulty else kept
     return LinkState.GONE if replica.stopped else LinkState.WIRED
