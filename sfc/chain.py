@@ -181,6 +181,8 @@ class Chain:
     """One for each link, in the same order."""
     attachments: Mapping[tuple[str, str], tuple[CrossConnection, Side]] = field(init=False, compare=False, repr=False)
     """(stage, interface) → the cross-connection that the interface belongs to, and its side there."""
+    linked: Mapping[str, frozenset[str]] = field(init=False, compare=False, repr=False)
+    """By stage: names of its interfaces that are in a link."""
     _stages: Mapping[str, Stage] = field(init=False, compare=False, repr=False)
     """By name."""
     _by_ref: Mapping[InterfaceRef, Interface] = field(init=False, compare=False, repr=False)
@@ -193,6 +195,7 @@ class Chain:
         """Derive once what follows from the links, because the node agent needs it at every pass."""
         object.__setattr__(self, "cross_connections", tuple(self._cross_connections()))
         object.__setattr__(self, "attachments", dict(self._attachments()))
+        object.__setattr__(self, "linked", {stage.name: self._linked(stage) for stage in self.stages})
         object.__setattr__(self, "_stages", {stage.name: stage for stage in self.stages})
         object.__setattr__(self, "_by_ref", dict(self.interfaces()))
         object.__setattr__(self, "_neighbours", {})
@@ -219,6 +222,9 @@ class Chain:
             for side in Side:
                 end = connection.end(side)
                 yield (end.stage, end.interface), (connection, side)
+
+    def _linked(self, stage: Stage) -> frozenset[str]:
+        return frozenset(i.name for i in stage.interfaces if (stage.name, i.name) in self.attachments)
 
     def segment(self, start: InterfaceRef) -> frozenset[InterfaceRef]:
         """Interfaces in one layer-2 domain with `start`, itself included: across links, through transparent stages."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from controller.node.plane.cluster import ChainKey, Cluster
+from controller.node.plane.cluster import Cluster
+from controller.node.plane.model import HostLink
 from controller.node.plane.numbers import numbered
 from controller.node.plane.plan import State
 from controller.node.plane.replica import Replica
@@ -19,10 +20,8 @@ from sfc.chain import Chain, CrossConnection, InterfaceRef, Side
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One link of a replica, and what is on the other side of its cross-connection."""
+    """One side of a cross-connection, and what is on the other side."""
 
-    slot: int
-    """Of the replica's link."""
     near: InterfaceRef
     far: InterfaceRef
     closed: bool
@@ -37,28 +36,30 @@ class Hops:
     def __init__(self, state: State, cluster: Cluster) -> None:
         self._state = state
         self._cluster = cluster
-        self._waiting: dict[tuple[ChainKey, str], tuple[str, ...]] = {}
-        """By chain and name of a stage."""
+        self._known: dict[tuple[str, str, str, str], Hop | None] = {}
+        """By namespace and name of the chain, stage, and interface; None for an interface in no link."""
 
-    def of(self, replica: Replica, chain: Chain) -> list[Hop]:
-        """The hops of the replica, one for each of its links that is in a cross-connection."""
-        links = newest_links(self._state.links.get(replica.uid, ()))
-        attached = ((link, chain.attachments.get((replica.stage, name))) for name, link in links.items())
-        return [self._hop(link.slot, chain, *found) for link, found in attached if found]
+    def of(self, replica: Replica, chain: Chain) -> list[tuple[HostLink, Hop]]:
+        """The replica's links that are in a cross-connection, each with its hop."""
+        links = newest_links(self._state.links.get(replica.uid, ())).values()
+        return [(link, hop) for link in links if (hop := self._hop(chain, replica.stage, link.interface))]
 
-    def _hop(self, slot: int, chain: Chain, connection: CrossConnection, side: Side) -> Hop:
+    def _hop(self, chain: Chain, stage: str, interface: str) -> Hop | None:
+        key = chain.namespace, chain.name, stage, interface
+        if key not in self._known:
+            found = chain.attachments.get((stage, interface))
+            self._known[key] = self._beyond(chain, *found) if found else None
+        return self._known[key]
+
+    def _beyond(self, chain: Chain, connection: CrossConnection, side: Side) -> Hop:
         number = self._state.plan.numbers.of.get(numbered(chain, connection), 0)
         closed = (number, side.other) in self._state.plane.targets
         far = connection.far_end(side)
-        return Hop(slot, connection.end(side), far, closed, () if closed else self._waiting_of(chain, far.stage))
+        return Hop(connection.end(side), far, closed, () if closed else self._waiting(chain, far.stage))
 
-    def _waiting_of(self, chain: Chain, stage: str) -> tuple[str, ...]:
-        key = chain.namespace, chain.name
-        if (key, stage) not in self._waiting:
-            members = self._cluster.by_chain.get(key, ())
-            found = (replica.name for replica in members if replica.stage == stage and self._waits(replica, chain))
-            self._waiting[key, stage] = tuple(sorted(found))
-        return self._waiting[key, stage]
+    def _waiting(self, chain: Chain, stage: str) -> tuple[str, ...]:
+        members = self._cluster.by_chain.get((chain.namespace, chain.name), ())
+        return tuple(sorted(each.name for each in members if each.stage == stage and self._waits(each, chain)))
 
     def _waits(self, replica: Replica, chain: Chain) -> bool:
         drain, links = self._state.drains.get(replica.uid), self._state.links.get(replica.uid, ())

@@ -6,7 +6,7 @@ function, so the data path never serves what the condition calls unwired.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -34,6 +34,10 @@ class Reason(StrEnum):
     DRAINED = "Drained"
 
 
+Fault = tuple[Reason, tuple[str, ...]]
+"""Why frames cannot pass through a replica, and the interfaces to blame."""
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """The state of all the replica's links that belong to a cross-connection, and the reason."""
@@ -47,8 +51,12 @@ class Standing:
 
 def standing(replica: Replica, drain: Drain | None, links: Sequence[HostLink], chain: Chain | None) -> Standing:
     """The standing of a replica with these `links`, which may be of several sandboxes. `chain`: the replica's."""
-    newest, ready = newest_links(links), _ready(replica, chain)
-    fault = _fault(replica, newest, chain)
+    stage = chain.stage(replica.stage) if chain else None
+    made_with = replica.interfaces or frozenset(link.interface for link in links)  # its annotation may be unreadable
+    linked = chain.linked[stage.name] if chain and stage else frozenset[str]()
+    added = () if linked <= made_with else tuple(sorted(linked - made_with))
+    ready = replica.ready or (stage is not None and _published(replica, stage))
+    fault = _fault(made_with, added, newest_links(links), stage) if stage else _nowhere(chain)
     state = _state(replica, drain, ready, fault is not None)
     if drain:
         return Standing(state, Reason.DRAINED if drain.ended else Reason.DRAINING)
@@ -58,18 +66,20 @@ def standing(replica: Replica, drain: Drain | None, links: Sequence[HostLink], c
         return Standing(state, *fault)
     if not ready:  # its function may set the interface up later
         return Standing(state, Reason.CONTAINERS_NOT_READY)
-    return Standing(state, Reason.SERVING, _since_added(replica, newest, chain))
+    return Standing(state, Reason.SERVING, added)
 
 
 def newest_links(links: Sequence[HostLink]) -> dict[str, HostLink]:
     """By interface: of two links for one, the newer. The older one is of a sandbox that was replaced."""
+    found = {link.interface: link for link in links}
+    if len(found) == len(links):
+        return found
     return {link.interface: link for link in sorted(links, key=lambda link: link.ifindex)}
 
 
-def _ready(replica: Replica, chain: Chain | None) -> bool:
-    """Ready for sessions: as its containers say, or as its stage says of all whose containers run."""
-    stage = chain.stage(replica.stage) if chain else None
-    return replica.ready or (stage is not None and stage.publish_not_ready and replica.running and not replica.stopped)
+def _published(replica: Replica, stage: Stage) -> bool:
+    """Ready for sessions, because its stage says so of all replicas whose containers run."""
+    return stage.publish_not_ready and replica.running and not replica.stopped
 
 
 def _state(replica: Replica, drain: Drain | None, ready: bool, faulty: bool) -> LinkState:
@@ -82,40 +92,16 @@ def _state(replica: Replica, drain: Drain | None, ready: bool, faulty: bool) -> 
     return LinkState.GONE if replica.stopped else LinkState.WIRED
 
 
-def _fault(
-    replica: Replica, links: Mapping[str, HostLink], chain: Chain | None
-) -> tuple[Reason, tuple[str, ...]] | None:
-    """Why frames cannot pass through the replica, and the interfaces to blame."""
-    if chain is None:
-        return Reason.NO_CHAIN, ()
-    stage = chain.stage(replica.stage)
-    if stage is None:
-        return Reason.NO_STAGE, ()
-    expected = replica.interfaces or (set() if links else _linked(stage, chain))
-    if not links or expected - links.keys():
-        return Reason.NOT_LINKED, tuple(sorted(expected - links.keys()))
-    if (lost := _lost(replica, links, stage)) and _since_added(replica, links, chain):
-        return Reason.OUTDATED, lost
-    if down := sorted(name for name, link in links.items() if not link.up):
-        return Reason.INTERFACE_DOWN, tuple(down)
+def _nowhere(chain: Chain | None) -> Fault:
+    return (Reason.NO_STAGE if chain else Reason.NO_CHAIN), ()
+
+
+def _fault(made_with: Set[str], added: tuple[str, ...], links: Mapping[str, HostLink], stage: Stage) -> Fault | None:
+    """`made_with`: the replica's interfaces. `added`: those that its stage has got since, and linked."""
+    if not links or not made_with <= links.keys():
+        return Reason.NOT_LINKED, tuple(sorted(made_with - links.keys())) or added
+    if added and (lost := [name for name in made_with if not stage.interface(name)]):
+        return Reason.OUTDATED, tuple(sorted(lost))
+    if down := [name for name, link in links.items() if not link.up]:
+        return Reason.INTERFACE_DOWN, tuple(sorted(down))
     return None
-
-
-def _lost(replica: Replica, links: Mapping[str, HostLink], stage: Stage) -> tuple[str, ...]:
-    """The interfaces that it was made with and its stage does not have any more."""
-    return tuple(sorted(name for name in _made_with(replica, links) if not stage.interface(name)))
-
-
-def _since_added(replica: Replica, links: Mapping[str, HostLink], chain: Chain | None) -> tuple[str, ...]:
-    """The linked interfaces that its stage has got since it was made."""
-    stage = chain.stage(replica.stage) if chain else None
-    return tuple(sorted(_linked(stage, chain) - {*_made_with(replica, links)})) if chain and stage else ()
-
-
-def _made_with(replica: Replica, links: Mapping[str, HostLink]) -> frozenset[str]:
-    """Its links tell it when its annotation cannot be read."""
-    return replica.interfaces or frozenset(links)
-
-
-def _linked(stage: Stage, chain: Chain) -> set[str]:
-    return {i.name for i in stage.interfaces if (stage.name, i.name) in chain.attachments}

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from controller.node.plane.hops import Hop, Hops
-from controller.node.plane.model import LinkState
+from controller.node.plane.model import HostLink, LinkState
 from controller.node.plane.plan import State
 from controller.node.plane.replica import Replica
 from controller.node.plane.standing import Reason, Standing, standing
@@ -94,13 +94,13 @@ def _condition(state: State, hops: Hops, replica: Replica, chain: Chain | None) 
     return _not_wired(its.reason, _sentence(replica, chain, its))
 
 
-def _serving(state: State, hops: Sequence[Hop], replica: Replica, its: Standing) -> Condition:
+def _serving(state: State, hops: Sequence[tuple[HostLink, Hop]], replica: Replica, its: Standing) -> Condition:
     """It serves by the plan; the data path has the last word."""
-    entries = [state.plane.links.get(hop.slot) for hop in hops]
+    entries = [state.plane.links.get(link.slot) for link, _ in hops]
     if not all(entry and entry.state == LinkState.SERVING for entry in entries):
         refusal = state.refused.get((replica.namespace, replica.chain))
         return _not_wired(REFUSED, refusal.message if refusal else "the kernel has not accepted its links yet")
-    if without := [hop for hop in hops if not hop.closed]:
+    if without := [hop for _, hop in hops if not hop.closed]:
         return _not_wired(names.HOP_OPEN, "; ".join(map(_openness, without)))
     message = f"in the targets of {len(entries)} cross-connection(s)"
     if its.interfaces:
@@ -121,9 +121,9 @@ def _openness(hop: Hop) -> str:
     )
 
 
-def _deadlock(hops: Sequence[Hop], replica: Replica) -> str:
+def _deadlock(hops: Sequence[tuple[HostLink, Hop]], replica: Replica) -> str:
     """The end of the message of a replica that waits for its containers, if others may wait for it."""
-    others = sorted({hop.far.stage for hop in hops if not hop.closed and hop.waiting})
+    others = sorted({hop.far.stage for _, hop in hops if hop.waiting})
     if not others:
         return ""
     return (
