@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from controller.node.plane import desired as plan
@@ -162,8 +162,19 @@ def _quick_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maglev, "table", lambda replicas: b" ".join(str(slot).encode() for _, slot in sorted(replicas)))
 
 
+LAST_LINK_OF_AN_UNKNOWN_POD = [
+    ("change", "edge-client-1", 0),
+    ("delete_pod", "edge-nat-2", 0),
+    ("edit_patience", "edge-client-1", 1),
+    ("change", "edge-client-1", 0),
+    ("rewire", "edge-nat-2", 5),
+]
+"""It shares its cross-connection with links of the chain, which keep their patience."""
+
+
 @settings(max_examples=200)
 @given(steps)
+@example(LAST_LINK_OF_AN_UNKNOWN_POD)
 def test_whatever_changed_the_plan_is_the_one_made_from_nothing(history: list[tuple[str, str, int]]) -> None:
     world, before, maps = World(), Plan(), Maps()
     for step in history:

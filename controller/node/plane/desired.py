@@ -13,7 +13,7 @@ API server has been heard at all, every link keeps the place that it has.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import astuple, replace
 from itertools import chain as joined
 
@@ -78,7 +78,8 @@ def desired(
             known = [each for each in (former, before.parts.get(None)) if each]
             parts[key] = _part(given, links, known, actual, allocation)
     if sum(part.pods for part in parts.values()) < len(links):
-        parts[None] = _gone({uid: links[uid] for uid in links if uid not in cluster.replicas}, _plane(actual))
+        unknown = {uid: links[uid] for uid in links if uid not in cluster.replicas}
+        parts[None] = _gone(unknown, _plane(actual), connections_of(parts.values()))
     return Plan(links, parts, allocation.numbers(connections_of(parts.values())))
 
 
@@ -229,9 +230,15 @@ def _by_itself(drains: Mapping[str, Drain]) -> Callable[[HostLink, LinkEntry], L
     return state
 
 
-def _gone(links: LinksByPod, actual: DataPlane) -> Part:
-    """For links of unknown pods: the pod was deleted and its link will follow, or the pod is too new to be known."""
-    return _kept(links, actual, lambda *_: LinkState.GONE)
+def _gone(links: LinksByPod, actual: DataPlane, of_chains: Set[int]) -> Part:
+    """For links of unknown pods: the pod was deleted and its link will follow, or the pod is too new to be known.
+
+    The patience of the numbers `of_chains` is in the parts of their chains. No two parts have the same entry: when one
+    of them loses it, it is cleared.
+    """
+    part = _kept(links, actual, lambda *_: LinkState.GONE)
+    patience = {number: each for number, each in part.plane.patience.items() if number not in of_chains}
+    return replace(part, plane=replace(part.plane, patience=patience))
 
 
 def _kept(of_pods: LinksByPod, actual: DataPlane, state: Callable[[HostLink, LinkEntry], LinkState]) -> Part:
