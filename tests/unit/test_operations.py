@@ -29,11 +29,6 @@ OF_KUBERNETES = {
 OF_HTTP = {"Accept", "Authorization", "Bearer", "BearerToken", "Connection"}
 OF_API_ERRORS = {"NoAnswer", "NoConfiguration", "Unknown", "Unreadable"}
 """Reasons of `kube.api.ApiError`, which are in the log beside a sentence."""
-TO_COME = {
-    "BothSidesServe", "ChainNotReady", "ChainReady", "CrossConnectionsCreated", "InvalidChain", "SideEmpty",
-    "StageServing",
-}  # fmt: skip
-"""Other work on the same document explains these; whoever lands last empties the set."""
 OTHERS = KINDS | OF_KUBERNETES | OF_HTTP | OF_API_ERRORS
 
 
@@ -68,13 +63,34 @@ def test_a_new_word_of_the_code_is_found_wherever_it_stands() -> None:
     assert said(source) == {"StageMade", "StageGone"}
 
 
-def test_every_condition_reason_and_event_is_in_the_operations_document() -> None:
-    of_tables = {word for row in rows(DOCUMENT) for word in re.findall(r"\w+", row[0])}
-    documented = of_tables | set(re.findall(r"`(\w+)`", DOCUMENT))
+def explained(document: str) -> set[str]:
+    """The words in the first cells of tables whose last column is the remedy and has one."""
+    found: set[str] = set()
+    remedies = False
+    for line in document.splitlines():
+        if not line.startswith("|"):
+            remedies = False
+            continue
+        cells = next(rows(line))
+        if not remedies and cells[-1] != "remedy":
+            continue
+        remedies = True
+        if cells[-1]:
+            found |= set(re.findall(r"\w+", cells[0]))
+    return found
 
-    missing = {word: file for word, file in all_said().items() if word not in documented | TO_COME}
+
+def test_every_condition_reason_and_event_is_in_the_operations_document_with_its_remedy() -> None:
+    missing = {word: file for word, file in all_said().items() if word not in explained(DOCUMENT)}
 
     assert missing == {}, "docs/operations.md lacks these; if one is no condition, reason or event, add it to OTHERS"
+
+
+def test_a_row_without_a_remedy_explains_nothing() -> None:
+    made, gone = "| reason | remedy |\n|---|---|\n| `Made` | wait |\n| `Gone` | |", "| word | meaning |\n| `Word` | x |"
+    document = f"{made}\n\n{gone}"
+
+    assert {"Made", "Gone", "Word"} & explained(document) == {"Made"}
 
 
 def test_others_names_nothing_that_the_document_explains() -> None:
