@@ -167,11 +167,13 @@ class Term:
     def _export_on(self) -> None:
         """Brings the sessions that begin while another agent, perhaps of the version before, takes over."""
         until = time.monotonic() + EXPORT_SECONDS
-        while time.monotonic() < until:
-            since = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - EXPORT_OVERLAP_NS
-            time.sleep(EXPORT_PAUSE)
-            self._setting.datapath.session_tables.export(since)
-        self._exported.set()
+        try:
+            while time.monotonic() < until:
+                since = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - EXPORT_OVERLAP_NS
+                time.sleep(EXPORT_PAUSE)
+                self._setting.datapath.session_tables.export(since)
+        finally:
+            self._exported.set()
 
     def close(self) -> None:
         """Stops listening; does nothing when called again."""
