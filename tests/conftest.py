@@ -1,4 +1,5 @@
-"""What all tests share: no time limit for an example of hypothesis, and a BPF file system apart from the machine's."""
+"""What all tests share: no time limit for an example of hypothesis, a BPF file system apart from the machine's, and
+programs that are compiled once."""
 
 from __future__ import annotations
 
@@ -22,3 +23,14 @@ def bpffs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield path
     finally:
         subprocess.run(["umount", "-l", path], check=True)
+
+
+@pytest.fixture(scope="session")
+def compiled_once(bpffs: Path) -> Iterator[None]:
+    """From now on, each program is compiled once for all nodes that have it with the same options."""
+    from controller.node.kernel import program  # noqa: PLC0415  unit tests need no BCC
+    from tests.compilation import Compilations  # noqa: PLC0415
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(program, "_compiled", Compilations(program._compiled, bpffs / "compiled").compiled)
+        yield

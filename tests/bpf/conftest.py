@@ -10,8 +10,13 @@ import pytest
 from tests.bpf.node import Node
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once(compiled_once: None) -> None:
+    pass
+
+
 @pytest.fixture(scope="session")
-def loaded(bpffs: Path) -> Iterator[Node]:
+def loaded(bpffs: Path, compiled_once: None) -> Iterator[Node]:
     node = Node(bpffs / "v1")
     try:
         yield node

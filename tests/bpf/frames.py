@@ -67,6 +67,13 @@ def udp6(sender: Side, number: int = 0, **ip_fields: Any) -> Packet:
     return ip6(sender, **ip_fields) / UDP(**ports(sender, 20000 + number, 53)) / b"question"
 
 
+def numbered(frame: bytes, sender: Side, number: int) -> bytes:
+    """A frame of `tcp` or `udp` in the conversation of another number, with the checksum of the first. Thousands of
+    frames are made a hundred times as fast as by scapy."""
+    at = 34 + 2 * sender
+    return frame[:at] + (20000 + number).to_bytes(2) + frame[at + 2 :]
+
+
 def sctp(sender: Side, number: int = 0) -> Packet:
     return ip(sender) / SCTP(**ports(sender, 20000 + number, 38412)) / Raw(bytes(16))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import re
 import struct
 import sys
 import time
@@ -26,6 +27,7 @@ from scapy.packet import Packet
 from controller.node.kernel.counters import verdicts
 from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.hash_key import HashKey
+from controller.node.kernel.maps import Map
 from controller.node.kernel.session_table import PLACES, PROVEN
 from controller.node.plane import maglev
 from controller.node.plane.model import LinkEntry, LinkState
@@ -61,11 +63,14 @@ _PROGRAM_ID, _VERIFIED_INSTRUCTIONS, _PROGRAM_INFO_BYTES = 4, 216, 232
 DATAGRAM_PLACES = 256
 """FRAGMENT_PLACES in bpf/cross_connect.c; behind them are the places of pairs."""
 
-_ARRAYS = {"links", "traffic", "contests", "activity", "hash_key_note", "patience"}
 _SESSIONS = {"session_table": 24, "wide_table": 48}
 """The tables, and the size of their keys."""
+_ARRAYS = {*_SESSIONS, "holdings", "links", "traffic", "contests", "patience"}
+_NOTES = {"activity", "hash_key_note"}
+"""Arrays that a test leaves as they are."""
 _HEAD, _SESSION_SIZE = 48, 40
 """Bytes that a bucket begins with, and those of a session's value (bpf/table.h)."""
+_SOMETHING = re.compile(rb"[^\0]")
 _VERDICTS = verdicts()
 _VLAN_TAGS = (b"\x81\x00", b"\x88\xa8")
 
@@ -113,16 +118,13 @@ class Node:
 
     def reset(self) -> None:
         """Empties every map directly. The adapter, entry by entry, would take too long."""
-        self.forget_sessions()
         for name, table in self.datapath._maps.items():
-            for key in [] if name in _ARRAYS | _SESSIONS.keys() | {"holdings"} else [key for key, _ in table.items()]:
-                table.delete(key)
-        for slot in self._slots | self.datapath.observe().links.keys():
-            for table in (self.datapath._links, self.datapath._maps["traffic"], self.datapath._maps["contests"]):
-                table.put((slot,), (0,) * len(table.get((slot,))))
+            if name in _ARRAYS:
+                _erase(table)
+            elif name not in _NOTES:
+                for key in [key for key, _ in table.items()]:
+                    table.delete(key)
         self._slots.clear()
-        for number in self.datapath.observe().patience:
-            self.datapath.clear_patience(number)
 
     def link(
         self,
@@ -221,11 +223,7 @@ class Node:
     def forget_sessions(self) -> None:
         """Empties both session tables."""
         for name in (*_SESSIONS, "holdings"):
-            table = self.datapath._maps[name]
-            for key, value in list(table.items()):
-                nothing = tuple(bytes(len(field)) if isinstance(field, bytes) else 0 for field in value)
-                if value != nothing:
-                    table.put(key, nothing)
+            _erase(self.datapath._maps[name])
 
     def _change_sessions(self, change: Callable[[bytearray], None]) -> None:
         for name, key_size in _SESSIONS.items():
@@ -254,6 +252,18 @@ class Node:
     def _frames_sent(self) -> Counter[int]:
         traffic = self.datapath.counters.traffic(self._slots)
         return Counter({slot: counted.sent_packets for slot, counted in traffic.items()})
+
+
+def _erase(array: Map) -> None:
+    """Writes zeros where something else is."""
+    for keys, values in array.batches():
+        at = 0
+        while found := _SOMETHING.search(values, at):
+            size = len(values) * array.key_size // len(keys)
+            number = found.start() // size
+            key = struct.unpack_from("<I", keys, number * array.key_size)
+            array.put(key, tuple(bytes(len(f)) if isinstance(f, bytes) else 0 for f in array.get(key)))
+            at = (number + 1) * size
 
 
 def program_id(program_fd: int) -> int:

@@ -20,12 +20,13 @@ from controller.node.plane import maglev
 from controller.node.plane.model import Contest, DataPlane, LinkEntry, LinkState
 from controller.node.plane.numbers import Numbered
 from sfc.chain import Patience, Side
-from tests.bpf.frames import arp, ping, tcp, udp
+from tests.bpf.frames import arp, numbered, ping, tcp, udp
 from tests.bpf.kinds import CONVERSATIONS
-from tests.bpf.node import CONNECTION, Node
+from tests.bpf.node import CONNECTION, Node, Runs
 from tests.hash_key import HASH_KEY
 
 UP, DOWN = Side.UPSTREAM, Side.DOWNSTREAM
+_UDP = {side: bytes(udp(side)) for side in Side}
 SECOND = 1_000_000_000
 
 
@@ -105,14 +106,14 @@ def test_a_restarted_agent_finds_links_targets_and_sessions(pin_root: Path) -> N
 
 
 def test_another_capacity_replaces_the_sessions_and_nothing_else(pin_root: Path) -> None:
-    first = Node(pin_root, capacity=1000)
+    first = Node(pin_root, capacity=1024)
     first.serve(UP, (1,))
     first.serve(DOWN, (11,))
     first.send(1, tcp(UP))
     before = first.datapath.observe()
     first.datapath.close()
 
-    second = Node(pin_root, capacity=2000)
+    second = Node(pin_root, capacity=2048)
 
     assert second.datapath.observe() == before
     assert not list(second.datapath.sessions())
@@ -225,18 +226,19 @@ def test_neighbours_asked_for_by_several_replicas_are_not_contested(node: Node) 
 
 
 def test_live_sessions_that_give_way_to_others_are_counted_by_cross_connection(pin_root: Path) -> None:
-    node = Node(pin_root, capacity=2000)
+    node = Node(pin_root, capacity=2048)
     for connection, (up, down) in {CONNECTION: (1, 11), CONNECTION + 1: (2, 12)}.items():
         node.serve(UP, (up,), connection)
         node.serve(DOWN, (down,), connection)
+    runs = Runs(node.datapath.program_fd)
     for number in range(5000):
-        node.deliver(2, bytes(udp(UP, number)))  # never answered
+        runs.deliver(2, numbered(_UDP[UP], UP, number))  # never answered
         for slot, side in ((1, UP), (11, DOWN), (1, UP)):
-            node.deliver(slot, bytes(udp(side, number)))
+            runs.deliver(slot, numbered(_UDP[side], side, number))
 
     left = sum(session.connection == CONNECTION for session in node.datapath.sessions())
     assert node.datapath.counters.evicted() == {CONNECTION: 5000 - left}
-    assert left <= 2000
+    assert left <= 2048
     node.datapath.forget(CONNECTION)
     node.datapath.sweep()
     assert node.datapath.counters.evicted() == {}
@@ -378,8 +380,9 @@ def test_a_session_table_that_is_full_goes_on_with_the_latest(pin_root: Path) ->
     node.serve(DOWN, (11,))
 
     node.datapath.set_patience(CONNECTION, Patience(udp=3600))
+    runs = Runs(node.datapath.program_fd)
     for number in range(2000):
-        node.send(1, udp(UP, number))
+        runs.deliver(1, numbered(_UDP[UP], UP, number))
     remembered = len(list(node.datapath.sessions()))
 
     assert 256 < remembered <= 1024

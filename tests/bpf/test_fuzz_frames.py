@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 
 import pytest
+from bcc import BPF
 from scapy.packet import Packet
 
 from controller.node.kernel import program
@@ -22,54 +24,70 @@ from tests.fuzz.frames import FLAGS, FindingError
 UP, DOWN = Side.UPSTREAM, Side.DOWNSTREAM
 INPUTS, SEED = 30_000, 1
 
-RECEIVES = "return link->connection == connection && link->side == side && link->state"
-LONE = "tell(from->connection, VERDICT_LONE_FRAGMENT);"
 WRONG: dict[str, tuple[str, dict[str, str]]] = {
-    "another chain's link receives": ("sent to slot", {RECEIVES: "return link->side == side && link->state"}),
+    "another chain's link receives": (
+        "sent to slot",
+        {"return link->connection == connection &&": "return (WRONG || link->connection == connection) &&"},
+    ),
     "a link of the sender's side receives": (
         "sent to slot",
-        {RECEIVES: "return link->connection == connection && link->state"},
+        {
+            "&& link->side == side && link->state != UNWIRED": (
+                "&& (WRONG || link->side == side) && link->state != UNWIRED"
+            ),
+        },
     ),
-    "a link that is gone receives": ("sent to slot", {" && link->state != GONE;": ";"}),
+    "a link that is gone receives": ("sent to slot", {"link->state != GONE;": "(WRONG || link->state != GONE);"}),
     "the lookup table is believed": (
         "sent to slot",
-        {"if (link && receives(link, connection, side))\n\t\t\treturn end_of(": "if (link)\n\t\t\treturn end_of("},
+        {"if (link && receives(link, connection, side))": "if (link && (WRONG || receives(link, connection, side)))"},
     ),
     "unknown frames go to the sender's side": (
         "sent to slot",
-        {"choose(from->connection, !from->side, mac_pair": "choose(from->connection, from->side, mac_pair"},
+        {"choose(from->connection, !from->side, mac_pair": "choose(from->connection, from->side ^ !WRONG, mac_pair"},
     ),
     "what one chain announced is told to another": (
         "answered for",
         {
-            "(struct place){about->connection, mixed(": "(struct place){0, mixed(",
-            "return heard->about.connection == about->connection && ": "return ",
+            "(struct place){about->connection, mixed(": "(struct place){WRONG ? 0 : about->connection, mixed(",
+            "return heard->about.connection == about->connection && ": (
+                "return (WRONG || heard->about.connection == about->connection) && "
+            ),
         },
     ),
     "a drop is not counted": (
         "dropped",
-        {"\ttell(connection, verdict);\n\treturn TC_ACT_SHOT;": "\treturn TC_ACT_SHOT;"},
+        {
+            "\ttell(connection, verdict);\n\treturn TC_ACT_SHOT;": (
+                "\tif (!WRONG)\n\t\ttell(connection, verdict);\n\treturn TC_ACT_SHOT;"
+            )
+        },
     ),
-    "a verdict has no name": ("no name", {LONE: "tell(from->connection, 99);"}),
     "a verdict is counted for another chain": (
         "of others",
-        {LONE: "tell(from->connection + 1, VERDICT_LONE_FRAGMENT);"},
+        {"tell(from->connection, VERDICT_LONE_FRAGMENT": "tell(from->connection + WRONG, VERDICT_LONE_FRAGMENT"},
     ),
+    "a verdict has no name": ("no name", {", VERDICT_LONE_FRAGMENT);": ", WRONG ? 99 : VERDICT_LONE_FRAGMENT);"}),
     "a fragment goes any way": (
         "another way",
         {
-            "wide_hash(&addresses, namespace_of(from->connection))": "bpf_get_prandom_u32()",
-            "part->to = *to;": "part->to = 0;",
+            "wide_hash(&addresses, namespace_of(from->connection))": (
+                "WRONG ? bpf_get_prandom_u32() : wide_hash(&addresses, namespace_of(from->connection))"
+            ),
+            "part->to = *to;": "part->to = WRONG ? 0 : *to;",
         },
     ),
-    "the fast path knows no plain way": ("on way 1", {"(far & (OWNER | PLAIN)) ==": "(far & OWNER) =="}),
-    "an answer bears a wrong checksum": ("answered by", {"return ~sum;": "return sum;"}),
+    "the fast path knows no plain way": (
+        "on way 1",
+        {"(far & (OWNER | PLAIN)) ==": "(far & (OWNER | (WRONG ? 0 : PLAIN))) =="},
+    ),
+    "an answer bears a wrong checksum": ("answered by", {"return ~sum;": "return WRONG ? sum : ~sum;"}),
     "a frame is changed and goes on": (
         "forwarded, but changed",
-        {"&& answer_arp(skb, frame, &neighbour);": "&& answer_arp(skb, frame, &neighbour) && 0;"},
+        {"&& answer_arp(skb, frame, &neighbour);": "&& answer_arp(skb, frame, &neighbour) && !WRONG;"},
     ),
 }
-"""Name → (what the finding says, the program's text → what stands there instead)."""
+"""Name → (what the finding says, the program's text → what stands there instead). WRONG is 1 or 0."""
 
 BEYOND = {
     "ARP": "if ((void *)(arp + 1) > end)\n\t\treturn false;",
@@ -84,14 +102,59 @@ BEYOND = {
 }
 """What each reader compares before it reads."""
 
+SWITCH = 0x5AF30000
+"""The first of as many numbers as there are faults, one in the instructions of each. Before they are loaded, the number
+of the fault that is tried becomes 1, and all others 0. So all faulty programs are compiled at once, and the verifier,
+too, sees one fault alone."""
+SWITCHES = (
+    f'#define SWITCH(number) ({{ u64 value_; asm("%0 = %1" : "=r"(value_) : "i"({SWITCH} + number)); value_; }})\n'
+)
+FAULTS = [*WRONG, *BEYOND]
+_LOAD_CONSTANT, _CONSTANT = (0xB7, 0xB4), struct.Struct("<I")
+"""The codes of an instruction that loads its own second half (linux/bpf.h)."""
+
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the program's source, which is compiled instead."""
+    """A copy of the program's source with a switch for each fault, which is compiled instead."""
     copy = tmp_path / "bpf"
     shutil.copytree(program.SOURCE, copy)
     monkeypatch.setattr(program, "SOURCE", copy)
+    for number, (_, changes) in enumerate(WRONG.values()):
+        for before, after in changes.items():
+            change(copy, before, after.replace("WRONG", f"SWITCH({number})"))
+    for number, check in enumerate(BEYOND.values(), len(WRONG)):
+        comparison = check[check.index("(void *)") : check.index("> end") + len("> end")]
+        change(copy, check, check.replace(comparison, f"(!SWITCH({number}) && {comparison})"))
+    (copy / "packet.h").write_text(SWITCHES + (copy / "packet.h").read_text())
     return copy
+
+
+@pytest.fixture
+def faulty(source: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None], None]:
+    """Lets all programs have this fault, or none."""
+    compiled = program._compiled
+
+    def choose(fault: str | None) -> None:
+        def switched(flags: Sequence[str]) -> BPF:
+            module = compiled(flags)
+            dump = module.dump_func
+            module.dump_func = lambda name: _switched(dump(name), fault)
+            return module
+
+        monkeypatch.setattr(program, "_compiled", switched)
+
+    return choose
+
+
+def _switched(code: bytes, fault: str | None) -> bytes:
+    """The instructions with one fault, or none."""
+    switched = bytearray(code)
+    for at in range(0, len(code), 8):
+        (value,) = _CONSTANT.unpack_from(code, at + 4)
+        if code[at] in _LOAD_CONSTANT and value - SWITCH in range(len(FAULTS)):
+            _CONSTANT.pack_into(switched, at + 4, FAULTS[value - SWITCH] == fault)
+    return bytes(switched)
 
 
 @pytest.fixture
@@ -118,11 +181,21 @@ def test_the_program_passes(bpffs: Path, nodes: list[Node]) -> None:
         assert word in reached
 
 
+def test_the_program_with_none_of_the_faults_passes(
+    faulty: Callable[[str | None], None], bpffs: Path, nodes: list[Node]
+) -> None:
+    faulty(None)
+    nodes.append(Node(bpffs / "fuzzed", cflags=FLAGS))
+
+    frames.watch(nodes[0], INPUTS, Random(SEED))
+
+
 @pytest.mark.parametrize("name", WRONG)
-def test_a_program_that_is_wrong_is_found(name: str, source: Path, bpffs: Path, nodes: list[Node]) -> None:
-    finding, changes = WRONG[name]
-    for before, after in changes.items():
-        change(source, before, after)
+def test_a_program_that_is_wrong_is_found(
+    name: str, faulty: Callable[[str | None], None], bpffs: Path, nodes: list[Node]
+) -> None:
+    finding, _ = WRONG[name]
+    faulty(name)
     nodes.append(Node(bpffs / "fuzzed", cflags=FLAGS))
 
     with pytest.raises(FindingError, match=finding):
@@ -130,10 +203,10 @@ def test_a_program_that_is_wrong_is_found(name: str, source: Path, bpffs: Path, 
 
 
 @pytest.mark.parametrize("reader", BEYOND)
-def test_a_program_that_reads_beyond_the_end_is_refused(reader: str, source: Path, bpffs: Path) -> None:
-    check = BEYOND[reader]
-    comparison = check[check.index("(void *)") : check.index("> end") + len("> end")]
-    change(source, check, check.replace(comparison, "0"))
+def test_a_program_that_reads_beyond_the_end_is_refused(
+    reader: str, faulty: Callable[[str | None], None], bpffs: Path
+) -> None:
+    faulty(reader)
 
     with pytest.raises(DatapathError, match="the kernel said"):
         Node(bpffs / "refused", cflags=FLAGS)

@@ -15,8 +15,8 @@ import pytest
 from scapy.layers.inet import IP, TCP
 
 from sfc.chain import Side
-from tests.bpf.frames import Conversation, ether, tcp, udp
-from tests.bpf.node import TC_ACT_REDIRECT, Node, test_run
+from tests.bpf.frames import Conversation, ether, numbered, tcp, udp
+from tests.bpf.node import TC_ACT_REDIRECT, Node, Runs, test_run
 
 UP, DOWN = Side.UPSTREAM, Side.DOWNSTREAM
 CAPACITY = 16_384
@@ -73,15 +73,17 @@ def node(two_chains: Node) -> Node:
 
 def idle(node: Node, kind: Conversation) -> None:
     """Opens the connections, each from its translator."""
+    runs, frame = Runs(node.datapath.program_fd), {side: bytes(kind(side, 0)) for side in Side}
     for number in range(IDLE):
         translator = TRANSLATORS[number % 4]
         for slot, side in ((translator, UP), (SERVER, DOWN), (translator, UP)):
-            node.deliver(slot, bytes(kind(side, number)))
+            runs.deliver(slot, numbered(frame[side], side, number))
 
 
 def broken(node: Node, kind: Conversation) -> int:
     """Of the idle connections, those whose next answer does not reach their translator."""
-    reached = [node.receiver(SERVER, bytes(kind(DOWN, number))) for number in range(IDLE)]
+    answer = bytes(kind(DOWN, 0))
+    reached = [node.receiver(SERVER, numbered(answer, DOWN, number)) for number in range(IDLE)]
     return sum(slot != TRANSLATORS[number % 4] for number, slot in enumerate(reached))
 
 

@@ -11,8 +11,13 @@ from controller.node.kernel.datapath import Datapath
 from tests.hash_key import HASH_KEY
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once(compiled_once: None) -> None:
+    pass
+
+
 @pytest.fixture(scope="session")
-def datapath(bpffs: Path) -> Iterator[Datapath]:
+def datapath(bpffs: Path, compiled_once: None) -> Iterator[Datapath]:
     datapath = Datapath.open(bpffs / "netns", hash_key=HASH_KEY)
     try:
         yield datapath

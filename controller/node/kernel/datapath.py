@@ -87,7 +87,7 @@ class Datapath:
         hash_key: HashKey,
         patience: Patience = DEFAULT_PATIENCE,
     ) -> Self:
-        """Compiles and loads the program (about half a second) over the maps pinned below `pin_root`.
+        """Compiles and loads the program (about three seconds) over the maps pinned below `pin_root`.
 
         `patience` is for chains, and protocols, that say nothing.
         A pinned map of another size or layout is replaced, and what it held is lost: that is what changing `capacity`

@@ -27,6 +27,10 @@ from sfc.names import HASH_KEY_BYTES
 SOURCE = Path(__file__).resolve().parents[3] / "bpf"
 """The folder of the program's C source."""
 
+OPTIMIZED_ONCE = ("-Xclang", "-disable-llvm-passes")
+"""The compiler's options that leave optimization to BCC, which does it in any case. With both, a program takes twice as
+long to compile, and the verifier has more than half as many instructions again to go through."""
+
 NOTE = "hash_key_note"
 """The map that tells by which key the others were written."""
 KEYED = {*TABLES, "holdings"}
@@ -43,7 +47,7 @@ _LARGE_BYTES = 1 << 17
 def load(
     pin_root: Path, capacity: int, cflags: Sequence[str], hash_key: HashKey, patience: Patience
 ) -> tuple[Programs, dict[str, Map], Shortcut]:
-    """The programs, their maps by name, and the shortcut, all for the caller to close. Takes a second or more.
+    """The programs, their maps by name, and the shortcut, all for the caller to close. Takes three seconds or more.
 
     `patience` is the node's, with no zeros in it. The maps are those pinned below `pin_root`. A pinned map of another
     size or layout is replaced, and what it held is lost; so is a map whose places were found with another `hash_key`.
@@ -53,6 +57,7 @@ def load(
     _require_bpffs(pin_root)
     pin_root.mkdir(parents=True, exist_ok=True)
     declared = [
+        *OPTIMIZED_ONCE,
         f"-I{SOURCE}",
         f'-DPIN_ROOT="{pin_root}"',
         f"-DSESSION_CAPACITY={capacity}",
@@ -103,21 +108,30 @@ def _loaded(module: BPF, program: str, shown: Sequence[str]) -> int:
     What the kernel says about a program that it refuses has all constants of it, and so the key. Therefore BCC, which
     prints that, gets room for none of it; the same program with the flags `shown` is refused for everybody to see.
     """
-    name, at = program.encode(), module.module
-    no_room = ctypes.create_string_buffer(1)
-    start, size = lib.bpf_function_start(at, name), lib.bpf_function_size(at, name)
-    terms = lib.bpf_module_license(at), lib.bpf_module_kern_version(at)
-    fd: int = lib.bcc_func_load(at, BPF.SCHED_CLS, name, start, size, *terms, 0, no_room, len(no_room), None, -1)
+    fd = _accepted(module, program, ctypes.create_string_buffer(1))
     if fd >= 0:
         return fd
     again = _compiled(shown)
     try:
-        again.load_func(name, BPF.SCHED_CLS)
-    except Exception as error:
-        raise DatapathError(f"{error}; what the kernel said stands above; it needs Linux 5.11 or later") from error
+        fd, error = _accepted(again, program, None), ctypes.get_errno()
     finally:
         again.cleanup()
+    if fd < 0:
+        raise DatapathError(
+            f"the kernel refused {program}: {os.strerror(error)}; what the kernel said stands above; it needs "
+            "Linux 5.11 or later"
+        )
+    os.close(fd)
     raise DatapathError(f"the kernel refused {PROGRAM}.c, and took it when asked again; restart the agent")
+
+
+def _accepted(module: BPF, program: str, log: ctypes.Array[ctypes.c_char] | None) -> int:
+    """A descriptor of a program that the kernel accepts; below 0 if it refuses. Without `log`, BCC prints why."""
+    name, at = program.encode(), module.module
+    code, room = module.dump_func(name), len(log) if log else 0
+    terms = lib.bpf_module_license(at), lib.bpf_module_kern_version(at)
+    fd: int = lib.bcc_func_load(at, BPF.SCHED_CLS, name, code, len(code), *terms, 0, log, room, None, -1)
+    return fd
 
 
 def _map_fd(module: BPF, name: str) -> int:
