@@ -68,8 +68,9 @@ struct side_key {
 	u32 side;
 };
 
+/* Slots, a u16 each. As bytes, because BCC compiles code of its own for each element of other arrays in a map. */
 struct targets {
-	u16 slot[TABLE_LENGTH];
+	u8 slots[2 * TABLE_LENGTH];
 };
 
 struct neighbour_key {
@@ -254,7 +255,7 @@ static __always_inline u64 choose(u32 connection, u32 side, u32 hash)
 			return 0;
 		/* Keeps shift and index apart: "invalid access to map value, value_size=16256 off=16255 size=2" */
 		asm volatile("" : "+r"(place));
-		slot = table->slot[place];
+		slot = ((u16 *)table->slots)[place];
 		link = links.lookup(&slot);
 		if (link && receives(link, connection, side))
 			return end_of(slot, link->ifindex, link->plain, connection);
@@ -278,9 +279,10 @@ struct spot {
 	struct session *session; /* NULL: there is none */
 };
 
-static __always_inline struct spot find(const union any_key *key, bool wide)
+/* `quickly`: there most probably is one, and it is all that is asked for. */
+static __always_inline struct spot find(const union any_key *key, bool wide, bool quickly)
 {
-	u64 hash = wide ? placement((u32 *)key, 12) : placement((u32 *)key, 6);
+	u64 hash = placement(key->word, KEY_WORDS(wide));
 	struct spot spot = {.tag = tag_of(hash)};
 	u32 at = bucket_of(hash);
 	u64 *place;
@@ -288,9 +290,10 @@ static __always_inline struct spot find(const union any_key *key, bool wide)
 	spot.head = wide ? (void *)wide_table.lookup(&at) : (void *)session_table.lookup(&at);
 	if (!spot.head)
 		return spot;
-	place = place_with(spot.head, spot.tag, (u64 *)key, wide);
+	place = quickly ? likely_place_with(spot.head, spot.tag, key->word, wide)
+			: place_with(spot.head, spot.tag, key->word, wide);
 	if (place)
-		spot.session = (void *)place + (wide ? sizeof(struct wide_key) : sizeof(struct session_key));
+		spot.session = (void *)(place + KEY_WORDS(wide));
 	return spot;
 }
 
@@ -369,7 +372,7 @@ static __always_inline bool add(const struct spot *spot, const union any_key *ke
 
 	if (!head)
 		return false;
-	at = disguised(free_place(head), bpf_jiffies64());
+	at = disguised(free_place(head, spot->tag), bpf_jiffies64());
 	if (at == PLACES) {
 		struct session *giving;
 
@@ -424,7 +427,7 @@ static __always_inline u64 namespace_of(u32 connection)
 {
 	struct numbered *numbered = numbers.lookup(&connection);
 
-	return numbered ? placement((u32 *)numbered->namespace, sizeof(numbered->namespace) / sizeof(u32)) : 0;
+	return numbered ? placement_of_text((u64 *)numbered->namespace) : 0;
 }
 
 static __always_inline u32 hash_of(const union any_key *key, bool wide, u32 connection)
@@ -439,7 +442,7 @@ static __always_inline bool silent_too_long(const struct session *session, const
 {
 	struct patience *own = patience.lookup(&connection);
 
-	return silent(session, patience_with(session, flow->protocol, flow->ports, own), bpf_ktime_get_ns());
+	return silent(session, patience_with(session, flow->protocol, flow->ports, own), bpf_ktime_get_coarse_ns());
 }
 
 /* True if this side sent the first frame. */
@@ -475,7 +478,7 @@ static __always_inline u64 remembered(struct session *session, const struct flow
 {
 	u64 far;
 
-	if (!session || (flow->signals & OPENS && ended(session, bpf_ktime_get_ns())))
+	if (!session || (flow->signals & OPENS && ended(session, bpf_ktime_get_coarse_ns())))
 		return 0;
 	far = alive(session->end[!side], connection, !side);
 	return far && !over(session, flow, connection, side, far) ? far : 0;
@@ -542,7 +545,7 @@ static __always_inline void keep(const struct spot *spot, const struct flow *flo
 	else if (rises(session->standing, from->side))
 		rise(spot, from->connection, wide);
 	if (!noted_lately(session))
-		note_time(session, bpf_ktime_get_ns());
+		note_time(session, bpf_ktime_get_coarse_ns());
 }
 
 /* Opens a session between its sender and the chosen link, in the place of a closed one with the same key if there is
@@ -551,7 +554,7 @@ static __always_inline void keep(const struct spot *spot, const struct flow *flo
 static __always_inline void open(const union any_key *key, bool wide, const struct spot *spot, const struct flow *flow,
 				 const struct sender *from, u64 chosen)
 {
-	struct session fresh = {.last_seen = bpf_ktime_get_ns(), .last_tick = bpf_jiffies64(), .standing = from->side};
+	struct session fresh = {.last_tick = bpf_jiffies64(), .standing = from->side};
 	u32 opener = end_slot(from->end);
 	u32 stamp = flow->signals & ABORTS ? 0 : stamp_for(chosen, from); /* note_signals */
 	struct traffic *counters;
@@ -561,6 +564,7 @@ static __always_inline void open(const union any_key *key, bool wide, const stru
 	fresh.stamp[UPSTREAM] = from->side == UPSTREAM ? stamp : 0;
 	fresh.stamp[DOWNSTREAM] = from->side == UPSTREAM ? 0 : stamp;
 	fresh.rst = !!(flow->signals & ABORTS);
+	fresh.last_seen = bpf_ktime_get_coarse_ns();
 	in_memory(&fresh);
 	if (spot->session)
 		begin_anew(spot->session, &fresh);
@@ -605,7 +609,7 @@ static __always_inline bool neighbour_asked(const struct flow *flow, const struc
 	}
 	place = place_of(&key);
 	heard = learned.lookup(&place);
-	if (!heard || !is_about(heard, &key) || bpf_ktime_get_ns() - heard->at >= LEARNED_FOR)
+	if (!heard || !is_about(heard, &key) || bpf_ktime_get_coarse_ns() - heard->at >= LEARNED_FOR)
 		return false;
 	*neighbour = heard->neighbour;
 	asm volatile("" : : : "memory"); /* look again, and not at what was read before */
@@ -615,7 +619,7 @@ static __always_inline bool neighbour_asked(const struct flow *flow, const struc
 /* Remembers an address for questions from the other side. The sender's own side has the same address. */
 static __always_inline void learn(const struct address *address, const u8 *mac, const struct sender *from)
 {
-	struct learned heard = {.at = bpf_ktime_get_ns()};
+	struct learned heard = {.at = bpf_ktime_get_coarse_ns()};
 	struct place place;
 
 	heard.about.connection = from->connection;
@@ -703,7 +707,7 @@ static __always_inline enum verdict carry(const struct flow *flow, bool wide, co
 	else
 		key.narrow = session_key_of(from->connection, flow, from->side);
 	in_memory(&key);
-	spot = find(&key, wide);
+	spot = find(&key, wide, false);
 	*to = disguised(remembered(spot.session, flow, from->connection, from->side), bpf_jiffies64());
 	if (!*to) {
 		*to = wished ? wished : choose(from->connection, !from->side, hash_of(&key, wide, from->connection));
@@ -892,7 +896,7 @@ static __always_inline bool goes_on(struct session *session)
 
 	if (likely(noted_lately(session)))
 		return true;
-	now = bpf_ktime_get_ns();
+	now = bpf_ktime_get_coarse_ns();
 	if (silent(session, CLOSED_FOR, now))
 		return false;
 	note_time(session, now);
@@ -905,7 +909,7 @@ static __always_inline bool goes_on(struct session *session)
 static __always_inline u64 known_by(const union any_key *key, const struct link *link, bool wide)
 {
 	u32 side = link->side & 1;
-	struct session *session = find(key, wide).session;
+	struct session *session = find(key, wide, true).session;
 	u64 far;
 
 	if (!session || session->stamp[side] != link->stamp || rises(session->standing, side) || !goes_on(session))
@@ -918,20 +922,22 @@ static __always_inline u64 known(struct __sk_buff *skb, const struct link *link)
 {
 	void *end = (void *)(long)skb->data_end;
 	struct ethhdr *eth = (void *)(long)skb->data;
-	struct flow flow = {.vlans = tag_beside(skb)};
+	__be16 *ethertype = (void *)eth + offsetof(struct ethhdr, h_proto); /* in one piece, although eth is packed */
+	u32 vlans = tag_beside(skb), side = link->side & 1;
+	struct plain plain;
 	union any_key key;
 
 	if ((void *)(eth + 1) > end || eth->h_dest[0] & 1)
 		return 0;
-	if (eth->h_proto == ETHERTYPE(ETH_P_IP)) {
-		if (!read_plain_ipv4(&flow, (void *)(eth + 1), end))
+	if (*ethertype == ETHERTYPE(ETH_P_IP)) {
+		if (!read_plain_ipv4(&plain, (void *)(eth + 1), end))
 			return 0;
-		key.narrow = session_key_of(link->connection, &flow, link->side & 1);
+		key = plain_key_of(link->connection, &plain, vlans, side, false);
 		return known_by(&key, link, false);
 	}
-	if (eth->h_proto != ETHERTYPE(ETH_P_IPV6) || !read_plain_ipv6(&flow, (void *)(eth + 1), end))
+	if (*ethertype != ETHERTYPE(ETH_P_IPV6) || !read_plain_ipv6(&plain, (void *)(eth + 1), end))
 		return 0;
-	key.wide = wide_key_of(link->connection, &flow, link->side & 1);
+	key = plain_key_of(link->connection, &plain, vlans, side, true);
 	return known_by(&key, link, true);
 }
 
@@ -1061,7 +1067,7 @@ static __always_inline enum verdict decide(struct __sk_buff *skb, struct sender 
 		return carry_any(eth, from, to);
 	it.part = part_of_flow(&it.flow);
 	if (unlikely(it.flow.part)) {
-		it.now = bpf_ktime_get_ns();
+		it.now = bpf_ktime_get_coarse_ns();
 		it.place = recall(&it.part, end_slot(from->end), it.now);
 		if (it.flow.part != FIRST)
 			return carry_later(&it.flow, &it.part, &it.place, from, it.now, to);
@@ -1274,10 +1280,10 @@ int bring(struct __sk_buff *skb)
 	__builtin_memcpy(&key, brought->key, sizeof(key));
 	__builtin_memcpy(&session, &brought->session, sizeof(session));
 	if (brought->wide) {
-		spot = find(&key, true);
+		spot = find(&key, true, false);
 		done = spot.session || add(&spot, &key, true, &session);
 	} else {
-		spot = find(&key, false);
+		spot = find(&key, false, false);
 		done = spot.session || add(&spot, &key, false, &session);
 	}
 	return done ? TC_ACT_OK : TC_ACT_SHOT;

@@ -64,12 +64,19 @@ static __always_inline u64 keyed_hash(const u64 *words, u32 count)
 	return v[0] ^ v[1] ^ v[2] ^ v[3];
 }
 
-/* A multilinear hash of `count` words, a constant of at most MOST_PLACEMENT_WORDS. Of the upper 32 bits, all are
- * equally good: two inputs of the same length have any two given values there with probability 2^-64 over the factors
- * (strongly universal: Lemire and Kaser, "Strongly universal string hashing is fast", 2014). Of the others, bit n
- * depends on the lowest n + 1 bits of the words alone: they may save a comparison, but not choose a place.
+/* A multilinear hash of `count` words of 64 bits, a constant of 3 or 6. Each half of a word has a factor of its own. Of
+ * the upper 32 bits of the result, all are equally good: two inputs of the same length have any two given values there
+ * with probability 2^-64 over the factors (strongly universal: Lemire and Kaser, "Strongly universal string hashing is
+ * fast", 2014). Of the others, bit n depends on the lowest n + 1 bits of the halves alone: they may save a comparison,
+ * but not choose a place.
+ *
+ * lower * a + upper * b is word * a + upper * (b - (a << 32)), so that no lower half has to be cut out.
  */
-static __always_inline u64 placement(const u32 *words, u32 count)
+#define TERM(words, at)                                                                                                \
+	((words)[at] * factors[2 * (at) + 1] +                                                                         \
+	 ((words)[at] >> 32) * (factors[2 * (at) + 2] - (factors[2 * (at) + 1] << 32)))
+
+static __always_inline u64 placement(const u64 *words, u32 count)
 {
 	const u64 factors[] = {PLACEMENT_FACTORS};
 	u64 sum = factors[0];
@@ -78,10 +85,21 @@ static __always_inline u64 placement(const u32 *words, u32 count)
 	/* Written out, because the compiler does not unroll a loop in a function as large as ours: the factors would be
 	 * in memory that BCC does not bring.
 	 */
-#define TERM(at) sum += (at) < count ? words[(at) < count ? (at) : 0] * factors[(at) + 1] : 0
-	TERM(0), TERM(1), TERM(2), TERM(3), TERM(4), TERM(5);
-	TERM(6), TERM(7), TERM(8), TERM(9), TERM(10), TERM(11);
-	TERM(12), TERM(13), TERM(14), TERM(15);
-#undef TERM
+	sum += TERM(words, 0) + TERM(words, 1) + TERM(words, 2);
+	if (count == 6)
+		sum += TERM(words, 3) + TERM(words, 4) + TERM(words, 5);
+	return sum;
+}
+
+/* The same for a text of 64 bytes that ends with zeros, which add nothing. */
+static __always_inline u64 placement_of_text(const u64 *words)
+{
+	const u64 factors[] = {PLACEMENT_FACTORS};
+	u64 sum = factors[0] + TERM(words, 0) + TERM(words, 1);
+
+	if (words[2])
+		sum += TERM(words, 2) + TERM(words, 3);
+	if (words[4])
+		sum += TERM(words, 4) + TERM(words, 5) + TERM(words, 6) + TERM(words, 7);
 	return sum;
 }

@@ -9,6 +9,12 @@
  */
 #pragma once
 
+/* Instead of what the headers below include of the kernel itself. To read that takes the compiler a second. */
+#include <uapi/linux/socket.h>
+#define _LINUX_SOCKET_H
+#define _LINUX_IF_H
+#define IFNAMSIZ 16
+
 #include <uapi/linux/icmp.h>
 #include <uapi/linux/icmpv6.h>
 #include <uapi/linux/if_ether.h>
@@ -416,10 +422,16 @@ static __always_inline bool read_ipv4(struct flow *flow, struct iphdr *ip, void 
 	return true;
 }
 
-/* Reads the ports of what most frames are: TCP without SYN, FIN and RST, or UDP. The result is the one of
- * read_transport, in fewer steps, but for the signals, which it does not set.
+/* What most frames are: TCP without SYN, FIN and RST, or UDP, directly behind an IP header without options, not
+ * fragmented, and in the linear part. There is nothing else to know of them.
  */
-static __always_inline bool read_plain_ports(struct flow *flow, u8 protocol, void *header, void *end)
+struct plain {
+	u64 *addresses; /* in the frame, the source first */
+	u32 ports;
+	u8 protocol;
+};
+
+static __always_inline bool read_plain_ports(struct plain *plain, u8 protocol, void *header, void *end)
 {
 	if (header + sizeof(struct udphdr) > end)
 		return false;
@@ -429,31 +441,25 @@ static __always_inline bool read_plain_ports(struct flow *flow, u8 protocol, voi
 	} else if (protocol != IPPROTO_UDP) {
 		return false;
 	}
-	flow->ports = *(u32 *)header;
-	flow->protocol = protocol;
+	plain->ports = *(u32 *)header;
+	plain->protocol = protocol;
 	return true;
 }
 
-/* Plain: directly behind the IP header, which has no options, not fragmented, and in the linear part. The result is the
- * one of read_ipv4, but for the first three words of the addresses, which it does not set.
- */
-static __always_inline bool read_plain_ipv4(struct flow *flow, struct iphdr *ip, void *end)
+static __always_inline bool read_plain_ipv4(struct plain *plain, struct iphdr *ip, void *end)
 {
 	if ((void *)(ip + 1) > end || *(u8 *)ip != PLAIN_IPV4 || ip->frag_off & FRAGMENTED)
 		return false;
-	flow->source.word[3] = ip->saddr;
-	flow->destination.word[3] = ip->daddr;
-	return read_plain_ports(flow, ip->protocol, ip + 1, end);
+	plain->addresses = (void *)&ip->saddr;
+	return read_plain_ports(plain, ip->protocol, ip + 1, end);
 }
 
-/* The same for IPv6; the result is the one of read_ipv6. */
-static __always_inline bool read_plain_ipv6(struct flow *flow, struct ipv6hdr *ip, void *end)
+static __always_inline bool read_plain_ipv6(struct plain *plain, struct ipv6hdr *ip, void *end)
 {
 	if ((void *)(ip + 1) > end || ip->version != 6)
 		return false;
-	flow->source = *(struct address *)&ip->saddr;
-	flow->destination = *(struct address *)&ip->daddr;
-	return read_plain_ports(flow, ip->nexthdr, ip + 1, end);
+	plain->addresses = (void *)&ip->saddr;
+	return read_plain_ports(plain, ip->nexthdr, ip + 1, end);
 }
 
 struct extension {

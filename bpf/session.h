@@ -51,7 +51,10 @@ struct wide_key {
 union any_key {
 	struct session_key narrow;
 	struct wide_key wide;
+	u64 word[6]; /* a narrow key has 3; the upper half of the last one is the connection, which is never zero */
 };
+
+#define KEY_WORDS(wide) ((wide) ? 6 : 3)
 
 struct session {
 	u64 end[2];
@@ -125,9 +128,9 @@ static __always_inline u32 end_ifindex(u64 end)
 	return (u32)end;
 }
 
-static __always_inline u32 oriented_ports(const struct flow *flow, u32 side)
+static __always_inline u32 oriented_ports(u32 ports, u32 side)
 {
-	return side == UPSTREAM ? flow->ports : flow->ports << 16 | flow->ports >> 16;
+	return side == UPSTREAM ? ports : ports << 16 | ports >> 16;
 }
 
 static __always_inline struct session_key session_key_of(u32 connection, const struct flow *flow, u32 side)
@@ -136,7 +139,7 @@ static __always_inline struct session_key session_key_of(u32 connection, const s
 
 	key.upstream_address = side == UPSTREAM ? flow->source.word[3] : flow->destination.word[3];
 	key.downstream_address = side == UPSTREAM ? flow->destination.word[3] : flow->source.word[3];
-	key.ports = oriented_ports(flow, side);
+	key.ports = oriented_ports(flow->ports, side);
 	return key;
 }
 
@@ -146,7 +149,30 @@ static __always_inline struct wide_key wide_key_of(u32 connection, const struct 
 
 	key.upstream_address = side == UPSTREAM ? flow->source : flow->destination;
 	key.downstream_address = side == UPSTREAM ? flow->destination : flow->source;
-	key.ports = oriented_ports(flow, side);
+	key.ports = oriented_ports(flow->ports, side);
+	return key;
+}
+
+/* The same for a plain frame, word by word: with fewer steps than field by field. */
+static __always_inline union any_key plain_key_of(u32 connection, const struct plain *plain, u32 vlans, u32 side,
+						  bool wide)
+{
+	const u64 *addresses = plain->addresses, *up, *down;
+	union any_key key;
+
+	if (wide) {
+		up = side == UPSTREAM ? addresses : addresses + 2;
+		down = side == UPSTREAM ? addresses + 2 : addresses;
+		asm("" : "+r"(up), "+r"(down)); /* one choice, and not one for each word */
+		key.word[0] = up[0];
+		key.word[1] = up[1];
+		key.word[2] = down[0];
+		key.word[3] = down[1];
+	} else {
+		key.word[0] = side == UPSTREAM ? *addresses : *addresses << 32 | *addresses >> 32;
+	}
+	key.word[KEY_WORDS(wide) - 2] = (u64)plain->protocol << 32 | oriented_ports(plain->ports, side);
+	key.word[KEY_WORDS(wide) - 1] = (u64)connection << 32 | vlans;
 	return key;
 }
 

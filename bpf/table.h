@@ -1,8 +1,9 @@
 /* The session table: which place of it a session has, and who gives way.
  *
  * The table is an array of buckets, each of PLACES places. A session's key decides on the bucket; within it, the
- * session may have any place. So a lookup reads two or three cache lines, calls nothing, and whoever has to give way to
- * a new session is chosen among the sessions of one bucket, with all that is known of them:
+ * session may have any place, and has the one that its tag prefers if that was free. So a lookup reads one to three
+ * cache lines, calls nothing, and whoever has to give way to a new session is chosen among the sessions of one bucket,
+ * with all that is known of them:
  *
  *   1. nobody, while a place is free;
  *   2. a closed session;
@@ -19,9 +20,9 @@
  * again, by one more frame. So the sessions of a cross-connection that holds less than its share are never pushed out
  * by those of others. If nobody can be demoted, the new one remains unproven.
  *
- * Places are taken and freed under the lock of their bucket. Nobody else waits for it: a reader finds a place by its
- * tag, which is written last and cleared first, and compares the whole key. It may still read or note something in a
- * place that becomes another session's at that moment, which session.h makes harmless.
+ * Places are taken and freed under the lock of their bucket. Nobody else waits for it: a reader compares the whole key,
+ * whose last word is written last and cleared first, as is the tag. It may still read or note something in a place that
+ * becomes another session's at that moment, which session.h makes harmless.
  *
  * This file knows no map. `wide` is a constant at every call, so that each kind of key gets code of its own.
  */
@@ -97,7 +98,7 @@ static __always_inline u32 connection_at(struct bucket_head *head, u64 at, bool 
 {
 	u64 *words = place_at(head, at, wide);
 
-	return words[wide ? 5 : 2] >> 32;
+	return words[KEY_WORDS(wide) - 1] >> 32;
 }
 
 static __always_inline u16 *tag_at(struct bucket_head *head, u64 at)
@@ -148,9 +149,25 @@ static __always_inline u64 *place_with(struct bucket_head *head, u64 tag, const 
 	return NULL;
 }
 
-/* A place that is free, or PLACES. */
-static __always_inline u64 free_place(const struct bucket_head *head)
+/* One of the first four, so that a bucket is filled from its beginning, where its tags are. */
+static __always_inline u64 preferred(u64 tag)
 {
+	return tag & 3;
+}
+
+/* The same, but it first looks at the preferred place, before it reads any tag. */
+static __always_inline u64 *likely_place_with(struct bucket_head *head, u64 tag, const u64 *key, bool wide)
+{
+	u64 *place = place_at(head, preferred(tag), wide);
+
+	return likely(same_key(place, key, wide)) ? place : place_with(head, tag, key, wide);
+}
+
+/* A place that is free, the preferred one if it is, or PLACES. */
+static __always_inline u64 free_place(struct bucket_head *head, u64 tag)
+{
+	if (!*tag_at(head, preferred(tag)))
+		return preferred(tag);
 #pragma unroll
 	for (int word = 0; word < PLACES / TAGS_IN_WORD; word++) {
 		u64 found = hits(head->tags[word], 0);
@@ -167,6 +184,7 @@ static __always_inline u64 free_place(const struct bucket_head *head)
 static __always_inline bool put(struct bucket_head *head, u64 at, u16 former, u64 tag, const u64 *key,
 				const struct session *session, bool wide)
 {
+	const u32 last = KEY_WORDS(wide) - 1;
 	u64 *place = place_at(head, at, wide);
 	u16 *own = tag_at(head, at);
 	bool done = false;
@@ -174,13 +192,15 @@ static __always_inline bool put(struct bucket_head *head, u64 at, u16 former, u6
 	bpf_spin_lock(&head->lock);
 	if (*own == former && !place_with(head, tag, key, wide)) {
 		*own = 0;
+		place[last] = 0;
 		barrier();
 #pragma unroll
-		for (int word = 0; word < (wide ? 6 : 3); word++)
+		for (u32 word = 0; word < last; word++)
 			place[word] = key[word];
 		*(struct session *)((void *)place + (wide ? sizeof(struct wide_key) : sizeof(struct session_key))) =
 			*session;
 		barrier();
+		place[last] = key[last];
 		*own = tag;
 		done = true;
 	}
@@ -196,9 +216,11 @@ static __always_inline bool clear(struct bucket_head *head, u64 at, u32 connecti
 	bool done;
 
 	bpf_spin_lock(&head->lock);
-	done = *tag && place[wide ? 5 : 2] >> 32 == connection;
-	if (done)
+	done = *tag && connection_at(head, at, wide) == connection;
+	if (done) {
 		*tag = 0;
+		place[KEY_WORDS(wide) - 1] = 0;
+	}
 	bpf_spin_unlock(&head->lock);
 	return done;
 }

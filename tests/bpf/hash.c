@@ -1,17 +1,17 @@
 /* The hashes of bpf/hash.h for what the test puts into `words`: the keyed hash of its first 0 to 7 words of 64 bits,
- * and the placement of its first 6 and 12 words of 32 bits.
+ * the placement of its first 3 and 6 words, and the one of all as a text.
  */
 #include <uapi/linux/bpf.h>
 
 #include "hash.h"
 
 struct words {
-	u64 word[7];
+	u64 word[8];
 };
 
 struct hashes {
 	u64 keyed[8];
-	u64 placement[2];
+	u64 placement[3];
 };
 
 BPF_ARRAY(words, struct words, 1);
@@ -33,7 +33,8 @@ int hash(struct __sk_buff *skb)
 	result->keyed[5] = keyed_hash(given->word, 5);
 	result->keyed[6] = keyed_hash(given->word, 6);
 	result->keyed[7] = keyed_hash(given->word, 7);
-	result->placement[0] = placement((u32 *)given->word, 6);
-	result->placement[1] = placement((u32 *)given->word, 12);
+	result->placement[0] = placement(given->word, 3);
+	result->placement[1] = placement(given->word, 6);
+	result->placement[2] = placement_of_text(given->word);
 	return 0;
 }

@@ -18,6 +18,7 @@ from tests.bpf.node import test_run
 from tests.hash_key import HASH_KEY
 
 WORDS, FACTORS = 7, 17
+TEXT = 64
 PUBLISHED = (
     0xABAC0158050FC4DC,
     0x369095118D299A8E,
@@ -38,7 +39,7 @@ FACTORS_GIVEN = [random.getrandbits(64) for _ in range(FACTORS)]
 @dataclass
 class Hashes:
     keyed: tuple[int, ...]
-    placement: tuple[int, int]
+    placement: tuple[int, int, int]
 
 
 class Program:
@@ -50,7 +51,7 @@ class Program:
 
     def of(self, words: bytes) -> Hashes:
         table = self._bpf[b"words"]
-        table[0] = table.Leaf.from_buffer_copy(words.ljust(8 * WORDS, b"\0"))
+        table[0] = table.Leaf.from_buffer_copy(words.ljust(TEXT, b"\0"))
         assert test_run(self._fd, 0, FRAME)[0] == 0
         result = self._bpf[b"hashes"][0]
         return Hashes(tuple(result.keyed), tuple(result.placement))
@@ -103,15 +104,23 @@ def test_the_keyed_hash_is_the_one_of_python_for_any_words() -> None:
 
 def test_the_placement_is_the_sum_that_it_promises(reference: Program) -> None:
     for _ in range(500):
-        words = random.randbytes(48)
-        numbers = struct.unpack("<12I", words)
-        sums = [
-            FACTORS_GIVEN[0]
-            + sum(word * factor for word, factor in zip(numbers[:count], FACTORS_GIVEN[1:], strict=False))
-            for count in (6, 12)
-        ]
+        words = random.randbytes(TEXT)
+        numbers = struct.unpack("<16I", words)
 
-        assert reference.of(words).placement == tuple(one % 2**64 for one in sums)
+        assert reference.of(words).placement == tuple(placement(numbers[:count]) for count in (6, 12, 16))
+
+
+@pytest.mark.parametrize("length", range(TEXT))
+def test_the_placement_of_a_text_is_that_of_all_its_words(reference: Program, length: int) -> None:
+    text = (b"x" * length).ljust(TEXT, b"\0")
+
+    assert reference.of(text).placement[2] == placement(struct.unpack("<16I", text))
+
+
+def placement(numbers: tuple[int, ...]) -> int:
+    """A number for each 32 bits."""
+    products = (number * factor for number, factor in zip(numbers, FACTORS_GIVEN[1:], strict=False))
+    return (FACTORS_GIVEN[0] + sum(products)) % 2**64
 
 
 def test_one_bit_of_a_flow_changes_half_of_its_keyed_hash(reference: Program) -> None:
