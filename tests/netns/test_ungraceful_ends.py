@@ -172,7 +172,7 @@ def test_links_whose_pod_does_not_exist_any_more_are_removed_and_no_others(world
     world.reconciler.reconcile()
     now = [0.0]
     pods = {"uid-client-1": {"metadata": {"namespace": "telco", "name": "client-1", "uid": "uid-client-1"}}}
-    orphans = Orphans(world.links.delete, lambda: world.reconciler.state, lambda: pods, lambda _: None, lambda: now[0])
+    orphans = Orphans(world.links.delete, lambda: world.reconciler.state, lambda: pods, lambda: now[0])
     orphans.remove()
     now[0] = PATIENCE_SECONDS
     orphans.remove()
