@@ -20,6 +20,7 @@
 
 #include "packet.h"
 #include "table.h"
+#include "tunnel.h"
 #include "verdicts.h"
 
 /* In BPF_PROG_TEST_RUN every frame has ifindex 1 and no tc_classid; tests and benchmarks compile with another field. */
@@ -28,7 +29,7 @@
 #endif
 
 #define MOST_ATTEMPTS 32
-#define MOST_VERDICTS 8
+#define MOST_VERDICTS 16
 
 /* The program writes what frames tell it into tables that all chains share. Each cross-connection, or each link, has
  * places of its own there, and a hash chooses among them: what one chain sends can only push out what it sent itself,
@@ -61,6 +62,12 @@ struct link {
 	u8 plain;  /* bpf_redirect_peer does not work: the other end is in the same network namespace */
 	u8 zero;   /* always; the verifier does not know that (`as_one`) */
 	u32 stamp; /* session.h */
+};
+
+/* Another node; the entry 0 is this node's own. */
+struct peer {
+	struct address address;
+	u32 tunnel; /* in the own entry: the index of the tunnel's device */
 };
 
 struct side_key {
@@ -149,7 +156,7 @@ struct numbered {
 	char connection[224];
 };
 
-BPF_TABLE_PINNED("array", u32, struct link, links, SLOTS, PIN_ROOT "/links");
+BPF_TABLE_PINNED("array", u32, struct link, links, SLOTS + FAR_LINKS + PEERS, PIN_ROOT "/links");
 BPF_TABLE_PINNED("array", u32, struct bucket, session_table, BUCKETS, PIN_ROOT "/session_table");
 BPF_TABLE_PINNED("array", u32, struct wide_bucket, wide_table, BUCKETS, PIN_ROOT "/wide_table");
 BPF_TABLE_PINNED("array", u32, struct holding, holdings, NUMBERS, PIN_ROOT "/holdings");
@@ -166,6 +173,12 @@ BPF_TABLE_PINNED("percpu_hash", struct drop_key, u64, drops, SLOTS *MOST_VERDICT
 BPF_TABLE_PINNED("array", u32, struct contest, contests, SLOTS, PIN_ROOT "/contests");
 BPF_TABLE_PINNED("hash", u32, struct numbered, numbers, 2 * SLOTS, PIN_ROOT "/numbers", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("array", u32, struct patience, patience, NUMBERS, PIN_ROOT "/patience");
+/* Where in `links` a serving link of another node is, by its identity. */
+BPF_TABLE_PINNED("hash", u32, u32, far_links, FAR_LINKS, PIN_ROOT "/far_links", BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("array", u32, struct peer, peers, PEERS, PIN_ROOT "/peers");
+BPF_TABLE_PINNED("hash", struct address, u32, peer_numbers, PEERS, PIN_ROOT "/peer_numbers", BPF_F_NO_PREALLOC);
+/* When a peer last answered an echo: ns, CLOCK_MONOTONIC. */
+BPF_TABLE_PINNED("array", u32, u64, heard, PEERS, PIN_ROOT "/heard");
 /* Tells one key of the hashes from another one: by which the sessions' places were found. For the agent. */
 BPF_TABLE_PINNED("array", u32, u64, hash_key_note, 1, PIN_ROOT "/hash_key_note");
 BPF_TABLE("array", u32, u64, activity, SLOTS);
@@ -176,6 +189,7 @@ BPF_TABLE("array", u32, u64, activity, SLOTS);
 BPF_F_TABLE("hash", struct session_key, struct session, sessions, SESSION_CAPACITY, BPF_F_NO_PREALLOC);
 BPF_F_TABLE("hash", struct wide_key, struct session, wide_sessions, SESSION_CAPACITY, BPF_F_NO_PREALLOC);
 
+BPF_TABLE_PINNED("prog", u32, u32, tunnel_entry, 1, PIN_ROOT "/tunnel_entry"); /* into_tunnel */
 BPF_PROG_ARRAY(shortcut_to, 1); /* the cross-connection, while the agent that loaded it leads; else empty */
 
 /* The slot of the link that a frame comes from, without a lookup. A link of an earlier version has an index of the
@@ -225,16 +239,22 @@ static __always_inline bool receives(const struct link *link, u32 connection, u3
 	return link->connection == connection && link->side == side && link->state != UNWIRED && link->state != GONE;
 }
 
-/* A remembered end, if it is still the same link and may still receive frames; otherwise 0. */
+/* A remembered end, if it is still the same link and may still receive frames; otherwise 0. A link of another node may,
+ * as long as that node is up: if it does not, its node returns the frame. Without branches: see `as_one`.
+ */
 static __always_inline u64 alive(u64 end, u32 connection, u32 side)
 {
-	u32 slot = end_slot(end);
-	struct link *link = links.lookup(&slot);
-	u64 now;
+	u64 far = far_mask(end), now;
+	u32 index = end_slot(end) | (far & (SLOTS + FAR_LINKS + peer_in(end_ifindex(end))));
+	struct link *link = links.lookup(&index);
+	u32 of;
 
-	if (!link || !receives(link, connection, side))
+	if (!link || link->state == UNWIRED || link->state == GONE)
 		return 0;
-	now = end_of(slot, link->ifindex, link->plain, connection);
+	of = (link->connection & ~far) | (far & owner_in(end));
+	if (of != connection || ((link->side ^ side) & ~far))
+		return 0;
+	now = (end & far) | (end_of(index, link->ifindex, link->plain, connection) & ~far);
 	return same_link(end, now) ? now : 0;
 }
 
@@ -258,10 +278,20 @@ static __always_inline u64 choose(u32 connection, u32 side, u32 hash)
 		slot = ((u16 *)table->slots)[place];
 		link = links.lookup(&slot);
 		if (link && receives(link, connection, side))
-			return end_of(slot, link->ifindex, link->plain, connection);
+			return end_of(near_slot(slot), link->ifindex, link->plain, connection);
 		hash = mixed(hash, attempt + 1);
 	}
 	return 0;
+}
+
+/* The same value, of which the verifier knows nothing any more, if it knows nothing of `noise`. Otherwise it would
+ * follow each value that it knows as a case of its own: "processed 1000001 insns".
+ */
+static __always_inline u64 disguised(u64 value, u64 noise)
+{
+	value ^= noise;
+	asm volatile("" : "+r"(value));
+	return value ^ noise;
 }
 
 /* Keeps a value on the stack as one piece. In pieces, each in a register or a place of its own, the values of the slow
@@ -309,16 +339,6 @@ static __always_inline u64 places_of(u32 connection)
 	struct holding *holding = holding_of(connection);
 
 	return holding ? holding->places : 0;
-}
-
-/* The same value, of which the verifier knows nothing any more, if it knows nothing of `noise`. Otherwise it would
- * follow each value that it knows as a case of its own: "processed 1000001 insns".
- */
-static __always_inline u64 disguised(u64 value, u64 noise)
-{
-	value ^= noise;
-	asm volatile("" : "+r"(value));
-	return value ^ noise;
 }
 
 /* Above the ticks of a silence: what comes first. */
@@ -1099,12 +1119,66 @@ static __always_inline int send_across(struct __sk_buff *skb, u64 to)
 	return bpf_redirect_peer(end_ifindex(to), 0);
 }
 
-/* Sends to any end, also on the plain way. */
-static __always_inline int send(struct __sk_buff *skb, u64 to)
+/* Sends through the tunnel, to the peer with that number. The drop of a frame that cannot be sent counts for the
+ * cross-connection.
+ */
+static __always_inline int send_through(struct __sk_buff *skb, u32 number, u32 tunnel_id, u32 mark, u32 connection)
+{
+	struct bpf_tunnel_key key = {.tunnel_id = tunnel_id, .tunnel_ttl = 64};
+	u64 flags = BPF_F_ZERO_CSUM_TX | BPF_F_DONT_FRAGMENT;
+	struct policy policy = {.mark = mark};
+	u32 zero = 0;
+	struct peer *peer = peers.lookup(&number), *own = peers.lookup(&zero);
+
+	if (!peer || !own)
+		return drop(connection, VERDICT_PEER_DOWN);
+	if (is_ipv4(&peer->address)) {
+		key.remote_ipv4 = bpf_ntohl(peer->address.word[3]);
+	} else {
+		__builtin_memcpy(key.remote_ipv6, &peer->address, sizeof(key.remote_ipv6));
+		flags |= BPF_F_TUNINFO_IPV6;
+	}
+	bpf_get_hash_recalc(skb); /* so that flows leave from different ports */
+	if (bpf_skb_set_tunnel_key(skb, &key, sizeof(key), flags) ||
+	    bpf_skb_set_tunnel_opt(skb, &policy, sizeof(policy)))
+		return drop(connection, VERDICT_PEER_DOWN);
+	return bpf_redirect(own->tunnel, 0);
+}
+
+/* What `into_tunnel` is told about a frame, in skb->cb. Programs of two versions may meet there. */
+enum told {
+	TOLD_TO,   /* identity of a link of another node */
+	TOLD_FROM, /* the sender's slot, with its generation above */
+	TOLD_CONNECTION,
+};
+
+/* Sends a frame from a link of this node to one of another node. */
+int into_tunnel(struct __sk_buff *skb)
+{
+	u32 to = skb->cb[TOLD_TO], from = skb->cb[TOLD_FROM], flags = skb->mark == MARKED_RETURNED ? CHOSEN_AGAIN : 0;
+
+	return send_through(skb, peer_in(to), tunnel_id_of(slot_in(from), slot_in(to)),
+			    mark_of(flags, generation_in(from), generation_in(to)), skb->cb[TOLD_CONNECTION]);
+}
+
+/* Sends to any end of this node, also on the plain way. */
+static __always_inline int send_near(struct __sk_buff *skb, u64 to)
 {
 	int action = send_across(skb, to);
 
 	return to & PLAIN ? bpf_redirect(end_ifindex(to), 0) : action;
+}
+
+/* Sends to any end. */
+static __always_inline int send(struct __sk_buff *skb, const struct sender *from, u64 to)
+{
+	if (!is_far(to))
+		return send_near(skb, to);
+	skb->cb[TOLD_TO] = end_ifindex(to);
+	skb->cb[TOLD_FROM] = identity_of(0, generation_of(end_ifindex(from->end)), end_slot(from->end));
+	skb->cb[TOLD_CONNECTION] = from->connection;
+	tunnel_entry.call(skb, 0);
+	return drop(from->connection, VERDICT_PEER_DOWN);
 }
 
 /* True when the headers of the most common frames, TCP or UDP directly behind IP, are in the linear part. A large TCP
@@ -1177,10 +1251,215 @@ int cross_connect(struct __sk_buff *skb)
 	pull_headers(skb);
 	verdict = decide(skb, &from, &to);
 	if (verdict == VERDICT_FORWARDED || verdict == VERDICT_ANSWERED)
-		return send(skb, to);
+		return send(skb, &from, to);
 	if (verdict == VERDICT_NOT_OURS)
 		return TC_ACT_UNSPEC;
 	return drop(from.connection, verdict);
+}
+
+/* The link that a frame in the tunnel is for, as far as this node has it. */
+struct given {
+	u64 end;     /* 0: it receives nothing, or is not there */
+	bool serves; /* it may have a session that this node does not know */
+};
+
+/* Takes a frame of a session from another node. What this node knows of the session counts more than the sender's
+ * choice, which may be late. A session that it does not know is only for a link that serves.
+ */
+static __always_inline enum verdict take(const struct flow *flow, bool wide, const struct sender *from,
+					 const struct given *given, u64 *to)
+{
+	struct traffic *counters;
+	union any_key key;
+	struct spot spot;
+	u32 slot;
+
+	if (wide)
+		key.wide = wide_key_of(from->connection, flow, from->side);
+	else
+		key.narrow = session_key_of(from->connection, flow, from->side);
+	in_memory(&key);
+	spot = find(&key, wide);
+	*to = disguised(remembered(spot.session, flow, from->connection, from->side), bpf_jiffies64());
+	if (!*to || is_far(*to)) {
+		*to = given->end;
+		if (flow->quoted)
+			return *to ? VERDICT_FORWARDED : VERDICT_NO_TARGET;
+		if (!*to || !given->serves)
+			return VERDICT_RETURNED;
+		slot = end_slot(*to);
+		counters = traffic.lookup(&slot);
+		if (counters)
+			counters->sessions_chosen++;
+		if (!spot.session || flow->signals & OPENS) {
+			open(&key, wide, &spot, flow, from, *to);
+			return VERDICT_FORWARDED;
+		}
+	}
+	if (!flow->quoted && spot.session)
+		keep(&spot, flow, from, *to, wide);
+	return VERDICT_FORWARDED;
+}
+
+/* Reads a frame. What it is about is in `it`; the verdict is VERDICT_FORWARDED for a flow, VERDICT_ANSWERED if the
+ * frame has become an answer, and VERDICT_NOT_OURS if it belongs to no session.
+ */
+static __always_inline enum verdict read_frame(struct __sk_buff *skb, struct sender *from, struct matter *it,
+					       bool *wide)
+{
+	void *end = (void *)(long)skb->data_end;
+	struct ethhdr *eth = (void *)(long)skb->data;
+	enum found found;
+
+	if ((void *)(eth + 1) > end)
+		return VERDICT_NOT_OURS;
+	it->flow.vlans = tag_beside(skb);
+	*wide = eth->h_proto != ETHERTYPE(ETH_P_IP);
+	if (*wide)
+		found = read_wide(skb, eth, end, from, &it->flow);
+	else
+		found = eth->h_dest[0] & 1 || !read_ipv4(&it->flow, (void *)(eth + 1), end) ? NOTHING : FLOW;
+	if (found == ANSWER)
+		return VERDICT_ANSWERED;
+	if (found == NOTHING || (it->flow.part && it->flow.part != FIRST))
+		return VERDICT_NOT_OURS;
+	as_one(it, from);
+	return VERDICT_FORWARDED;
+}
+
+/* A frame came back: the link that it was for takes no new session. Its session chooses again, and the frame enters the
+ * node once more, as if its sender had sent it now.
+ */
+static __always_inline int send_again(struct __sk_buff *skb, const struct link *link, u32 identity)
+{
+	u64 refused = far_end(identity, link->connection);
+	struct sender from = {.connection = link->connection, .side = link->side & 1, .zero = link->zero};
+	u32 ifindex = link->ifindex, *index;
+	struct matter it = {};
+	struct link *far;
+	union any_key key;
+	struct spot spot = {};
+	bool wide;
+
+	index = far_links.lookup(&identity);
+	far = index ? links.lookup(index) : NULL;
+	if (far && far->ifindex == identity && far->connection == from.connection)
+		far->state = GONE; /* for `choose`, until the agent has learned what its node knows */
+	pull_headers(skb);
+	if (read_frame(skb, &from, &it, &wide) == VERDICT_FORWARDED) {
+		if (wide) {
+			key.wide = wide_key_of(from.connection, &it.flow, from.side);
+			spot = find(&key, true);
+		} else {
+			key.narrow = session_key_of(from.connection, &it.flow, from.side);
+			spot = find(&key, false);
+		}
+		if (spot.session && spot.session->end[!from.side] == refused)
+			spot.session->end[!from.side] = 0;
+	}
+	skb->mark = MARKED_RETURNED;
+	return bpf_redirect(ifindex, BPF_F_INGRESS);
+}
+
+/* Where a frame of another node comes from, and whether it may. False if it must be dropped; the reason is counted. */
+static __always_inline bool read_outer(struct __sk_buff *skb, u32 *peer, u32 *tunnel_id, u32 *mark)
+{
+	struct address address = {.word = {0, 0, __constant_htonl(0xffff)}};
+	struct bpf_tunnel_key key = {};
+	struct policy policy = {};
+	u32 *number;
+
+	if (!bpf_skb_get_tunnel_key(skb, &key, sizeof(key), 0))
+		address.word[3] = bpf_htonl(key.remote_ipv4);
+	else if (!bpf_skb_get_tunnel_key(skb, &key, sizeof(key), BPF_F_TUNINFO_IPV6))
+		__builtin_memcpy(&address, key.remote_ipv6, sizeof(address));
+	else
+		return false;
+	number = peer_numbers.lookup(&address);
+	if (!number) {
+		tell(0, VERDICT_STRANGER);
+		return false;
+	}
+	if (bpf_skb_get_tunnel_opt(skb, &policy, sizeof(policy)) < 0 || version_in(policy.mark) != TUNNEL_VERSION) {
+		tell(0, VERDICT_WIRE_VERSION);
+		return false;
+	}
+	*peer = *number;
+	*tunnel_id = key.tunnel_id;
+	*mark = policy.mark;
+	return true;
+}
+
+/* A frame for the node itself: an echo is answered here, so that a node is heard also while it has no agent. */
+static __always_inline int echo(struct __sk_buff *skb, u32 peer, u32 message)
+{
+	u64 now = bpf_ktime_get_ns();
+
+	if (message == ECHO_ASKED)
+		return send_through(skb, peer, 0, mark_of(ECHO_ANSWERED, 0, 0), 0);
+	if (message == ECHO_ANSWERED)
+		heard.update(&peer, &now);
+	return TC_ACT_SHOT;
+}
+
+/* At the tunnel's device: frames of other nodes. */
+int from_tunnel(struct __sk_buff *skb)
+{
+	u32 peer, tunnel_id, mark, slot, identity, flags;
+	struct given given = {};
+	struct sender from = {};
+	struct matter it = {};
+	enum verdict verdict;
+	struct link *link;
+	bool wide = false;
+	u64 to = 0;
+
+	if (!read_outer(skb, &peer, &tunnel_id, &mark))
+		return TC_ACT_SHOT;
+	flags = flags_in(mark);
+	slot = to_slot_in(tunnel_id);
+	if (!slot)
+		return echo(skb, peer, flags);
+	identity = identity_of(peer, from_generation_in(mark), from_slot_in(tunnel_id));
+	link = links.lookup(&slot);
+	if (!link)
+		return TC_ACT_SHOT;
+	if (link->state == UNWIRED || generation_of(link->ifindex) != to_generation_in(mark)) {
+		if (flags)
+			return drop(0, VERDICT_NO_TARGET);
+		goto returned;
+	}
+	if (flags == RETURNED)
+		return send_again(skb, link, identity);
+
+	from.connection = link->connection;
+	from.side = !(link->side & 1);
+	from.state = SERVING;
+	from.zero = link->zero;
+	from.end = far_end(identity, link->connection);
+	if (link->state != GONE)
+		given.end = end_of(slot, link->ifindex, link->plain, link->connection);
+	given.serves = link->state == SERVING || flags == CHOSEN_AGAIN;
+	pull_headers(skb);
+	verdict = read_frame(skb, &from, &it, &wide);
+	if (verdict == VERDICT_ANSWERED)
+		return send_through(skb, peer, tunnel_id_of(slot, slot_in(identity)),
+				    mark_of(CHOSEN_AGAIN, to_generation_in(mark), generation_in(identity)),
+				    from.connection);
+	if (verdict == VERDICT_NOT_OURS) {
+		to = given.end;
+		verdict = to ? VERDICT_FORWARDED : VERDICT_NO_TARGET;
+	} else {
+		verdict = wide ? take(&it.flow, true, &from, &given, &to) : take(&it.flow, false, &from, &given, &to);
+	}
+	if (verdict == VERDICT_FORWARDED)
+		return send_near(skb, to);
+	if (verdict != VERDICT_RETURNED || flags)
+		return drop(from.connection, VERDICT_NO_TARGET);
+	tell(from.connection, VERDICT_RETURNED);
+returned:
+	return send_through(skb, peer, tunnel_id_of(slot, slot_in(identity)),
+			    mark_of(RETURNED, to_generation_in(mark), generation_in(identity)), 0);
 }
 
 /* At tcx, before the filters: a shorter way into the cross-connection, while an agent leads (docs/decisions/0026). */

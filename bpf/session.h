@@ -107,6 +107,11 @@ static __always_inline u64 owner_of(u32 connection)
 	return (u64)connection << OWNER_SHIFT & OWNER;
 }
 
+static __always_inline u32 owner_in(u64 end)
+{
+	return (end & OWNER) >> OWNER_SHIFT;
+}
+
 static __always_inline u64 end_of(u32 slot, u32 ifindex, bool plain, u32 connection)
 {
 	return (u64)slot << 32 | ifindex | (plain ? PLAIN : 0) | owner_of(connection);

@@ -17,4 +17,8 @@ enum verdict {
 	VERDICT_EARLY_FRAGMENT = 7,  /* forwarded before its first one, to the same replica */
 	VERDICT_PARTED_FRAGMENT = 8, /* forwarded before its first one, to another replica: the datagram is lost */
 	VERDICT_NO_ROOM = 9,	     /* forwarded by its hash: the table has no room for its session */
+	VERDICT_PEER_DOWN = 10,	     /* dropped: the node of its target is not heard, or the tunnel takes no frame */
+	VERDICT_STRANGER = 11,	     /* dropped: came through the tunnel, from an address that no node has */
+	VERDICT_WIRE_VERSION = 12,   /* dropped: came through the tunnel, in a format that this version does not know */
+	VERDICT_RETURNED = 13,	     /* returned to its node: the replica takes no new session any more */
 };

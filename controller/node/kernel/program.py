@@ -18,7 +18,7 @@ from controller.node.kernel.maps import LAYOUTS, Map, map_info
 from controller.node.kernel.session_table import FORMER_TABLES, TABLES, Programs
 from controller.node.kernel.tcx import JUMP, SHORTCUT, Shortcut
 from controller.node.plane import maglev
-from controller.node.plane.model import CHOSEN_IFINDEX, PROGRAM, SLOTS
+from controller.node.plane.model import CHOSEN_IFINDEX, FROM_TUNNEL, PROGRAM, SLOTS
 from controller.node.plane.neighbours import NEIGHBOURS_PER_LINK
 from controller.node.plane.numbers import NUMBERS
 from sfc.chain import Patience
@@ -80,7 +80,7 @@ def load(
         maps = {name: Map(name, os.dup(_map_fd(module, name))) for name in LAYOUTS}
         maps[NOTE].put((0,), (hash_key.note,))
         shown = [*declared, *SHOWN.cflags]
-        programs = Programs(*(_loaded(module, name, shown) for name in (PROGRAM, "survey", "bring")))
+        programs = Programs(*(_loaded(module, name, shown) for name in (PROGRAM, "survey", "bring", FROM_TUNNEL, "into_tunnel")))
         shortcut = Shortcut(_loaded(module, SHORTCUT, shown), os.dup(_map_fd(module, JUMP)), programs.cross_connect)
         return programs, maps, shortcut
     finally:

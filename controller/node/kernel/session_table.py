@@ -56,10 +56,12 @@ class Programs:
     cross_connect: int
     survey: int
     bring: int
+    from_tunnel: int
+    into_tunnel: int
 
     def close(self) -> None:
-        """Lets go of all three. A filter keeps its own."""
-        for fd in (self.cross_connect, self.survey, self.bring):
+        """Lets go of all. A filter keeps its own."""
+        for fd in (self.cross_connect, self.survey, self.bring, self.from_tunnel, self.into_tunnel):
             os.close(fd)
 
 

@@ -17,6 +17,9 @@ from sfc.chain import Patience, Side
 PROGRAM = "cross_connect"
 """Name of the BPF program, in its source file and in `tc filter show`."""
 
+FROM_TUNNEL = "from_tunnel"
+"""Name of the BPF program at the tunnel's device."""
+
 SLOTS = 4096
 """Data links a node can have (12 bits); slot 0 is never given out."""
 
