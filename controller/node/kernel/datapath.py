@@ -33,11 +33,13 @@ from controller.node.kernel.maps import (
     packed_text,
     text_of,
 )
+from controller.node.kernel.peers import Peers
 from controller.node.kernel.session_table import OPENER, Programs, SessionTables
 from controller.node.kernel.succession import sessions_taken_over
 from controller.node.kernel.tcx import Shortcut
 from controller.node.plane import maglev
-from controller.node.plane.model import DataPlane, LinkEntry, LinkState
+from controller.node.plane.far import peer_of
+from controller.node.plane.model import DataPlane, FarLink, LinkEntry, LinkState
 from controller.node.plane.numbers import NUMBERS, Numbered
 from controller.node.plane.sessions import DEFAULT_PATIENCE, Session
 from sfc import mac
@@ -71,6 +73,9 @@ class Datapath:
         self._links, self._targets = maps["links"], maps["targets"]
         self._neighbours, self._learned = maps["neighbours"], maps["learned"]
         self._numbers, self._patience = maps["numbers"], maps["patience"]
+        self._far_links = maps["far_links"]
+        self.peers = Peers(maps, programs)
+        """In the same maps."""
         self._default_patience = patience
         self._left: set[int] = set()
         """Connection numbers to be forgotten."""
@@ -145,6 +150,7 @@ class Datapath:
             },
             numbers={number: Numbered(*map(text_of, packed)) for (number,), packed in self._numbers.items()},
             patience={number: Patience(*own) for (number,), own in self._patience.items() if any(own)},
+            far=dict(self._observed_far_links()),
         )
 
     def set_number(self, number: int, connection: Numbered) -> None:
@@ -215,6 +221,31 @@ class Datapath:
         for (slot,), (ifindex, connection, side, state, plain, _) in self._links.items():
             if state:
                 yield slot, LinkEntry(ifindex, connection, Side(side), LinkState(state), paired=not plain)
+
+    def _observed_far_links(self) -> Iterator[tuple[int, FarLink]]:
+        """Without those that returned a frame (bpf/cross_connect.c, `send_again`): the next pass that reads the maps
+        sets them anew."""
+        for (identity,), (index,) in self._far_links.items():
+            found, connection, side, state, *_ = self._links.get((index,))
+            if found == identity and state == self.peers.state(peer_of(identity)):
+                yield index, FarLink(identity, connection, Side(side))
+
+    def set_far_link(self, index: int, link: FarLink) -> None:
+        """Writes what targets may name as a link of another node. The kernel does not write an element at once, so the
+        one that was there is cleared first."""
+        self.clear_far_link(index)
+        self._links.put((index,), (link.identity, link.connection, link.side, 0, 1, 0))
+        self._far_links.put((link.identity,), (index,))
+        state = self.peers.state(peer_of(link.identity))
+        self._links.put((index,), (link.identity, link.connection, link.side, state, 1, 0))
+
+    def clear_far_link(self, index: int) -> None:
+        """The counterpart of `set_far_link`. Its sessions stay; its node returns what it does not take."""
+        identity, connection, side, state, *_ = self._links.get((index,))
+        if state:
+            self._links.put((index,), (identity, connection, side, 0, 1, 0))
+            self._far_links.delete((identity,))
+        self._links.put((index,), (0,) * 6)
 
     def set_targets(self, connection: int, side: Side, table: bytes) -> None:
         """Exchanges a side's whole lookup table, as `maglev.table` packs it, between two packets.

@@ -20,6 +20,7 @@ from bcc.libbcc import lib
 
 from controller.node.kernel.errors import DatapathError
 from controller.node.plane import maglev
+from controller.node.plane.model import SLOTS
 
 Fields = tuple[Any, ...]
 """The fields of a key or a value, in the order of its layout."""
@@ -39,12 +40,14 @@ class Layout:
     key: struct.Struct
     value: struct.Struct
     per_cpu: bool = False
+    shown: int | None = None
+    """An array of whose elements only so many are gone through: what follows is of another kind."""
 
 
 _U32 = struct.Struct("<I")
 
 LAYOUTS = {
-    "links": Layout(_U32, struct.Struct("<IIBBBxI")),
+    "links": Layout(_U32, struct.Struct("<IIBBBxI"), shown=SLOTS),
     "session_table": Layout(_U32, struct.Struct("<1072s")),
     "wide_table": Layout(_U32, struct.Struct("<1456s")),
     "holdings": Layout(_U32, struct.Struct("<QQ")),
@@ -114,7 +117,7 @@ class Map:
 
     def batches(self) -> Iterator[tuple[bytes, bytes]]:
         """The packed keys and values, many elements at a time. Changes made meanwhile may be missing."""
-        return batches(self.fd, self._key.size, self._value.size * self._cpus, self.name)
+        return batches(self.fd, self._key.size, self._value.size * self._cpus, self.name, LAYOUTS[self.name].shown)
 
     def _values_in(self, packed: bytes) -> Iterator[Fields]:
         unpacked = self._value.iter_unpack(packed)
@@ -135,19 +138,28 @@ def expect(what: str, failed: int, done: str, or_error: int = 0) -> None:
         )
 
 
-def batches(fd: int, key_size: int, value_size: int, name: str) -> Iterator[tuple[bytes, bytes]]:
-    """The packed keys and values of any map, many elements at a time. `name` is for errors (DatapathError)."""
+def batches(
+    fd: int, key_size: int, value_size: int, name: str, first: int | None = None
+) -> Iterator[tuple[bytes, bytes]]:
+    """The packed keys and values of any map, many elements at a time; of an array, the `first` so many if given.
+
+    `name` is for errors (DatapathError).
+    """
     most = max(_BATCH_BYTES // value_size, _LEAST_BATCH)
+    left = first
     keys, values = (ctypes.create_string_buffer(most * size) for size in (key_size, value_size))
     position, count = ctypes.c_uint32(), ctypes.c_uint32()
     called = f"map {name}"
     begin, more = None, True
     while more:
-        count.value = most
+        count.value = most if left is None else min(most, left)
         failed = lib.bpf_lookup_batch(fd, begin, ctypes.byref(position), keys, values, ctypes.byref(count))
         expect(called, failed, "read", or_error=errno.ENOENT)
         yield ctypes.string_at(keys, count.value * key_size), ctypes.string_at(values, count.value * value_size)
         begin, more = ctypes.byref(position), not failed
+        if left is not None:
+            left -= count.value
+            more = more and left > 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,9 @@ def load(
         maps = {name: Map(name, os.dup(_map_fd(module, name))) for name in LAYOUTS}
         maps[NOTE].put((0,), (hash_key.note,))
         shown = [*declared, *SHOWN.cflags]
-        programs = Programs(*(_loaded(module, name, shown) for name in (PROGRAM, "survey", "bring", FROM_TUNNEL, "into_tunnel")))
+        programs = Programs(
+            *(_loaded(module, name, shown) for name in (PROGRAM, "survey", "bring", FROM_TUNNEL, "into_tunnel"))
+        )
         shortcut = Shortcut(_loaded(module, SHORTCUT, shown), os.dup(_map_fd(module, JUMP)), programs.cross_connect)
         return programs, maps, shortcut
     finally:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from controller.node.plane.far import FarSides
 from controller.node.plane.model import LinksByPod
 from controller.node.plane.replica import Replica
 from sfc.chain import Chain, Stage
@@ -23,6 +24,8 @@ class Cluster:
     """By pod UID."""
     others: Mapping[str, Replica] = field(default_factory=dict)
     """The node's pods without the labels of a chain and a stage, by UID. Those that lost them still have links."""
+    far: Mapping[ChainKey, FarSides] = field(default_factory=dict)
+    """The serving replicas of other nodes."""
     by_chain: Mapping[ChainKey, tuple[Replica, ...]] = field(init=False, compare=False, repr=False)
     """The replicas of each chain. A chain without replicas on this node has no entry; the chain need not exist."""
     terminating: tuple[Replica, ...] = field(init=False, compare=False, repr=False)
@@ -48,7 +51,7 @@ class Cluster:
             link, replica = of_pod[0], self.replicas.get(uid) or self.others.get(uid)
             if replica and (link.stage != replica.stage or link.chain != replica.chain) and link.chain:
                 strays[uid] = replica.made_for(link.chain, link.stage)
-        return Cluster(self.chains, {**self.replicas, **strays}, self.others) if strays else self
+        return replace(self, replicas={**self.replicas, **strays}) if strays else self
 
     def chain_of(self, replica: Replica) -> Chain | None:
         """The replica's chain, or None when no valid chain has that name."""

@@ -20,7 +20,8 @@ from itertools import chain as joined
 from controller.node.plane import maglev
 from controller.node.plane.cluster import ChainKey, Cluster
 from controller.node.plane.drain import Drain
-from controller.node.plane.model import DataPlane, HostLink, LinkEntry, LinksByPod, LinkState, SideKey
+from controller.node.plane.far import FarSides
+from controller.node.plane.model import DataPlane, FarLink, HostLink, LinkEntry, LinksByPod, LinkState, SideKey
 from controller.node.plane.neighbours import answered
 from controller.node.plane.numbers import NUMBERS, Allocation, numbered
 from controller.node.plane.plan import (
@@ -70,7 +71,7 @@ def desired(
     draining = _drains_by_chain(cluster, drains)
     parts: dict[ChainKey | None, Part] = {}
     for key in _in_turn(cluster, allocation):
-        given = Given(cluster.chains.get(key), cluster.by_chain[key], draining.get(key, {}))
+        given = Given(cluster.chains.get(key), cluster.by_chain[key], draining.get(key, {}), cluster.far.get(key, {}))
         former = before.parts.get(key)
         if former and former.given == given and _same_links(given.replicas, before.links, links) and not retry(former):
             parts[key] = former
@@ -129,7 +130,8 @@ def _planned(given: Given, links: LinksByPod, before: Sequence[Part], allocation
         for replica in given.replicas
         for place in _places(numbers, replica, given.drains.get(replica.uid), links.get(replica.uid, ()))
     ]
-    serving = on_sides(placed, LinkState.SERVING)
+    far = _far_links(numbers, given.far)
+    serving = _joined(on_sides(placed, LinkState.SERVING), far)
     placed = [_keeping(place, serving) for place in placed]
     answers = answered(numbers.connections, Counter(entry.connection for _, entry in placed), chain)
     plane = DataPlane(
@@ -139,6 +141,7 @@ def _planned(given: Given, links: LinksByPod, before: Sequence[Part], allocation
         neighbours=answers.neighbours,
         numbers={number: numbered(chain, connection) for number, connection in numbers.connections.items()},
         patience=_patience(chain, numbers.connections),
+        far={index: link for _, index, link in far},
     )
     return Part(plane, serving, frozenset(plane.numbers), pods, given, (*numbers.troubles(), *answers.troubles))
 
@@ -148,6 +151,25 @@ def _keeping(place: Place, serving: Mapping[SideKey, Members]) -> Place:
     link, entry = place
     alone = entry.state == LinkState.WIRED and (entry.connection, entry.side) not in serving
     return (link, replace(entry, state=LinkState.DRAINING)) if alone else place
+
+
+def _far_links(numbers: _Numbering, far: FarSides) -> list[tuple[str, int, FarLink]]:
+    """(pod UID, index, link) of each replica of another node, in the cross-connections that have links here."""
+    known = {connection.name: number for number, connection in numbers.connections.items()}
+    return [
+        (replica.uid, replica.index, FarLink(replica.identity, known[name], side))
+        for (name, side), replicas in far.items()
+        if name in known
+        for replica in replicas
+    ]
+
+
+def _joined(serving: dict[SideKey, Members], far: Iterable[tuple[str, int, FarLink]]) -> dict[SideKey, Members]:
+    """The members of each side, on this node and on others."""
+    found: dict[SideKey, Members] = defaultdict(list, {side: [*members] for side, members in serving.items()})
+    for uid, index, link in far:
+        found[link.connection, link.side].append((uid, index))
+    return {side: sorted(members) for side, members in found.items()}
 
 
 def _patience(chain: Chain, numbers: Iterable[int]) -> dict[int, Patience]:
@@ -216,8 +238,17 @@ def _drained_state(drain: Drain) -> LinkState:
 def _remembered(links: LinksByPod, drains: Mapping[str, Drain], actual: DataPlane, before: Sequence[Part]) -> Part:
     """For all links, until the API server has been heard."""
     part = _kept(links, actual, _by_itself(drains))
-    targets = _targets(part.serving, before)
+    across = {(link.connection, link.side) for link in part.plane.far.values()}
+    targets = _targets({side: members for side, members in part.serving.items() if side not in across}, before)
+    for side in across & actual.targets.keys():
+        targets[side] = _narrowed(actual.targets[side], part, side)
     return replace(part, plane=replace(part.plane, targets=targets, neighbours=actual.neighbours))
+
+
+def _narrowed(table: bytes, part: Part, side: SideKey) -> bytes:
+    """The table of a side whose members on other nodes are not known by name yet: without links that have left."""
+    far = (index for index, link in part.plane.far.items() if (link.connection, link.side) == side)
+    return maglev.narrowed(table, {*far, *(slot for _, slot in part.serving.get(side, ()))})
 
 
 def _by_itself(drains: Mapping[str, Drain]) -> Callable[[HostLink, LinkEntry], LinkState]:
@@ -256,6 +287,7 @@ def _kept(of_pods: LinksByPod, actual: DataPlane, state: Callable[[HostLink, Lin
         links={link.slot: entry for link, entry in placed},
         numbers={number: actual.numbers[number] for number in connections if number in actual.numbers},
         patience={number: actual.patience[number] for number in connections if number in actual.patience},
+        far={index: link for index, link in actual.far.items() if link.connection in connections},
     )
     return Part(plane, on_sides(placed, LinkState.SERVING), connections, len(of_pods))
 

@@ -15,7 +15,7 @@ import hashlib
 import heapq
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -50,6 +50,14 @@ def table(replicas: Iterable[tuple[str, int]]) -> bytes:
     if not ordered:
         raise ValueError("a lookup table needs at least one replica: a side without targets has no table")
     return _packed(ordered)
+
+
+def narrowed(table: bytes, slots: Collection[int]) -> bytes:
+    """The table without the slots that are not among `slots`: their entries go to these in turn."""
+    entries, kept = array("H", table), sorted(slots)
+    if not kept:
+        return table
+    return array("H", (slot if slot in slots else kept[at % len(kept)] for at, slot in enumerate(entries))).tobytes()
 
 
 @lru_cache(maxsize=512)

@@ -105,8 +105,19 @@ class LinkEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class FarLink:
+    """What targets name as a link of another node: a serving one."""
+
+    identity: int
+    """plane/far.py"""
+    connection: int
+    """Number of the cross-connection."""
+    side: Side
+
+
+@dataclass(frozen=True, slots=True)
 class DataPlane:
-    """What one node's data path holds: six mappings, of which each entry can be set and cleared by itself."""
+    """What one node's data path holds: seven mappings, of which each entry can be set and cleared by itself."""
 
     filters: Mapping[int, int] = field(default_factory=dict)
     """ifindex → slot, for each link that carries our filter."""
@@ -120,6 +131,8 @@ class DataPlane:
     """What the number of each cross-connection stands for."""
     patience: Mapping[int, Patience] = field(default_factory=dict)
     """By number of the cross-connection, for those whose chain does not leave all to the node."""
+    far: Mapping[int, FarLink] = field(default_factory=dict)
+    """By index, from SLOTS up: the links of other nodes that targets name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,14 @@ from typing import TypeVar
 
 from controller.node.plane.cluster import ChainKey, Cluster
 from controller.node.plane.drain import Drain
+from controller.node.plane.far import FarSides
 from controller.node.plane.model import DataPlane, HostLink, LinkEntry, LinksByPod, LinkState, SideKey
 from controller.node.plane.numbers import Numbers
 from controller.node.plane.replica import Replica
 from sfc.chain import Chain
 
 Members = list[tuple[str, int]]
-"""(pod UID, slot) of each target of a side, sorted: what maglev.table makes the side's lookup table of."""
+"""(pod UID, slot, or index of a far link) of each target of a side, sorted: what maglev.table makes the side's lookup table of."""
 Place = tuple[HostLink, LinkEntry]
 """A link, and its entry in the data path."""
 NOT_PLANNED = "NotPlanned"
@@ -39,6 +40,8 @@ class Given:
     replicas: tuple[Replica, ...]
     drains: Mapping[str, Drain]
     """By pod UID."""
+    far: FarSides = field(default_factory=dict)
+    """The serving replicas of other nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +160,7 @@ def merge(parts: Iterable[Part]) -> DataPlane:
         neighbours=_union(plane.neighbours for plane in planes),
         numbers=_union(plane.numbers for plane in planes),
         patience=_union(plane.patience for plane in planes),
+        far=_union(plane.far for plane in planes),
     )
 
 

@@ -17,7 +17,7 @@ from controller.node.plane.model import DataPlane, SideKey
 from controller.node.plane.numbers import Numbered
 from controller.node.plane.plan import Members, Part, Plan, merge
 
-KINDS: tuple[Kind, ...] = ("filters", "links", "targets", "neighbours", "numbers", "patience")
+KINDS: tuple[Kind, ...] = ("filters", "links", "targets", "neighbours", "numbers", "patience", "far")
 Entry = tuple[str, Any]
 """(kind, key), or ("numbers", number) for all that belongs to a cross-connection."""
 
@@ -135,6 +135,7 @@ def _owners(plans: Iterable[Plan]) -> dict[Entry, ChainKey | None]:
             entries = [
                 *(("numbers", number) for number in part.connections),
                 *(("links", slot) for slot in part.plane.links),
+                *(("far", index) for index in part.plane.far),
                 *(("filters", ifindex) for ifindex in part.plane.filters),
             ]
             if key is not None:

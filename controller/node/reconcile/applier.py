@@ -48,6 +48,8 @@ class Applier:
         match kind:
             case "links":
                 self._datapath.set_link(key, value)
+            case "far":
+                self._datapath.set_far_link(key, value)
             case "targets":
                 connection, side = key
                 self._datapath.set_targets(connection, side, value)
@@ -67,6 +69,8 @@ class Applier:
         match kind:
             case "links":
                 self._datapath.clear_link(key)
+            case "far":
+                self._datapath.clear_far_link(key)
             case "targets":
                 self._datapath.clear_targets(*key)
             case "patience":

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from controller.node.plane.model import DataPlane, HostLink, LinkEntry, SideKey
+from controller.node.plane.model import DataPlane, FarLink, HostLink, LinkEntry, SideKey
 from controller.node.plane.numbers import Numbered
 from sfc.chain import Patience, Side
 
@@ -50,6 +50,12 @@ class DataPathWriter(Protocol):
 
     def clear_link(self, slot: int) -> None:
         """Empties a slot."""
+
+    def set_far_link(self, index: int, link: FarLink) -> None:
+        """Writes what targets name as a link of another node."""
+
+    def clear_far_link(self, index: int) -> None:
+        """Removes it."""
 
     def set_targets(self, connection: int, side: Side, table: bytes) -> None:
         """Replaces a side's lookup table as a whole."""

@@ -1,0 +1,187 @@
+"""A chain over two nodes: each has its own program, maps and tunnel; between them is one link."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from controller.node.kernel.datapath import Datapath
+from controller.node.kernel.netlink import Netlink
+from controller.node.kernel.peers import make_device
+from controller.node.plane.cluster import Cluster
+from controller.node.plane.far import generation
+from controller.node.plane.model import LinkState
+from controller.node.reconcile.far_links import FarLinks, Published
+from tests.hash_key import HASH_KEY
+from tests.netns.node import inside
+from tests.netns.topology import Echo, Replica
+from tests.netns.world import World, family_of
+
+PORT = 5789
+SERVER, SERVER6 = ("10.2.0.1", Echo.PORT), ("fd00:2::1", Echo.PORT)
+BOTH_FAMILIES = pytest.mark.parametrize("server", [SERVER, SERVER6], ids=["IPv4", "IPv6"])
+
+
+@pytest.fixture(scope="module")
+def other_datapath(bpffs: Path) -> Iterator[Datapath]:
+    datapath = Datapath.open(bpffs / "other", hash_key=HASH_KEY)
+    try:
+        yield datapath
+    finally:
+        datapath.unpin()
+        datapath.close()
+
+
+class Side:
+    """One of the nodes: its world, what it has learned of the other one, and when that is."""
+
+    def __init__(self, world: World, address: str) -> None:
+        self.world, self.address = world, address
+        self.far = FarLinks(world.node.datapath.peers, {})
+        self.heard: tuple[Published, ...] = ()
+        node, own = world.node, world.node._cluster
+        node.reconciler._cluster = lambda: Cluster(own().chains, own().replicas, self.far.seen(self.heard))
+
+    def published(self) -> tuple[Published, ...]:
+        """The links that serve here."""
+        state = self.world.node.reconciler.state
+        names = state.plan.numbers.named
+        chain = (self.world.node.chain.namespace, self.world.node.chain.name)
+        return tuple(
+            Published(
+                chain, names[entry.connection].connection, entry.side, self.address, link.pod_uid, link.slot,
+                generation(link.ifindex),
+            )
+            for links in state.links.values()
+            for link in links
+            if (entry := state.plane.links.get(link.slot)) and entry.state == LinkState.SERVING
+        )  # fmt: skip
+
+
+class TwoNodes:
+    """`here` and `there`. What serves on one is not known on the other before `tell`."""
+
+    def __init__(self, here: Side, there: Side) -> None:
+        self.here, self.there = here, there
+
+    def tell(self) -> None:
+        """Each node learns what serves on the other."""
+        for one, other in ((self.here, self.there), (self.there, self.here)):
+            one.heard = other.published()
+        for side in (self.here, self.there):
+            side.world.node.reconcile()
+
+    def serve(self, side: Side, stage: str) -> Replica:
+        replica = side.world.add(stage)
+        side.world.node.pods = {key: value for key, value in side.world.node.pods.items()}
+        side.world.node.serve(replica)
+        return replica
+
+    def begin(self) -> None:
+        """From here on nothing may be dropped."""
+        self.here.world.begin()
+        self.there.world.begin()
+
+    def returned(self) -> int:
+        """Frames that the node `there` has returned since the data path was loaded."""
+        remarks = self.there.world.node.datapath.counters.remarks()
+        return sum(n for (_, name), n in remarks.items() if name == "returned")
+
+    def dropped(self) -> dict[tuple[int, str], int]:
+        return self.here.world.dropped() | self.there.world.dropped()
+
+
+@contextmanager
+def two_nodes(label: str, functions: dict[str, str], here: Datapath, there: Datapath) -> Iterator[TwoNodes]:
+    with ExitStack() as stack:
+        sides = []
+        for number, datapath in enumerate((here, there), 1):
+            world = World(f"{label}{number}", functions, datapath)
+            stack.callback(world.close)
+            world.node._numbers = count(1000 * number)  # so that pods of both nodes have different names,
+            world._slices = count(10 * number)  # and source ports of their own
+            sides.append(Side(world, f"10.201.0.{number}"))
+        names = [side.world.node.namespace for side in sides]
+        subprocess.run(
+            ["ip", "-n", names[0], "link", "add", "u0", "mtu", "1600", "type", "veth",
+             "peer", "name", "u0", "mtu", "1600", "netns", names[1]], check=True,
+        )  # fmt: skip
+        for side, name in zip(sides, names, strict=True):
+            subprocess.run(["ip", "-n", name, "addr", "add", f"{side.address}/24", "dev", "u0"], check=True)
+            subprocess.run(["ip", "-n", name, "link", "set", "u0", "up"], check=True)
+            peers = side.world.node.datapath.peers
+            with inside(name):
+                kernel = Netlink()
+                peers.open(make_device(kernel, PORT, peers.program_fd))
+                kernel.close()
+        yield TwoNodes(*sides)
+
+
+@BOTH_FAMILIES
+def test_sessions_reach_replicas_of_both_nodes_and_stay(
+    datapath: Datapath, other_datapath: Datapath, server: tuple[str, int]
+) -> None:
+    with two_nodes("two", {"router": "router"}, datapath, other_datapath) as nodes:
+        clients = [nodes.serve(nodes.here, "client"), nodes.serve(nodes.there, "client")]
+        for side in (nodes.here, nodes.there):
+            for stage in ("router", "server", "server"):
+                nodes.serve(side, stage)
+        nodes.tell()
+        nodes.begin()
+
+        connections = [nodes.here.world.connect(client, server) for client in clients for _ in range(20)]
+
+        assert all(each.echo(bytes([n]) * 5000) for n, each in enumerate(connections))
+        reached = {each.server for each in connections}
+        assert len(reached) == 4, reached
+        assert not nodes.dropped()
+
+
+def test_a_replica_that_leaves_while_the_other_node_does_not_know_yet_loses_nothing(
+    datapath: Datapath, other_datapath: Datapath
+) -> None:
+    """Old sessions stay with it until they end, new ones come back from its node and choose another replica."""
+    with two_nodes("late", {"router": "router"}, datapath, other_datapath) as nodes:
+        client = nodes.serve(nodes.here, "client")
+        nodes.serve(nodes.here, "router")
+        staying, leaving = nodes.serve(nodes.here, "server"), nodes.serve(nodes.there, "server")
+        nodes.tell()
+        nodes.begin()
+        before = [nodes.here.world.connect(client, SERVER) for _ in range(20)]
+        old = [each for each in before if each.server == leaving.name]
+        assert old
+
+        nodes.there.world.node.drain(leaving)
+        after = [nodes.here.world.connect(client, SERVER) for _ in range(40)]
+
+        assert {each.server for each in after} == {staying.name}
+        assert all(each.echo(b"x" * 3000) for each in (*before, *after))
+        assert nodes.there.world.node.activity(leaving) == len(old)
+        assert nodes.returned() == 1
+        assert not nodes.dropped()
+
+
+def test_a_dead_nodes_sessions_choose_again(datapath: Datapath, other_datapath: Datapath) -> None:
+    """And all is undone when it is heard again."""
+    with two_nodes("dead", {"router": "router"}, datapath, other_datapath) as nodes:
+        client = nodes.serve(nodes.here, "client")
+        nodes.serve(nodes.here, "router")
+        own, far = nodes.serve(nodes.here, "server"), nodes.serve(nodes.there, "server")
+        nodes.tell()
+        nodes.begin()
+        number = nodes.here.world.node.datapath.peers.known()[nodes.there.address]
+
+        nodes.here.world.node.datapath.peers.set_up(number, up=False)
+        without = {nodes.here.world.connect(client, SERVER).server for _ in range(20)}
+        nodes.here.world.node.datapath.peers.set_up(number, up=True)
+        again = {nodes.here.world.connect(client, SERVER).server for _ in range(20)}
+
+        assert without == {own.name}
+        assert again == {own.name, far.name}
+        assert not nodes.dropped()
