@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
@@ -18,10 +18,11 @@ from controller.node.plane.cluster import Cluster
 from controller.node.plane.far import generation
 from controller.node.plane.model import LinkState
 from controller.node.reconcile.far_links import FarLinks, Published
+from controller.node.reconcile.heartbeat import EchoSender, Heartbeat
 from tests.hash_key import HASH_KEY
-from tests.netns.node import inside
+from tests.netns.node import inside, settles
 from tests.netns.topology import Echo, Replica
-from tests.netns.world import World, family_of
+from tests.netns.world import World
 
 PORT = 5789
 SERVER, SERVER6 = ("10.2.0.1", Echo.PORT), ("fd00:2::1", Echo.PORT)
@@ -79,9 +80,28 @@ class TwoNodes:
 
     def serve(self, side: Side, stage: str) -> Replica:
         replica = side.world.add(stage)
-        side.world.node.pods = {key: value for key, value in side.world.node.pods.items()}
         side.world.node.serve(replica)
         return replica
+
+    @contextmanager
+    def heartbeat(self, side: Side) -> Iterator[Callable[[Side], bool]]:
+        """That node asks the other one whether it lives; yields what tells whether it counts as up."""
+        peers, stop = side.world.node.datapath.peers, threading.Event()
+        with inside(side.world.node.namespace):
+            sender = EchoSender(PORT)
+        thread = threading.Thread(target=Heartbeat(peers, sender.send).run, args=(stop,))
+        thread.start()
+        try:
+            yield lambda other: bool(peers.heard(n := peers.known()[other.address])) and peers.is_up(n)
+        finally:
+            stop.set()
+            thread.join()
+            sender.close()
+
+    def cut(self, off: bool) -> None:
+        """Cuts the link between the nodes, or mends it."""
+        namespace = self.there.world.node.namespace
+        subprocess.run(["ip", "-n", namespace, "link", "set", "u0", "down" if off else "up"], check=True)
 
     def begin(self) -> None:
         """From here on nothing may be dropped."""
@@ -167,21 +187,23 @@ def test_a_replica_that_leaves_while_the_other_node_does_not_know_yet_loses_noth
         assert not nodes.dropped()
 
 
-def test_a_dead_nodes_sessions_choose_again(datapath: Datapath, other_datapath: Datapath) -> None:
-    """And all is undone when it is heard again."""
+def test_the_sessions_of_a_node_that_is_cut_off_choose_again(datapath: Datapath, other_datapath: Datapath) -> None:
+    """And all is undone when it is heard again. Its program answers, without an agent."""
     with two_nodes("dead", {"router": "router"}, datapath, other_datapath) as nodes:
         client = nodes.serve(nodes.here, "client")
         nodes.serve(nodes.here, "router")
         own, far = nodes.serve(nodes.here, "server"), nodes.serve(nodes.there, "server")
         nodes.tell()
         nodes.begin()
-        number = nodes.here.world.node.datapath.peers.known()[nodes.there.address]
+        with nodes.heartbeat(nodes.here) as heard:
+            assert settles(lambda: heard(nodes.there))
+            before = {nodes.here.world.connect(client, SERVER).server for _ in range(20)}
+            nodes.cut(True)
+            assert settles(lambda: not heard(nodes.there))
+            without = {nodes.here.world.connect(client, SERVER).server for _ in range(20)}
+            nodes.cut(False)
+            assert settles(lambda: heard(nodes.there))
+            again = {nodes.here.world.connect(client, SERVER).server for _ in range(20)}
 
-        nodes.here.world.node.datapath.peers.set_up(number, up=False)
-        without = {nodes.here.world.connect(client, SERVER).server for _ in range(20)}
-        nodes.here.world.node.datapath.peers.set_up(number, up=True)
-        again = {nodes.here.world.connect(client, SERVER).server for _ in range(20)}
-
+        assert before == again == {own.name, far.name}
         assert without == {own.name}
-        assert again == {own.name, far.name}
-        assert not nodes.dropped()

@@ -227,7 +227,7 @@ class Datapath:
         sets them anew."""
         for (identity,), (index,) in self._far_links.items():
             found, connection, side, state, *_ = self._links.get((index,))
-            if found == identity and state == self.peers.state(peer_of(identity)):
+            if found == identity and state == self._far_state(identity):
                 yield index, FarLink(identity, connection, Side(side))
 
     def set_far_link(self, index: int, link: FarLink) -> None:
@@ -236,8 +236,11 @@ class Datapath:
         self.clear_far_link(index)
         self._links.put((index,), (link.identity, link.connection, link.side, 0, 1, 0))
         self._far_links.put((link.identity,), (index,))
-        state = self.peers.state(peer_of(link.identity))
+        state = self._far_state(link.identity)
         self._links.put((index,), (link.identity, link.connection, link.side, state, 1, 0))
+
+    def _far_state(self, identity: int) -> LinkState:
+        return LinkState.SERVING if self.peers.is_up(peer_of(identity)) else LinkState.GONE
 
     def clear_far_link(self, index: int) -> None:
         """The counterpart of `set_far_link`. Its sessions stay; its node returns what it does not take."""

@@ -66,10 +66,10 @@ class Peers:
             if peer_of(identity) == number and found == identity and before:
                 self._links.put((index,), (identity, connection, side, state, 1, 0))
 
-    def state(self, number: int) -> LinkState:
-        """SERVING if frames are sent to the node, else GONE."""
+    def is_up(self, number: int) -> bool:
+        """Whether frames are sent to the node."""
         up: bool = self._links.get((SLOTS + FAR_LINKS + number,))[3] == LinkState.SERVING
-        return LinkState.SERVING if up else LinkState.GONE
+        return up
 
     def heard(self, number: int) -> int:
         """When it last answered an echo: ns on CLOCK_MONOTONIC; 0: never."""

@@ -72,7 +72,7 @@ class FarLinks:
             waiting.append((key, link))
             if index := self._of.get(key) or self._reserved.get(key[0]):
                 kept[key] = index
-        taken = {*kept.values()}
+        taken = {*kept.values(), *self._of.values()}
         for key, link in waiting:
             if key not in kept:
                 kept[key] = self._free(taken)
@@ -102,7 +102,7 @@ class FarLinks:
     def _free(self, taken: Collection[int]) -> int:
         for _ in range(FAR_LINKS):
             self._last_index = SLOTS + (self._last_index - SLOTS + 1) % FAR_LINKS
-            if self._last_index not in taken and self._last_index not in self._of.values():
+            if self._last_index not in taken:
                 return self._last_index
         raise FarLinksExhaustedError(f"other nodes have more than {FAR_LINKS} links in the chains of this node")
 

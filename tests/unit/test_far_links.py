@@ -1,0 +1,101 @@
+"""The numbers of other nodes, and the indexes of their links."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from controller.node.plane.far import FAR_LINKS, generation, identity, peer_of
+from controller.node.plane.model import CHOSEN_IFINDEX, SLOTS, FarLink
+from controller.node.reconcile.far_links import FarLinks, FarLinksExhaustedError, Published
+from sfc.chain import Side
+
+CHAIN = ("telco", "edge")
+NAT = Published(CHAIN, "edge-nat", Side.DOWNSTREAM, "10.0.0.2", "uid-1", slot=7, generation=3)
+
+
+class Peers:
+    def __init__(self, known: dict[str, int] | None = None) -> None:
+        self.numbers = known or {}
+
+    def set(self, number: int, address: str) -> None:
+        self.numbers[address] = number
+
+    def known(self) -> dict[str, int]:
+        return dict(self.numbers)
+
+
+def test_links_of_a_chain_are_grouped_by_hop_and_side_and_sorted_by_pod() -> None:
+    other = replace(NAT, uid="uid-0", slot=8)
+    elsewhere = replace(NAT, chain=("other", "edge"))
+
+    found = FarLinks(Peers(), {}).seen([NAT, other, elsewhere])
+
+    assert {
+        chain: {side: [each.uid for each in links] for side, links in of.items()} for chain, of in found.items()
+    } == {
+        CHAIN: {("edge-nat", Side.DOWNSTREAM): ["uid-0", "uid-1"]},
+        ("other", "edge"): {("edge-nat", Side.DOWNSTREAM): ["uid-1"]},
+    }
+
+
+def test_a_node_has_one_number_and_the_maps_know_it() -> None:
+    peers = Peers()
+    links = FarLinks(peers, {})
+
+    links.seen([NAT, replace(NAT, slot=9), replace(NAT, address="fd00::3")])
+
+    assert peers.numbers == {"10.0.0.2": 1, "fd00::3": 2}
+
+
+def test_a_link_keeps_its_index_while_others_come_and_go() -> None:
+    links = FarLinks(Peers(), {})
+    many = [replace(NAT, uid=f"uid-{slot}", slot=slot) for slot in range(1, 50)]
+    first = {each.uid: each for each in links.seen(many)[CHAIN]["edge-nat", Side.DOWNSTREAM]}
+
+    second = {each.uid: each for each in links.seen(many[10:] + many[:5])[CHAIN]["edge-nat", Side.DOWNSTREAM]}
+
+    assert second.items() <= first.items()
+    assert len({each.index for each in first.values()}) == len(many)
+    assert min(each.index for each in first.values()) >= SLOTS
+
+
+def test_an_index_rests_before_it_is_given_again() -> None:
+    links = FarLinks(Peers(), {})
+    (gone,) = links.seen([NAT])[CHAIN]["edge-nat", Side.DOWNSTREAM]
+    links.seen([])
+
+    (next_one,) = links.seen([replace(NAT, slot=9)])[CHAIN]["edge-nat", Side.DOWNSTREAM]
+
+    assert next_one.index != gone.index
+
+
+def test_numbers_and_indexes_outlive_the_agent() -> None:
+    number = identity(5, NAT.slot, NAT.generation)
+    there = {SLOTS + 77: FarLink(number, 3, Side.DOWNSTREAM)}
+
+    (found,) = FarLinks(Peers({"10.0.0.2": 5}), there).seen([NAT])[CHAIN]["edge-nat", Side.DOWNSTREAM]
+
+    assert (found.identity, found.index) == (number, SLOTS + 77)
+
+
+def test_more_links_than_the_maps_have_room_for_are_refused() -> None:
+    links = FarLinks(Peers(), {})
+    many = (replace(NAT, address=f"10.0.{at // 250}.{at % 250}", slot=1) for at in range(4000))
+
+    with pytest.raises(FarLinksExhaustedError, match=f"more than {FAR_LINKS} links"):
+        links.seen(replace(each, slot=slot) for each in [*many] for slot in range(1, 5))
+
+
+def test_an_identity_tells_node_slot_and_generation_apart() -> None:
+    seen = {identity(peer, slot, of) for peer in (1, 4095) for slot in (1, 4095) for of in (0, 63)}
+
+    assert len(seen) == 8
+    assert max(seen) < 1 << 32
+    assert {peer_of(each) for each in seen} == {1, 4095}
+
+
+def test_the_generation_is_that_of_the_chosen_index() -> None:
+    assert generation(CHOSEN_IFINDEX | 65 * SLOTS | 7) == 1
+    assert generation(77) == 0
