@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from controller.node.kernel.datapath import Datapath
-from controller.node.kernel.netlink import Netlink
-from controller.node.kernel.peers import make_device
+from controller.node.kernel.tunnel import Tunnel
 from controller.node.plane.cluster import Cluster
 from controller.node.plane.far import generation
 from controller.node.plane.model import LinkState
@@ -137,9 +136,11 @@ def two_nodes(label: str, functions: dict[str, str], here: Datapath, there: Data
             subprocess.run(["ip", "-n", name, "link", "set", "u0", "up"], check=True)
             peers = side.world.node.datapath.peers
             with inside(name):
-                kernel = Netlink()
-                peers.open(make_device(kernel, PORT, peers.program_fd))
-                kernel.close()
+                tunnel = Tunnel(side.address, PORT, peers.program_fd, peers.program_number)
+                stack.callback(tunnel.close)
+                peers.open(tunnel.make())
+                assert tunnel.make() == tunnel.make()
+                assert tunnel.payload() == 1550
         yield TwoNodes(*sides)
 
 

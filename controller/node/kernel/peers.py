@@ -1,24 +1,15 @@
-"""The other nodes in the program's maps, and the device of the tunnel that leads to them."""
+"""The other nodes in the program's maps."""
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Mapping
 
-from pyroute2.netlink.rtnl import RTM_NEWLINK
-
-from controller.node.kernel import sysctl, tc
-from controller.node.kernel.errors import explained, ignored
 from controller.node.kernel.maps import Map, address_text, packed_address
-from controller.node.kernel.netlink import IFF_NOARP, IFF_UP, NEW, Netlink, link, read_link
 from controller.node.kernel.session_table import Programs
+from controller.node.kernel.tcx import number_and_name
 from controller.node.plane.far import FAR_LINKS, peer_of
-from controller.node.plane.model import FROM_TUNNEL, SLOTS, LinkState
+from controller.node.plane.model import SLOTS, LinkState
 
-DEVICE = "sfc-tunnel"
-"""Name of the tunnel's device on the node."""
-LARGEST_MTU = 65485
-"""The frames of the tunnel are as large as those of the chains, whose interfaces have the right MTU."""
 _OWN = 0
 """The number of the node itself among its peers."""
 _ENTRY = 0
@@ -37,6 +28,11 @@ class Peers:
     def program_fd(self) -> int:
         """For the filter of the tunnel's device."""
         return self._programs.from_tunnel
+
+    @property
+    def program_number(self) -> int:
+        """The kernel's number of it."""
+        return number_and_name(self._programs.from_tunnel)[0]
 
     def open(self, tunnel: int) -> None:
         """From now on frames for other nodes leave by this device (its interface index)."""
@@ -79,29 +75,3 @@ class Peers:
     def known(self) -> dict[str, int]:
         """The number of each node, by address."""
         return {address_text(address): number for (address,), (number,) in self._numbers.items()}
-
-
-def make_device(kernel: Netlink, port: int, program: int) -> int:
-    """Makes the tunnel's device unless it is there, and puts the program at its ingress; returns its interface index.
-
-    In the network namespace of `kernel`. Raises LinkError; when another process has the UDP port, it says so.
-    """
-    data = [
-        ("IFLA_VXLAN_COLLECT_METADATA", 1),
-        ("IFLA_VXLAN_GBP", True),
-        ("IFLA_VXLAN_PORT", port),
-        ("IFLA_VXLAN_LEARNING", 0),
-        ("IFLA_VXLAN_UDP_ZERO_CSUM6_TX", 1),
-        ("IFLA_VXLAN_UDP_ZERO_CSUM6_RX", 1),
-    ]
-    kind = [("IFLA_INFO_KIND", "vxlan"), ("IFLA_INFO_DATA", {"attrs": data})]
-    with explained(f"make the tunnel's device {DEVICE} on UDP port {port}"):
-        with ignored(errno.EEXIST):
-            kernel.request(RTM_NEWLINK, link(("IFLA_IFNAME", DEVICE), ("IFLA_LINKINFO", {"attrs": kind})), NEW)
-        sysctl.set_interface("ipv4", DEVICE, forwarding=0, rp_filter=1)
-        sysctl.set_interface("ipv6", DEVICE, forwarding=0, disable_ipv6=1)
-        made = read_link(kernel, DEVICE)
-        tc.attach(kernel, made.ifindex, 0, program, FROM_TUNNEL)
-        flags = IFF_UP | IFF_NOARP
-        kernel.request(RTM_NEWLINK, link(("IFLA_MTU", LARGEST_MTU), index=made.ifindex, flags=flags, change=flags))
-    return made.ifindex

@@ -45,7 +45,7 @@ class Shortcut:
         """Three open descriptors: of the shortcut and of the map for its jump, which `close` closes, and of the program
         behind it. No other process may hold the map: the kernel empties it when nobody holds it any more."""
         self.fd = fd
-        self.number, _ = _number_and_name(fd)
+        self.number, _ = number_and_name(fd)
         """The kernel's number of it."""
         self._jump = jump
         self._program = program
@@ -138,11 +138,12 @@ def _programs(ifindex: int) -> list[int]:
 def _name_of(number: int) -> str:
     """Empty for a program that does not exist any more. The kernel gives a number again only after two billion."""
     with ignored(*_GONE), _opened(number) as program:
-        return _number_and_name(program)[1]
+        return number_and_name(program)[1]
     return ""
 
 
-def _number_and_name(program: int) -> tuple[int, str]:
+def number_and_name(program: int) -> tuple[int, str]:
+    """The kernel's number of a program (an open descriptor), and its name. Raises OSError."""
     info, size = ctypes.create_string_buffer(_PROGRAM_INFO.size), ctypes.c_uint32(_PROGRAM_INFO.size)
     _expect(lib.bpf_obj_get_info(program, info, ctypes.byref(size)))
     number, name = _PROGRAM_INFO.unpack(info.raw)
