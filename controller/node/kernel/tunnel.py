@@ -40,8 +40,8 @@ class Tunnel:
     LinkError."""
 
     def __init__(self, address: str, port: int, program: int, program_number: int) -> None:
-        """`address`: this node's, under which the others know it. `port`: UDP, the same on all nodes. `program`: an open
-        descriptor of the one for the device's ingress, and the kernel's number of it."""
+        """`address`: this node's, under which the others know it. `port`: UDP, the same on all nodes. `program`: an
+        open descriptor of the one for the device's ingress, and the kernel's number of it."""
         self._kernel = Netlink()
         self._address = ipaddress.ip_address(address)
         self._port = port
@@ -95,7 +95,7 @@ class Tunnel:
 
     def _interface(self) -> int:
         for body in self._kernel.dump(RTM_GETADDR, _ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
-            *_, index = _ADDRESS.unpack_from(body)
+            index: int = _ADDRESS.unpack_from(body)[-1]
             found = dict(attributes(body, _ADDRESS.size))
             if self._address.packed in (found.get(_IFA_LOCAL), found.get(_IFA_ADDRESS)):
                 return index

@@ -22,7 +22,7 @@ from controller.node.plane.replica import Replica
 from sfc.chain import Chain
 
 Members = list[tuple[str, int]]
-"""(pod UID, slot or index of a far link) of each target of a side, sorted: what maglev.table makes a lookup table of."""
+"""(pod UID, slot or index of a far link) of each target of a side, sorted: what maglev.table makes the table of."""
 Place = tuple[HostLink, LinkEntry]
 """A link, and its entry in the data path."""
 NOT_PLANNED = "NotPlanned"
