@@ -46,7 +46,7 @@ class Side:
         self.far = FarLinks(world.node.datapath.peers, {})
         self.heard: tuple[Published, ...] = ()
         node, own = world.node, world.node._cluster
-        node.reconciler._cluster = lambda: Cluster(own().chains, own().replicas, self.far.seen(self.heard))
+        node.reconciler._cluster = lambda: Cluster(own().chains, own().replicas, far=self.far.seen(self.heard))
 
     def published(self) -> tuple[Published, ...]:
         """The links that serve here."""

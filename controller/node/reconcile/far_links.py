@@ -1,25 +1,35 @@
 """What other nodes publish of their replicas, with the numbers by which this node's data path names them.
 
 Numbers and indexes are this node's own. They are given in turn, so that one rests as long as possible before it stands
-for something else: a session may still name what has left.
+for something else: a session may still name what has left. For the same reason a node keeps its number for a while
+after its last link has left.
 """
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from controller.node.plane.cluster import ChainKey
+from controller.node.plane.cluster import ChainKey, Cluster
 from controller.node.plane.far import FAR_LINKS, PEERS, FarReplica, FarSides, identity
 from controller.node.plane.model import SLOTS, FarLink
+from kube.objects import Key, Object, name, namespace
 from sfc.chain import Side
+
+REST_SECONDS = 60.0
+"""How long a node keeps its number when it has no link any more in the chains of this node."""
+
+Of = tuple[int, ChainKey, str, Side]
+"""What an index stands for: identity of the link, chain, name of the CrossConnection, side."""
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A link that serves on another node, as that node says."""
+    """A link on another node, as that node says."""
 
     chain: ChainKey
     connection: str
@@ -32,6 +42,22 @@ class Published:
     slot: int
     generation: int
     """plane/far.py"""
+    serves: bool = True
+    """It receives new sessions."""
+
+
+def published(connection: Object, here: str) -> Iterator[Published]:
+    """The links in the status of a CrossConnection, but those of the node `here`. A node without an address has no
+    tunnel: its links cannot be reached."""
+    chain = namespace(connection), connection["spec"]["chain"]
+    for node in (connection.get("status") or {}).get("nodes") or ():
+        if node["name"] == here or "address" not in node:
+            continue
+        for side in Side:
+            for link in node.get(side.name.lower()) or ():
+                if "slot" in link:
+                    of, serves = (link["uid"], link["slot"], link["generation"]), link["state"] == "serving"
+                    yield Published(chain, name(connection), side, node["address"], *of, serves)
 
 
 class PeerNumbers(Protocol):
@@ -40,49 +66,77 @@ class PeerNumbers(Protocol):
     def set(self, number: int, address: str) -> None:
         """Gives a node a number."""
 
+    def clear(self, number: int) -> None:
+        """The number stands for no node any more."""
+
     def known(self) -> Mapping[str, int]:
         """The number of each node, by address."""
 
 
 class FarLinks:
-    """Gives numbers to nodes, and indexes to their links. For one thread at a time."""
+    """Gives numbers to nodes, and indexes to their links. While an agent leads, it alone gives them."""
 
-    def __init__(self, peers: PeerNumbers, there: Mapping[int, FarLink]) -> None:
-        """`there`: the links that the maps have already, by index. They keep their places."""
+    def __init__(
+        self, peers: PeerNumbers, there: Mapping[int, FarLink], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`there`: the links that the maps have already, by index. They keep their places. `clock`: seconds."""
         self._peers = peers
+        self._clock = clock
         self._numbers = dict(peers.known())
         self._last_number = max(self._numbers.values(), default=0)
-        self._of: dict[tuple[int, ChainKey, str, Side], int] = {}
+        self._met: dict[str, float] = {}
+        """When each node last had a link in the chains of this node, by address."""
+        self._of: dict[Of, int] = {}
         self._reserved = {link.identity: index for index, link in there.items()}
         """Indexes that an earlier agent gave, by identity, until the first look."""
         self._last_index = max(there, default=SLOTS - 1)
+        self._lock = threading.Lock()
+        self._latest: tuple[Cluster, Mapping[Key, Sequence[Published]], Cluster] | None = None
+
+    def joined(self, cluster: Cluster | None, links: Mapping[Key, Sequence[Published]]) -> Cluster | None:
+        """The cluster with the far links of its chains, from those of each CrossConnection.
+
+        The same value again for the same ones. Any thread may call it. Raises FarLinksExhaustedError.
+        """
+        if cluster is None:
+            return None
+        with self._lock:
+            if not self._latest or self._latest[0] is not cluster or self._latest[1] is not links:
+                own = (link for found in links.values() for link in found if link.chain in cluster.chains)
+                self._latest = cluster, links, replace(cluster, far=self.seen(own))
+            return self._latest[2]
 
     def seen(self, links: Iterable[Published]) -> dict[ChainKey, FarSides]:
         """The far links of each chain. Raises FarLinksExhaustedError."""
-        found: dict[ChainKey, dict[tuple[str, Side], list[FarReplica]]] = defaultdict(lambda: defaultdict(list))
-        kept: dict[tuple[int, ChainKey, str, Side], int] = {}
-        waiting: list[tuple[tuple[int, ChainKey, str, Side], Published]] = []
+        now = self._clock()
+        serving: list[tuple[Of, str]] = []
         for link in links:
-            key = (
-                identity(self._number(link.address), link.slot, link.generation),
-                link.chain,
-                link.connection,
-                link.side,
-            )
-            waiting.append((key, link))
-            if index := self._of.get(key) or self._reserved.get(key[0]):
-                kept[key] = index
+            self._met[link.address] = now
+            of = identity(self._number(link.address), link.slot, link.generation)
+            if link.serves:
+                serving.append(((of, link.chain, link.connection, link.side), link.uid))
+        kept = {of: index for of, _ in serving if (index := self._of.get(of) or self._reserved.get(of[0]))}
         taken = {*kept.values(), *self._of.values()}
-        for key, link in waiting:
-            if key not in kept:
-                kept[key] = self._free(taken)
-                taken.add(kept[key])
-            found[link.chain][link.connection, link.side].append(FarReplica(link.uid, key[0], kept[key]))
+        found: dict[ChainKey, dict[tuple[str, Side], list[FarReplica]]] = defaultdict(lambda: defaultdict(list))
+        for of, uid in serving:
+            if of not in kept:
+                kept[of] = self._free(taken)
+                taken.add(kept[of])
+            number, chain, connection, side = of
+            found[chain][connection, side].append(FarReplica(uid, number, kept[of]))
         self._of, self._reserved = kept, {}
+        self._part_with(now)
         return {
             chain: {side: tuple(sorted(replicas, key=lambda each: each.uid)) for side, replicas in sides.items()}
             for chain, sides in found.items()
         }
+
+    def _part_with(self, now: float) -> None:
+        """Takes the numbers back of nodes that have had no link here for long."""
+        for address, number in [*self._numbers.items()]:
+            if now - self._met.setdefault(address, now) > REST_SECONDS:
+                del self._numbers[address], self._met[address]
+                self._peers.clear(number)
 
     def _number(self, address: str) -> int:
         number = self._numbers.get(address)
