@@ -83,6 +83,9 @@ METRICS_PORT = 9811
 METRICS_CERTIFICATE = "/etc/sfc/metrics-tls"
 """Where each component finds the certificate for it: the files of the Secret sfc-metrics-tls."""
 
+TUNNEL_PORT = 5789
+"""UDP port of the tunnel between node agents' data paths, on every node."""
+
 HEALTH_HOST = "127.0.0.1"
 HEALTH_PORT = 9809
 """The node agent's /healthz and /readyz, which only its own node can reach."""

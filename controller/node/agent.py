@@ -108,7 +108,17 @@ def _options(argv: list[str]) -> argparse.Namespace:
     idle = "seconds without a packet after which a session of %s is over, unless its chain says another number"
     parser.add_argument("--tcp-idle", type=_idle, default=DEFAULT_PATIENCE.tcp, help=idle % "TCP or SCTP")
     parser.add_argument("--other-idle", type=_idle, default=DEFAULT_PATIENCE.other, help=idle % "UDP, ICMP or other")
+    parser.add_argument(
+        "--node-address",
+        default=os.environ.get("NODE_ADDRESS"),
+        help="address of this node, to which the others send (default: $NODE_ADDRESS)",
+    )
+    parser.add_argument(
+        "--tunnel-port", type=int, default=names.TUNNEL_PORT, help="UDP port of the tunnel, the same on all nodes"
+    )
     options = parser.parse_args(argv)
+    if not options.node_address:
+        parser.error("give --node-address or set NODE_ADDRESS to this node's address in the cluster")
     if not options.node:
         parser.error("give --node or set NODE_NAME to this node's name in the cluster")
     return options
@@ -131,7 +141,13 @@ class Agent:
     def __init__(self, options: argparse.Namespace) -> None:
         api = ApiServer.from_environment()
         self._cluster = ClusterView(api, options.node, self._wake, self._wake_status_writer)
-        self._status_writer = StatusWriter(api, options.node, self._state, self._cluster.connections)
+        self._status_writer = StatusWriter(
+            api,
+            options.node,
+            self._state,
+            self._cluster.connections,
+            address=lambda: options.node_address if self._terms and self._terms[-1].reachable else None,
+        )
         self._links = Links()
         hash_key = HashKey.read(options.hash_key)
         with printed_by_libraries():  # the compiler, and the kernel's verifier
@@ -150,6 +166,8 @@ class Agent:
             certificate=Certificate(options.metrics_tls),
             access=Access(api),
             page=Page(),
+            tunnel=self._datapath.peers.tunnel(options.node_address, options.tunnel_port),
+            tunnel_port=options.tunnel_port,
         )
         self._terms: list[Term] = []
         self._contests = Contests(api, options.node, self._state, self._datapath.counters.contests)

@@ -22,15 +22,19 @@ from controller.node.hooks.port import PortGiver, open_to_relay
 from controller.node.hooks.server import HookServer
 from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.links import Links
+from controller.node.kernel.tunnel import Tunnel
 from controller.node.plane.drain import Drain, NotDeletedError
 from controller.node.plane.model import PROGRAM
 from controller.node.plane.plan import State
 from controller.node.reconcile.cluster_view import ClusterView
 from controller.node.reconcile.deletions import Deletions
 from controller.node.reconcile.drains import Drains
+from controller.node.reconcile.far_links import FarLinks
+from controller.node.reconcile.heartbeat import EchoSender, Heartbeat
 from controller.node.reconcile.orphans import Orphans
 from controller.node.reconcile.reconciler import Reconciler
 from controller.node.reconcile.shortcuts import Shortcuts
+from controller.node.reconcile.tunnel import TunnelKeeper
 from controller.node.report.refused_hooks import RefusedHooks
 from controller.node.report.status_writer import StatusWriter
 from controller.node.report.transition_log import TransitionLog
@@ -69,6 +73,8 @@ class Setting:
     """For metrics, as are the next two."""
     access: Access
     page: Page
+    tunnel: Tunnel
+    tunnel_port: int
 
 
 class Term:
@@ -85,7 +91,16 @@ class Term:
         self._open = False
         inherited = tuple(drains)
         known = Drains(inherited, Deletions(setting.cluster.deleted))
-        self.reconciler = Reconciler(setting.links, setting.datapath, setting.cluster.get, drains=known)
+        peers = setting.datapath.peers
+        far = FarLinks(peers, setting.datapath.observe().far)
+        self._tunnel = TunnelKeeper(setting.tunnel.make, peers.open, setting.tunnel.payload)
+        self._echoes = EchoSender(setting.tunnel_port)
+        self.reconciler = Reconciler(
+            setting.links,
+            setting.datapath,
+            lambda: far.joined(setting.cluster.get(), setting.cluster.published()),
+            drains=known,
+        )
         self.reconciler.observe_with(TransitionLog(setting.status_writer.tell, inherited).note)
         self.reconciler.observe_with(lambda state: note(state.drains.values()))
         self.reconciler.observe_with(lambda _: setting.status_writer.wake())
@@ -99,6 +114,8 @@ class Term:
             "sessions": self.reconciler.sessions.run,
             "confirmation": self.reconciler.confirm,
             "orphans": orphans.run,
+            "tunnel": self._tunnel.run,
+            "heartbeat": Heartbeat(peers, self._echoes.send).run,
         }
         if setting.links.tcx:
             shortcut = setting.datapath.shortcut
@@ -132,6 +149,7 @@ class Term:
             setting.folders,
             reconciler.links_changed,
             lambda: reconciler.state.links_by_namespace,
+            self._tunnel.mtu,
         )
         self._cni = CniServer(setting.run / Path(names.CNI_SOCKET).name, wiring)
         self._cni.start()
@@ -148,6 +166,11 @@ class Term:
     def state(self) -> State:
         """After the last pass; empty once the term is retired."""
         return State() if self._stop.is_set() else self.reconciler.state
+
+    @property
+    def reachable(self) -> bool:
+        """Whether other nodes reach this one through the tunnel."""
+        return self._tunnel.there and not self._stop.is_set()
 
     @property
     def held(self) -> int:

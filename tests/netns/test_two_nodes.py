@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from controller.node.kernel.datapath import Datapath
-from controller.node.kernel.tunnel import Tunnel
 from controller.node.plane.cluster import Cluster
 from controller.node.plane.far import generation
 from controller.node.plane.model import LinkState
@@ -136,7 +135,7 @@ def two_nodes(label: str, functions: dict[str, str], here: Datapath, there: Data
             subprocess.run(["ip", "-n", name, "link", "set", "u0", "up"], check=True)
             peers = side.world.node.datapath.peers
             with inside(name):
-                tunnel = Tunnel(side.address, PORT, peers.program_fd, peers.program_number)
+                tunnel = peers.tunnel(side.address, PORT)
                 stack.callback(tunnel.close)
                 peers.open(tunnel.make())
                 assert tunnel.make() == tunnel.make()

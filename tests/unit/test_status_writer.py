@@ -53,7 +53,7 @@ ONE = cluster(pod("client-1", "client"))
 def status_writer(
     api: Api, shown: State, connections: Mapping[Key, Any] | None = None, clock: Clock | None = None
 ) -> Any:
-    return StatusWriter(api, "node1", lambda: shown, lambda: connections or {}, clock or Clock())
+    return StatusWriter(api, "node1", lambda: shown, lambda: connections or {}, clock=clock or Clock())
 
 
 def test_the_condition_is_written_with_the_uid_it_is_meant_for() -> None:
@@ -121,7 +121,7 @@ def test_what_is_made_anew_under_the_same_name_is_written_at_once() -> None:
     api, path = Api(), "/apis/sfc.dev/v1alpha1/namespaces/telco/crossconnections/edge.client.lan.firewall.left/status"
     connections = {("telco", "edge.client.lan.firewall.left"): ("xc-1", None)}
     shown = [state(ONE, ALL[:1])]
-    one = StatusWriter(api, "node1", lambda: shown[0], lambda: connections, Clock())
+    one = StatusWriter(api, "node1", lambda: shown[0], lambda: connections, clock=Clock())
 
     one.publish()
     connections[("telco", "edge.client.lan.firewall.left")] = "xc-2", None

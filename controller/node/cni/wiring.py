@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class PodWiring:
     folders: where the node has what an ADD needs.
     on_change: called after links have come or gone; must be cheap.
     held: returns how many links each namespace has; called at every ADD.
+    mtu: returns the MTU of an interface whose chain says none; None leaves it to the kernel.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917
@@ -54,6 +55,7 @@ class PodWiring:
         folders: Folders,
         on_change: Callable[[], None],
         held: Callable[[], Mapping[str, int]] = dict,
+        mtu: Callable[[], int | None] = lambda: None,
     ) -> None:
         self._links = links
         self._statements = Statements(folders.statement_keys)
@@ -63,6 +65,7 @@ class PodWiring:
         self._on_change = on_change
         self._slots = Slots(lambda: (link.slot for link in links.list()), held)
         self._drain_ids = DrainIds(links.list)
+        self._mtu = mtu
 
     def add(self, addition: Addition) -> dict[str, Any]:
         """Makes the link, and returns the CNI result. Replaces what an earlier ADD of the attachment left behind.
@@ -88,7 +91,10 @@ class PodWiring:
             identity = Identity(
                 pod.uid, attachment.interface_name, addition.drain_id, slot, addition.chain, addition.stage
             )
-            host = self._links.create(name, identity, addition.interface, netns)
+            wanted = addition.interface
+            if wanted.mtu is None:
+                wanted = replace(wanted, mtu=self._mtu())
+            host = self._links.create(name, identity, wanted, netns)
             self._links.attach(host.ifindex, slot, self._program(), self._program_name)
             given = delegated.result()
             interface = with_result(addition.interface, given)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from controller.node.kernel.maps import Map, address_text, packed_address
 from controller.node.kernel.session_table import Programs
 from controller.node.kernel.tcx import number_and_name
+from controller.node.kernel.tunnel import Tunnel
 from controller.node.plane.far import FAR_LINKS, peer_of
 from controller.node.plane.model import SLOTS, LinkState
 
@@ -24,15 +25,10 @@ class Peers:
         self._heard, self._entry = maps["heard"], maps["tunnel_entry"]
         self._programs = programs
 
-    @property
-    def program_fd(self) -> int:
-        """For the filter of the tunnel's device."""
-        return self._programs.from_tunnel
-
-    @property
-    def program_number(self) -> int:
-        """The kernel's number of it."""
-        return number_and_name(self._programs.from_tunnel)[0]
+    def tunnel(self, address: str, port: int) -> Tunnel:
+        """The tunnel that leads into this data path, from the calling thread's network namespace. See there."""
+        program = self._programs.from_tunnel
+        return Tunnel(address, port, program, number_and_name(program)[0])
 
     def open(self, tunnel: int) -> None:
         """From now on frames for other nodes leave by this device (its interface index)."""

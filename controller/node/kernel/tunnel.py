@@ -6,6 +6,7 @@ import errno
 import ipaddress
 import socket
 import struct
+import threading
 
 from pyroute2.netlink.rtnl import RTM_DELLINK, RTM_GETADDR, RTM_GETLINK, RTM_NEWLINK
 
@@ -36,8 +37,7 @@ _LINK_BY_INDEX = struct.Struct("=BxHiII")
 
 
 class Tunnel:
-    """In the network namespace of the thread that makes it. One thread at a time may use it; all methods raise
-    LinkError."""
+    """In the network namespace of the thread that makes it. Any thread may call its methods; they raise LinkError."""
 
     def __init__(self, address: str, port: int, program: int, program_number: int) -> None:
         """`address`: this node's, under which the others know it. `port`: UDP, the same on all nodes. `program`: an
@@ -47,6 +47,7 @@ class Tunnel:
         self._port = port
         self._program = program
         self._number = program_number
+        self._busy = threading.Lock()
 
     def close(self) -> None:
         """Lets go of the device, which stays."""
@@ -64,7 +65,7 @@ class Tunnel:
         ]
         kind = [("IFLA_INFO_KIND", "vxlan"), ("IFLA_INFO_DATA", {"attrs": data})]
         doing = f"make {DEVICE} on UDP port {self._port} (`ss -lunp` shows who has a port; --tunnel-port takes another)"
-        with explained(doing):
+        with explained(doing), self._busy:
             with ignored(errno.EEXIST):
                 self._kernel.request(
                     RTM_NEWLINK, link(("IFLA_IFNAME", DEVICE), ("IFLA_LINKINFO", {"attrs": kind})), NEW
@@ -83,12 +84,12 @@ class Tunnel:
 
     def remove(self) -> None:
         """Removes the device; succeeds when there is none."""
-        with explained(f"remove {DEVICE}"), ignored(errno.ENODEV):
+        with explained(f"remove {DEVICE}"), self._busy, ignored(errno.ENODEV):
             self._kernel.request(RTM_DELLINK, link(("IFLA_IFNAME", DEVICE)))
 
     def payload(self) -> int:
         """The MTU of interfaces whose frames fit through the tunnel on this node's way to the others."""
-        with explained(f"find the interface with the node's address {self._address}"):
+        with explained(f"find the interface with the node's address {self._address}"), self._busy:
             index = self._interface()
             mtu = Link.parse(self._kernel.get(RTM_GETLINK, _LINK_BY_INDEX.pack(socket.AF_UNSPEC, 0, index, 0, 0))).mtu
         return mtu - _HEADERS[self._address.version]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 from controller.node.plane.cluster import Cluster
 from controller.node.plane.replica import Replica, replica_of
+from controller.node.reconcile.far_links import Published, published
 from kube import lean
 from kube.api import ApiServer, Collection
-from kube.objects import CHAINS, CONNECTIONS, PODS, Key, Object, leaving
+from kube.objects import CHAINS, CONNECTIONS, PODS, Key, Object, key, leaving
 from kube.parsed import ParsedObjects
 from kube.stored import StoredChain, stored_chain
 from kube.watch import Watch
@@ -44,6 +46,17 @@ def replica(pod: Object, before: Replica | None) -> Replica | None:
         path = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
         log.exception("pod can not be read; it stays as it was", extra={"pod": path})
         return before
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What the node agents have reported about a CrossConnection."""
+
+    uid: str
+    own: Object | None
+    """This node's element of `status.nodes`."""
+    links: tuple[Published, ...]
+    """Of the other nodes."""
 
 
 class ClusterReader:
@@ -100,7 +113,9 @@ class ClusterView:
         self._names_of_pods = Collection(PODS.path(), lean.NAME, here)
         chains, connections = Collection(CHAINS.path(), lean.CHAIN), Collection(CONNECTIONS.path())
         self._chains = Watch(api, chains, stored_chain, on_change=self._chains_changed)
-        self._connections = Watch(api, connections, self._own_entry, on_change=on_status)
+        self._connections = Watch(api, connections, self._reported, on_change=self._reports_changed)
+        self._on_status = on_status
+        self._published: Mapping[Key, tuple[Published, ...]] = {}
         self._pods = Watch[Replica | None](api, pods, replica, on_change=self._look)
         self._reader = ClusterReader()
         self._looking = threading.Lock()
@@ -134,7 +149,18 @@ class ClusterView:
 
     def connections(self) -> Mapping[Key, tuple[str, Object | None]]:
         """The CrossConnections that exist, by (namespace, name): UID, and this node's element of `status.nodes`."""
-        return self._connections.snapshot()
+        return {key: (reported.uid, reported.own) for key, reported in self._connections.snapshot().items()}
+
+    def published(self) -> Mapping[Key, tuple[Published, ...]]:
+        """The links of other nodes, by the CrossConnection. The same value again while nothing has changed."""
+        return self._published
+
+    def _reports_changed(self) -> None:
+        found = {key: reported.links for key, reported in self._connections.snapshot().items() if reported.links}
+        if found != self._published:
+            self._published = found
+            self._on_change()
+        self._on_status()
 
     def _chains_changed(self) -> None:
         self._reader.refresh(self._chains.snapshot())
@@ -149,7 +175,13 @@ class ClusterView:
         if after is not before:
             self._on_change()
 
-    def _own_entry(self, connection: Object, _: object) -> tuple[str, Object | None]:
+    def _reported(self, connection: Object, before: Reported | None) -> Reported:
         nodes = (connection.get("status") or {}).get("nodes") or ()
         uid: str = connection["metadata"].get("uid", "")
-        return uid, next((node for node in nodes if node["name"] == self._node), None)
+        own = next((node for node in nodes if node["name"] == self._node), None)
+        try:
+            links = tuple(published(connection, self._node))
+        except Exception:  # one object that nobody foresaw must not hide all others
+            log.exception("other nodes' report can not be read; it stays as it was", extra={"path": key(connection)})
+            links = before.links if before else ()
+        return Reported(uid, own, links)

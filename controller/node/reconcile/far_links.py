@@ -112,9 +112,9 @@ class FarLinks:
         serving: list[tuple[Of, str]] = []
         for link in links:
             self._met[link.address] = now
-            of = identity(self._number(link.address), link.slot, link.generation)
+            number = identity(self._number(link.address), link.slot, link.generation)
             if link.serves:
-                serving.append(((of, link.chain, link.connection, link.side), link.uid))
+                serving.append(((number, link.chain, link.connection, link.side), link.uid))
         kept = {of: index for of, _ in serving if (index := self._of.get(of) or self._reserved.get(of[0]))}
         taken = {*kept.values(), *self._of.values()}
         found: dict[ChainKey, dict[tuple[str, Side], list[FarReplica]]] = defaultdict(lambda: defaultdict(list))
@@ -122,8 +122,8 @@ class FarLinks:
             if of not in kept:
                 kept[of] = self._free(taken)
                 taken.add(kept[of])
-            number, chain, connection, side = of
-            found[chain][connection, side].append(FarReplica(uid, number, kept[of]))
+            _, chain, connection, side = of
+            found[chain][connection, side].append(FarReplica(uid, of[0], kept[of]))
         self._of, self._reserved = kept, {}
         self._part_with(now)
         return {

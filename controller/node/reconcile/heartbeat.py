@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Protocol
 
+from sfc import threads
+
 log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 0.2
@@ -91,6 +93,7 @@ class Heartbeat:
     def run(self, stop: threading.Event) -> None:
         """Until `stop`."""
         while not stop.wait(BEAT_SECONDS):
+            threads.beat()
             try:
                 self.beat()
             except Exception:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from controller.node.plane.far import generation
 from controller.node.plane.hops import Hop, Hops
 from controller.node.plane.model import HostLink, LinkState
 from controller.node.plane.plan import State
@@ -43,21 +44,25 @@ def conditions(state: State) -> Iterator[tuple[Replica, Condition]]:
         yield replica, condition
 
 
-def node_status(state: State, node: str) -> dict[tuple[str, str], dict[str, Any]]:
+def node_status(state: State, node: str, address: str | None = None) -> dict[tuple[str, str], dict[str, Any]]:
     """(namespace, name) of a CrossConnection → this node's element of its `status.nodes`.
 
-    A CrossConnection without a replica on this node is left out, and so is a replica that is gone.
+    A CrossConnection without a replica on this node is left out, and so is a replica that is gone. `address`: of the
+    node, if it has a tunnel by which others reach it.
     """
     if state.cluster is None:
         return {}
-    replicas: dict[tuple[int, Side], list[dict[str, str]]] = {}
-    for replica, state_name, key in _placed(state):
-        replicas.setdefault(key, []).append({"pod": replica.name, "uid": replica.uid, "state": state_name})
+    replicas: dict[tuple[int, Side], list[dict[str, Any]]] = {}
+    for replica, state_name, key, link in _placed(state):
+        said = {"pod": replica.name, "uid": replica.uid, "state": state_name}
+        where = {"slot": link.slot, "generation": generation(link.ifindex)} if address else {}
+        replicas.setdefault(key, []).append(said | where)
     entries = {}
     for connection, number in state.plan.numbers.of.items():
         sides = {side: replicas.get((number, side), []) for side in Side}
         if any(sides.values()):
-            entries[connection.namespace, connection.connection] = {"name": node} | {
+            named = {"name": node} | ({"address": address} if address else {})
+            entries[connection.namespace, connection.connection] = named | {
                 side.name.lower(): sorted(found, key=lambda r: r["pod"]) for side, found in sides.items()
             }
     for (namespace, name), of_chain in troubles(state).items():
@@ -69,14 +74,14 @@ def node_status(state: State, node: str) -> dict[tuple[str, str], dict[str, Any]
     return entries
 
 
-def _placed(state: State) -> Iterator[tuple[Replica, str, tuple[int, Side]]]:
+def _placed(state: State) -> Iterator[tuple[Replica, str, tuple[int, Side], HostLink]]:
     for replica in state.cluster.replicas.values() if state.cluster else ():
         for link in state.links.get(replica.uid, ()):
             entry = state.plane.links.get(link.slot)
             if entry and entry.state != LinkState.GONE:
                 keeps = entry.state == LinkState.DRAINING and replica.uid not in state.drains
                 shown = LinkState.WIRED if keeps else entry.state
-                yield replica, shown.name.lower(), (entry.connection, entry.side)
+                yield replica, shown.name.lower(), (entry.connection, entry.side), link
 
 
 def _condition(state: State, hops: Hops, replica: Replica, chain: Chain | None) -> Condition:

@@ -53,13 +53,15 @@ class StatusApi(Protocol):
 class StatusWriter:
     """The thread and its queue of events. `wake`, `tell` and `write` may be called from any thread."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         api: StatusApi,
         node: str,
         state: Callable[[], State],
         connections: Callable[[], Mapping[Key, tuple[str, Object | None]]],
+        *,
         clock: Callable[[], float] = time.monotonic,
+        address: Callable[[], str | None] = lambda: None,
     ) -> None:
         """`connections` returns the UID of each CrossConnection that exists, by (namespace, name), and this node's
         element of its `status.nodes`; None for one without it."""
@@ -69,6 +71,7 @@ class StatusWriter:
         self._state = state
         self._connections = connections
         self._clock = clock
+        self._address = address
         self._woken = threading.Event()
         self._written: dict[tuple[str, str], tuple[Any, float]] = {}
         """By path and UID: what was written, and when. An object made anew under the same name has nothing of it."""
@@ -109,7 +112,7 @@ class StatusWriter:
         """Write what differs. False when a write failed and should be repeated soon."""
         state = self._state()
         done = [self._write_condition(replica, condition) for replica, condition in conditions(state)]
-        wanted = node_status(state, self._node) if state.cluster else None
+        wanted = node_status(state, self._node, self._address()) if state.cluster else None
         if wanted is not None:
             present = self._connections()  # mostly of chains that this node knows nothing of
             differ = [key for key, (_, entry) in present.items() if entry is not None or key in wanted]
