@@ -1169,16 +1169,14 @@ static __always_inline int send_near(struct __sk_buff *skb, u64 to)
 	return to & PLAIN ? bpf_redirect(end_ifindex(to), 0) : action;
 }
 
-/* Sends to any end. */
-static __always_inline int send(struct __sk_buff *skb, const struct sender *from, u64 to)
+/* Sends to a link of another node. Returns only if the tunnel is not there. */
+static __always_inline enum verdict send_far(struct __sk_buff *skb, const struct sender *from, u64 to)
 {
-	if (!is_far(to))
-		return send_near(skb, to);
 	skb->cb[TOLD_TO] = end_ifindex(to);
 	skb->cb[TOLD_FROM] = identity_of(0, generation_of(end_ifindex(from->end)), end_slot(from->end));
 	skb->cb[TOLD_CONNECTION] = from->connection;
 	tunnel_entry.call(skb, 0);
-	return drop(from->connection, VERDICT_PEER_DOWN);
+	return VERDICT_PEER_DOWN;
 }
 
 /* True when the headers of the most common frames, TCP or UDP directly behind IP, are in the linear part. A large TCP
@@ -1250,8 +1248,11 @@ int cross_connect(struct __sk_buff *skb)
 	from.stamp = link->stamp;
 	pull_headers(skb);
 	verdict = decide(skb, &from, &to);
-	if (verdict == VERDICT_FORWARDED || verdict == VERDICT_ANSWERED)
-		return send(skb, &from, to);
+	if (verdict == VERDICT_FORWARDED || verdict == VERDICT_ANSWERED) {
+		if (!is_far(to))
+			return send_near(skb, to);
+		verdict = send_far(skb, &from, to);
+	}
 	if (verdict == VERDICT_NOT_OURS)
 		return TC_ACT_UNSPEC;
 	return drop(from.connection, verdict);
