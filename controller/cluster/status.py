@@ -92,10 +92,17 @@ class Hop:
     connection: CrossConnection
     nodes: Mapping[Side, frozenset[str]]
     """Names of the nodes that have a target on this side."""
+    tunnelled: frozenset[str] = frozenset()
+    """Names of the nodes that reach each other."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether traffic passes, on a node or between nodes."""
+        return bool(self.closed_on) or all(self.nodes[side] & self.tunnelled for side in Side)
 
     @property
     def closed_on(self) -> frozenset[str]:
-        """The nodes on which traffic passes: those that have targets on both sides."""
+        """The nodes that have targets on both sides."""
         return self.nodes[Side.UPSTREAM] & self.nodes[Side.DOWNSTREAM]
 
     def lacking(self, node: str) -> list[InterfaceRef]:
@@ -110,7 +117,8 @@ def hop(connection: CrossConnection, obj: Object, alive: Collection[str]) -> Hop
     def serving(node: Object, side: Side) -> bool:
         return any(_serves(replica, alive) for replica in node.get(_field(side)) or ())
 
-    return Hop(connection, {side: frozenset(node["name"] for node in nodes if serving(node, side)) for side in Side})
+    targets = {side: frozenset(node["name"] for node in nodes if serving(node, side)) for side in Side}
+    return Hop(connection, targets, frozenset(node["name"] for node in nodes if "address" in node))
 
 
 def _serves(replica: Object, alive: Collection[str]) -> bool:
@@ -133,7 +141,10 @@ def chain_ready(
     empty = [count for count in counts if not count.serving and not count.hop_open]
     if empty:
         return Condition(READY, False, STAGE_EMPTY, "; ".join(_emptiness(chain, empty)))
-    if not frozenset.intersection(*(count.serving_on for count in counts)):
+    tunnelled = frozenset[str]().union(*(hop.tunnelled for hop in hops))
+    if not all(count.serving_on & tunnelled for count in counts) and not frozenset.intersection(
+        *(count.serving_on for count in counts)
+    ):
         return Condition(READY, False, names.HOP_OPEN, _openness(hops))
     return Condition(READY, True, ALL_STAGES_SERVE, "every stage has a replica that serves")
 
@@ -175,8 +186,8 @@ def _openness(hops: Sequence[Hop]) -> str:
     best = max(nodes, key=lambda node: closed[node], default="")
     found = "".join(f"; on {best}, {_open_hop(hop, best)}" for hop in hops if nodes and best not in hop.closed_on)
     return (
-        f"no node has a serving replica of every stage, and chains do not leave a node yet{found}: schedule the stages "
-        "together (kubectl describe pods shows what each replica lacks)"
+        f"no node has a serving replica of every stage, and not all nodes with one have a tunnel to the others{found}: "
+        "see the logs of the node agents for what their tunnels lack, or schedule the stages together"
     )
 
 
@@ -232,9 +243,11 @@ def connection_status(obj: Object, its: Hop, alive: Collection[str], now: dateti
 def _connection_ready(its: Hop) -> Condition:
     if empty := [str(its.connection.end(side)) for side in Side if not its.nodes[side]]:
         return Condition(READY, False, SIDE_EMPTY, f"no replica of {' and none of '.join(empty)} serves")
-    if not its.closed_on:
+    if not its.closed:
         where = "; ".join(f"{its.connection.end(side)}: {', '.join(sorted(its.nodes[side]))}" for side in Side)
-        message = f"no node has serving replicas of both sides, and chains do not leave a node yet ({where})"
+        message = (
+            f"no node has serving replicas of both sides, and there is no tunnel between those that have ({where})"
+        )
         return Condition(READY, False, names.HOP_OPEN, message)
     return Condition(READY, True, BOTH_SIDES_SERVE, "both sides have a replica that serves")
 

@@ -318,18 +318,33 @@ def test_a_chain_whose_stages_are_on_different_nodes_names_the_hop_that_is_open(
     condition = ready(after.chains[0])
     assert (condition["status"], condition["reason"]) == ("False", "HopOpen")
     assert condition["message"] == (
-        "no node has a serving replica of every stage, and chains do not leave a node yet; on n2, the hop client.lan → "
-        "firewall.left is open (none of client there): schedule the stages together (kubectl describe pods shows what "
-        "each replica lacks)"
+        "no node has a serving replica of every stage, and not all nodes with one have a tunnel to the others; on n2, "
+        "the hop client.lan → firewall.left is open (none of client there): see the logs of the node agents for what "
+        "their tunnels lack, or schedule the stages together"
     )
     assert status(after)["summary"] == "client 0/1, firewall 0/1, server 0/1"
     apart, whole = (ready(connection) for connection in after.connections)
     assert (apart["status"], apart["reason"]) == ("False", "HopOpen")
     assert apart["message"] == (
-        "no node has serving replicas of both sides, and chains do not leave a node yet (client.lan: n1; "
+        "no node has serving replicas of both sides, and there is no tunnel between those that have (client.lan: n1; "
         "firewall.left: n2)"
     )
     assert (whole["status"], whole["reason"]) == ("True", "BothSidesServe")
+
+
+def test_a_chain_over_nodes_with_tunnels_is_ready() -> None:
+    pods = [pod("c1", "client"), pod("f2", "firewall", node="n2"), pod("s3", "server", node="n3")]
+    cluster, _ = settle(Objects(chains=[chain()], pods=pods))
+    reported(cluster.connections[0], n1=(["c1"], []), n2=([], ["f2"]))
+    reported(cluster.connections[1], n2=(["f2"], []), n3=([], ["s3"]))
+    for connection in cluster.connections:
+        for number, node in enumerate(connection["status"]["nodes"]):
+            node["address"] = f"10.0.0.{number}"
+
+    after, _ = settle(cluster)
+
+    assert ready(after.chains[0])["reason"] == "AllStagesServe"
+    assert [ready(connection)["reason"] for connection in after.connections] == ["BothSidesServe"] * 2
 
 
 def test_a_chain_is_ready_on_one_node_whatever_is_spare_on_others() -> None:

@@ -10,11 +10,13 @@ import pytest
 from controller.node.plane.cluster import Cluster
 from controller.node.plane.desired import desired
 from controller.node.plane.drain import Drain
-from controller.node.plane.model import DataPlane, LinkState, by_pod
+from controller.node.plane.far import FarReplica, FarSides, identity
+from controller.node.plane.model import SLOTS, DataPlane, LinkState, by_pod
 from controller.node.plane.plan import Plan, State
 from controller.node.plane.replica import replica_of
 from controller.node.report.conditions import conditions
 from kube.conditions import Condition
+from sfc.chain import Side
 from sfc.reading import chain_of
 from tests.unit.objects import chain, link, pod
 
@@ -31,10 +33,13 @@ def replica(stage: str, number: int = 1, **more: Any) -> Json:
     return pod(f"{stage}-{number}", stage, interfaces=INTERFACES[stage], **more)
 
 
-def node(*pods: Json, drains: Mapping[str, Drain] | None = None, obj: Json | None = None) -> State:
+def node(
+    *pods: Json, drains: Mapping[str, Drain] | None = None, obj: Json | None = None, far: FarSides | None = None
+) -> State:
     """A node with these replicas, each with its links."""
     replicas = [each for each in map(replica_of, pods) if each]
-    of = Cluster({("telco", "edge"): chain_of(obj or chain())}, {each.uid: each for each in replicas})
+    own = {each.uid: each for each in replicas}
+    of = Cluster({("telco", "edge"): chain_of(obj or chain())}, own, far={("telco", "edge"): far or {}})
     ends = [(each.name, name) for each in replicas for name in INTERFACES[each.stage]]
     links = by_pod(link(slot, *end) for slot, end in enumerate(ends, 1))
     return State(of, desired(of, links, drains or {}, DataPlane(), Plan()), drains or {})
@@ -64,10 +69,26 @@ def test_a_replica_without_neighbours_is_in_its_targets_and_not_ready() -> None:
     assert (condition.status, condition.reason) == (False, "HopOpen")
     assert condition.message == (
         "in its targets, but no traffic passes from firewall.left to client.lan: stage client has no serving replica "
-        "on this node, and chains do not leave a node yet; start one here, or schedule the stages together; in its "
+        "on this node or on one that its tunnel reaches; see kubectl describe pods -l sfc.dev/stage=client; in its "
         "targets, but no traffic passes from firewall.right to nat.inside: stage nat has no serving replica on this "
-        "node, and chains do not leave a node yet; start one here, or schedule the stages together"
+        "node or on one that its tunnel reaches; see kubectl describe pods -l sfc.dev/stage=nat"
     )
+
+
+def test_replicas_of_other_nodes_close_a_hop() -> None:
+    connections = [each.name for each in chain_of(chain()).cross_connections]
+    beyond = {
+        (connections[0], Side.UPSTREAM): (FarReplica("uid-client-9", identity(1, 5, 0), SLOTS),),
+        (connections[1], Side.DOWNSTREAM): (FarReplica("uid-nat-9", identity(1, 6, 0), SLOTS + 1),),
+    }
+
+    alone = node(replica("firewall"), far=beyond)
+
+    assert reasons(alone) == {"firewall-1": "Serving"}
+    assert {index: link.identity for index, link in alone.plane.far.items()} == {
+        SLOTS: identity(1, 5, 0),
+        SLOTS + 1: identity(1, 6, 0),
+    }
 
 
 @pytest.mark.parametrize(

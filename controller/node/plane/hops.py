@@ -1,7 +1,7 @@
 """The hops of a node's replicas: whether a replica serves on the other side of each of their cross-connections.
 
-A hop is closed when both of its sides have a target on this node. Only then does traffic pass: chains do not leave a
-node yet. Whether a replica is a target does not depend on its hops. So two stages that come up together are both in
+A hop is closed when both of its sides have a target, on this node or on one that its tunnel reaches. Only then does
+traffic pass. Whether a replica is a target does not depend on its hops. So two stages that come up together are both in
 their targets first, and then both are Ready: neither waits for the other.
 """
 
@@ -25,7 +25,7 @@ class Hop:
     near: InterfaceRef
     far: InterfaceRef
     closed: bool
-    """A replica on the other side is in the targets of this node."""
+    """The other side has targets."""
     waiting: tuple[str, ...]
     """Names of the replicas on the other side that wait for their containers; empty when the hop is closed."""
 

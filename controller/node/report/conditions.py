@@ -121,8 +121,8 @@ def _openness(hop: Hop) -> str:
             f"wait for stage {hop.near.stage} in turn, {PUBLISH} for stage {hop.far.stage}"
         )
     return (
-        f"{said}stage {hop.far.stage} has no serving replica on this node, and chains do not leave a node yet; start "
-        "one here, or schedule the stages together"
+        f"{said}stage {hop.far.stage} has no serving replica on this node or on one that its tunnel reaches; see "
+        f"kubectl describe pods -l {names.STAGE_LABEL}={hop.far.stage}"
     )
 
 
