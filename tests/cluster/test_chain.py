@@ -30,7 +30,7 @@ from tests.cluster.conftest import (
 STAGES = ("client", "firewall", "nat", "server")
 SERVER = "198.51.100.2"
 ON_ONE_NODE = {"spec": {"template": {"spec": {"nodeSelector": {"kubernetes.io/hostname": "node1"}}}}}
-"""One node, because a chain cannot span nodes yet."""
+"""One node: test_across_nodes.py has two."""
 
 
 @pytest.fixture(scope="module")
@@ -180,32 +180,6 @@ def test_a_chain_changes_while_it_has_replicas_and_none_of_them_loses_a_link(edg
 
 def chain_ready(telco: Kubectl) -> dict[str, Any]:
     return _condition(json.loads(telco("get", "sfc", "edge", "-o", "json")), "Ready")
-
-
-def test_a_spare_pod_on_a_node_without_neighbours_is_not_ready_so_the_pod_that_works_stays(edge: Kubectl) -> None:
-    working = name_of(edge, "nat")
-    elsewhere = {"nodeSelector": {"kubernetes.io/hostname": "node2"}}
-    update = {"strategy": {"rollingUpdate": {"maxUnavailable": 0}}, "template": {"spec": elsewhere}}
-
-    edge("patch", "deployment", "nat", "--patch", json.dumps({"spec": update}))
-    spare = eventually(lambda: next((p for p in pods(edge, "nat") if open_hop(p)), None))
-    chain, nats = chain_ready(edge), [p["metadata"]["name"] for p in pods(edge, "nat")]
-    edge("exec", name_of(edge, "client"), "--", "ping", "-c", "3", "-i", "0.2", "-W", "2", SERVER)
-    edge("rollout", "undo", "deployment/nat")
-
-    assert _condition(spare, "ContainersReady")["status"] == "True"
-    assert _condition(spare, "Ready")["status"] == "False"
-    assert "from nat.inside to firewall.right: stage firewall has no serving replica on this node" in open_hop(spare)
-    assert sorted(nats) == sorted([working, spare["metadata"]["name"]])
-    assert (chain["status"], chain["reason"]) == ("True", "AllStagesServe")
-    wait_ready(edge)
-    assert name_of(edge, "nat") == working
-
-
-def open_hop(pod: dict[str, Any]) -> str:
-    """What the pod's condition says about its open hops; empty when it has none."""
-    condition = _condition(pod, "sfc.dev/wired")
-    return str(condition["message"]) if condition.get("reason") == "HopOpen" else ""
 
 
 def test_replicas_share_addresses_and_mac_and_are_all_used_while_nothing_is_lost(edge: Kubectl) -> None:
