@@ -1280,7 +1280,7 @@ static __always_inline enum verdict take(const struct flow *flow, bool wide, con
 	else
 		key.narrow = session_key_of(from->connection, flow, from->side);
 	in_memory(&key);
-	spot = find(&key, wide);
+	spot = find(&key, wide, false);
 	*to = disguised(remembered(spot.session, flow, from->connection, from->side), bpf_jiffies64());
 	if (!*to || is_far(*to)) {
 		*to = given->end;
@@ -1350,10 +1350,10 @@ static __always_inline int send_again(struct __sk_buff *skb, const struct link *
 	if (read_frame(skb, &from, &it, &wide) == VERDICT_FORWARDED) {
 		if (wide) {
 			key.wide = wide_key_of(from.connection, &it.flow, from.side);
-			spot = find(&key, true);
+			spot = find(&key, true, false);
 		} else {
 			key.narrow = session_key_of(from.connection, &it.flow, from.side);
-			spot = find(&key, false);
+			spot = find(&key, false, false);
 		}
 		if (spot.session && spot.session->end[!from.side] == refused)
 			spot.session->end[!from.side] = 0;
