@@ -1331,35 +1331,28 @@ static __always_inline enum verdict read_frame(struct __sk_buff *skb, struct sen
 /* A frame came back: the link that it was for takes no new session. Its session chooses again, and the frame enters the
  * node once more, as if its sender had sent it now.
  */
-static __always_inline int send_again(struct __sk_buff *skb, const struct link *link, u32 identity)
+static __always_inline void choose_again(const struct flow *flow, bool wide, const struct sender *from, u64 refused)
 {
-	u64 refused = far_end(identity, link->connection);
-	struct sender from = {.connection = link->connection, .side = link->side & 1, .zero = link->zero};
-	u32 ifindex = link->ifindex, *index;
-	struct matter it = {};
-	struct link *far;
 	union any_key key;
-	struct spot spot = {};
-	bool wide;
+	struct spot spot;
 
-	index = far_links.lookup(&identity);
-	far = index ? links.lookup(index) : NULL;
-	if (far && far->ifindex == identity && far->connection == from.connection)
+	if (wide)
+		key.wide = wide_key_of(from->connection, flow, from->side);
+	else
+		key.narrow = session_key_of(from->connection, flow, from->side);
+	in_memory(&key);
+	spot = find(&key, wide, false);
+	if (spot.session && spot.session->end[!from->side] == refused)
+		spot.session->end[!from->side] = 0;
+}
+
+static __always_inline void note_refusal(u32 identity, u32 connection)
+{
+	u32 *index = far_links.lookup(&identity);
+	struct link *far = index ? links.lookup(index) : NULL;
+
+	if (far && far->ifindex == identity && far->connection == connection)
 		far->state = GONE; /* for `choose`, until the agent has learned what its node knows */
-	pull_headers(skb);
-	if (read_frame(skb, &from, &it, &wide) == VERDICT_FORWARDED) {
-		if (wide) {
-			key.wide = wide_key_of(from.connection, &it.flow, from.side);
-			spot = find(&key, true, false);
-		} else {
-			key.narrow = session_key_of(from.connection, &it.flow, from.side);
-			spot = find(&key, false, false);
-		}
-		if (spot.session && spot.session->end[!from.side] == refused)
-			spot.session->end[!from.side] = 0;
-	}
-	skb->mark = MARKED_RETURNED;
-	return bpf_redirect(ifindex, BPF_F_INGRESS);
 }
 
 /* Where a frame of another node comes from, and whether it may. False if it must be dropped; the reason is counted. */
@@ -1406,7 +1399,7 @@ static __always_inline int echo(struct __sk_buff *skb, u32 peer, u32 message)
 /* At the tunnel's device: frames of other nodes. */
 int from_tunnel(struct __sk_buff *skb)
 {
-	u32 peer, tunnel_id, mark, slot, identity, flags;
+	u32 peer, tunnel_id, mark, slot, identity, flags, reply = RETURNED;
 	struct given given = {};
 	struct sender from = {};
 	struct matter it = {};
@@ -1428,25 +1421,34 @@ int from_tunnel(struct __sk_buff *skb)
 	if (link->state == UNWIRED || generation_of(link->ifindex) != to_generation_in(mark)) {
 		if (flags)
 			return drop(0, VERDICT_NO_TARGET);
-		goto returned;
+		goto back;
 	}
-	if (flags == RETURNED)
-		return send_again(skb, link, identity);
-
 	from.connection = link->connection;
-	from.side = !(link->side & 1);
+	from.side = (link->side & 1) ^ (flags != RETURNED);
 	from.state = SERVING;
 	from.zero = link->zero;
 	from.end = far_end(identity, link->connection);
-	if (link->state != GONE)
-		given.end = end_of(slot, link->ifindex, link->plain, link->connection);
+	given.end = end_of(slot, link->ifindex, link->plain, link->connection);
 	given.serves = link->state == SERVING || flags == CHOSEN_AGAIN;
+	if (link->state == GONE && flags != RETURNED)
+		given.end = 0;
 	pull_headers(skb);
 	verdict = read_frame(skb, &from, &it, &wide);
-	if (verdict == VERDICT_ANSWERED)
-		return send_through(skb, peer, tunnel_id_of(slot, slot_in(identity)),
-				    mark_of(CHOSEN_AGAIN, to_generation_in(mark), generation_in(identity)),
-				    from.connection);
+	if (verdict == VERDICT_ANSWERED && flags == RETURNED)
+		return send_near(skb, given.end);
+	if (verdict == VERDICT_ANSWERED) {
+		reply = CHOSEN_AGAIN;
+		goto back;
+	}
+	if (flags == RETURNED) {
+		note_refusal(identity, from.connection);
+		if (verdict == VERDICT_FORWARDED && wide)
+			choose_again(&it.flow, true, &from, from.end);
+		else if (verdict == VERDICT_FORWARDED)
+			choose_again(&it.flow, false, &from, from.end);
+		skb->mark = MARKED_RETURNED;
+		return bpf_redirect(end_ifindex(given.end), BPF_F_INGRESS);
+	}
 	if (verdict == VERDICT_NOT_OURS) {
 		to = given.end;
 		verdict = to ? VERDICT_FORWARDED : VERDICT_NO_TARGET;
@@ -1458,9 +1460,9 @@ int from_tunnel(struct __sk_buff *skb)
 	if (verdict != VERDICT_RETURNED || flags)
 		return drop(from.connection, VERDICT_NO_TARGET);
 	tell(from.connection, VERDICT_RETURNED);
-returned:
+back:
 	return send_through(skb, peer, tunnel_id_of(slot, slot_in(identity)),
-			    mark_of(RETURNED, to_generation_in(mark), generation_in(identity)), 0);
+			    mark_of(reply, to_generation_in(mark), generation_in(identity)), 0);
 }
 
 /* At tcx, before the filters: a shorter way into the cross-connection, while an agent leads (docs/decisions/0026). */

@@ -25,6 +25,11 @@ class Peers:
         self._heard, self._entry = maps["heard"], maps["tunnel_entry"]
         self._programs = programs
 
+    @property
+    def program_fd(self) -> int:
+        """For the ingress of the tunnel's device."""
+        return self._programs.from_tunnel
+
     def tunnel(self, address: str, port: int) -> Tunnel:
         """The tunnel that leads into this data path, from the calling thread's network namespace. See there."""
         program = self._programs.from_tunnel
