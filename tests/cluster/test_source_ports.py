@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from controller.cluster.lease import DURATION_SECONDS
 from kube.api import ApiError
 from tests.cluster.conftest import KUBECTL, SYSTEM, Kubectl, as_bearer, eventually
 
@@ -126,7 +127,7 @@ def test_a_waiting_replica_gets_the_slice_of_one_that_leaves_also_from_a_new_lea
 
     SYSTEM("delete", "pod", "-l", "app.kubernetes.io/name=sfc-cluster-controller", "--grace-period=0", "--force")
     three("delete", "pod", leaving["metadata"]["name"])
-    eventually(lambda: settled(three))
+    eventually(lambda: settled(three), seconds=90 + DURATION_SECONDS)  # a leader that is killed releases no lease
 
     now = {pod["metadata"]["name"]: ports(pod) for pod in running(three)}
     assert now == {staying["metadata"]["name"]: ports(staying), patient["metadata"]["name"]: ports(leaving)}
