@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sfc.threads import Supervisor
+
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 class Clock:
@@ -145,3 +150,19 @@ def test_signs_of_life_of_threads_that_nobody_supervises_count_for_none() -> Non
 
     assert supervisor.problem() == "thread loop hangs: no sign of life for 200 s"
     stop.set()
+
+
+def lasting_loops(source: str) -> list[ast.While]:
+    """Those that end when somebody says so."""
+    loops = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.While)]
+    return [loop for loop in loops if re.search(r"stop|leaving", ast.unparse(loop.test))]
+
+
+def test_every_loop_that_lasts_gives_a_sign_of_life_each_time_round() -> None:
+    files = [file for room in ("controller", "kube", "serving", "webhook") for file in (CHECKOUT / room).rglob("*.py")]
+    loops = {f"{file.name}:{loop.lineno}": loop for file in files for loop in lasting_loops(file.read_text())}
+
+    silent = [place for place, loop in loops.items() if "threads.beat()" not in ast.unparse(loop)]
+
+    assert len(loops) > 15
+    assert silent == []
