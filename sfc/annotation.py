@@ -7,16 +7,16 @@ ContainerCreating, so this module finds such faults at admission.
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sfc import mac, names, strict_json
+from sfc import ip, mac, names, strict_json
 from sfc.chain import Chain, Interface, Stage
 from sfc.source_ports import PortRange
 from sfc.statement import SIGNATURE, SOURCE_PORTS, Sign, statement
+from sfc.validation.fault import RESERVED_INTERFACES
 from sfc.validation.problem import shown
 
 Element = dict[str, Any]
@@ -50,8 +50,15 @@ FIELDS: dict[str, tuple[type, str]] = {
 
 _ADMITTED = {"drainId", SIGNATURE}
 """Arguments that admission gives. Versions before the signature gave the drain id alone."""
-_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
-_INTERFACE = re.compile(r"[^\s/]{1,15}")
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+"""Of a NetworkAttachmentDefinition: a DNS-1123 subdomain. The short syntax allows no dots."""
+_INTERFACE = re.compile(r"(?!\.{1,2}$)[^\s/:]{1,15}")
+"""The rules of libcni (ValidateInterfaceName)."""
+_INTERFACE_REMEDY = "write 1 to 15 characters without space, '/' and ':'"
+_NUMBER, _TEXT = (int, "a whole number"), (str, "a string")
+_PORT_MAPPING = {"hostPort": _NUMBER, "containerPort": _NUMBER, "protocol": _TEXT, "hostIP": _TEXT}
+_BANDWIDTH = dict.fromkeys(("ingressRate", "ingressBurst", "egressRate", "egressBurst"), _NUMBER)
 
 
 class AnnotationError(Exception):
@@ -162,23 +169,70 @@ def _from_json(text: str) -> list[Element]:
 
 
 def _fault(element: object) -> str | None:
-    """Why Multus cannot read the element, as the end of a message; None when it can."""
+    """Why Multus cannot use the element, as the end of a message; None when it can."""
     if not isinstance(element, dict) or not isinstance(element.get("name"), str) or not element["name"]:
         return ' must be an object with a name, as {"name": "other-network"}'
-    for key, (kind, what) in FIELDS.items():
-        if element.get(key) is not None and not isinstance(element[key], kind):
-            return f": {key} must be {what}"
-    for ip in element.get("ips") or ():
-        if not _is_address(ip):
-            return f": ips has {shown(ip)}, which is not an address; write it as 10.1.0.2/24"
-    if (written := element.get("mac")) and not mac.go_reads(written):
-        return f": mac is {shown(written)}; write it as 02:00:5e:10:00:01"
-    return None
+    return next(_faults(element), None)
+
+
+def _faults(element: Element) -> Iterator[str]:
+    """Each assumes that those before it were not found."""
+    yield from _wrong_types("", element, FIELDS)
+    for i, mapping in enumerate(element.get("portMappings") or ()):
+        yield from _wrong_types(f"portMappings[{i}]", mapping, _PORT_MAPPING)
+    yield from _wrong_types("bandwidth", element.get("bandwidth") or {}, _BANDWIDTH)
+    yield from _wrong_names(element)
+    for key in ("interface", "interfaceRequest"):
+        if (written := element.get(key)) and not _INTERFACE.fullmatch(written):
+            yield f": {key} is {shown(written)}; {_INTERFACE_REMEDY}"
+    for written in element.get("ips") or ():
+        if not _is_address(written):
+            yield f": ips has {shown(written)}, which is not an address; write it as 10.1.0.2/24"
+    for written in element.get("default-route") or ():
+        if not _is_address(written) or "/" in written:
+            yield f": default-route has {shown(written)}, which is not an address; write it as 10.1.0.1"
+    for key in ("mac", "infiniband-guid"):
+        if (written := element.get(key)) and not mac.go_reads(written):
+            yield f": {key} is {shown(written)}; write it as 02:00:5e:10:00:01"
+
+
+def _wrong_types(path: str, value: object, fields: Mapping[str, tuple[type, str]]) -> Iterator[str]:
+    if not isinstance(value, dict):
+        yield f": {path} must be an object"
+        return
+    for key, (kind, what) in fields.items():
+        found = value.get(key)
+        if found is not None and (not isinstance(found, kind) or isinstance(found, bool)):
+            yield f": {path}{'.' if path else ''}{key} must be {what}"
+
+
+def _wrong_names(element: Element) -> Iterator[str]:
+    name, namespace = element["name"], element.get("namespace")
+    if not _NAME.fullmatch(name):
+        yield f": name is {shown(name)}; {_apart(name)}"
+    if namespace and not _LABEL.fullmatch(namespace):
+        yield f": namespace is {shown(namespace)}; write a name as Kubernetes allows it"
+
+
+def _apart(name: str) -> str:
+    """What to write instead of the name: the short syntax is for texts without JSON."""
+    try:
+        parts = _from_item(name)
+    except AnnotationError:
+        return "write a name as Kubernetes allows it"
+    words = " and ".join(sorted(parts, key=["namespace", "name", "interface"].index))
+    return f"write {words} apart: {json.dumps({'name': parts.pop('name'), **parts})}"
 
 
 def _is_address(value: object) -> bool:
+    """Whether Go reads it: with a prefix length at most, no netmask and no zone."""
+    if not isinstance(value, str):
+        return False
+    _, slash, length = value.partition("/")
+    if "%" in value or (slash and not (length.isascii() and length.isdigit())):
+        return False
     try:
-        return isinstance(value, str) and bool(ipaddress.ip_interface(value))
+        return bool(ip.interface(value))
     except ValueError:
         return False
 
@@ -187,7 +241,7 @@ def _from_item(item: str) -> Element:
     namespace, _, rest = item.rpartition("/")
     name, _, interface = rest.partition("@")
     namespace, name, interface = namespace.strip(), name.strip(), interface.strip()
-    named = _LABEL.fullmatch(name) and (not namespace or _LABEL.fullmatch(namespace))
+    named = _NAME.fullmatch(name) and "." not in name and (not namespace or _LABEL.fullmatch(namespace))
     if not named or (interface and not _INTERFACE.fullmatch(interface)) or "@" in interface:
         raise AnnotationError(f"{shown(item)} is not [namespace/]name[@interface]; correct it")
     parts = {"namespace": namespace, "name": name, "interface": interface}
@@ -199,12 +253,28 @@ def _is_ours(element: Element, namespace: str) -> bool:
 
 
 def _refuse_same_interface(merged: Iterable[Element], mine: Sequence[Element]) -> None:
+    """Multus makes one interface after the other, and fails at a name that is taken."""
     wanted = {element["interface"] for element in mine}
+    taken: dict[str, Element] = {}
     for i, element in enumerate(merged):
         # Multus names an interface net1, net2, … when its element names none.
         interface = element.get("interface") or element.get("interfaceRequest") or f"net{i + 1}"
-        if interface in wanted and element not in mine:
+        network, name = json.dumps(element["name"]), json.dumps(interface)
+        if element in mine:
+            continue
+        if interface in wanted:
             raise AnnotationError(
-                f"network {json.dumps(element['name'])} takes the interface name {json.dumps(interface)}, which the "
-                "chain's stage has too; give the network another one (@interface), or rename the stage's"
+                f"network {network} takes the interface name {name}, which the chain's stage has too; give the network "
+                "another one (@interface), or rename the stage's"
             )
+        if reserved := RESERVED_INTERFACES.get(interface):
+            raise AnnotationError(
+                f"network {network} takes the interface name {name}, {reserved} in every pod; give the network another "
+                "one (@interface)"
+            )
+        if other := taken.get(interface):
+            raise AnnotationError(
+                f"networks {json.dumps(other['name'])} and {network} take the same interface name {name}; give one of "
+                "them another one (@interface)"
+            )
+        taken[interface] = element

@@ -81,6 +81,7 @@ def test_an_interface_without_addresses_asks_for_none() -> None:
             [{"namespace": "ns", "name": "storage", "interface": "fast0"}, {"name": "other"}],
         ),
         ("/a", [{"name": "a"}]),
+        ("a" * 253, [{"name": "a" * 253}]),
         (
             '[{"name":"a","mac":"0200.5e10.0001","ips":["10.0.0.1","::1/64"],"namespace":null,"of-the-future":7}]',
             [
@@ -160,6 +161,86 @@ def test_the_name_multus_gives_to_an_unnamed_interface_is_taken_too() -> None:
     assert merge("a", mine, "telco")
     with pytest.raises(AnnotationError, match='"net2"'):
         merge("a,b", mine, "telco")
+
+
+@pytest.mark.parametrize(
+    ("element", "remedy"),
+    [
+        ({"name": "other/n6-net"}, 'write namespace and name apart: {"name": "n6-net", "namespace": "other"}'),
+        ({"name": "a/b/c"}, "write a name as Kubernetes allows it"),
+        ({"name": "n6-net@lan"}, 'write name and interface apart: {"name": "n6-net", "interface": "lan"}'),
+        ({"name": "N6"}, "write a name as Kubernetes allows it"),
+        ({"name": "a" * 254}, "write a name as Kubernetes allows it"),
+        ({"name": "a", "namespace": "n.s"}, "write a name as Kubernetes allows it"),
+        ({"name": "a", "namespace": "other/b"}, "write a name as Kubernetes allows it"),
+        ({"name": "a", "interface": "sixteen--letters"}, "write 1 to 15 characters without space, '/' and ':'"),
+        ({"name": "a", "interface": "a b"}, "write 1 to 15 characters without space, '/' and ':'"),
+        ({"name": "a", "interface": "a:1"}, "write 1 to 15 characters without space, '/' and ':'"),
+        ({"name": "a", "interface": ".."}, "write 1 to 15 characters without space, '/' and ':'"),
+        ({"name": "a", "interfaceRequest": "a/b"}, "write 1 to 15 characters without space, '/' and ':'"),
+        ({"name": "a", "ips": ["10.0.0.1/255.0.0.0"]}, "write it as 10.1.0.2/24"),
+        ({"name": "a", "ips": ["fe80::1%eth0/64"]}, "write it as 10.1.0.2/24"),
+        ({"name": "a", "ips": [None]}, "write it as 10.1.0.2/24"),
+        ({"name": "a", "default-route": ["10.0.0.1/24"]}, "write it as 10.1.0.1"),
+        ({"name": "a", "default-route": [7]}, "write it as 10.1.0.1"),
+        ({"name": "a", "infiniband-guid": "c2"}, "write it as 02:00:5e:10:00:01"),
+        ({"name": "a", "portMappings": [{"hostPort": "80"}]}, "portMappings[0].hostPort must be a whole number"),
+        (
+            {"name": "a", "portMappings": [{"containerPort": 80.5}]},
+            "portMappings[0].containerPort must be a whole number",
+        ),
+        ({"name": "a", "portMappings": [{"protocol": 6}]}, "portMappings[0].protocol must be a string"),
+        ({"name": "a", "portMappings": [{"hostIP": []}]}, "portMappings[0].hostIP must be a string"),
+        ({"name": "a", "portMappings": [80]}, "portMappings[0] must be an object"),
+        ({"name": "a", "bandwidth": {"ingressRate": "1M"}}, "bandwidth.ingressRate must be a whole number"),
+        ({"name": "a", "bandwidth": {"egressBurst": True}}, "bandwidth.egressBurst must be a whole number"),
+    ],
+)
+def test_every_field_that_multus_refuses_is_refused_with_its_remedy(element: dict[str, object], remedy: str) -> None:
+    with pytest.raises(AnnotationError) as refused:
+        read(json.dumps([{"name": "first"}, element]))
+
+    assert "element 1" in str(refused.value)
+    assert remedy in str(refused.value)
+
+
+def test_every_field_that_multus_reads_is_read() -> None:
+    element = {
+        "name": "n6.net-1",
+        "namespace": "other",
+        "interface": "lan.1@2",
+        "ips": ["10.1.0.2/24", "10.1.0.3", "fd00::1/64"],
+        "mac": "02-00-5e-10-00-01",
+        "infiniband-guid": "c2:11:22:33:44:55:66:77",
+        "portMappings": [{"hostPort": 80, "containerPort": 8080, "protocol": "tcp", "hostIP": None}],
+        "bandwidth": {"ingressRate": 1000, "of-the-future": "1"},
+        "default-route": ["10.1.0.1", "fd00::2"],
+    }
+
+    assert read(json.dumps([element])) == [element]
+
+
+@pytest.mark.parametrize("text", ["a:1", ".", "a@a:1", "a@..", "a@."])
+def test_the_short_syntax_has_the_same_rules_for_interfaces(text: str) -> None:
+    with pytest.raises(AnnotationError):
+        read(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a@x0,b@x0", 'networks "a" and "b" take the same interface name "x0"'),
+        ("a@net2,b", 'networks "a" and "b" take the same interface name "net2"'),
+        ("a@eth0", 'network "a" takes the interface name "eth0", the cluster\'s own interface'),
+        ("a@lo", 'network "a" takes the interface name "lo", the loopback interface'),
+    ],
+)
+def test_interface_names_that_multus_finds_taken_are_refused(text: str, words: str) -> None:
+    with pytest.raises(AnnotationError) as refused:
+        merge(text, MINE, "telco")
+
+    assert words in str(refused.value)
+    assert "(@interface)" in str(refused.value)
 
 
 @given(st.none() | st.text() | st.text(alphabet='[]{}":,/@ab0 ') | st.integers())

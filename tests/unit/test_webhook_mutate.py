@@ -336,21 +336,6 @@ def test_source_ports_that_a_pod_brings_along_are_removed_with_a_warning() -> No
             "which a pod that names its node is not; remove nodeName and choose the node by spec.nodeSelector "
             "(kubernetes.io/hostname).",
         ),
-        (
-            {"securityContext": {"sysctls": [{"name": "net.ipv4.ip_local_port_range", "value": "1 2"}]}},
-            'spec.securityContext.sysctls: net.ipv4.ip_local_port_range: replicas of stage "nat" are given their '
-            "source ports, which this would replace; remove the sysctl, or sourcePorts from the stage's interfaces.",
-        ),
-        (
-            {"securityContext": {"sysctls": [{"name": "net.ipv4.ip_local_reserved_ports", "value": "1024-60000"}]}},
-            'spec.securityContext.sysctls: net.ipv4.ip_local_reserved_ports: replicas of stage "nat" are given their '
-            "source ports, which this may take away; remove the sysctl, or sourcePorts from the stage's interfaces.",
-        ),
-        (
-            {"securityContext": {"sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "5000"}]}},
-            'spec.securityContext.sysctls: net.ipv4.ip_unprivileged_port_start: replicas of stage "nat" are given '
-            "their source ports, which this may forbid; remove the sysctl, or sourcePorts from the stage's interfaces.",
-        ),
     ],
 )
 def test_a_pod_that_cannot_have_source_ports_of_its_own_is_denied(spec: dict[str, Any], denied: str) -> None:
@@ -359,6 +344,40 @@ def test_a_pod_that_cannot_have_source_ports_of_its_own_is_denied(spec: dict[str
 
     assert str(admitted_pod(request(obj), sliced, Hook.HTTP_GET, SIGNER.sign).denied).startswith(denied)
     assert admitted_pod(request(obj), find, Hook.HTTP_GET, SIGNER.sign).denied is None
+
+
+@pytest.mark.parametrize("separator", [".", "/"])
+@pytest.mark.parametrize(
+    ("name", "value", "effect"),
+    [
+        ("net.ipv4.ip_local_port_range", "1 2", "would replace"),
+        ("net.ipv4.ip_local_reserved_ports", "1024-60000", "may take away"),
+        ("net.ipv4.ip_unprivileged_port_start", "5000", "forbids in part"),
+        ("net.ipv4.ip_unprivileged_port_start", "1025", "forbids in part"),
+    ],
+)
+def test_every_sysctl_that_contradicts_source_ports_is_denied(
+    separator: str, name: str, value: str, effect: str
+) -> None:
+    obj = pod()
+    written = name.replace(".", separator)  # Kubernetes takes both
+    obj["spec"]["securityContext"] = {
+        "sysctls": [{"name": "kernel.msgmax", "value": "1"}, {"name": written, "value": value}]
+    }
+
+    assert admitted_pod(request(obj), find, Hook.HTTP_GET, SIGNER.sign).denied is None
+    assert str(admitted_pod(request(obj), sliced, Hook.HTTP_GET, SIGNER.sign).denied).startswith(
+        f'spec.securityContext.sysctls: {name}: "{value}": replicas of stage "nat" are given their source ports, which '
+        f"this {effect}; remove the sysctl, or sourcePorts from the stage's interfaces."
+    )
+
+
+@pytest.mark.parametrize("value", ["0", "80", "1024"])
+def test_a_pod_with_source_ports_may_listen_below_them_without_root(value: str) -> None:
+    obj = pod()
+    obj["spec"]["securityContext"] = {"sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": value}]}
+
+    assert admitted_pod(request(obj), sliced, Hook.HTTP_GET, SIGNER.sign).denied is None
 
 
 def identities(obj: dict[str, Any] | None) -> set[str]:

@@ -102,8 +102,8 @@ class Pod:
     host_network: bool
     node_name: object
     """As it is written; None or empty for none."""
-    sysctls: tuple[object, ...]
-    """Names, as they are written."""
+    sysctls: Json
+    """Values, as they are written, by names with dots."""
 
 
 @dataclass(frozen=True, slots=True)

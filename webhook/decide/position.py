@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sfc import missing, names
 from sfc.chain import Chain, Stage
+from sfc.source_ports import FIRST
 from sfc.validation.checks import InvalidChain
 from sfc.validation.problem import shown
 from webhook.decide.model import Pod
@@ -14,12 +15,13 @@ from webhook.decide.read import LABELS
 
 MAX_CONTAINERS = 500
 """Each gets a hook, and a pod that large could not be stored; a bound for the time that an answer takes."""
+PRIVILEGED_PORTS = "net.ipv4.ip_unprivileged_port_start"
 PORT_SYSCTLS = {
     "net.ipv4.ip_local_port_range": "would replace",
     "net.ipv4.ip_local_reserved_ports": "may take away",
-    "net.ipv4.ip_unprivileged_port_start": "may forbid",
+    PRIVILEGED_PORTS: "forbids in part",
 }
-"""What a pod's own setting does to its source ports."""
+"""What a pod's own setting does to its source ports. IPv6 goes by the same ones."""
 
 FindChain = Callable[[str, str], Chain | InvalidChain | None]
 """(namespace, name) → the chain, what is wrong with it, or None when it does not exist."""
@@ -71,9 +73,15 @@ def _without_source_ports(pod: Pod, stage: Stage) -> str | None:
             "node by spec.nodeSelector (kubernetes.io/hostname)."
         )
     for sysctl, effect in PORT_SYSCTLS.items():
-        if sysctl in pod.sysctls:
+        if sysctl in pod.sysctls and not _harmless(sysctl, pod.sysctls[sysctl]):
             return (
-                f"spec.securityContext.sysctls: {sysctl}: replicas of stage {shown(stage.name)} are given their "
-                f"source ports, which this {effect}; remove the sysctl, or sourcePorts from the stage's interfaces."
+                f"spec.securityContext.sysctls: {sysctl}: {shown(pod.sysctls[sysctl])}: replicas of stage "
+                f"{shown(stage.name)} are given their source ports, which this {effect}; remove the sysctl, or "
+                "sourcePorts from the stage's interfaces."
             )
     return None
+
+
+def _harmless(sysctl: str, value: object) -> bool:
+    """Whether the setting leaves all ports that are divided: many pods set 0, to listen below 1024 without root."""
+    return sysctl == PRIVILEGED_PORTS and isinstance(value, str) and value.isdecimal() and int(value[:9]) <= FIRST

@@ -43,8 +43,17 @@ def pod(obj: Json, path: str = "object") -> Pod:
         rules_for_nodes=rules_for_nodes or spread,
         host_network=spec.get("hostNetwork") is True,
         node_name=spec.get("nodeName"),
-        sysctls=tuple(sysctl.get("name") for sysctl in _list_at(security, "sysctls", f"{of_spec}.securityContext")),
+        sysctls={
+            _dotted(str(sysctl.get("name"))): sysctl.get("value")
+            for sysctl in _list_at(security, "sysctls", f"{of_spec}.securityContext")
+        },
     )
+
+
+def _dotted(sysctl: str) -> str:
+    """The name with dots between its parts: Kubernetes and sysctl(8) also take slashes, by the first separator."""
+    first = next((c for c in sysctl if c in "./"), ".")
+    return sysctl if first == "." else sysctl.translate(str.maketrans("./", "/."))
 
 
 def _containers(spec: Json, key: str, path: str) -> tuple[Container, ...]:
