@@ -101,6 +101,31 @@ def interfaces(text: object, namespace: str) -> frozenset[str]:
     return frozenset(str(element.get("interface")) for element in read(text) if _is_ours(element, namespace))
 
 
+def by_hand(text: object, namespace: str) -> bool:
+    """Whether a pod's annotation asks for our network without the arguments that admission gives. False for one that
+    cannot be read."""
+    return any(not _admitted(element) for element in _readable(text, namespace))
+
+
+def made_for(text: object, namespace: str) -> frozenset[tuple[str, str]]:
+    """The chain and stage for which admission asked for interfaces; empty for a pod that is no replica, and for an
+    annotation that cannot be read."""
+    arguments = [element["cni-args"] for element in _readable(text, namespace) if _admitted(element)]
+    return frozenset((str(a.get("chain")), str(a.get("stage"))) for a in arguments)
+
+
+def _readable(text: object, namespace: str) -> list[Element]:
+    """Our elements."""
+    try:
+        return [element for element in read(text) if _is_ours(element, namespace)]
+    except AnnotationError:
+        return []
+
+
+def _admitted(element: Element) -> bool:
+    return bool(_ADMITTED & (element.get("cni-args") or {}).keys())
+
+
 def merge(text: object, mine: Sequence[Element], namespace: str) -> str:
     """The annotation with our elements: first the pod's own, unchanged, then `mine` in place of older ones of ours.
 
@@ -118,7 +143,7 @@ def merge(text: object, mine: Sequence[Element], namespace: str) -> str:
 def without_ours(text: object, namespace: str) -> object:
     """The annotation without the elements that admission added; None when it had no others. Raises AnnotationError."""
     present = read(text)
-    own = [e for e in present if not (_is_ours(e, namespace) and _ADMITTED & (e.get("cni-args") or {}).keys())]
+    own = [e for e in present if not (_is_ours(e, namespace) and _admitted(e))]
     if len(own) == len(present):
         return text
     return json.dumps(own, separators=(",", ":")) if own else None

@@ -375,6 +375,8 @@ def test_objects_that_the_webhook_should_see_are_not_let_past_it(rendered: list[
     assert policies == dict.fromkeys((*MUTATING, "chains.sfc.dev"), "Fail") | {
         "chain-deletions.sfc.dev": "Ignore",
         "copies-of-replicas.sfc.dev": "Ignore",
+        "templates.sfc.dev": "Ignore",
+        "relabelled-pods.sfc.dev": "Ignore",
     }
 
 

@@ -27,6 +27,7 @@ WORKLOADS = {
     "StatefulSet": ("apps/v1", {**SELECTED, "replicas": 0, "serviceName": "nat"}),
     "DaemonSet": ("apps/v1", SELECTED),
     "ReplicaSet": ("apps/v1", {**SELECTED, "replicas": 0}),
+    "ReplicationController": ("v1", {"selector": {"app": "nat"}, "template": TEMPLATE, "replicas": 0}),
     "Job": ("batch/v1", {"suspend": True, "template": JOB_TEMPLATE}),
     "CronJob": ("batch/v1", {"schedule": "@yearly", "jobTemplate": {"spec": {"template": JOB_TEMPLATE}}}),
 }
@@ -115,6 +116,79 @@ def test_a_job_that_was_started_says_that_it_is_too_late(telco: Kubectl) -> None
     assert done.returncode == 0
     assert "Warning: the template of a Job that was started cannot change" in done.stderr
     telco("delete", "job", obj["metadata"]["name"], "--wait=false")
+
+
+def test_a_rollback_changes_no_membership_unseen(telco: Kubectl) -> None:
+    obj = workload("Deployment", {})
+    telco("create", "-f", "-", stdin=json.dumps(obj))
+    name = obj["metadata"]["name"]
+    labels = [f"{key}={value}" for key, value in LABELS.items()]
+
+    def label(*changes: str) -> str:
+        """Returns when the Deployment has the ReplicaSet of its template, to which a rollback can go."""
+        done = telco.try_("label", "deployment", name, *changes)
+        assert done.returncode == 0, done.stderr
+        telco("rollout", "status", "deployment", name, "--timeout=60s")
+        return done.stderr
+
+    telco("rollout", "status", "deployment", name, "--timeout=60s")
+    label(*labels)
+    kept = telco.try_("rollout", "undo", "deployment", name)
+    after_labelling = template_labels(get(telco, obj))
+    label(*(f"{key}-" for key in LABELS))
+    without = template_labels(get(telco, obj))
+    back = telco.try_("rollout", "undo", "deployment", name)
+    after_unlabelling = template_labels(get(telco, obj))
+    label(*labels)
+    label(*(f"{key}-" for key in LABELS))
+
+    assert "Warning: the pod template keeps the labels sfc.dev/chain and sfc.dev/stage" in kept.stderr
+    assert after_labelling == LABELS
+    assert without == {}
+    assert f"its pods become replicas; to take them out: kubectl label deployment {name} " in back.stderr
+    assert after_unlabelling == LABELS
+    assert template_labels(get(telco, obj)) == {}, "what the warning says takes them out"
+    telco("delete", "deployment", name, "--wait=false")
+
+
+def test_labels_that_reach_no_pod_are_answered_at_once(telco: Kubectl) -> None:
+    labels = [f"{key}={value}" for key, value in LABELS.items()]
+    owner = json.loads(telco("get", "serviceaccount", "default", "-o", "json"))["metadata"]
+    owned, plain = workload("Deployment", {}), pod("runs-already")
+    reference = {
+        "apiVersion": "example.com/v1",
+        "kind": "Gateway",
+        "name": "edge",
+        "uid": owner["uid"],
+        "controller": True,
+    }
+    owned["metadata"]["ownerReferences"] = [reference]
+    plain["metadata"]["labels"] = {}
+    by_hand = workload("Deployment", {})
+    template = {**TEMPLATE, "metadata": {**TEMPLATE["metadata"], "annotations": {NETWORKS: "sfc@lan"}}}  # type: ignore[dict-item]
+    by_hand["spec"] = {**by_hand["spec"], "template": template}
+    hand_made = {**pod("by-hand"), "metadata": {"name": "by-hand", "annotations": {NETWORKS: "sfc@lan"}}}
+    telco("create", "-f", "-", stdin=json.dumps(plain))
+
+    def said(obj: Json, *changes: str, dry: str = "--dry-run=server") -> str:
+        if changes:
+            return telco.try_("label", obj["kind"], obj["metadata"]["name"], dry, *changes).stderr
+        return telco.try_("create", "-f", "-", dry, stdin=json.dumps(obj)).stderr
+
+    owned["metadata"]["labels"] = LABELS
+    assert 'do not reach its pods: Gateway "edge" owns it' in said(owned)
+    assert "a running pod does not become a replica by the labels" in said(plain, *labels)
+    for obj in (by_hand, hand_made):
+        assert 'network "sfc" is written by hand' in said(obj)
+    telco("label", "namespace", str(telco.namespace), "sfc.dev/injection=disabled")
+    try:
+        assert "the namespace has the label sfc.dev/injection=disabled" in eventually(lambda: said(plain, *labels))
+        assert "the namespace has the label sfc.dev/injection=disabled" in said(workload("Deployment", LABELS))
+        chain = {**example_chain(namespace=str(telco.namespace)), "metadata": {"name": "other"}}
+        assert "the chain is not checked and gets no replicas" in said(chain)
+    finally:
+        telco("label", "namespace", str(telco.namespace), "sfc.dev/injection-")
+    telco("delete", "pod", "runs-already", "--grace-period=0", "--force")
 
 
 def test_a_dry_run_of_a_pod_shows_the_injection_and_leaves_no_trace(telco: Kubectl) -> None:

@@ -216,11 +216,27 @@ def test_a_network_annotation_that_no_pod_could_have_is_told_of_the_workload() -
     assert warning.endswith("or rename the stage's. Until then its pods are refused.")
 
 
-def test_a_workload_with_a_controller_is_its_controllers_affair() -> None:
-    owned = deployment(BOTH, {})
-    owned["metadata"]["ownerReferences"] = [{"kind": "Deployment", "controller": True}]
+@pytest.mark.parametrize(
+    ("kind", "instead"),
+    [
+        ("Deployment", 'label Deployment "nat" instead'),
+        ("CronJob", 'label CronJob "nat" instead'),
+        ("Rollout", 'write them into the pod template of Rollout "nat" instead'),
+    ],
+)
+def test_a_workload_with_a_controller_is_its_controllers_affair(kind: str, instead: str) -> None:
+    owner = [{"kind": kind, "name": "nat", "controller": True}]
+    bare, owned, carried = (deployment(*labels) for labels in (({}, {}), (BOTH, {}), (BOTH, BOTH)))
+    for obj in (bare, owned, carried):
+        obj["metadata"]["ownerReferences"] = owner
 
-    assert mutate.workload(request(owned), find, Hook.HTTP_GET) == Decision()
+    for labelled in (request(owned), request(owned, old=bare), request(bare, old=carried)):
+        decision = mutate.workload(labelled, find, Hook.HTTP_GET)
+        assert decision.edits == ()
+        assert [w.rpartition("; ")[2] for w in decision.warnings] == ([] if labelled.obj is bare else [instead])
+
+    for of_its_owner in (request(carried), request(carried, old=bare), request(owned, old=owned)):
+        assert mutate.workload(of_its_owner, find, Hook.HTTP_GET) == Decision()
 
 
 @pytest.mark.parametrize(

@@ -119,14 +119,66 @@ class Template:
 
 
 @dataclass(frozen=True, slots=True)
+class Owner:
+    """The controller of an object, which writes it."""
+
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SelectorRule:
+    """What a selector asks of one of our labels. Its text is that of `kubectl get --selector`."""
+
+    index: int
+    """Of the label, in `Membership.values`."""
+    key: str
+    operator: str
+    """In, NotIn, Exists or DoesNotExist; anything else allows all."""
+    values: tuple[object, ...] = ()
+
+    @property
+    def needs_a_value(self) -> bool:
+        """Whether a pod without the label is not selected."""
+        return self.operator in ("In", "Exists")
+
+    def allows(self, labels: Membership) -> bool:
+        """Whether a pod with these labels is selected, as far as this rule says."""
+        value = labels.values[self.index]
+        if self.operator in ("In", "NotIn"):
+            return (value is not None and value in self.values) == (self.operator == "In")
+        return (value is not None) == (self.operator == "Exists") or self.operator not in ("Exists", "DoesNotExist")
+
+    def __str__(self) -> str:
+        if self.operator in ("In", "NotIn"):
+            return f"{self.key} {self.operator.lower()} ({', '.join(map(str, self.values))})"
+        return f"{'!' if self.operator == 'DoesNotExist' else ''}{self.key}"
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
     """A workload with a pod template."""
 
+    kind: str
+    name: str
+    """Empty for one that the API server names."""
+    owner: Owner | None
     labels: Membership
     """Of the workload itself, as the request has them."""
     stored: Membership
     """Of the workload itself, as they are stored; both None at CREATE."""
+    is_stored: bool
+    """False at CREATE."""
     template: Template | None
     """None when it cannot change any more."""
     changed: bool
     """True when our labels, or the template apart from our labels, differ from what is stored."""
+    selector: tuple[SelectorRule, ...]
+    """What it asks of our labels."""
+    replicas: object
+    """As it is written; None for none."""
+    paused: bool
+    on_delete: bool
+    """True when pods get a new template only after somebody deleted them (updateStrategy OnDelete)."""
+    partition: object
+    """Of a StatefulSet's rolling update, as it is written; None or 0 for none."""

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from sfc import annotation, drain_id
+from sfc import annotation, drain_id, names
 from sfc.chain import Hook
 from sfc.statement import Sign
 from sfc.validation.problem import shown
-from webhook.decide import read, write
-from webhook.decide.model import AdmissionRequest, Decision, Membership, Template, Workload
+from webhook.decide import effect, read, write
+from webhook.decide.model import AdmissionRequest, Decision, Membership, Pod, Template, Workload
 from webhook.decide.position import FindChain, position
 from webhook.decide.read import LABELS
 from webhook.decide.replica import replica, stripped
@@ -33,7 +33,8 @@ TOO_LATE = (
 
 
 def pod(request: AdmissionRequest, find: FindChain, auto: Hook, sign: Sign) -> Decision:
-    """Make a new pod with our labels a replica of its stage, or deny it; take what a replica has from one without.
+    """Make a new pod with our labels a replica of its stage, or deny it; take what a replica has from one without. A
+    stored pod stays as it is, with a warning about labels that come too late.
 
     `auto` is the drain hook where the chain leaves the choice to the webhook. `sign` signs what the node agent is to
     believe of the pod. Raises Malformed.
@@ -41,13 +42,15 @@ def pod(request: AdmissionRequest, find: FindChain, auto: Hook, sign: Sign) -> D
     Each pass gives a new drain id. Nothing tells a second pass over one pod from the first pass over a copy of it: each
     is a request of its own, and a pod that its controller names has no name yet.
     """
-    if request.operation != "CREATE":
-        return Decision()
+    if request.operation == "UPDATE":
+        stored, wanted = read.pod(request.old, "oldObject"), read.pod(request.obj)
+        return Decision(warnings=tuple(effect.relabelled(stored, wanted, request.namespace)))
     before = read.pod(request.obj)
-    if MIRROR_ANNOTATION in before.annotations:
+    if request.operation != "CREATE" or MIRROR_ANNOTATION in before.annotations:
         return Decision()
     if not before.labels:
-        return Decision(write.pod(before, stripped(before, request.namespace)))
+        after = stripped(before, request.namespace)
+        return Decision(write.pod(before, after), warnings=tuple(_by_hand(after, request.namespace)))
     place = position(before, request.namespace, find)
     if isinstance(place, str):
         return Decision(denied=f"{place} {REFUSED}")
@@ -56,7 +59,13 @@ def pod(request: AdmissionRequest, find: FindChain, auto: Hook, sign: Sign) -> D
         after, warnings = replica(before, place, identity, auto, sign)
     except annotation.AnnotationError as error:
         return Decision(denied=f"{error}. {REFUSED}")
-    return Decision(write.pod(before, after), warnings=warnings)
+    return Decision(write.pod(before, after), warnings=(*_by_hand(before, request.namespace), *warnings))
+
+
+def _by_hand(of: Pod, namespace: str) -> Iterator[str]:
+    """The warning about a network of ours that no admission wrote."""
+    if annotation.by_hand(of.annotations.get(names.NETWORKS_ANNOTATION), namespace):
+        yield effect.BY_HAND
 
 
 # --- workloads --------------------------------------------------------------------------------------------------------
@@ -65,21 +74,33 @@ def pod(request: AdmissionRequest, find: FindChain, auto: Hook, sign: Sign) -> D
 def workload(request: AdmissionRequest, find: FindChain, auto: Hook) -> Decision:
     """Carry a workload's labels into its pod template, or take them out again.
 
-    Warns of what its pods will be denied or warned of, when something changes. A workload with a controller is left
-    alone: its labels are its owner's affair. Raises Malformed.
+    Warns of what its pods will be denied or warned of, and of what keeps the labels from them, when something changes.
+    A workload with a controller is left as it is: its template is its owner's affair. Denies a template that the API
+    server would refuse because of the selector. Raises Malformed.
     """
-    if request.operation not in ("CREATE", "UPDATE") or read.is_controlled(request.obj):
+    if request.operation not in ("CREATE", "UPDATE"):
         return Decision()
     found = read.workload(request)
     template = found.template
     if template is None:
         return Decision(warnings=(TOO_LATE,) if found.changed else ())
+    if found.owner:
+        return Decision(warnings=tuple(effect.owned(found, found.owner)))
     labels = carried(template.labels, found)
+    if denied := effect.refused_by_the_selector(found, labels):
+        return Decision(denied=denied)
     edits = write.template(template.path, template.labels, labels)
+    kept = (*_overruled(found, template), *effect.written_again(found))
     if not found.changed and labels == template.stored:
-        return Decision(edits)
-    warnings = _overruled(found, template)
-    return Decision(edits, warnings=(*warnings, *_foretold(request, labels, template, find, auto)))
+        return Decision(edits, warnings=kept)
+    warnings = (
+        *kept,
+        *effect.by_the_template_alone(found),
+        *effect.in_the_selector(found),
+        *effect.undelivered(found, labels),
+        *_foretold(request, labels, template, find, auto),
+    )
+    return Decision(edits, warnings=warnings)
 
 
 def carried(own: Membership, found: Workload) -> Membership:
@@ -99,7 +120,7 @@ def _carried(own: str | None, now: str | None, stored: str | None) -> str | None
 
 
 def _overruled(found: Workload, template: Template) -> Iterator[str]:
-    """A warning about each label that the user wrote into the template with another value."""
+    """A warning about each label that the template has with another value, unless it is the one carried in before."""
     values = zip(LABELS, found.labels.values, found.stored.values, template.labels.values, strict=True)
     for key, value, old, written in values:
         if value is not None and written not in (None, value, old):
@@ -113,9 +134,11 @@ def _foretold(
     request: AdmissionRequest, labels: Membership, template: Template, find: FindChain, auto: Hook
 ) -> tuple[str, ...]:
     """The denial or the warnings that the pods will get, as warnings of the workload: somebody reads those."""
-    if not labels:
-        return ()
     pods = replace(read.template(request.obj, template.path), labels=labels)
+    return (*_by_hand(pods, request.namespace), *(_of_replicas(request, pods, find, auto) if labels else ()))
+
+
+def _of_replicas(request: AdmissionRequest, pods: Pod, find: FindChain, auto: Hook) -> tuple[str, ...]:
     place = position(pods, request.namespace, find)
     if isinstance(place, str):
         return (f"{place} {FORETOLD}",)

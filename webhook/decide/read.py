@@ -9,11 +9,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sfc import names
-from webhook.decide.model import AdmissionRequest, Container, Json, Malformed, Membership, Pod, Template, Workload
+from webhook.decide.model import (
+    AdmissionRequest,
+    Container,
+    Json,
+    Malformed,
+    Membership,
+    Owner,
+    Pod,
+    SelectorRule,
+    Template,
+    Workload,
+)
 
 LABELS = (names.CHAIN_LABEL, names.STAGE_LABEL)
 TEMPLATES = {"CronJob": ("spec", "jobTemplate", "spec", "template")}
 """Where a kind of workload keeps its pod template, if not in spec.template."""
+TEMPLATE_KINDS = frozenset(
+    ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "ReplicationController", "Job", "CronJob")
+)
+"""Kinds of workloads whose labels the webhook carries into their templates (deploy/admission.yaml)."""
 TOPOLOGY_KEY = "kubernetes.io/hostname"
 ENDING_PROBES = ("livenessProbe", "startupProbe")
 """The kubelet restarts a container whose probe of these kinds fails."""
@@ -105,22 +120,57 @@ def _topologies(rules: Json, path: str) -> Iterator[object]:
 # --- workloads --------------------------------------------------------------------------------------------------------
 
 
-def is_controlled(obj: Json) -> bool:
-    """Whether an object is written by another one, such as a ReplicaSet by its Deployment. Raises Malformed."""
-    owners = _list_at(_mapping_at(obj, "metadata", "object"), "ownerReferences", "object.metadata")
-    return any(owner.get("controller") is True for owner in owners)
-
-
 def workload(request: AdmissionRequest) -> Workload:
     """The workload of a CREATE or UPDATE. Raises Malformed."""
     obj, old = request.obj, request.old
     labels, stored = _labels_of(obj, "object"), _labels_of(old, "oldObject")
-    if _is_fixed(request):
-        return Workload(labels, stored, None, labels != stored)
-    path = TEMPLATES.get(str(obj.get("kind")), ("spec", "template"))
-    now, before = _part(obj, path, "object"), _part(old, path, "oldObject")
-    template = Template(path, _labels_of(now, _place("object", path)), _labels_of(before, _place("oldObject", path)))
-    return Workload(labels, stored, template, labels != stored or _without_labels(now) != _without_labels(before))
+    kind = obj.get("kind")
+    path = TEMPLATES.get(str(kind), ("spec", "template"))
+    template, changed = None, labels != stored
+    if not _is_fixed(request):
+        now, before = _part(obj, path, "object"), _part(old, path, "oldObject")
+        template = Template(
+            path, _labels_of(now, _place("object", path)), _labels_of(before, _place("oldObject", path))
+        )
+        changed = changed or _without_labels(now) != _without_labels(before)
+    spec = _mapping_at(obj, "spec", "object")
+    strategy = _mapping_at(spec, "updateStrategy", "object.spec")
+    rolling = _mapping_at(strategy, "rollingUpdate", "object.spec.updateStrategy")
+    return Workload(
+        kind=kind if isinstance(kind, str) else "workload",
+        name=name(obj),
+        owner=_owner(obj),
+        labels=labels,
+        stored=stored,
+        is_stored=request.operation == "UPDATE",
+        template=template,
+        changed=changed,
+        selector=tuple(_selector(_mapping_at(spec, "selector", "object.spec"), kind)),
+        replicas=spec.get("replicas"),
+        paused=spec.get("paused") is True,
+        on_delete=strategy.get("type") == "OnDelete",
+        partition=rolling.get("partition"),
+    )
+
+
+def _owner(obj: Json) -> Owner | None:
+    """What writes an object, such as the Deployment of a ReplicaSet."""
+    owners = _list_at(_mapping_at(obj, "metadata", "object"), "ownerReferences", "object.metadata")
+    return next((Owner(str(o.get("kind")), str(o.get("name"))) for o in owners if o.get("controller") is True), None)
+
+
+def _selector(selector: Json, kind: object) -> Iterator[SelectorRule]:
+    """A ReplicationController's is a mapping; others have matchLabels and matchExpressions."""
+    path = "object.spec.selector"
+    labels = selector if kind == "ReplicationController" else _mapping_at(selector, "matchLabels", path)
+    for index, key in enumerate(LABELS):
+        if key in labels:
+            yield SelectorRule(index, key, "In", (labels[key],))
+    for rule in _list_at(selector, "matchExpressions", path) if kind != "ReplicationController" else ():
+        asked, values = rule.get("key"), rule.get("values")
+        if isinstance(asked, str) and asked in LABELS:
+            found = tuple(values) if isinstance(values, list) else ()
+            yield SelectorRule(LABELS.index(asked), asked, str(rule.get("operator")), found)
 
 
 def template(obj: Json, path: tuple[str, ...]) -> Pod:
