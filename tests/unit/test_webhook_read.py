@@ -46,13 +46,27 @@ def test_a_pod_is_read_into_a_value() -> None:
         rules_for_nodes=True,
         host_network=True,
         node_name="n1",
-        sysctls=("net.ipv4.tcp_syncookies",),
+        sysctls={"net.ipv4.tcp_syncookies": "1"},
     )
+
+
+@pytest.mark.parametrize(
+    ("written", "read_as"),
+    [
+        ("net/ipv4/conf/eth0.1/x", "net.ipv4.conf.eth0/1.x"),
+        ("net.ipv4.conf.eth0/1.x", "net.ipv4.conf.eth0/1.x"),
+        ("a", "a"),
+    ],
+)
+def test_a_sysctl_has_one_name_however_it_is_written(written: str, read_as: str) -> None:
+    obj = {"spec": {"securityContext": {"sysctls": [{"name": written, "value": "1"}]}}}
+
+    assert read.pod(obj).sysctls == {read_as: "1"}
 
 
 @pytest.mark.parametrize("obj", [{}, {"metadata": None, "spec": None}, {"metadata": {"labels": None}, "spec": {}}])
 def test_what_is_absent_or_null_is_empty(obj: dict[str, Any]) -> None:
-    assert read.pod(obj) == Pod(Membership(None, None), {}, (), (), (), (), None, (), False, False, None, ())
+    assert read.pod(obj) == Pod(Membership(None, None), {}, (), (), (), (), None, (), False, False, None, {})
 
 
 @pytest.mark.parametrize(
