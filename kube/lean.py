@@ -82,6 +82,41 @@ class PodObject(Whole, total=False):
     spec: PodSpec
 
 
+class TemplateOf(TypedDict, total=False):
+    """A pod template, without what is in the pods."""
+
+    metadata: Metadata
+
+
+class JobSpec(TypedDict, total=False):
+    """What a CronJob makes Jobs of."""
+
+    template: TemplateOf
+
+
+class JobTemplate(TypedDict, total=False):
+    """The Job of a CronJob."""
+
+    spec: JobSpec
+
+
+class WorkloadSpec(TypedDict, total=False):
+    """How many pods a workload should have, and how it makes them."""
+
+    replicas: int
+    paused: bool
+    suspend: bool
+    updateStrategy: Any
+    template: TemplateOf
+    jobTemplate: JobTemplate
+
+
+class WorkloadObject(Whole, total=False):
+    """A workload with a pod template."""
+
+    spec: WorkloadSpec
+
+
 class NameOnly(TypedDict, total=False):
     """An object of any kind, for who only wants to know whether it exists."""
 
@@ -130,6 +165,7 @@ class Shape:
 
 
 WHOLE, CHAIN, POD, NAME = Shape(Whole), Shape(ChainObject), Shape(PodObject), Shape(NameOnly)
+WORKLOAD = Shape(WorkloadObject)
 
 
 def written(value: object) -> bytes:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from controller.cluster.snapshot import Pod, by_stage
+from controller.cluster.workloads import Workload, strangers, why_empty
 from kube.conditions import Condition
 from kube.objects import Key, Object
 from sfc import names
@@ -54,6 +55,8 @@ class StageCount:
     """Of the replicas, those that would serve if a hop of theirs were not open."""
     serving_on: frozenset[str]
     """Names of the nodes with a serving replica."""
+    hindrance: str = ""
+    """Why a stage is empty, as far as its workloads and pods show, and what to do; also without any that is."""
 
     @property
     def json(self) -> dict[str, Any]:
@@ -66,15 +69,16 @@ class StageCount:
         }
 
 
-def stage_counts(chain: Chain, pods: Iterable[Pod]) -> tuple[StageCount, ...]:
-    """In the order of the chain's stages. `pods`: those of the chain."""
+def stage_counts(chain: Chain, pods: Iterable[Pod], workloads: Sequence[Workload] = ()) -> tuple[StageCount, ...]:
+    """In the order of the chain's stages. `pods` and `workloads`: those of the chain."""
     members = by_stage(pods)
-    return tuple(_count(stage.name, members.get(stage.name, ())) for stage in chain.stages)
+    return tuple(_count(stage.name, members.get(stage.name, ()), workloads) for stage in chain.stages)
 
 
-def _count(stage: str, pods: Iterable[Pod]) -> StageCount:
+def _count(stage: str, pods: Iterable[Pod], workloads: Sequence[Workload]) -> StageCount:
     running = [pod for pod in pods if not pod.over]
     staying = [pod for pod in running if not pod.leaving]
+    hindrance = strangers(stage, staying) if staying else why_empty(stage, workloads)
     return StageCount(
         name=stage,
         replicas=len(staying),
@@ -82,6 +86,7 @@ def _count(stage: str, pods: Iterable[Pod]) -> StageCount:
         draining=len(running) - len(staying),
         hop_open=sum(pod.hop_open for pod in staying),
         serving_on=frozenset(pod.node for pod in staying if pod.serving),
+        hindrance=hindrance,
     )
 
 
@@ -173,9 +178,14 @@ def _first(refusals: Mapping[str, str]) -> str:
 
 def _emptiness(chain: Chain, empty: Sequence[StageCount]) -> Iterator[str]:
     labels = f"{names.CHAIN_LABEL}={chain.name},{names.STAGE_LABEL}"
-    if without := [count.name for count in empty if not count.replicas]:
-        yield f"no pod for {', '.join(without)}: label a workload {labels}={'|'.join(without)}"
-    if idle := [count.name for count in empty if count.replicas]:
+    yield from (count.hindrance for count in empty if count.hindrance)
+    unknown = [count for count in empty if not count.hindrance]
+    if without := [count.name for count in unknown if not count.replicas]:
+        yield (
+            f"no pod for {', '.join(without)}: label a workload {labels}={'|'.join(without)}, or scale up one that has "
+            "these labels in its pod template"
+        )
+    if idle := [count.name for count in unknown if count.replicas]:
         yield f"no serving replica of {', '.join(idle)}: see kubectl describe pods -l '{labels} in ({','.join(idle)})'"
 
 

@@ -64,6 +64,7 @@ def pod(
         resourceVersion: "7"
         labels: {{sfc.dev/chain: edge, sfc.dev/stage: {stage}}}
       spec: {{nodeName: {node}}}
+        annotations: {{k8s.v1.cni.cncf.io/networks: '[{{"name":"sfc"}}]'}}
       status:
         phase: {phase}
         conditions: [{{type: sfc.dev/wired, status: "{wired}", reason: "{reason}"}}]
@@ -285,8 +286,9 @@ def test_empty_stages_are_named_with_the_remedy() -> None:
 
     assert ready(cluster.chains[0])["reason"] == "StageEmpty"
     assert ready(cluster.chains[0])["message"] == (
-        "no pod for server: label a workload sfc.dev/chain=edge,sfc.dev/stage=server; no serving replica of firewall: "
-        "see kubectl describe pods -l 'sfc.dev/chain=edge,sfc.dev/stage in (firewall)'"
+        "no pod for server: label a workload sfc.dev/chain=edge,sfc.dev/stage=server, or scale up one that has these "
+        "labels in its pod template; no serving replica of firewall: see kubectl describe pods -l "
+        "'sfc.dev/chain=edge,sfc.dev/stage in (firewall)'"
     )
 
 
