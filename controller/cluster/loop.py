@@ -17,10 +17,11 @@ from typing import Any, TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from controller.cluster import plan, source_ports, trust
+from controller.cluster import plan, source_ports, trust, workloads
 from controller.cluster.queue import Queue
 from controller.cluster.snapshot import ChainObject, Pod, chain_object, pod_of
 from controller.cluster.store import Store
+from controller.cluster.workloads import Workload, workload_of
 from controller.cluster.writes import Apply, Assign, Create, Delete, Outcome, Patch, Record, Withdraw, Write
 from kube import events, lean, objects
 from kube.api import MERGE_PATCH, STRATEGIC_MERGE_PATCH, ApiError, ApiServer, Collection
@@ -83,6 +84,10 @@ class Loop:
         nodes = Collection(NODES.path(), lean.NAME)
         self._nodes: Watch[str] = self._watch(nodes, lambda obj, _: objects.name(obj), store.node)
         self._pods: Watch[Pod] = self._watch(labelled, lambda obj, _: pod_of(obj), store.pod)
+        self._workloads: dict[str, Watch[Workload]] = {
+            kind: self._watch(collection, lambda obj, _: workload_of(obj), store.workload)
+            for kind, collection in workloads.collections().items()
+        }
 
     @property
     def watches(self) -> dict[str, Watch[Any]]:
@@ -93,6 +98,7 @@ class Loop:
             "network-attachment-definitions": self._networks,
             "nodes": self._nodes,
             "pods": self._pods,
+            **self._workloads,
         }
 
     def run(self) -> None:

@@ -16,6 +16,7 @@ from typing import Any, TypeGuard
 
 from controller.cluster import events, source_ports, status
 from controller.cluster.snapshot import ChainObject, Pod, by_stage
+from controller.cluster.workloads import Workload
 from controller.cluster.writes import Apply, Create, Delete, Outcome, Withdraw, Write
 from kube import objects
 from kube.objects import CHAINS, CONNECTIONS, NETWORKS, Key, Object
@@ -48,6 +49,8 @@ class Part:
     owned: Sequence[Object] = ()
     """The CrossConnections that it made."""
     pods: Sequence[Pod] = ()
+    workloads: Sequence[Workload] = ()
+    """Those with its label."""
     network: Object | None = None
     """`sfc` of its namespace."""
     network_refused: str | None = None
@@ -94,7 +97,7 @@ def told(part: Part, outcome: Outcome, now: datetime) -> Iterator[Write]:
         yield from _status(CONNECTIONS, present, wanted)
     known = {c.name for c, _ in made} | {*outcome.created, *outcome.found}
     missing = [c.name for c in chain.cross_connections if c.name not in known]
-    counts = status.stage_counts(chain, pods)
+    counts = status.stage_counts(chain, pods, part.workloads)
     ready = status.objects_refused(_refusals(part, missing, outcome)) or status.chain_ready(
         chain, counts, [*hops.values()], missing, conflict(part.network)
     )

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from controller.cluster.plan import Part, Place, conflict
 from controller.cluster.snapshot import ChainObject, Pod
+from controller.cluster.workloads import Workload
 from kube import objects
 from kube.objects import Key, Object
 
@@ -37,6 +38,8 @@ class Store:
         self._pods: dict[Key, dict[str, Pod]] = {}
         """By chain, and by name."""
         self._nodes: frozenset[Key] = frozenset()
+        self._workloads: dict[Key, dict[tuple[str, str], Workload]] = {}
+        """By chain, and by kind and name."""
 
     def chain(self, before: ChainObject | None, after: ChainObject | None) -> set[Key]:
         """Takes a change of a chain; None stands for an object that is not there. Returns the keys it is about."""
@@ -93,6 +96,15 @@ class Store:
                 for key in _chains_of(found)
             }
 
+    def workload(self, before: Workload | None, after: Workload | None) -> set[Key]:
+        """As `chain`, for a workload with the chain label."""
+        with self._lock:
+            if before:
+                _drop(self._workloads, before.of, before.key)
+            if after:
+                self._workloads.setdefault(after.of, {})[after.key] = after
+            return {each.of for each in (before, after) if each and each.of[1] in self._chains.get(each.of[0], {})}
+
     def refuse(self, namespace: str, words: str | None) -> set[Key]:
         """The API server refuses the network of the namespace, in these words; None: it does not."""
         with self._lock:
@@ -125,6 +137,7 @@ class Store:
                 present={c.name: self._connections.get((namespace, c.name)) for c in wanted},
                 owned=tuple(self._owned.get(found.obj["metadata"]["uid"], {}).values()) if found else (),
                 pods=tuple(self._pods.get(key, {}).values()),
+                workloads=tuple(self._workloads.get(key, {}).values()),
                 network=self._networks.get(namespace),
                 network_refused=self._refusals.get(namespace),
                 nodes=self._nodes,

@@ -9,7 +9,7 @@ from typing import Any
 from controller.cluster.snapshot import Pod
 from kube import lean, objects
 from kube.api import Collection
-from kube.objects import DEPLOYMENTS, Object, Resource
+from kube.objects import DEPLOYMENTS, Key, Object, Resource
 from sfc import names
 
 LABELS = (names.CHAIN_LABEL, names.STAGE_LABEL)
@@ -56,9 +56,14 @@ class Workload:
     """Its running pods stay as they are until somebody deletes them."""
 
     @property
-    def key(self) -> tuple[str, str, str]:
-        """Namespace, kind and name."""
-        return self.namespace, self.kind, self.name
+    def key(self) -> tuple[str, str]:
+        """Kind and name."""
+        return self.kind, self.name
+
+    @property
+    def of(self) -> Key:
+        """The chain that it names, which may not exist."""
+        return self.namespace, self.chain
 
 
 def collections() -> dict[str, Collection]:

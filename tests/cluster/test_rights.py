@@ -29,6 +29,8 @@ def rights(resources: str, verbs: str, names: str = "") -> Rights:
     return {(r, name, verb) for r in resources.split() for name in restricted for verb in verbs.split()}
 
 
+APPS = "deployments.apps statefulsets.apps daemonsets.apps replicasets.apps"
+WORKLOADS = f"{APPS} jobs.batch cronjobs.batch replicationcontrollers"
 REVIEWS = rights("tokenreviews.authentication.k8s.io subjectaccessreviews.authorization.k8s.io", "create")
 EVERYWHERE = {
     "sfc-webhook": REVIEWS | rights(f"{CHAINS} namespaces", "list watch"),
@@ -37,7 +39,7 @@ EVERYWHERE = {
     | rights(f"{CONNECTIONS}/status pods/status", "patch")
     | rights("events", "create patch"),
     "sfc-cluster-controller": REVIEWS
-    | rights(f"{CHAINS} {CONNECTIONS} {NETWORKS} pods nodes", "list watch")
+    | rights(f"{CHAINS} {CONNECTIONS} {NETWORKS} pods nodes {WORKLOADS}", "list watch")
     | rights(f"{CONNECTIONS} {NETWORKS}", "create patch")
     | rights(CONNECTIONS, "delete")
     | rights(f"{CHAINS}/status {CONNECTIONS}/status pods pods/status", "patch")

@@ -166,6 +166,22 @@ def test_chain_gets_its_objects_and_status(server: Server, start: Callable[[], L
     eventually(lambda: server.objects[f"{CHAINS}/edge"].get("status", {}).get("summary") == "client 0/0, server 0/0")
 
 
+def test_a_workload_that_is_scaled_to_zero_is_in_the_message_at_once(server: Server, start: Callable[[], Loop]) -> None:
+    start()
+    eventually(lambda: server.said() == "StageEmpty")
+    labels = {"sfc.dev/chain": "edge", "sfc.dev/stage": "client"}
+    metadata = {"name": "web", "namespace": "telco", "labels": labels}
+    spec = {"replicas": 0, "template": {"metadata": {"labels": labels}}}
+    deployment = {"kind": "Deployment", "metadata": metadata, "spec": spec}
+
+    server.replace("/apis/apps/v1/namespaces/telco/deployments/web", deployment)
+
+    def message() -> str:
+        return str(server.objects[f"{CHAINS}/edge"]["status"]["conditions"][0]["message"])
+
+    eventually(lambda: "Deployment web has the labels, but has 0 replicas: scale it up" in message())
+
+
 def test_refused_change_is_said_in_the_refusals_words_and_tried_again(
     server: Server, start: Callable[[], Loop]
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from controller.cluster.snapshot import ChainObject, Pod, chain_object, pod_of
 from controller.cluster.store import Store
+from controller.cluster.workloads import Workload, workload_of
 from kube import objects
 from tests.unit import objects as samples
 
@@ -53,6 +54,24 @@ def test_a_pod_that_gets_the_label_of_another_chain_is_about_both() -> None:
     assert store.pod(None, pod("edge")) == {EDGE}
     assert store.pod(pod("edge"), pod("other")) == {EDGE, OTHER}
     assert [len(store.part(key).pods) for key in (EDGE, OTHER)] == [0, 1]
+
+
+def workload(chain_label: str, replicas: int = 0) -> Workload:
+    labels = {"sfc.dev/chain": chain_label, "sfc.dev/stage": "nat"}
+    metadata = {"namespace": "telco", "name": "nat", "labels": labels}
+    return workload_of({"kind": "Deployment", "metadata": metadata, "spec": {"replicas": replicas}})
+
+
+def test_a_workload_is_about_the_chains_that_it_names_if_they_exist() -> None:
+    store = Store()
+
+    assert store.workload(None, workload("edge")) == set()
+    store.chain(None, chain())
+    assert store.workload(workload("edge"), workload("edge", 2)) == {EDGE}
+    assert [w.replicas for w in store.part(EDGE).workloads] == [2]
+    assert store.workload(workload("edge", 2), workload("other")) == {EDGE}
+    assert store.workload(workload("other"), None) == set()
+    assert store.part(EDGE).workloads == ()
 
 
 def test_a_version_of_a_pod_that_differs_in_nothing_that_counts_is_no_change() -> None:
