@@ -164,5 +164,5 @@ def _unimplemented(after: Chain, running: Mapping[str, int]) -> Iterator[str]:
         if not running.get(stage.name):
             yield (
                 f"stage {shown(stage.name)} has no replica, so that no traffic passes; label its workload "
-                f"{names.CHAIN_LABEL}={after.name} {names.STAGE_LABEL}={stage.name}"
+                f"{names.CHAIN_LABEL}={after.name} {names.STAGE_LABEL}={stage.name}, or scale it up if it has them"
             )

@@ -730,9 +730,9 @@ def test_a_stage_that_leaves_with_replicas_and_one_without_any_are_warned_of() -
         'stage "nat" leaves the chain with replicas (2): they lose their traffic at once, and new pods are refused; '
         "change the labels of their workload",
         'stage "router" has no replica, so that no traffic passes; label its workload sfc.dev/chain=edge '
-        "sfc.dev/stage=router",
+        "sfc.dev/stage=router, or scale it up if it has them",
         'stage "server" has no replica, so that no traffic passes; label its workload sfc.dev/chain=edge '
-        "sfc.dev/stage=server",
+        "sfc.dev/stage=server, or scale it up if it has them",
     )
     assert all(len(text) <= 256 for text in found)
 
