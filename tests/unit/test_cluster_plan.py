@@ -63,8 +63,8 @@ def pod(
         uid: uid-{name}
         resourceVersion: "7"
         labels: {{sfc.dev/chain: edge, sfc.dev/stage: {stage}}}
-      spec: {{nodeName: {node}}}
         annotations: {{k8s.v1.cni.cncf.io/networks: '[{{"name":"sfc"}}]'}}
+      spec: {{nodeName: {node}}}
       status:
         phase: {phase}
         conditions: [{{type: sfc.dev/wired, status: "{wired}", reason: "{reason}"}}]

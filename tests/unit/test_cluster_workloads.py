@@ -42,13 +42,17 @@ def obj(text: str, *, carried: bool = True, owner: str = "", kind: str = "Deploy
 def pod(name: str, annotations: Json, wired: str = "False") -> Json:
     metadata = {"name": name, "namespace": "telco", "uid": name, "resourceVersion": "1", "labels": LABELS}
     conditions = [{"type": "sfc.dev/wired", "status": wired}]
-    return {"metadata": {**metadata, "annotations": annotations}, "spec": {}, "status": {"conditions": conditions}}
+    return {
+        "metadata": {**metadata, "annotations": annotations},
+        "spec": {"nodeName": "n1"},
+        "status": {"conditions": conditions},
+    }
 
 
 def said(workloads: list[Workload], pods: tuple[Json, ...] = ()) -> str:
     """What the chain's condition says of its stage nat, if the others serve."""
     counts = status.stage_counts(CHAIN, map(pod_of, pods), workloads)
-    condition = status.chain_ready(CHAIN, [c for c in counts if c.name == "nat"], [], None)
+    condition = status.chain_ready(CHAIN, [c for c in counts if c.name == "nat"], [], [], None)
     return str(condition.of({"metadata": {}}, datetime(2027, 1, 1, tzinfo=UTC))["message"])
 
 
