@@ -1,5 +1,5 @@
 # docker build -f deploy/controller.Dockerfile -t localhost/sfc/controller:dev .
-# The image of the node agent. It has BCC with its compiler, and a shell, which starts the agent.
+# The image of the node agent. It has BCC with its compiler, nft, and a shell, which starts the agent.
 # The base by tag: only a registry knows its digest of today. Name it where you have one, by --build-arg BASE=…@sha256:…
 ARG BASE=docker.io/library/debian:bookworm-slim
 FROM ${BASE} AS build
@@ -14,7 +14,7 @@ RUN mkdir /status.d && for package in libc6-dev $(cd /usr/src && ls -d linux-hea
       dpkg-query --status "$package" >"/status.d/$package"; done
 
 FROM ${BASE}
-RUN apt-get update && apt-get install -y --no-install-recommends python3-bpfcc && apt-get clean && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install -y --no-install-recommends nftables python3-bpfcc && apt-get clean && rm -rf /var/lib/apt/lists/*
 COPY --from=build /usr/src /usr/src
 COPY --from=build /status.d /var/lib/dpkg/status.d
 COPY --from=build /opt/sfc /opt/sfc

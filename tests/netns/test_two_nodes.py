@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
 import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.l2 import Ether
 
 from controller.node.kernel.datapath import Datapath
+from controller.node.kernel.firewall import TABLE
+from controller.node.kernel.tunnel import Tunnel
 from controller.node.plane.cluster import Cluster
 from controller.node.plane.far import generation
 from controller.node.plane.model import LinkState
 from controller.node.reconcile.far_links import FarLinks, Published
 from controller.node.reconcile.heartbeat import EchoSender, Heartbeat
 from tests.hash_key import HASH_KEY
-from tests.netns.node import inside, settles
+from tests.netns.node import inside, namespace, run, settles
 from tests.netns.topology import Echo, Replica
 from tests.netns.world import World
 
@@ -66,8 +72,9 @@ class Side:
 class TwoNodes:
     """`here` and `there`. What serves on one is not known on the other before `tell`."""
 
-    def __init__(self, here: Side, there: Side) -> None:
+    def __init__(self, here: Side, there: Side, tunnels: list[Tunnel]) -> None:
         self.here, self.there = here, there
+        self.tunnels = tunnels
 
     def tell(self) -> None:
         """Each node learns what serves on the other."""
@@ -118,7 +125,7 @@ class TwoNodes:
 @contextmanager
 def two_nodes(label: str, functions: dict[str, str], here: Datapath, there: Datapath) -> Iterator[TwoNodes]:
     with ExitStack() as stack:
-        sides = []
+        sides, tunnels = [], list[Tunnel]()
         for number, datapath in enumerate((here, there), 1):
             world = World(f"{label}{number}", functions, datapath)
             stack.callback(world.close)
@@ -137,10 +144,71 @@ def two_nodes(label: str, functions: dict[str, str], here: Datapath, there: Data
             with inside(name):
                 tunnel = peers.tunnel(side.address, PORT)
                 stack.callback(tunnel.close)
+                tunnels.append(tunnel)
                 peers.open(tunnel.make())
                 assert tunnel.make() == tunnel.make()
                 assert tunnel.payload() == 1550
-        yield TwoNodes(*sides)
+        yield TwoNodes(sides[0], sides[1], tunnels)
+
+
+def vxlan(to: int, generation_of_it: int, mac: str) -> bytes:
+    """A frame as a node would send it, from slot 9 to that link, which has the MAC: a datagram to the server."""
+    policy = 1 << 14 | generation_of_it
+    inner = Ether(src="02:00:00:00:00:09", dst=mac) / IP(src="10.2.0.77", dst=SERVER[0])
+    frame = inner / UDP(sport=7777, dport=9999) / b"forged"
+    return struct.pack("!BBHI", 0x88, 0, policy, (9 << 12 | to) << 8) + bytes(frame)
+
+
+def masqueraded(pod: str, node: str) -> None:
+    """Gives the pod a way out of the node, and the node's address on that way, as most networks of clusters do."""
+    for command in (
+        f"-n {pod} link add eth0 type veth peer name pod0 netns {node}",
+        f"-n {pod} addr add 10.99.0.2/24 dev eth0",
+        f"-n {pod} link set eth0 up",
+        f"-n {node} addr add 10.99.0.1/24 dev pod0",
+        f"-n {node} link set pod0 up",
+        f"-n {pod} route add default via 10.99.0.1",
+    ):
+        run("ip", *command.split())
+    rules = "table inet pods { chain out { type nat hook postrouting priority srcnat; oifname u0 masquerade; }; }"
+    run("ip", "netns", "exec", node, "nft", rules)
+    run("ip", "netns", "exec", node, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+
+
+def test_what_a_pod_sends_to_the_tunnels_port_comes_into_no_chain(datapath: Datapath, other_datapath: Datapath) -> None:
+    """Without the guard it does, which shows that the frame is right."""
+    with two_nodes("guard", {"router": "router"}, datapath, other_datapath) as nodes, namespace("guard") as pod:
+        node, there = nodes.here.world.node.namespace, nodes.there.world.node
+        for side in (nodes.here, nodes.there):
+            nodes.serve(side, "router")
+        server = nodes.serve(nodes.there, "server")
+        nodes.tell()
+        masqueraded(pod, node)
+        slot = server.slots["wan"]
+        link = next(each for each in there.links.list() if each.slot == slot)
+        with inside(pod):
+            sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        receiver = server.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        receiver.bind(("", 9999))
+
+        def arrives(seconds: float) -> bool:
+            mac = nodes.there.world.mac("server", "wan")
+            sender.sendto(vxlan(slot, generation(link.ifindex), mac), (nodes.there.address, PORT))
+            receiver.settimeout(seconds)
+            with suppress(TimeoutError):
+                return receiver.recv(100) == b"forged"
+            return False
+
+        guarded = arrives(0.5)
+        run("ip", "netns", "exec", node, "nft", "delete", "table", "inet", TABLE)
+        unguarded = arrives(5)
+        with inside(node):
+            nodes.tunnels[0].make()
+        guarded_again = arrives(0.5)
+
+        assert (guarded, unguarded, guarded_again) == (False, True, False)
+        sender.close()
+        receiver.close()
 
 
 @BOTH_FAMILIES

@@ -12,6 +12,7 @@ from pyroute2.netlink.rtnl import RTM_DELLINK, RTM_GETADDR, RTM_GETLINK, RTM_NEW
 
 from controller.node.kernel import sysctl, tc
 from controller.node.kernel.errors import LinkError, explained, ignored
+from controller.node.kernel.firewall import guard, unguard
 from controller.node.kernel.netlink import (
     IFF_NOARP,
     IFF_UP,
@@ -54,7 +55,8 @@ class Tunnel:
         self._kernel.close()
 
     def make(self) -> int:
-        """Makes the device unless it is there, with our program at its ingress; returns its interface index."""
+        """Makes the device unless it is there, with our program at its ingress, and guards its port; returns its
+        interface index."""
         data = [
             ("IFLA_VXLAN_COLLECT_METADATA", 1),
             ("IFLA_VXLAN_GBP", True),
@@ -66,6 +68,7 @@ class Tunnel:
         kind = [("IFLA_INFO_KIND", "vxlan"), ("IFLA_INFO_DATA", {"attrs": data})]
         doing = f"make {DEVICE} on UDP port {self._port} (`ss -lunp` shows who has a port; --tunnel-port takes another)"
         with explained(doing), self._busy:
+            guard(self._port, socket.if_indextoname(self._interface()))  # first: no frame of others may get in
             with ignored(errno.EEXIST):
                 self._kernel.request(
                     RTM_NEWLINK, link(("IFLA_IFNAME", DEVICE), ("IFLA_LINKINFO", {"attrs": kind})), NEW
@@ -86,6 +89,7 @@ class Tunnel:
         """Removes the device; succeeds when there is none."""
         with explained(f"remove {DEVICE}"), self._busy, ignored(errno.ENODEV):
             self._kernel.request(RTM_DELLINK, link(("IFLA_IFNAME", DEVICE)))
+        unguard()
 
     def payload(self) -> int:
         """The MTU of interfaces whose frames fit through the tunnel on this node's way to the others."""
