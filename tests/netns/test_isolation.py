@@ -227,6 +227,8 @@ def test_a_frame_reaches_one_replica_of_the_other_side_and_none_of_its_own(world
         senders = spoken(world, KINDS[kind], first=1 + 200 * list(KINDS).index(kind))
         heard = captures.heard()
 
+    if kind == "GRE":  # one session for all: errors about the frame of one that is not ready go to one that is
+        senders = {number: sender for number, sender in senders.items() if world.node.pods[sender[1]].ready}
     assert heard.keys() & senders.keys(), "no capture saw anything"
     assert_apart(senders, heard)
 
