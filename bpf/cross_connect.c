@@ -1128,6 +1128,7 @@ static __always_inline int send_through(struct __sk_buff *skb, u32 number, u32 t
 	u64 flags = BPF_F_ZERO_CSUM_TX | BPF_F_DONT_FRAGMENT;
 	struct policy policy = {.mark = mark};
 	u32 zero = 0;
+	u64 to; /* as where a frame goes is called, for tests/fuzz/decision.h */
 	struct peer *peer = peers.lookup(&number), *own = peers.lookup(&zero);
 
 	if (!peer || !own)
@@ -1142,7 +1143,8 @@ static __always_inline int send_through(struct __sk_buff *skb, u32 number, u32 t
 	if (bpf_skb_set_tunnel_key(skb, &key, sizeof(key), flags) ||
 	    bpf_skb_set_tunnel_opt(skb, &policy, sizeof(policy)))
 		return drop(connection, VERDICT_PEER_DOWN);
-	return bpf_redirect(own->tunnel, 0);
+	to = own->tunnel;
+	return bpf_redirect(to, 0);
 }
 
 /* What `into_tunnel` is told about a frame, in skb->cb. Programs of two versions may meet there. */
