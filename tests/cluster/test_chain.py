@@ -292,13 +292,19 @@ def test_a_label_for_a_chain_that_does_not_exist_warns_and_its_pods_come_up_once
     warned = edge.try_("apply", "-f", "-", stdin=json.dumps(lonely))
     refused = eventually(lambda: _replica_failure(edge, "lonely"))
     edge("apply", "-f", "-", stdin=json.dumps(chain))
-    came_up = eventually(lambda: _condition(_deployment(edge, "lonely"), "Available").get("status") == "True")
+    came_up = eventually(lambda: _ready_but_alone(edge, "later"))
     edge("delete", "deployment/lonely", "sfc/later")
 
     assert "telco/later" in warned.stderr
     assert "does not exist" in warned.stderr
     assert "telco/later" in refused
     assert came_up
+
+
+def _ready_but_alone(telco: Kubectl, chain: str) -> bool:
+    """Whether the chain has pods, which lack nothing but neighbours."""
+    found = json.loads(telco("get", "pods", "-o", "json", "-l", f"sfc.dev/chain={chain}"))["items"]
+    return bool(found) and all(_condition(pod, "sfc.dev/wired").get("reason") == "HopOpen" for pod in found)
 
 
 def _deployment(telco: Kubectl, name: str) -> dict[str, Any]:
