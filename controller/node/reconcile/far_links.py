@@ -7,6 +7,7 @@ after its last link has left.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import defaultdict
@@ -19,6 +20,8 @@ from controller.node.plane.far import FAR_LINKS, PEERS, FarReplica, FarSides, id
 from controller.node.plane.model import SLOTS, FarLink
 from kube.objects import Key, Object, name, namespace
 from sfc.chain import Side
+
+log = logging.getLogger(__name__)
 
 REST_SECONDS = 60.0
 """How long a node keeps its number when it has no link any more in the chains of this node."""
@@ -90,13 +93,14 @@ class FarLinks:
         self._reserved = {link.identity: index for index, link in there.items()}
         """Indexes that an earlier agent gave, by identity, until the first look."""
         self._last_index = max(there, default=SLOTS - 1)
+        self._told: set[str] = set()
         self._lock = threading.Lock()
         self._latest: tuple[Cluster, Mapping[Key, Sequence[Published]], Cluster] | None = None
 
     def joined(self, cluster: Cluster | None, links: Mapping[Key, Sequence[Published]]) -> Cluster | None:
         """The cluster with the far links of its chains, from those of each CrossConnection.
 
-        The same value again for the same ones. Any thread may call it. Raises FarLinksExhaustedError.
+        The same value again for the same ones. Any thread may call it.
         """
         if cluster is None:
             return None
@@ -107,21 +111,25 @@ class FarLinks:
             return self._latest[2]
 
     def seen(self, links: Iterable[Published]) -> dict[ChainKey, FarSides]:
-        """The far links of each chain. Raises FarLinksExhaustedError."""
+        """The far links of each chain. Those that the maps have no room for are left out, and the log says so."""
         now = self._clock()
         serving: list[tuple[Of, str]] = []
         for link in links:
             self._met[link.address] = now
-            number = identity(self._number(link.address), link.slot, link.generation)
-            if link.serves:
+            peer = self._number(link.address)
+            if link.serves and peer:
+                number = identity(peer, link.slot, link.generation)
                 serving.append(((number, link.chain, link.connection, link.side), link.uid))
         kept = {of: index for of, _ in serving if (index := self._of.get(of) or self._reserved.get(of[0]))}
         taken = {*kept.values(), *self._of.values()}
         found: dict[ChainKey, dict[tuple[str, Side], list[FarReplica]]] = defaultdict(lambda: defaultdict(list))
         for of, uid in serving:
             if of not in kept:
-                kept[of] = self._free(taken)
-                taken.add(kept[of])
+                if not (free := self._free(taken)):
+                    self._tell(f"other nodes have more than {FAR_LINKS} links in the chains of this node")
+                    continue
+                kept[of] = free
+                taken.add(free)
             _, chain, connection, side = of
             found[chain][connection, side].append(FarReplica(uid, of[0], kept[of]))
         self._of, self._reserved = kept, {}
@@ -138,28 +146,33 @@ class FarLinks:
                 del self._numbers[address], self._met[address]
                 self._peers.clear(number)
 
-    def _number(self, address: str) -> int:
+    def _number(self, address: str) -> int | None:
         number = self._numbers.get(address)
         if number is None:
-            number = self._numbers[address] = self._last_number = self._next_number()
+            number = self._next_number()
+            if number is None:
+                self._tell(f"all {PEERS - 1} numbers of other nodes are in use")
+                return None
+            self._numbers[address] = self._last_number = number
             self._peers.set(number, address)
         return number
 
-    def _next_number(self) -> int:
+    def _tell(self, problem: str) -> None:
+        if problem not in self._told:
+            self._told.add(problem)
+            log.error("replicas of other nodes left out", extra={"error": problem})
+
+    def _next_number(self) -> int | None:
         taken = {*self._numbers.values()}
         for step in range(PEERS):
             number = (self._last_number + step) % (PEERS - 1) + 1
             if number not in taken:
                 return number
-        raise FarLinksExhaustedError(f"all {PEERS - 1} numbers of other nodes are in use")
+        return None
 
-    def _free(self, taken: Collection[int]) -> int:
-        for _ in range(FAR_LINKS):
+    def _free(self, taken: Collection[int]) -> int | None:
+        for _ in range(FAR_LINKS if len(taken) < FAR_LINKS else 0):
             self._last_index = SLOTS + (self._last_index - SLOTS + 1) % FAR_LINKS
             if self._last_index not in taken:
                 return self._last_index
-        raise FarLinksExhaustedError(f"other nodes have more than {FAR_LINKS} links in the chains of this node")
-
-
-class FarLinksExhaustedError(Exception):
-    """There are more nodes, or links of other nodes, than the maps of this node have room for."""
+        return None
