@@ -53,6 +53,23 @@ number of an echo. *Target* is the address that a frame asks for or announces.
   `sfc_remarkable_packets_total` counts frames that are carried although something is wrong.
 """  # noqa: E501
 
+_BETWEEN_NODES = """\
+Every kind may be for a replica of another node. There the frame comes from the tunnel, and the
+program decides by what that node knows. `tests/netns/test_two_nodes.py` shows this part; a test run
+of the program alone has no tunnel.
+
+| when | what happens | counted as |
+| --- | --- | --- |
+| its session is known there | by its session, whatever the sender chose | packet |
+| no session is known, and the replica serves | its session is opened there, too | packet, session |
+| no session is known, and the replica takes no new one | back to its node, which chooses again | `returned` |
+| it came back once, and the next replica has left, too | dropped | `no_target` |
+| it belongs to no session, or is a later fragment | to the replica that the sender chose | packet |
+| the node of its replica is silent, and no other target is left, or there is no tunnel | dropped | `peer_down` |
+| it comes from an address that no node with these chains has | dropped | `stranger` |
+| it is in a format of a later version | dropped | `wire_version` |
+"""
+
 _HAPPENS = {
     Fate.SESSION: "by its session",
     Fate.CHOSEN: "by choice",
@@ -124,7 +141,8 @@ def observed(node: Node) -> dict[str, tuple[Observation, Observation]]:
 
 def page(node: Node, observations: Mapping[str, tuple[Observation, Observation]]) -> str:
     tables = (f"## {family}\n\n{_kinds(kinds, observations)}" for family, kinds in FAMILIES.items())
-    return "\n".join([_INTRODUCTION, *tables, f"## Whatever the kind\n\n{_situations(node)}"])
+    situations = f"## Whatever the kind\n\n{_situations(node)}"
+    return "\n".join([_INTRODUCTION, *tables, situations, f"## Between nodes\n\n{_BETWEEN_NODES}"])
 
 
 def _kinds(kinds: Iterable[Kind], observations: Mapping[str, tuple[Observation, Observation]]) -> str:

@@ -178,7 +178,7 @@ def test_a_slot_that_another_link_has_now_is_in_no_contest(shared: Node) -> None
 def test_there_is_room_for_every_verdict_of_every_cross_connection_and_for_every_links_neighbours(node: Node) -> None:
     room = {name: map_info(node.datapath._maps[name].fd).max_entries for name in ("drops", "neighbours", "targets")}
 
-    assert room == {"drops": 8 * SLOTS, "neighbours": NEIGHBOURS_PER_LINK * SLOTS, "targets": 2 * SLOTS}
+    assert room == {"drops": 16 * SLOTS, "neighbours": NEIGHBOURS_PER_LINK * SLOTS, "targets": 2 * SLOTS}
 
 
 def test_sessions_of_a_stranger_share_no_key(shared: Node) -> None:

@@ -521,7 +521,7 @@ def test_node_agent_has_what_its_names_promise(rendered: list[Json]) -> None:
     assert "ports" not in agent, "a port of the node would keep the next agent from starting beside this one"
     assert str(Path(names.CNI_SOCKET).parent) in mounts
     assert "/sys/fs/bpf" in mounts
-    assert {e["name"] for e in agent["env"]} == {"NODE_NAME", "POD_NAME"}
+    assert {e["name"] for e in agent["env"]} == {"NODE_NAME", "NODE_ADDRESS", "POD_NAME"}
     assert hooks["readinessProbe"]["tcpSocket"] == {"host": names.HOOK_HOST, "port": names.HOOK_PORT}
     asked = {"path": "/healthz", "host": names.HEALTH_HOST, "port": names.RELAY_HEALTH_PORT}
     assert hooks["livenessProbe"]["httpGet"] == asked
