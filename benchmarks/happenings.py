@@ -84,7 +84,8 @@ class Chain:
         broken = []
         if sorted(told) != sorted([1, self.replicas, self.replicas, 1]):
             broken.append(f"status: {told} links serve, of {len(sides)} sides; {len(functions)} functions: {functions}")
-        links = [line for line in cluster.in_node("ip", "-o", "link").splitlines() if "sfc" in line.split()[1]]
+        names = [line.split()[1] for line in cluster.in_node("ip", "-o", "link").splitlines()]
+        links = [name for name in names if name.startswith("sfc") and "@" in name]  # without the tunnel's device
         if len(links) != 2 * len(functions) + 2:
             broken.append(f"{len(links)} host links for {len(functions)} functions")
         return broken

@@ -330,7 +330,8 @@ def test_an_agent_that_is_killed_again_and_again_loses_no_drain_and_no_packet(tw
     answered = next(iter([*early, *said("hook answered", outcome="drained", pod_uid=uid)]))
     assert (account["packets"]["lost"], account["connections"]["broken"]) == (0, 0), account
     assert stopped
-    assert deadline <= answered["drained_seconds"] < deadline + 10
+    # Not before its own deadline; and then as soon as an agent is there, which a busy machine may take a minute to start.
+    assert deadline <= answered["drained_seconds"] < deadline + 90
 
 
 def identity(pod: dict[str, Any]) -> tuple[str, str]:
