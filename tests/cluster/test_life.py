@@ -330,7 +330,7 @@ def test_an_agent_that_is_killed_again_and_again_loses_no_drain_and_no_packet(tw
     answered = next(iter([*early, *said("hook answered", outcome="drained", pod_uid=uid)]))
     assert (account["packets"]["lost"], account["connections"]["broken"]) == (0, 0), account
     assert stopped
-    # Not before its own deadline; and then as soon as an agent is there, which a busy machine may take a minute to start.
+    # Not before its own deadline, and then once an agent is there: a busy machine takes a minute to start one.
     assert deadline <= answered["drained_seconds"] < deadline + 90
 
 
