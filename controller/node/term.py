@@ -203,6 +203,7 @@ class Term:
         if self._open:
             self._open = False
             self._port.stop()
+            self._echoes.close()
             self._hooks.close()
             self._health.close()
             self._metrics.close()

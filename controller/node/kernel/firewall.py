@@ -35,11 +35,6 @@ def guard(port: int, interface: str) -> None:
         _nft("-f", "-", rules=_RULES.format(table=TABLE, comment=comment, port=port, interface=interface))
 
 
-def unguard() -> None:
-    """Removes the rules; succeeds when there are none. Raises LinkError."""
-    _nft("delete", "table", "inet", TABLE, missing_is_fine=True)
-
-
 def _nft(*arguments: str, rules: str = "", missing_is_fine: bool = False) -> str:
     try:
         done = subprocess.run(

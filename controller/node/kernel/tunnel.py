@@ -8,11 +8,11 @@ import socket
 import struct
 import threading
 
-from pyroute2.netlink.rtnl import RTM_DELLINK, RTM_GETADDR, RTM_GETLINK, RTM_NEWLINK
+from pyroute2.netlink.rtnl import RTM_GETADDR, RTM_GETLINK, RTM_NEWLINK
 
 from controller.node.kernel import sysctl, tc
 from controller.node.kernel.errors import LinkError, explained, ignored
-from controller.node.kernel.firewall import guard, unguard
+from controller.node.kernel.firewall import guard
 from controller.node.kernel.netlink import (
     IFF_NOARP,
     IFF_UP,
@@ -84,12 +84,6 @@ class Tunnel:
                 up = link(("IFLA_MTU", ANY_MTU), index=made.ifindex, flags=flags, change=flags)
                 self._kernel.request(RTM_NEWLINK, up)
         return made.ifindex
-
-    def remove(self) -> None:
-        """Removes the device; succeeds when there is none."""
-        with explained(f"remove {DEVICE}"), self._busy, ignored(errno.ENODEV):
-            self._kernel.request(RTM_DELLINK, link(("IFLA_IFNAME", DEVICE)))
-        unguard()
 
     def payload(self) -> int:
         """The MTU of interfaces whose frames fit through the tunnel on this node's way to the others."""
