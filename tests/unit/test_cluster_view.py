@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+import time
 from typing import Any
 
 import pytest
 
+from controller.node.plane.cluster import Cluster
 from controller.node.plane.replica import replica_of
 from controller.node.reconcile import cluster_view
 from controller.node.reconcile.cluster_view import ClusterReader, ClusterView
@@ -153,3 +156,25 @@ def test_the_replicas_that_are_being_deleted_are_asked_for_and_not_taken_from_a_
     assert asked["fieldSelector"] == "spec.nodeName=node1"
     assert "labelSelector" not in asked, "a replica that lost its labels drains, too"
     assert "resourceVersion" not in asked, "the list must not be older than the request"
+
+
+def test_nothing_is_known_before_other_nodes_reports_were_listed() -> None:
+    """Otherwise an agent that starts would take all replicas of other nodes out of the targets for a moment."""
+    api, changed = FakeApi(), threading.Event()
+    view = ClusterView(api.client(), "node1", changed.set, lambda: None)
+    view._chains.start()
+    view._pods.start()
+    while not (view._chains.synced and view._pods.synced):
+        time.sleep(0.01)
+    time.sleep(0.05)
+    before = view.get()
+
+    view._connections.start()
+    woken = changed.wait(5)
+    after = view.get()
+    view.stop()
+    api.close()
+
+    assert before is None
+    assert woken
+    assert after == Cluster({}, {})

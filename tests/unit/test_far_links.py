@@ -8,7 +8,7 @@ import pytest
 
 from controller.node.plane.far import FAR_LINKS, generation, identity, peer_of
 from controller.node.plane.model import CHOSEN_IFINDEX, SLOTS, FarLink
-from controller.node.reconcile.far_links import FarLinks, Published
+from controller.node.reconcile.far_links import REST_SECONDS, FarLinks, Published
 from sfc.chain import Side
 
 CHAIN = ("telco", "edge")
@@ -21,6 +21,9 @@ class Peers:
 
     def set(self, number: int, address: str) -> None:
         self.numbers[address] = number
+
+    def clear(self, number: int) -> None:
+        self.numbers = {address: other for address, other in self.numbers.items() if other != number}
 
     def known(self) -> dict[str, int]:
         return dict(self.numbers)
@@ -69,6 +72,33 @@ def test_an_index_rests_before_it_is_given_again() -> None:
     (next_one,) = links.seen([replace(NAT, slot=9)])[CHAIN]["edge-nat", Side.DOWNSTREAM]
 
     assert next_one.index != gone.index
+
+
+def test_a_node_keeps_its_number_for_a_while_after_its_last_link_has_left_however_long_nothing_changed_before() -> None:
+    """Its sessions still come from there. An agent that is restarted may leave its node's address out for a moment."""
+    peers, now = Peers(), 0.0
+    links = FarLinks(peers, {}, lambda: now)
+    links.seen([NAT])
+
+    now += 10 * REST_SECONDS
+    links.seen([])
+    soon = peers.known()
+    now += REST_SECONDS + 1
+    links.seen([])
+
+    assert soon == {NAT.address: 1}
+    assert peers.known() == {}
+
+
+def test_a_node_that_comes_back_rests_anew_when_it_leaves_again() -> None:
+    peers, now = Peers(), 0.0
+    links = FarLinks(peers, {}, lambda: now)
+
+    for present in ([NAT], [], [NAT], []):
+        now += REST_SECONDS - 1
+        links.seen(present)
+
+    assert peers.known() == {NAT.address: 1}
 
 
 def test_numbers_and_indexes_outlive_the_agent() -> None:

@@ -133,7 +133,8 @@ class ClusterView:
             watch.stop()
 
     def get(self) -> Cluster | None:
-        """None until both chains and pods were listed. The same value again while nothing has changed for this node."""
+        """None until chains, pods and CrossConnections were listed: without the last, all replicas of other nodes
+        would seem to have left. The same value again while nothing has changed for this node."""
         return self._cluster
 
     def existing(self) -> frozenset[str]:
@@ -160,6 +161,7 @@ class ClusterView:
         if found != self._published:
             self._published = found
             self._on_change()
+        self._look()
         self._on_status()
 
     def _chains_changed(self) -> None:
@@ -167,7 +169,7 @@ class ClusterView:
         self._look()
 
     def _look(self) -> None:
-        if not (self._chains.synced and self._pods.synced):
+        if not (self._chains.synced and self._pods.synced and self._connections.synced):
             return
         with self._looking:
             before = self._cluster

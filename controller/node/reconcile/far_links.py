@@ -87,8 +87,8 @@ class FarLinks:
         self._clock = clock
         self._numbers = dict(peers.known())
         self._last_number = max(self._numbers.values(), default=0)
-        self._met: dict[str, float] = {}
-        """When each node last had a link in the chains of this node, by address."""
+        self._without: dict[str, float] = {}
+        """Since when each node that has a number has had no link in the chains of this node, by address."""
         self._of: dict[Of, int] = {}
         self._reserved = {link.identity: index for index, link in there.items()}
         """Indexes that an earlier agent gave, by identity, until the first look."""
@@ -114,8 +114,9 @@ class FarLinks:
         """The far links of each chain. Those that the maps have no room for are left out, and the log says so."""
         now = self._clock()
         serving: list[tuple[Of, str]] = []
+        present: set[str] = set()
         for link in links:
-            self._met[link.address] = now
+            present.add(link.address)
             peer = self._number(link.address)
             if link.serves and peer:
                 number = identity(peer, link.slot, link.generation)
@@ -133,18 +134,20 @@ class FarLinks:
             _, chain, connection, side = of
             found[chain][connection, side].append(FarReplica(uid, of[0], kept[of]))
         self._of, self._reserved = kept, {}
-        self._part_with(now)
+        self._part_with(self._numbers.keys() - present, now)
         return {
             chain: {side: tuple(sorted(replicas, key=lambda each: each.uid)) for side, replicas in sides.items()}
             for chain, sides in found.items()
         }
 
-    def _part_with(self, now: float) -> None:
-        """Takes the numbers back of nodes that have had no link here for long."""
-        for address, number in [*self._numbers.items()]:
-            if now - self._met.setdefault(address, now) > REST_SECONDS:
-                del self._numbers[address], self._met[address]
-                self._peers.clear(number)
+    def _part_with(self, absent: Iterable[str], now: float) -> None:
+        """Takes the numbers back of nodes that have had no link here for long. Between two looks nothing has changed,
+        so a node that is missing for the first time has left just now, however long ago the look before was."""
+        self._without = {address: self._without.get(address, now) for address in absent}
+        for address, since in [*self._without.items()]:
+            if now - since > REST_SECONDS:
+                del self._without[address]
+                self._peers.clear(self._numbers.pop(address))
 
     def _number(self, address: str) -> int | None:
         number = self._numbers.get(address)
