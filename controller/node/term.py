@@ -132,7 +132,7 @@ class Term:
         """Begins to lead. The loop runs first, so that the first call finds it."""
         setting, reconciler = self._setting, self.reconciler
         setting.datapath.take_over()
-        self._tunnel.keep()  # before the first status is written: without an address in it, the others would send nothing
+        self._tunnel.keep()  # before the first status is written: without an address, the others would send nothing
         for name, loop in self._loops.items():
             silent = HANGING_SECONDS if name == "reconciler" else threads.SILENT_SECONDS
             self._threads[name] = threads.start(name, loop, until=self._stop.is_set, silent=silent)

@@ -1,14 +1,11 @@
-"""A chain over two nodes: each has its own program, maps and tunnel; between them is one link."""
+"""A chain over two nodes."""
 
 from __future__ import annotations
 
 import socket
 import struct
-import subprocess
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from itertools import count
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,18 +14,12 @@ from scapy.layers.l2 import Ether
 
 from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.firewall import TABLE
-from controller.node.kernel.tunnel import Tunnel
-from controller.node.plane.cluster import Cluster
 from controller.node.plane.far import generation
-from controller.node.plane.model import LinkState
-from controller.node.reconcile.far_links import FarLinks, Published
-from controller.node.reconcile.heartbeat import EchoSender, Heartbeat
 from tests.hash_key import HASH_KEY
 from tests.netns.node import inside, namespace, run, settles
-from tests.netns.topology import Echo, Replica
-from tests.netns.world import World
+from tests.netns.nodes import PORT, nodes_of
+from tests.netns.topology import Echo
 
-PORT = 5789
 SERVER, SERVER6 = ("10.2.0.1", Echo.PORT), ("fd00:2::1", Echo.PORT)
 BOTH_FAMILIES = pytest.mark.parametrize("server", [SERVER, SERVER6], ids=["IPv4", "IPv6"])
 
@@ -41,114 +32,6 @@ def other_datapath(bpffs: Path) -> Iterator[Datapath]:
     finally:
         datapath.unpin()
         datapath.close()
-
-
-class Side:
-    """One of the nodes: its world, what it has learned of the other one, and when that is."""
-
-    def __init__(self, world: World, address: str) -> None:
-        self.world, self.address = world, address
-        self.far = FarLinks(world.node.datapath.peers, {})
-        self.heard: tuple[Published, ...] = ()
-        node, own = world.node, world.node._cluster
-        node.reconciler._cluster = lambda: Cluster(own().chains, own().replicas, far=self.far.seen(self.heard))
-
-    def published(self) -> tuple[Published, ...]:
-        """The links that serve here."""
-        state = self.world.node.reconciler.state
-        names = state.plan.numbers.named
-        chain = (self.world.node.chain.namespace, self.world.node.chain.name)
-        return tuple(
-            Published(
-                chain, names[entry.connection].connection, entry.side, self.address, link.pod_uid, link.slot,
-                generation(link.ifindex),
-            )
-            for links in state.links.values()
-            for link in links
-            if (entry := state.plane.links.get(link.slot)) and entry.state == LinkState.SERVING
-        )  # fmt: skip
-
-
-class TwoNodes:
-    """`here` and `there`. What serves on one is not known on the other before `tell`."""
-
-    def __init__(self, here: Side, there: Side, tunnels: list[Tunnel]) -> None:
-        self.here, self.there = here, there
-        self.tunnels = tunnels
-
-    def tell(self) -> None:
-        """Each node learns what serves on the other."""
-        for one, other in ((self.here, self.there), (self.there, self.here)):
-            one.heard = other.published()
-        for side in (self.here, self.there):
-            side.world.node.reconcile()
-
-    def serve(self, side: Side, stage: str) -> Replica:
-        replica = side.world.add(stage)
-        side.world.node.serve(replica)
-        return replica
-
-    @contextmanager
-    def heartbeat(self, side: Side) -> Iterator[Callable[[Side], bool]]:
-        """That node asks the other one whether it lives; yields what tells whether it counts as up."""
-        peers, stop = side.world.node.datapath.peers, threading.Event()
-        with inside(side.world.node.namespace):
-            sender = EchoSender(PORT)
-        thread = threading.Thread(target=Heartbeat(peers, sender.send).run, args=(stop,))
-        thread.start()
-        try:
-            yield lambda other: bool(peers.heard(n := peers.known()[other.address])) and peers.is_up(n)
-        finally:
-            stop.set()
-            thread.join()
-            sender.close()
-
-    def cut(self, off: bool) -> None:
-        """Cuts the link between the nodes, or mends it."""
-        namespace = self.there.world.node.namespace
-        subprocess.run(["ip", "-n", namespace, "link", "set", "u0", "down" if off else "up"], check=True)
-
-    def begin(self) -> None:
-        """From here on nothing may be dropped."""
-        self.here.world.begin()
-        self.there.world.begin()
-
-    def returned(self) -> int:
-        """Frames that the node `there` has returned since the data path was loaded."""
-        remarks = self.there.world.node.datapath.counters.remarks()
-        return sum(n for (_, name), n in remarks.items() if name == "returned")
-
-    def dropped(self) -> dict[tuple[int, str], int]:
-        return self.here.world.dropped() | self.there.world.dropped()
-
-
-@contextmanager
-def two_nodes(label: str, functions: dict[str, str], here: Datapath, there: Datapath) -> Iterator[TwoNodes]:
-    with ExitStack() as stack:
-        sides, tunnels = [], list[Tunnel]()
-        for number, datapath in enumerate((here, there), 1):
-            world = World(f"{label}{number}", functions, datapath)
-            stack.callback(world.close)
-            world.node._numbers = count(1000 * number)  # so that pods of both nodes have different names,
-            world._slices = count(10 * number)  # and source ports of their own
-            sides.append(Side(world, f"10.201.0.{number}"))
-        names = [side.world.node.namespace for side in sides]
-        subprocess.run(
-            ["ip", "-n", names[0], "link", "add", "u0", "mtu", "1600", "type", "veth",
-             "peer", "name", "u0", "mtu", "1600", "netns", names[1]], check=True,
-        )  # fmt: skip
-        for side, name in zip(sides, names, strict=True):
-            subprocess.run(["ip", "-n", name, "addr", "add", f"{side.address}/24", "dev", "u0"], check=True)
-            subprocess.run(["ip", "-n", name, "link", "set", "u0", "up"], check=True)
-            peers = side.world.node.datapath.peers
-            with inside(name):
-                tunnel = peers.tunnel(side.address, PORT)
-                stack.callback(tunnel.close)
-                tunnels.append(tunnel)
-                peers.open(tunnel.make())
-                assert tunnel.make() == tunnel.make()
-                assert tunnel.payload() == 1550
-        yield TwoNodes(sides[0], sides[1], tunnels)
 
 
 def vxlan(to: int, generation_of_it: int, mac: str) -> bytes:
@@ -177,7 +60,7 @@ def masqueraded(pod: str, node: str) -> None:
 
 def test_what_a_pod_sends_to_the_tunnels_port_comes_into_no_chain(datapath: Datapath, other_datapath: Datapath) -> None:
     """Without the guard it does, which shows that the frame is right."""
-    with two_nodes("guard", {"router": "router"}, datapath, other_datapath) as nodes, namespace("guard") as pod:
+    with nodes_of("guard", {"router": "router"}, (datapath, other_datapath)) as nodes, namespace("guard") as pod:
         node, there = nodes.here.world.node.namespace, nodes.there.world.node
         for side in (nodes.here, nodes.there):
             nodes.serve(side, "router")
@@ -215,7 +98,7 @@ def test_what_a_pod_sends_to_the_tunnels_port_comes_into_no_chain(datapath: Data
 def test_sessions_reach_replicas_of_both_nodes_and_stay(
     datapath: Datapath, other_datapath: Datapath, server: tuple[str, int]
 ) -> None:
-    with two_nodes("two", {"router": "router"}, datapath, other_datapath) as nodes:
+    with nodes_of("two", {"router": "router"}, (datapath, other_datapath)) as nodes:
         clients = [nodes.serve(nodes.here, "client"), nodes.serve(nodes.there, "client")]
         for side in (nodes.here, nodes.there):
             for stage in ("router", "server", "server"):
@@ -235,7 +118,7 @@ def test_a_replica_that_leaves_while_the_other_node_does_not_know_yet_loses_noth
     datapath: Datapath, other_datapath: Datapath
 ) -> None:
     """Old sessions stay with it until they end, new ones come back from its node and choose another replica."""
-    with two_nodes("late", {"router": "router"}, datapath, other_datapath) as nodes:
+    with nodes_of("late", {"router": "router"}, (datapath, other_datapath)) as nodes:
         client = nodes.serve(nodes.here, "client")
         nodes.serve(nodes.here, "router")
         staying, leaving = nodes.serve(nodes.here, "server"), nodes.serve(nodes.there, "server")
@@ -258,7 +141,7 @@ def test_a_replica_that_leaves_while_the_other_node_does_not_know_yet_loses_noth
 
 def test_the_sessions_of_a_node_that_is_cut_off_choose_again(datapath: Datapath, other_datapath: Datapath) -> None:
     """And all is undone when it is heard again. Its program answers, without an agent."""
-    with two_nodes("dead", {"router": "router"}, datapath, other_datapath) as nodes:
+    with nodes_of("dead", {"router": "router"}, (datapath, other_datapath)) as nodes:
         client = nodes.serve(nodes.here, "client")
         nodes.serve(nodes.here, "router")
         own, far = nodes.serve(nodes.here, "server"), nodes.serve(nodes.there, "server")
