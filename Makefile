@@ -17,7 +17,7 @@ help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 .PHONY: demo
-demo: cluster images ## scale a chain on a real Kubernetes while traffic crosses it; the cluster stays up
+demo: cluster images ## scale a chain on a real Kubernetes while traffic crosses it (NODES=1); the cluster stays up
 	@KUBECTL=build/bin/kubectl $(PYTHON) deploy/examples/demo.py --kubeconfig build/kubeconfig --output build/demo.json
 
 .PHONY: test
@@ -56,7 +56,7 @@ fuzz: deps ## try hostile input on everything that reads from outside (FUZZ=1000
 	$(PYTHON) -m tests.fuzz
 
 .PHONY: bench
-bench: deps ## run a benchmark (as root): NAME=program and others, see docs/benchmarks.md; QUICK=1 for a look
+bench: deps ## run a benchmark (as root): NAME=program and others, see docs/benchmarks.md; QUICK=1 for a look, NODES=3 for events
 	$(PYTHON) -m benchmarks $(NAME)
 
 .PHONY: soak

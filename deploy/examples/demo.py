@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """The demo: a four-stage chain, scaled out and in while traffic crosses it, and an account of what happened.
 
+On a cluster of several nodes, the replicas of each stage are on several of them, and one node is drained as well.
+
     .venv/bin/python deploy/examples/demo.py --kubeconfig build/kubeconfig --output build/demo.json
 
 It needs a running cluster that has Multus, this project's images (`localhost/sfc/...:dev`) and the one of the network
 functions. It does the rest with commands that anybody can type, and prints each of them. It fails when a packet was
-lost, a connection broke, or a replica carried no session.
+lost, a connection broke, a replica carried no session, or all replicas of a stage were on one of several nodes.
 """
 
 from __future__ import annotations
@@ -21,22 +23,28 @@ from pathlib import Path
 from typing import Any
 
 from kubectl import Answer, DemoError, Kubectl, wait
-from observers import NODE_AGENT, SYSTEM_NAMESPACE, SessionCount, Traffic
+from observers import NODE_AGENT, SYSTEM_NAMESPACE, SessionCount, Traffic, Traffics
 from readiness import running, scaled, stays, wired
-from sessions import Replica, by_stage, complaints, since, table
+from sessions import Crossing, Replica, by_stage, complaints, crossed, since, table, table_of_nodes
 
 EXAMPLES = Path(__file__).parent
 NAMESPACE, CHAIN = "telco", "edge"
 STAGES = ("client", "firewall", "nat", "server")
 SCALED = ("firewall", "nat")
 REPLICAS = 4
+ENDS = ("client", "server")
+PORTS_OF_ENDS = ("10000-34999", "35000-59999")
+"""With several nodes there are two clients. They have one address, so each has source ports of its own."""
+DATAGRAMS_PER_SECOND, FLOWS, CONNECTIONS = 2000, 100, 8
+"""Of all clients together."""
 SERVER = "198.51.100.2"
 
 SETTLE_SECONDS = 3
 FULL_SCALE_SECONDS = 12
-LONGEST_TRAFFIC_SECONDS = 300
+LONGEST_TRAFFIC_SECONDS = 420
 START_SECONDS = 30
 INSTALL_SECONDS, APPLY_SECONDS, WIRE_SECONDS, SCALE_SECONDS, METRICS_SECONDS = 180, 30, 120, 90, 150
+DRAIN_SECONDS = 120
 
 
 class Demo:
@@ -45,6 +53,7 @@ class Demo:
     def __init__(self, kubectl: Kubectl) -> None:
         self._kubectl = kubectl
         self._steps: list[dict[str, Any]] = []
+        self._nodes = sorted(str(node["metadata"]["name"]) for node in kubectl.get("nodes")["items"])
 
     def run(self) -> dict[str, Any]:
         """Runs all steps and returns the report. Raises DemoError when a step does not end in time."""
@@ -67,13 +76,20 @@ class Demo:
         title("Create a chain of four stages, and four ordinary Deployments")
         for manifest in ("chain.yaml", "functions.yaml"):
             self._apply(manifest)
+        if len(self._nodes) > 1:
+            self._spread()
         title("Make each Deployment a stage, by two labels: pods of the chain replace its pods")
         with self._step("label, until the chain is ready"):
             for stage in STAGES:
                 labels = (f"sfc.dev/chain={CHAIN}", f"sfc.dev/stage={stage}")
                 self._act("label", "deployment", stage, *labels, "--overwrite")
             wait(self._wired, seconds=WIRE_SECONDS)
-        self._act("exec", self._client(), "--", "ping", "-c", "3", "-i", "0.3", "-W", "2", SERVER)
+        self._act("exec", self._clients()[0], "--", "ping", "-c", "3", "-i", "0.3", "-W", "2", SERVER)
+
+    def _spread(self) -> None:
+        title(f"Spread the replicas over the {len(self._nodes)} nodes, and have two of each end of the chain")
+        self._act("patch", "deployment", *STAGES, "--patch-file", str(EXAMPLES / "spread.yaml"))
+        self._act("scale", "deployment", *ENDS, f"--replicas={len(PORTS_OF_ENDS)}")
 
     def _scale_under_traffic(self) -> dict[str, Any]:
         title("Let an account read metrics, which count the sessions")
@@ -84,8 +100,8 @@ class Demo:
             cleanup.callback(count.stop)
             # On a cluster that is new to the project, the kubelet may need a minute to bring agents the certificate.
             wait(lambda: Answer(bool(count.now()), "metrics are served"), seconds=METRICS_SECONDS)
-            before = count.now()
-            traffic = Traffic(self._kubectl, NAMESPACE, self._client(), SERVER, LONGEST_TRAFFIC_SECONDS)
+            before, nodes_before = count.now(), count.by_node()
+            traffic = self._traffic()
             cleanup.callback(traffic.abandon)
             let_flow(traffic, SETTLE_SECONDS)
             for stage in SCALED:
@@ -93,21 +109,57 @@ class Demo:
             replicas, full_from = self._replicas(), count.now()
             let_flow(traffic, FULL_SCALE_SECONDS)
             full_until = count.now()
+            if len(self._nodes) > 1:
+                self._drain_a_node(traffic)
             for stage in reversed(SCALED):
                 self._scale(stage, 1, traffic)
             let_flow(traffic, SETTLE_SECONDS)
             result = traffic.finish()
             stages = by_stage(replicas, since(count.now(), before), since(full_until, full_from))
-        return report(result, stages, self._steps)
+            nodes = {node: now.since(nodes_before[node]) for node, now in count.by_node().items()}
+        return report(result, stages, nodes, self._steps)
 
-    def _scale(self, stage: str, replicas: int, traffic: Traffic) -> None:
+    def _traffic(self) -> Traffics:
+        """From every client; together they send what one would send alone."""
+        clients, longest = self._clients(), f"--duration={LONGEST_TRAFFIC_SECONDS}"
+        if len(clients) == 1:
+            return Traffics([Traffic(self._kubectl, NAMESPACE, clients[0], SERVER, longest)])
+        counts = {"rate": DATAGRAMS_PER_SECOND, "flows": FLOWS, "connections": CONNECTIONS}
+        share = [f"--{name}={count // len(clients)}" for name, count in counts.items()]
+        return Traffics(
+            [
+                Traffic(self._kubectl, NAMESPACE, client, SERVER, longest, *share, f"--ports={ports}")
+                for client, ports in zip(clients, PORTS_OF_ENDS, strict=True)
+            ]
+        )
+
+    def _drain_a_node(self, traffic: Traffics) -> None:
+        """One without a client, which would have to end its traffic."""
+        with_client = {pod["spec"]["nodeName"] for pod in self._pods("client")}
+        node = next((node for node in self._nodes if node not in with_client), None)
+        if node is None:
+            print("\nEvery node has a client, which sends: none is drained.", flush=True)
+            return
+        title(f"Drain {node} while the traffic flows: its replicas leave, and others take their place on other nodes")
+        options = ("--ignore-daemonsets", "--delete-emptydir-data", f"--timeout={DRAIN_SECONDS}s")
+        with self._step(f"drain {node}", trafficSecond=traffic.seconds):
+            self._kubectl.act("drain", node, *options, seconds=DRAIN_SECONDS + 10)
+            for stage in (*SCALED, "server"):
+                self._wait_scaled(stage, REPLICAS if stage in SCALED else len(PORTS_OF_ENDS), traffic)
+        let_flow(traffic, SETTLE_SECONDS)
+        self._kubectl.act("uncordon", node)
+
+    def _scale(self, stage: str, replicas: int, traffic: Traffics) -> None:
         with self._step(f"scale {stage} to {replicas}", trafficSecond=traffic.seconds):
             self._act("scale", "deployment", stage, f"--replicas={replicas}")
-            wait(
-                lambda: scaled(self._pods(stage), stage, replicas),
-                seconds=SCALE_SECONDS,
-                note=lambda: f" ({traffic.words()})",
-            )
+            self._wait_scaled(stage, replicas, traffic)
+
+    def _wait_scaled(self, stage: str, replicas: int, traffic: Traffics) -> None:
+        wait(
+            lambda: scaled(self._pods(stage), stage, replicas),
+            seconds=SCALE_SECONDS,
+            note=lambda: f" ({traffic.words()})",
+        )
 
     def _wired(self) -> Answer:
         deployments = self._in_namespace("deployments")["items"]
@@ -132,12 +184,14 @@ class Demo:
         pods: list[dict[str, Any]] = self._in_namespace("pods", f"--selector={selector}")["items"]
         return pods
 
-    def _client(self) -> str:
-        return next(str(pod["metadata"]["name"]) for pod in self._pods("client") if stays(pod))
+    def _clients(self) -> list[str]:
+        return [str(pod["metadata"]["name"]) for pod in self._pods("client") if stays(pod)]
 
     def _replicas(self) -> list[Replica]:
         found = [
-            Replica(p["metadata"]["labels"]["sfc.dev/stage"], p["metadata"]["name"]) for p in self._pods() if stays(p)
+            Replica(pod["metadata"]["labels"]["sfc.dev/stage"], pod["metadata"]["name"], pod["spec"]["nodeName"])
+            for pod in self._pods()
+            if stays(pod)
         ]
         return sorted(found, key=lambda replica: STAGES.index(replica.stage))
 
@@ -153,7 +207,7 @@ def title(text: str) -> None:
     print(f"\n=== {text}", flush=True)
 
 
-def let_flow(traffic: Traffic, seconds: float) -> None:
+def let_flow(traffic: Traffics, seconds: float) -> None:
     """Waits so many seconds, and for the first packet. Raises DemoError when the traffic ends or does not start."""
     print(f"\nLetting the traffic flow for {seconds} s.", flush=True)
     until = time.monotonic() + seconds
@@ -182,13 +236,20 @@ def trusted(kubectl: Kubectl) -> bool:
     return bool(ours) and all(client.get("caBundle") for client in ours)
 
 
-def report(result: Mapping[str, Any], stages: dict[str, Any], steps: list[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of the demo, as they are written to its JSON file."""
+def report(
+    result: Mapping[str, Any], stages: dict[str, Any], nodes: Mapping[str, Crossing], steps: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """The figures of the demo, as they are written to its JSON file.
+
+    `crossed` is the share of the sessions, hop by hop, whose replicas are on different nodes.
+    """
     return {
         "packets": result["packets"],
         "lost": result["packets"]["lost"],
         "connections": result["connections"],
         "stages": stages,
+        "crossed": crossed(nodes),
+        "nodes": {name: {"sessions": node.sessions, "crossed": node.share} for name, node in sorted(nodes.items())},
         "steps": steps,
         "traffic": {key: result[key] for key in ("started", "seconds", "lostPerSecond", "breaks", "bufferErrors")},
     }
@@ -197,8 +258,18 @@ def report(result: Mapping[str, Any], stages: dict[str, Any], steps: list[dict[s
 def summary(outcome: Mapping[str, Any]) -> str:
     """The figures of the demo as a text for people."""
     steps = "\n".join(f"  {step['seconds']:6.1f} s  {step['action']}" for step in outcome["steps"])
-    return f"""{table(outcome["stages"])}
+    nodes = outcome["nodes"]
+    places = (
+        f"""
+{table_of_nodes(outcome["stages"], nodes)}
 
+crossed      {outcome["crossed"]:.0%} of all sessions, hop by hop, had their two replicas on different nodes
+"""
+        if len(nodes) > 1
+        else ""
+    )
+    return f"""{table(outcome["stages"])}
+{places}
 packets      {figures(outcome["packets"], "sent", "received", "lost", "duplicated", "reordered")}
 connections  {figures(outcome["connections"], "opened", "completed", "broken")}
 

@@ -22,21 +22,22 @@ class DemoError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Kubectl:
-    """Runs kubectl with one kubeconfig. Methods that wait raise DemoError if kubectl fails or takes ANSWER_SECONDS."""
+    """Runs kubectl with one kubeconfig. Methods that wait raise DemoError if kubectl fails or takes too long, usually
+    ANSWER_SECONDS."""
 
     program: str
     kubeconfig: str | None
     """Path of the kubeconfig; None for kubectl's default."""
 
-    def act(self, *arguments: str) -> None:
-        """Prints the command, runs it, and prints its output."""
+    def act(self, *arguments: str, seconds: float = ANSWER_SECONDS) -> None:
+        """Prints the command, runs it, and prints its output; `seconds`: how long it may take."""
         print(f"\n$ kubectl {shlex.join(arguments)}", flush=True)
-        for line in self.ask(*arguments).splitlines():
+        for line in self.ask(*arguments, seconds=seconds).splitlines():
             print(f"  {line}", flush=True)
 
-    def ask(self, *arguments: str) -> str:
+    def ask(self, *arguments: str, seconds: float = ANSWER_SECONDS) -> str:
         """The output of a command, then its warnings."""
-        done = self._run(*arguments)
+        done = self._run(*arguments, seconds=seconds)
         return done.stdout + done.stderr
 
     def get(self, *arguments: str) -> dict[str, Any]:
@@ -52,11 +53,11 @@ class Kubectl:
             [self.program, *arguments], stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=self._env()
         )
 
-    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def _run(self, *arguments: str, seconds: float = ANSWER_SECONDS) -> subprocess.CompletedProcess[str]:
         command = [self.program, *arguments]
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, timeout=ANSWER_SECONDS, env=self._env(), check=False
+                command, capture_output=True, text=True, timeout=seconds, env=self._env(), check=False
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise DemoError(f"kubectl {shlex.join(arguments)}: {error}") from error

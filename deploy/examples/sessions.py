@@ -3,21 +3,97 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 METRIC = "sfc_link_sessions_total"
 """Counter of the sessions of a link since it was made. Labels: namespace, chain, stage, pod, interface."""
 
+FAR_METRIC = "sfc_far_sessions_total"
+"""Counter of the sessions between a node and others. Label: direction. A session counts at each hop."""
+
 _SAMPLE = re.compile(rf"^{METRIC}\{{(?P<labels>[^}}]*)\}} (?P<value>\S+)", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
+_FAR = re.compile(rf'^{FAR_METRIC}\{{direction="(\w+)"\}} (\S+)', re.MULTILINE)
+
+
 class Replica(NamedTuple):
-    """A pod and its stage."""
+    """A pod, its stage and its node."""
 
     stage: str
     pod: str
+    node: str = ""
+    """Empty in counts: the metrics name pods only."""
+
+
+class Crossing(NamedTuple):
+    """Sessions of one node, hop by hop: a session counts at each hop that it takes there."""
+
+    links: Mapping[str, int]
+    """Sessions of each link of the node, by its labels; one between two links of the node counts for both."""
+    sent: int
+    """Those that a replica here opened, and for which one of another node was chosen."""
+    received: int
+    """Those from another node, for a replica here."""
+
+    @property
+    def ends(self) -> int:
+        """Ends of sessions on this node."""
+        return sum(self.links.values())
+
+    @property
+    def sessions(self) -> int:
+        """Sessions with an end here."""
+        return (self.ends + self.sent + self.received) // 2
+
+    @property
+    def share(self) -> float:
+        """Of these, those with the other end on another node."""
+        return round((self.sent + self.received) / self.sessions, 4) if self.sessions else 0.0
+
+    def since(self, before: Crossing) -> Crossing:
+        """What has come since `before`."""
+        links = {link: count - before.links.get(link, 0) for link, count in self.links.items()}
+        return Crossing(links, self.sent - before.sent, self.received - before.received)
+
+
+NOTHING = Crossing({}, 0, 0)
+
+
+def crossing(metrics: str, before: Crossing = NOTHING) -> Crossing:
+    """From one agent's metrics in the Prometheus text format; with what was seen `before` of links that have left."""
+    far = {direction: int(float(value)) for direction, value in _FAR.findall(metrics)}
+    links = {sample["labels"]: int(float(sample["value"])) for sample in _SAMPLE.finditer(metrics)}
+    return Crossing({**before.links, **links}, far.get("sent", 0), far.get("received", 0))
+
+
+def crossed(nodes: Mapping[str, Crossing]) -> float:
+    """The share of all sessions, hop by hop, that went from one node to another."""
+    sent = sum(node.sent for node in nodes.values())
+    whole = sum(node.ends for node in nodes.values()) / 2
+    return round(sent / whole, 4) if whole else 0.0
+
+
+COUNTS = ("packets", "connections", "lostPerSecond")
+"""What a client's result has by name."""
+
+
+def combined(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The results of several clients, or their reports so far, as one.
+
+    The seconds are the first one's, from which the others differ by one at most.
+    """
+    first = results[0]
+    sums = {key: dict(_sum(result.get(key, {}) for result in results)) for key in COUNTS}
+    return {
+        **first,
+        **sums,
+        "breaks": [each for result in results for each in result.get("breaks", ())],
+        "bufferErrors": sum(result.get("bufferErrors", 0) for result in results),
+    }
 
 
 Sessions = Mapping[Replica, int]
@@ -56,16 +132,18 @@ def by_stage(replicas: Sequence[Replica], whole: Sessions, full: Sessions) -> di
     stages: dict[str, dict[str, Any]] = {}
     for stage in dict.fromkeys(replica.stage for replica in replicas):
         members = sorted(replica for replica in replicas if replica.stage == stage)
+        counted = [Replica(member.stage, member.pod) for member in members]
         stages[stage] = {
             "replicas": [
                 {
                     "pod": member.pod,
-                    "sessions": whole.get(member, 0),
-                    "share": _share(member, members, whole),
-                    "sessionsAtFullScale": full.get(member, 0),
-                    "shareAtFullScale": _share(member, members, full),
+                    "node": member.node,
+                    "sessions": whole.get(known, 0),
+                    "share": _share(known, counted, whole),
+                    "sessionsAtFullScale": full.get(known, 0),
+                    "shareAtFullScale": _share(known, counted, full),
                 }
-                for member in members
+                for member, known in zip(members, counted, strict=True)
             ]
         }
     return stages
@@ -74,9 +152,23 @@ def by_stage(replicas: Sequence[Replica], whole: Sessions, full: Sessions) -> di
 def table(stages: Mapping[str, Mapping[str, Any]]) -> str:
     """The `stages` of the report as a table, one line for each replica."""
     head = ("stage", "replica", "sessions", "share", "share while all served")
-    rows = [head, *_rows(stages)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    return "\n".join(_line(row, widths) for row in rows)
+    return _table([head, *_rows(stages)])
+
+
+def table_of_nodes(stages: Mapping[str, Mapping[str, Any]], nodes: Mapping[str, Mapping[str, Any]]) -> str:
+    """The `nodes` of the report as a table: the replicas of each stage there, its sessions, and what crossed."""
+    head = ("node", "replicas", "sessions", "crossed")
+    rows = [head]
+    for node, of_node in nodes.items():
+        counts = {stage: sum(r["node"] == node for r in of_stage["replicas"]) for stage, of_stage in stages.items()}
+        replicas = ", ".join(f"{count} {stage}" for stage, count in counts.items() if count)
+        rows.append((node, replicas or "none", f"{of_node['sessions']:,}", f"{of_node['crossed']:.0%}"))
+    return _table(rows)
+
+
+def in_one_place(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Stages with all their replicas on one node."""
+    return [stage for stage, of_stage in stages.items() if len({r["node"] for r in of_stage["replicas"]}) == 1]
 
 
 def complaints(report: Mapping[str, Any]) -> list[str]:
@@ -89,6 +181,8 @@ def complaints(report: Mapping[str, Any]) -> list[str]:
         found.append(f"{packets['lost']} of {packets['sent']} packets were lost")
     if connections["broken"]:
         found.append(f"{connections['broken']} of {connections['opened']} connections broke")
+    if len(report["nodes"]) > 1:
+        found += [f"all replicas of stage {stage} are on one node" for stage in in_one_place(report["stages"])]
     found += [
         f"replica {replica['pod']} of stage {stage} carried no session"
         for stage, of_stage in report["stages"].items()
@@ -96,6 +190,13 @@ def complaints(report: Mapping[str, Any]) -> list[str]:
         if not replica["sessions"]
     ]
     return found
+
+
+def _sum(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return total
 
 
 def _share(member: Replica, members: Sequence[Replica], sessions: Sessions) -> float:
@@ -113,6 +214,11 @@ def _rows(stages: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
                 f"{replica['share']:.0%}",
                 f"{replica['shareAtFullScale']:.0%}",
             )
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(_line(row, widths) for row in rows)
 
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:

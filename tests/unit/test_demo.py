@@ -7,7 +7,20 @@ from typing import Any
 import pytest
 from kubectl import Answer, DemoError, wait
 from readiness import running, scaled, wired
-from sessions import Replica, by_stage, complaints, merged, parse, since, table
+from sessions import (
+    Crossing,
+    Replica,
+    by_stage,
+    combined,
+    complaints,
+    crossed,
+    crossing,
+    merged,
+    parse,
+    since,
+    table,
+    table_of_nodes,
+)
 
 METRICS = """\
 # HELP sfc_link_sessions_total Sessions the link took part in
@@ -19,6 +32,8 @@ sfc_link_sessions_total{chain="core",interface="left",namespace="telco",pod="fw-
 sfc_link_sessions_total{chain="edge",interface="left",namespace="other",pod="fw-8",stage="firewall"} 5.0
 sfc_link_sessions_created{chain="edge",interface="left",namespace="telco",pod="fw-1",stage="firewall"} 1.7e+09
 sfc_link_packets_total{chain="edge",interface="left",namespace="telco",pod="fw-3",stage="firewall"} 9.0
+sfc_far_sessions_total{direction="sent"} 30.0
+sfc_far_sessions_total{direction="received"} 8.0
 """
 ONE, TWO, THREE = Replica("firewall", "fw-1"), Replica("firewall", "fw-2"), Replica("nat", "nat-1")
 
@@ -28,6 +43,7 @@ def report(**changes: Any) -> dict[str, Any]:
         "packets": {"sent": 10, "received": 10, "lost": 0},
         "connections": {"opened": 2, "completed": 2, "broken": 0},
         "stages": by_stage([ONE], {ONE: 3}, {ONE: 1}),
+        "nodes": {"node1": {"sessions": 3, "crossed": 0.0}},
     }
     return good | changes
 
@@ -75,8 +91,61 @@ def test_shares_are_within_a_stage() -> None:
     assert [r["share"] for r in stages["firewall"]["replicas"]] == [0.75, 0.25]
     assert [r["shareAtFullScale"] for r in stages["firewall"]["replicas"]] == [0.5, 0.5]
     assert stages["nat"]["replicas"] == [
-        {"pod": "nat-1", "sessions": 40, "share": 1.0, "sessionsAtFullScale": 10, "shareAtFullScale": 1.0}
+        {
+            "pod": "nat-1",
+            "node": "",
+            "sessions": 40,
+            "share": 1.0,
+            "sessionsAtFullScale": 10,
+            "shareAtFullScale": 1.0,
+        }
     ]
+
+
+def test_a_replicas_node_does_not_part_it_from_its_count() -> None:
+    stages = by_stage([ONE._replace(node="node1"), TWO._replace(node="node2")], {ONE: 30, TWO: 10}, {})
+
+    assert [(r["node"], r["sessions"]) for r in stages["firewall"]["replicas"]] == [("node1", 30), ("node2", 10)]
+
+
+def test_a_session_between_two_nodes_counts_on_both_and_one_within_a_node_once() -> None:
+    """Here 10 within node1, 30 from node1 to node2, 5 back: node1 has 10 + 10 + 30 + 5 ends, node2 30 + 5."""
+    nodes = {"node1": Crossing({"a": 50, "b": 5}, sent=30, received=5), "node2": Crossing({"c": 35}, 5, 30)}
+
+    assert {name: (node.sessions, node.share) for name, node in nodes.items()} == {
+        "node1": (45, 0.7778),
+        "node2": (35, 1.0),
+    }
+    assert crossed(nodes) == round(35 / 45, 4)
+
+
+def test_what_links_had_that_have_left_is_kept() -> None:
+    before = crossing(METRICS)
+
+    now = crossing(METRICS.replace("sfc_link_sessions_total", "sfc_other").replace("30.0", "31.0"), before)
+
+    assert (before.ends, before.sent, before.received) == (40 + 42 + 1000 + 5 + 5, 30, 8)
+    assert (now.ends, now.since(before).ends, now.since(before).sent) == (before.ends, 0, 1)
+
+
+def test_the_results_of_two_clients_are_one() -> None:
+    one: dict[str, Any] = {
+        "seconds": 9.0,
+        "packets": {"sent": 10, "lost": 1},
+        "connections": {"opened": 2},
+        "lostPerSecond": {"3": 1},
+        "breaks": [],
+        "bufferErrors": 0,
+    }
+    other = one | {"packets": {"sent": 5, "lost": 2}, "lostPerSecond": {"3": 1, "4": 1}, "breaks": [{"second": 2}]}
+
+    assert combined([one, other]) == one | {
+        "packets": {"sent": 15, "lost": 3},
+        "connections": {"opened": 4},
+        "lostPerSecond": {"3": 2, "4": 1},
+        "breaks": [{"second": 2}],
+    }
+    assert combined([one]) == one
 
 
 def test_the_table_is_aligned() -> None:
@@ -90,6 +159,20 @@ def test_the_table_is_aligned() -> None:
     ]
 
 
+def test_the_table_of_nodes_says_what_is_where_and_what_crossed() -> None:
+    replicas = [ONE._replace(node="node1"), TWO._replace(node="node2"), THREE._replace(node="node1")]
+    nodes = {"node1": {"sessions": 4000, "crossed": 0.5}, "node2": {"sessions": 70, "crossed": 1.0}}
+
+    shown = table_of_nodes(by_stage(replicas, {}, {}), nodes | {"node3": {"sessions": 0, "crossed": 0.0}})
+
+    assert shown.splitlines() == [
+        "node   replicas           sessions  crossed",
+        "node1  1 firewall, 1 nat     4,000      50%",
+        "node2  1 firewall               70     100%",
+        "node3  none                      0       0%",
+    ]
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
@@ -97,6 +180,7 @@ def test_the_table_is_aligned() -> None:
         ({"packets": {"sent": 0, "received": 0, "lost": 0}}, "no traffic was sent"),
         ({"connections": {"opened": 2, "completed": 1, "broken": 1}}, "1 of 2 connections broke"),
         ({"stages": by_stage([ONE, TWO], {ONE: 3}, {})}, "replica fw-2 of stage firewall carried no session"),
+        ({"nodes": {"node1": {}, "node2": {}}}, "all replicas of stage firewall are on one node"),
     ],
 )
 def test_what_was_promised_and_not_kept_is_said(changes: dict[str, Any], complaint: str) -> None:

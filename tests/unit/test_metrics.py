@@ -46,6 +46,13 @@ def test_a_link_is_named_by_its_replica() -> None:
     assert 'direction="received",interface="left",namespace="telco",pod="firewall-1",stage="firewall"} 20.0' in text
 
 
+def test_sessions_between_nodes_are_those_of_the_slot_that_no_link_has() -> None:
+    text = scraped()
+
+    assert 'sfc_far_sessions_total{direction="sent"} 4.0' in text
+    assert 'sfc_far_sessions_total{direction="received"} 3.0' in text
+
+
 def test_drops_are_named_by_their_cross_connection_and_those_of_deleted_chains_are_gone() -> None:
     text = scraped()
 

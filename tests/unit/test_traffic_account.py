@@ -10,7 +10,7 @@ import pytest
 from account import Account, Flow
 from hypothesis import given
 from hypothesis import strategies as st
-from sender import FIRST_PORT, LIFE, MOST_AT_A_TIME, PORT_REST, PORTS, break_reason, source_ports
+from sender import LIFE, PORT_REST, PORTS, break_reason, most_at_a_time, source_ports
 from traffic import arguments, buffer_errors
 
 
@@ -133,29 +133,29 @@ def test_a_break_has_a_reason(error: Exception, reason: str) -> None:
 
 
 def test_no_source_port_comes_back_before_its_rest() -> None:
-    per_second = MOST_AT_A_TIME / LIFE
+    per_second = most_at_a_time(PORTS) / LIFE
 
-    ports = list(islice(source_ports(per_second, now=1e9), int(per_second * PORT_REST)))
+    ports = list(islice(source_ports(per_second, 1e9, PORTS), int(per_second * PORT_REST)))
 
     assert len(set(ports)) == len(ports)
-    assert min(ports) >= FIRST_PORT
-    assert max(ports) < FIRST_PORT + PORTS
+    assert min(ports) >= min(PORTS)
+    assert max(ports) <= max(PORTS)
 
 
 def test_a_client_started_again_takes_other_source_ports() -> None:
     per_second, seconds, pause = 67.0, 100, 1
 
-    first = set(islice(source_ports(per_second, now=1e9), int(per_second * seconds)))
-    second = set(islice(source_ports(per_second, now=1e9 + seconds + pause), int(per_second * seconds)))
+    first = set(islice(source_ports(per_second, 1e9, PORTS), int(per_second * seconds)))
+    second = set(islice(source_ports(per_second, 1e9 + seconds + pause, PORTS), int(per_second * seconds)))
 
     assert not first & second
 
 
 def test_more_flows_than_source_ports_allow_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        arguments(["client", "198.51.100.2", "--flows", str(MOST_AT_A_TIME + 1)])
+        arguments(["client", "198.51.100.2", "--flows", str(most_at_a_time(PORTS) + 1)])
 
-    assert f"at most {MOST_AT_A_TIME}" in capsys.readouterr().err
+    assert f"at most {most_at_a_time(PORTS)}" in capsys.readouterr().err
 
 
 def test_buffer_errors_are_read_from_the_kernels_table() -> None:

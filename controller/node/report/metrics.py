@@ -12,6 +12,8 @@ from controller.node.plane.model import LinkState, Traffic
 from controller.node.plane.plan import State
 
 LINK_LABELS = ("namespace", "chain", "stage", "pod", "interface")
+FAR_SLOT = 0
+"""Where the program counts the sessions of far links: their ends have no slot of this node (bpf/tunnel.h, `is_far`)."""
 
 
 class CounterReader(Protocol):
@@ -48,6 +50,7 @@ class DatapathCollector(Collector):
         """Counters whose link or cross-connection is not known any more are left out."""
         state = self._state()
         yield from _links(state, self._counters.traffic([slot for slot, _ in _labelled(state)]))
+        yield _far(self._counters.traffic([FAR_SLOT])[FAR_SLOT])
         yield _by_verdict(state, "sfc_dropped_packets", "Frames dropped", self._counters.drops())
         yield _by_verdict(state, "sfc_remarkable_packets", "Frames carried, but remarkable", self._counters.remarks())
         yield _states(state)
@@ -71,6 +74,17 @@ def _links(state: State, traffic: Mapping[int, Traffic]) -> Iterator[Metric]:
         octets.add_metric((*labels, "sent"), counted.sent_bytes)
         sessions.add_metric(labels, counted.sessions_opened + counted.sessions_chosen)
     yield from (packets, octets, sessions)
+
+
+def _far(counted: Traffic) -> Metric:
+    metric = CounterMetricFamily(
+        "sfc_far_sessions",
+        "Sessions between a replica here and one of another node: sent there, or received from there",
+        labels=("direction",),
+    )
+    metric.add_metric(("sent",), counted.sessions_chosen)
+    metric.add_metric(("received",), counted.sessions_opened)
+    return metric
 
 
 def _by_verdict(state: State, name: str, about: str, counts: Mapping[tuple[int, str], int]) -> Metric:

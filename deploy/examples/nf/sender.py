@@ -28,12 +28,16 @@ DATAGRAM_BYTES = 200
 BLOCK_BYTES = 4096
 BLOCKS = 15
 
-FIRST_PORT, PORTS = 10000, 50000
+PORTS = range(10000, 60000)
+"""The source ports of a client that has its address alone."""
 PORT_REST = 120.0
 """Seconds before a source port is used again. An address translator remembers a UDP stream for two minutes after its
 end. A flow that met such an entry would test the translator's memory, not the chain."""
-MOST_AT_A_TIME = int(PORTS / PORT_REST * LIFE)
-"""Most flows, and most connections, at a time: with more, a source port would be used again too early."""
+
+
+def most_at_a_time(ports: range) -> int:
+    """Most flows, and most connections, at a time: with more, a source port would be used again too early."""
+    return int(len(ports) / PORT_REST * LIFE)
 
 
 def address_family(address: str) -> socket.AddressFamily:
@@ -41,7 +45,7 @@ def address_family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
-def source_ports(per_second: float, now: float) -> Iterator[int]:
+def source_ports(per_second: float, now: float, ports: range) -> Iterator[int]:
     """Source ports in turn. If the caller takes `per_second`, each port comes at most once in PORT_REST seconds.
 
     The first port depends on the clock, which runs through the ports twice as fast as the flows do. So a client that is
@@ -49,7 +53,7 @@ def source_ports(per_second: float, now: float) -> Iterator[int]:
     """
     start = int(now * 2 * per_second)
     for number in count(start):
-        yield FIRST_PORT + number % PORTS
+        yield ports[number % len(ports)]
 
 
 def bound(kind: socket.SocketKind, family: socket.AddressFamily, ports: Iterator[int]) -> socket.socket:
@@ -71,15 +75,18 @@ def bound(kind: socket.SocketKind, family: socket.AddressFamily, ports: Iterator
 class Client:
     """Flows and connections towards one server, until `stop` is called."""
 
-    def __init__(self, server: str, port: int, *, rate: float, flows: int, connections: int) -> None:
-        self._server = (server, port)
-        self._family = address_family(server)
+    def __init__(
+        self, server: tuple[str, int], *, rate: float, flows: int, connections: int, ports: range = PORTS
+    ) -> None:
+        """`server`: its address and port. `ports`: the source ports."""
+        self._server = server
+        self._family = address_family(server[0])
         self._flows, self._connections = flows, connections
         self._pause = flows / rate
         self._run = random.getrandbits(32)
         self._flow_ids = count()
-        self._udp_ports = source_ports(flows / LIFE, time.time())
-        self._tcp_ports = source_ports(connections / LIFE, time.time())
+        self._udp_ports = source_ports(flows / LIFE, time.time(), ports)
+        self._tcp_ports = source_ports(connections / LIFE, time.time(), ports)
         self._stopping = asyncio.Event()
         self.account = Account(started=time.monotonic())
 

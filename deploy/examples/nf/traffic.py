@@ -26,7 +26,7 @@ from pathlib import Path
 
 from account import Account
 from echo import Server
-from sender import MOST_AT_A_TIME, Client
+from sender import PORTS, Client, most_at_a_time
 
 PORT = 7000
 PROGRESS_SECONDS = 1.0
@@ -97,7 +97,11 @@ async def serve(port: int) -> None:
 async def send(options: argparse.Namespace) -> None:
     """Run the client until one of the options or a signal stops it; prints totals and the result."""
     client = Client(
-        options.server, options.port, rate=options.rate, flows=options.flows, connections=options.connections
+        (options.server, options.port),
+        rate=options.rate,
+        flows=options.flows,
+        connections=options.connections,
+        ports=options.ports,
     )
     stop_on_signals(client.stop)
     if options.until_enter:
@@ -126,6 +130,12 @@ async def _first(*awaitables: Awaitable[object]) -> None:
         task.cancel()
 
 
+def ports(text: str) -> range:
+    """Ports from their first and last number. Raises ValueError."""
+    first, last = text.split("-")
+    return range(int(first), int(last) + 1)
+
+
 def arguments(argv: list[str]) -> argparse.Namespace:
     """The parsed command line. Exits with status 2 if it is wrong."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -138,11 +148,14 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     client.add_argument("--rate", type=float, default=2000, help="datagrams a second, all flows together")
     client.add_argument("--flows", type=int, default=100, help="UDP flows at a time")
     client.add_argument("--connections", type=int, default=8, help="TCP connections at a time")
+    client.add_argument("--ports", type=ports, default=PORTS, help="source ports, such as 10000-29999")
     client.add_argument("--duration", type=float, help="seconds to send; without it, until SIGTERM or SIGINT")
     client.add_argument("--until-enter", action="store_true", help="stop on a line, or the end, of standard input")
     options = parser.parse_args(argv)
-    if options.command == "client" and max(options.flows, options.connections) > MOST_AT_A_TIME:
-        parser.error(f"--flows, --connections: at most {MOST_AT_A_TIME}, or a source port comes back too soon")
+    if options.command == "client" and max(options.flows, options.connections) > (
+        most := most_at_a_time(options.ports)
+    ):
+        parser.error(f"--flows, --connections: at most {most}, or a source port comes back too soon")
     return options
 
 
