@@ -1,4 +1,9 @@
-"""`python -m testbed up | restart | api-server | down | status | load-image | base-image | build-image | exec`."""
+"""`python -m testbed COMMAND`: a cluster comes up and ends, gets images, and meets what clusters meet.
+
+up, down, status, exec                     the cluster and its nodes
+base-image, build-image, load-image        images
+restart, api-server, power, link, lag      power cuts, a lost API server, cut cables, late watches
+"""
 
 import argparse
 import os
@@ -31,6 +36,15 @@ def parser() -> argparse.ArgumentParser:
     again.add_argument("--pod-security", choices=levels, default=levels[0], help="the cluster's default level")
     server = command("api-server", _api_server, "kill the API server, or start it again with what etcd holds")
     server.add_argument("action", choices=("stop", "start"))
+    power = command("power", _power, "cut the power of one node, or start it again with what is on its disk")
+    power.add_argument("action", choices=("off", "on"))
+    power.add_argument("node")
+    link = command("link", _link, "unplug the cable between one node and the others, or plug it in again")
+    link.add_argument("action", choices=("off", "on"))
+    link.add_argument("node")
+    behind = command("lag", _lag, "let the watches of one node's agent be late; 0: not any more")
+    behind.add_argument("node")
+    behind.add_argument("seconds", type=float)
     end = command("down", _down, "end the cluster and remove all that belongs to it")
     end.add_argument("--all", action="store_true", help="every cluster of this checkout, whatever its name")
     command("status", _status, "show what runs; fails unless all is well")
@@ -62,6 +76,24 @@ def _api_server(arguments: argparse.Namespace) -> int:
         cluster.stop_api_server()
     else:
         cluster.start_api_server(os.environ.get("KUBERNETES") or DEFAULT_KUBERNETES)
+    return 0
+
+
+def _power(arguments: argparse.Namespace) -> int:
+    if arguments.action == "off":
+        cluster.cut_power(arguments.node)
+    else:
+        cluster.power_on(os.environ.get("KUBERNETES") or DEFAULT_KUBERNETES, arguments.node)
+    return 0
+
+
+def _link(arguments: argparse.Namespace) -> int:
+    cluster.plug(arguments.node, arguments.action == "on")
+    return 0
+
+
+def _lag(arguments: argparse.Namespace) -> int:
+    cluster.lag(arguments.node, arguments.seconds)
     return 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from testbed import api, control_plane, images, keys, kubelet, nodes
 from testbed.build import Binaries
 from testbed.control_plane import API_PORT
-from testbed.network import Node
+from testbed.network import FIRST_SERVICE, Node
 from testbed.paths import KUBECONFIG, LOG, MANIFESTS, PKI, RUN
 from testbed.process import Daemon, run, spawn, wait_for
 from testbed.progress import say
@@ -17,6 +17,20 @@ from testbed.progress import say
 RELAY = Path(__file__).with_name("relay.py")
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "relay")
 NODE_DAEMONS = ("containerd", "kubelet", "kube-proxy")
+
+LAG_PORT = 16443
+"""Of the relay between a node's agent and the API server, on the node's 127.0.0.1."""
+LAG_IS_SET = ("nft", "list", "table", "ip", "testbed_lag")
+LAG_RULES = f"""
+table ip testbed_lag {{
+  chain output {{
+    type nat hook output priority -110
+    ip daddr {FIRST_SERVICE} tcp dport 443 redirect to :{LAG_PORT}
+  }}
+}}
+"""
+"""Before kube-proxy's: connections to the service `kubernetes` from the node's own network. The agent makes such; the
+node's own daemons ask the API server by its address."""
 
 
 def start(members: Sequence[Node], binaries: Binaries) -> None:
@@ -44,7 +58,7 @@ def start(members: Sequence[Node], binaries: Binaries) -> None:
             future.result()
 
 
-def restart(holders: Mapping[Node, Daemon], binaries: Binaries, pod_security: str) -> None:
+def restart(holders: Mapping[Node, Daemon], fabric: Daemon, binaries: Binaries, pod_security: str) -> None:
     """As after a power cut: ends every process of every node, then starts all daemons from what is on disk.
 
     Returns when all nodes are Ready. `pod_security` is the cluster's default level.
@@ -53,11 +67,43 @@ def restart(holders: Mapping[Node, Daemon], binaries: Binaries, pod_security: st
     with ThreadPoolExecutor(max_workers=2 * len(holders)) as pool:
         list(pool.map(nodes.cut_power, holders.values()))
         say("every process of every node ended")
+        nodes.connect(holders, fabric)
         runtimes = {node: pool.submit(_start_containerd, node, holder, binaries) for node, holder in holders.items()}
         _start_control_plane(holders[first], first, binaries, pod_security)
         joined = [pool.submit(_join, node, holder, binaries, runtimes[node]) for node, holder in holders.items()]
         for future in joined:
             future.result()
+
+
+def power_on(node: Node, holders: Mapping[Node, Daemon], fabric: Daemon, binaries: Binaries) -> None:
+    """Starts a node whose power was cut with what is on its disk.
+
+    Returns when its daemons run and the API server calls it Ready, which it may not have stopped to do.
+    """
+    nodes.connect_one(node, holders[node], holders, fabric)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        runtime = pool.submit(_start_containerd, node, holders[node], binaries)
+        _join(node, holders[node], binaries, runtime)
+
+
+def lag(node: Node, holder: Daemon, first: Node, seconds: float, relay: Daemon | None) -> None:
+    """From now on, what the API server tells the agent of that node unasked comes so many seconds late.
+
+    `relay`: the process between the two, if there is one yet. Otherwise the agent's connections are broken once, so
+    that all its later ones go through a new one.
+    """
+    behind = nodes.folder(node) / "lag"
+    part = behind.with_suffix(".new")
+    part.write_text(str(seconds))
+    part.rename(behind)
+    if relay is None:
+        arguments = [str(LAG_PORT), f"/proc/{holder.pid}/ns/net", first.address, str(API_PORT), str(behind)]
+        relay = spawn(f"lag-{node.name}", ["/usr/bin/python3", str(RELAY), *arguments])
+        listens = _succeeds(nodes.inside(holder, "sh", "-c", f"ss -Hltn sport = :{LAG_PORT} | grep -q ."))
+        wait_for(f"the relay before {node.name}'s agent listens", listens, seconds=10, daemon=relay)
+    if subprocess.run(nodes.inside(holder, *LAG_IS_SET), capture_output=True, check=False).returncode:
+        run(*nodes.inside(holder, "nft", "--file", "-"), stdin=LAG_RULES)
+        run(*nodes.inside(holder, "ss", "-K", "dst", FIRST_SERVICE, "dport", "=", ":443"))
 
 
 def stop_api_server(holder: Daemon) -> None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from testbed import api, bringup, build, cgroups, process
+from testbed import api, bringup, build, cgroups, nodes, process
 from testbed.build import Binaries
 from testbed.errors import TestbedError
 from testbed.network import MOST_NODES, Node
@@ -90,7 +90,57 @@ def restart(kubernetes: str, pod_security: str) -> None:
         if running is None or running.kubernetes != binaries.kubernetes.name:
             raise TestbedError(f"no cluster of {binaries.kubernetes.name} runs: start one with `python -m testbed up`")
         found = running_holders()
-        bringup.restart({node: found[node.name] for node in running.members}, binaries, pod_security)
+        members = {node: found[node.name] for node in running.members}
+        bringup.restart(members, _fabric(running), binaries, pod_security)
+
+
+def cut_power(name: str) -> None:
+    """Cuts one node's power: it is off the network, and all its processes end at once. TestbedError for node 1, or
+    without such a node."""
+    node, _ = _other_node(name)
+    nodes.cut_power(running_holder(node.name))
+
+
+def power_on(kubernetes: str, name: str) -> None:
+    """Starts such a node again with what is on its disk. TestbedError when its daemons do not run then."""
+    node, running = _other_node(name)
+    found = running_holders()
+    if daemons(running)[f"kubelet-{name}"].alive():
+        raise TestbedError(f"{name} has power: cut it with `python -m testbed power off {name}`")
+    holders = {member: found[member.name] for member in running.members}
+    bringup.power_on(node, holders, _fabric(running), build.binaries(kubernetes))
+
+
+def plug(name: str, plugged: bool) -> None:
+    """Plugs the cable between a node and the others in, or out. TestbedError without such a node."""
+    running_holder(name)
+    nodes.plug(_named(name), _fabric(_running()), plugged)
+
+
+def lag(name: str, seconds: float) -> None:
+    """From now on, what the API server tells that node's agent unasked comes so many seconds late; 0 undoes it.
+
+    TestbedError without such a node, or for a negative time.
+    """
+    if seconds < 0:
+        raise TestbedError(f"lag: {seconds} seconds are negative")
+    holder, relay = running_holder(name), process.recorded().get(f"lag-{name}")
+    bringup.lag(_named(name), holder, Node(1), seconds, relay if relay and relay.alive() else None)
+
+
+def _named(name: str) -> Node:
+    return next(node for node in _running().members if node.name == name)
+
+
+def _other_node(name: str) -> tuple[Node, Cluster]:
+    running_holder(name)
+    if name == "node1":
+        raise TestbedError("node1 runs the API server: `python -m testbed restart` cuts the power of all nodes")
+    return _named(name), _running()
+
+
+def _fabric(running: Cluster) -> Daemon:
+    return daemons(running)["fabric"]
 
 
 def stop_api_server() -> None:
@@ -143,11 +193,16 @@ def daemons(cluster: Cluster) -> dict[str, Daemon]:
 
 def running_holders() -> dict[str, Daemon]:
     """The process that holds each node's namespaces, by the node's name. TestbedError when no cluster runs."""
+    running = _running()
+    found = daemons(running)
+    return {node.name: found[node.name] for node in running.members}
+
+
+def _running() -> Cluster:
     running = current()
     if running is None:
         raise TestbedError("no cluster runs: start one with `python -m testbed up`")
-    found = daemons(running)
-    return {node.name: found[node.name] for node in running.members}
+    return running
 
 
 def running_holder(node: str) -> Daemon:

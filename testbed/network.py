@@ -47,10 +47,15 @@ def links(node: Node, others: Iterable[Node], fabric: int) -> list[str]:
         f"link add eth0 type veth peer name {node.name} netns {fabric}",
         f"address add {node.address}/24 dev eth0",
         "link set eth0 up",
-        *(f"route add {other.pods} via {other.address}" for other in others if other != node),
-        f"route add {SERVICES} dev eth0",
-        "route add unreachable default",
+        *(f"route replace {other.pods} via {other.address}" for other in others if other != node),
+        f"route replace {SERVICES} dev eth0",
+        "route replace unreachable default",
     ]
+
+
+def cable(node: Node, plugged: bool) -> str:
+    """The `ip` command, to run in the bridge's network namespace, that plugs in the node's link, or unplugs it."""
+    return f"link set {node.name} {'up' if plugged else 'down'}"
 
 
 def ports(nodes: Iterable[Node]) -> list[str]:

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from testbed import cgroups, kubelet, network
@@ -18,14 +18,19 @@ HOLDER = Path(__file__).with_name("holder.py")
 NAMESPACES = ("--mount", "--net", "--uts", "--ipc")
 
 POWER_CUT = """
+ip link delete eth0 2>/dev/null || :
 kill -KILL -1
 while [ "$(ls -d /proc/[0-9]* | wc -l)" -gt 4 ]; do sleep 0.1; done
 mounts=$(awk '$2 ~ "^/(run/(netns|containerd)|var/lib/kubelet/pods)/" {print $2}' /proc/self/mounts | sort -r)
 for mount in $mounts; do umount -l "$mount"; done
 rm -rf /run/netns/* /run/containerd/* /run/sfc/* /sys/fs/bpf/sfc
 nft flush ruleset
+for device in /sys/class/net/*; do
+  case ${device##*/} in lo) ;; *) ip link delete "${device##*/}" 2>/dev/null || : ;; esac
+done
 """
-"""Kills every process of a node at once, and removes all that a power cut would erase. Files on disk stay."""
+"""Takes a node off the network, kills all its processes at once, and removes all that a power cut would erase. Files
+on disk stay."""
 
 FOLDERS = {
     "kubernetes": "/etc/kubernetes",
@@ -89,9 +94,19 @@ def _start_and_wait(name: str, command: Sequence[str | Path]) -> Daemon:
 def connect(holders: Mapping[Node, Daemon], fabric: Daemon) -> None:
     """Joins the nodes by the bridge, with addresses and routes."""
     for node, holder in holders.items():
-        _ip(holder, network.links(node, holders, fabric.pid))
-        run("nsenter", f"--target={holder.pid}", "--net", "sysctl", "-qw", *network.SETTINGS)
-    _ip(fabric, network.ports(holders))
+        connect_one(node, holder, holders, fabric)
+
+
+def connect_one(node: Node, holder: Daemon, others: Iterable[Node], fabric: Daemon) -> None:
+    """Joins one node with the bridge."""
+    _ip(holder, network.links(node, others, fabric.pid))
+    run("nsenter", f"--target={holder.pid}", "--net", "sysctl", "-qw", *network.SETTINGS)
+    _ip(fabric, network.ports([node]))
+
+
+def plug(node: Node, fabric: Daemon, plugged: bool) -> None:
+    """Plugs the cable between the node and the bridge in, or out."""
+    _ip(fabric, [network.cable(node, plugged)])
 
 
 def _ip(place: Daemon, commands: Sequence[str]) -> None:
@@ -119,7 +134,7 @@ def write_configuration(node: Node, binaries: Binaries) -> None:
 
 
 def cut_power(holder: Daemon) -> None:
-    """Runs POWER_CUT in the node; the process that holds its namespaces stays."""
+    """Runs POWER_CUT in the node; the process that holds its namespaces stays. `connect` comes before it is used."""
     run(*inside(holder, "sh", "-euc", POWER_CUT))
 
 
