@@ -1550,7 +1550,7 @@ struct brought {
 	struct session session;
 } __attribute__((packed));
 
-/* TC_ACT_OK if the table has the session now, or had one with its key before. */
+/* TC_ACT_OK if the table has the session now. */
 int bring(struct __sk_buff *skb)
 {
 	struct brought *brought = (void *)(long)skb->data + ETH_HLEN;
@@ -1570,5 +1570,7 @@ int bring(struct __sk_buff *skb)
 		spot = find(&key, false, false);
 		done = spot.session || add(&spot, &key, false, &session);
 	}
+	if (spot.session)
+		unite(spot.session, &session);
 	return done ? TC_ACT_OK : TC_ACT_SHOT;
 }

@@ -369,6 +369,35 @@ static __always_inline void begin_anew(struct session *session, const struct ses
 	session->stamp[DOWNSTREAM] = fresh->stamp[DOWNSTREAM];
 }
 
+/* What two programs know of one session, while one takes the filters of the other: each has seen frames that the other
+ * has not, and so may know of an end that the other missed. Where they differ, the later one is right. One that was
+ * seen here long after its end there is another connection with the same ports.
+ */
+static __always_inline void unite(struct session *here, const struct session *there)
+{
+	bool later = (s64)(there->last_seen - here->last_seen) > 0;
+	bool same = same_link(there->end[UPSTREAM], here->end[UPSTREAM]) &&
+		    same_link(there->end[DOWNSTREAM], here->end[DOWNSTREAM]);
+
+	if (later && (!same || (finished(here) && !finished(there)))) {
+		begin_anew(here, there);
+		return;
+	}
+	if (!same || (finished(there) && (s64)(here->last_seen - there->last_seen) > (s64)CLOSED_FOR))
+		return;
+	if (there->fin[UPSTREAM])
+		here->fin[UPSTREAM] = 1;
+	if (there->fin[DOWNSTREAM])
+		here->fin[DOWNSTREAM] = 1;
+	here->standing |= there->standing;
+	if (!later)
+		return;
+	here->last_tick = there->last_tick;
+	here->last_seen = there->last_seen;
+	if (there->rst)
+		note_signals(here, ABORTS, UPSTREAM);
+}
+
 static __always_inline void note_time(struct session *session, u64 now)
 {
 	session->last_tick = bpf_jiffies64();

@@ -322,6 +322,75 @@ def test_a_port_that_is_used_again_while_sessions_are_taken_over_keeps_its_new_r
     latter.close()
 
 
+def test_a_connection_that_closes_while_sessions_are_taken_over_is_closed_for_both(pin_root: Path) -> None:
+    """Each of its two ends is closed before or after its link has the latter program; then its ports are used again."""
+    former = Node(pin_root, capacity=4096)
+    former.serve(UP, (1,))
+    former.serve(DOWN, (11,))
+    numbers = range(40)
+    for number in numbers:
+        former.send(1, tcp(UP, number, "S"))
+        former.send(11, tcp(DOWN, number, "SA"))
+        former.send(1, tcp(UP, number))
+    latter = Node(pin_root, capacity=2048)
+
+    with latter.datapath.succeeding({former.program}):
+        for number in numbers:
+            (former, latter)[number & 1].send(1, tcp(UP, number, "FA"))
+            (former, latter)[number >> 1 & 1].send(11, tcp(DOWN, number, "FA"))
+    after = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + 2_000_000_000
+    left = latter.datapath.activity([11], after)
+    latter.serve(DOWN, (12,))
+    again = {number: latter.receiver(1, tcp(UP, number, "S")) for number in numbers}
+
+    assert left == {11: 0}
+    assert again == dict.fromkeys(numbers, 12)
+    former.datapath.close()
+    latter.close()
+
+
+def test_a_port_that_is_used_again_at_once_while_sessions_are_taken_over_keeps_its_new_replica(pin_root: Path) -> None:
+    """The former program knows the connection that is open, the latter one that which has just been closed."""
+    former = Node(pin_root, capacity=4096)
+    former.serve(UP, (1,))
+    former.serve(DOWN, (11,))
+    numbers = range(20)
+    for number in numbers:
+        former.send(1, tcp(UP, number))
+        former.send(1, tcp(UP, number, "FA"))
+        former.send(11, tcp(DOWN, number, "FA"))
+    former.serve(DOWN, (12,))
+    latter = Node(pin_root, capacity=2048)
+
+    with latter.datapath.succeeding({former.program}):
+        time.sleep(0.2)  # more than a session's time is late by
+        opened = {number: former.receiver(1, tcp(UP, number, "S")) for number in numbers}
+    after = {number: latter.receiver(1, tcp(UP, number)) for number in numbers}
+
+    assert after == opened == dict.fromkeys(numbers, 12)
+    former.datapath.close()
+    latter.close()
+
+
+def test_a_port_that_the_latter_program_has_seen_used_again_is_not_closed_by_the_former_one(pin_root: Path) -> None:
+    former = Node(pin_root, capacity=4096)
+    former.serve(UP, (1,))
+    former.serve(DOWN, (11,))
+    former.send(1, tcp(UP, flags="FA"))
+    former.send(11, tcp(DOWN, flags="FA"))
+    former.age_of_sessions(10)
+    latter = Node(pin_root, capacity=2048)
+
+    with latter.datapath.succeeding({former.program}):
+        latter.send(1, tcp(UP, flags="S"))
+        latter.send(11, tcp(DOWN, flags="SA"))
+    after = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + 2_000_000_000
+
+    assert latter.datapath.activity([11], after) == {11: 1}
+    former.datapath.close()
+    latter.close()
+
+
 def test_succeeding_the_same_tables_or_a_program_that_has_ended_changes_nothing(node: Node) -> None:
     node.serve(UP, (1,))
     node.serve(DOWN, (11,))

@@ -316,7 +316,7 @@ def test_an_agent_that_is_killed_again_and_again_loses_no_drain_and_no_packet(tw
     (leaving, uid), deadline = identity(pods(two_nats, "nat")[0]), 45
     two_nats("patch", "sfc", "edge", "--type=merge", "--patch", _drain_deadline(deadline))
 
-    with traffic(two_nats) as account, followed(two_nats, leaving) as words:
+    with traffic(two_nats) as account, busy_flows(two_nats), followed(two_nats, leaving) as words:
         time.sleep(2)
         two_nats("delete", "pod", leaving, "--wait=false")
         eventually(lambda: said("replica out of all targets", pod=f"telco/{leaving}"))
@@ -332,6 +332,31 @@ def test_an_agent_that_is_killed_again_and_again_loses_no_drain_and_no_packet(tw
     assert stopped
     # Not before its own deadline, and then once an agent is there: a busy machine takes a minute to start one.
     assert deadline <= answered["drained_seconds"] < deadline + 90
+
+
+BUSY = f"""
+import contextlib, select, socket, sys
+flows = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(40)]
+for flow in flows:
+    flow.connect(({SERVER!r}, 7000))
+while not select.select([sys.stdin], [], [], 0.5)[0]:
+    for flow in flows:
+        with contextlib.suppress(OSError):  # an ICMP error about an earlier one
+            flow.send(b"busy")
+"""
+"""So many flows that each replica has one; they never pause for as long as the drain waits for a silent one."""
+
+
+@contextmanager
+def busy_flows(telco: Kubectl) -> Iterator[None]:
+    """Sessions that last for the whole block."""
+    command = [*KUBECTL, "--namespace=telco", "exec", "-i", name_of(telco, "client"), "--", "python3", "-c", BUSY]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE)
+    try:
+        yield
+        process.communicate("", timeout=60)
+    finally:
+        process.kill()
 
 
 def identity(pod: dict[str, Any]) -> tuple[str, str]:

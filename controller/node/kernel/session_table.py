@@ -102,13 +102,16 @@ class SessionTables:
             self._survey(0, forgotten=connection)
             self._holdings.put((connection % NUMBERS,), (0, 0))
 
-    def bring(self, old: MapInfo, closed_before_ns: int) -> int:
-        """Copies the sessions of another version's table, but not those that were closed before this time. How many of
-        them are here then."""
+    def bring(self, old: MapInfo, since_ns: int, closed_since_ns: int) -> int:
+        """Copies the sessions of another version's table that were seen since `since_ns` (CLOCK_MONOTONIC); those that
+        are closed, only if they were seen since `closed_since_ns`. How many of them are here then.
+
+        A session that is here already learns what the other table knows better.
+        """
         here = 0
         for key, value in _entries(old):
             _, _, last_seen, *finished, reset, _ = _SESSION.unpack(value)
-            if last_seen > closed_before_ns or not (reset or all(finished)):
+            if last_seen > (closed_since_ns if reset or all(finished) else since_ns):
                 here += self._bring_one(key, value)
         return here
 

@@ -27,24 +27,25 @@ _MOST_MAPS = 64
 def sessions_taken_over(programs: Collection[int], tables: SessionTables) -> Iterator[None]:
     """Copies the sessions of `programs` (the kernel's numbers) into `tables`, before and after the block.
 
-    The second time brings what was opened during the block. Sessions that were closed a while ago are left out: a
-    connection that reuses their ports during the block would be known to the former program alone. Programs with the
-    same tables, and those that do not exist any more, change nothing. Raises DatapathError.
+    The second time brings what the former programs have seen since: sessions that were opened or closed. The first time
+    leaves out sessions that were closed a while ago: a connection that reuses their ports during the block would be
+    known to the former program alone. Programs with the same tables, and those that do not exist any more, change
+    nothing. Raises DatapathError.
     """
     with ExitStack() as cleanup:
         own = {table.id for table in tables.infos()}
         former = [_tables_of(program, cleanup) for program in programs]
         others = [table for its in former for table in its if table.id not in own]
-        _take(others, tables)
+        recently = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - CLOSED_NS
+        _take(others, tables, 0, recently)
         yield
-        _take(others, tables)
+        _take(others, tables, recently, recently)
 
 
-def _take(others: Sequence[MapInfo], tables: SessionTables) -> None:
+def _take(others: Sequence[MapInfo], tables: SessionTables, since_ns: int, closed_since_ns: int) -> None:
     if not others:
         return
-    closed_at = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - CLOSED_NS
-    here = sum(tables.bring(table, closed_at) for table in others)
+    here = sum(tables.bring(table, since_ns, closed_since_ns) for table in others)
     log.info("sessions of another version taken over", extra={"sessions": here})
 
 
