@@ -19,7 +19,7 @@ from bcc import BPF
 
 from benchmarks.bpffs import private_bpffs
 from benchmarks.compiler import compiled
-from benchmarks.lab import JOINS, PREFIX, SENDER_ALONE, Lab, Programs
+from benchmarks.lab import JOINS, PREFIX, SENDER_ALONE, Lab, Programs, order
 from benchmarks.report import QUICK, Report, Rounds, Spread, Target, machine, ratio
 from controller.node.kernel.datapath import Datapath
 from tests.hash_key import HASH_KEY
@@ -71,9 +71,9 @@ def main() -> None:
         for number in range(ROUNDS):
             print(f"round {number + 1} of {ROUNDS}", flush=True)
             for each in range(PASSES):
-                for name in _order(list(labs), number * PASSES + each):
+                for name in order(list(labs), number * PASSES + each):
                     figures["tcp"][name].append(labs[name].tcp(TCP_BYTES))
-                for name in _order(list(labs), number * PASSES + each):
+                for name in order(list(labs), number * PASSES + each):
                     _measure_packets(labs[name], name, figures)
                 flood = sender.flood(FLOOD_SECONDS)
                 figures["pps"][SENDER_ALONE].append(flood.sent / flood.seconds / 1000)
@@ -96,16 +96,6 @@ def _labs(cleanup: ExitStack) -> Iterator[tuple[str, Lab]]:
         for join in JOINS:
             yield _name(hops, join), Lab(join, hops, programs, built, cleanup)
     yield SENDER_ALONE, Lab(SENDER_ALONE, 1, programs, built, cleanup)
-
-
-def _order(names: list[str], number: int) -> list[str]:
-    """The labs' order: each time another one begins, and every other time it runs backwards.
-
-    So no lab always follows the same one.
-    """
-    start = number * 5 % len(names)
-    turned = names[start:] + names[:start]
-    return turned[::-1] if number % 2 else turned
 
 
 def _measure_packets(lab: Lab, name: str, figures: Figures) -> None:

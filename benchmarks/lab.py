@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -78,13 +79,13 @@ class Node:
 Join = Callable[[Node, int, str, str], None]
 """(node, the join's number, upstream near end, downstream near end)"""
 
-_slots = count(2)
+slots = count(2)
 """The near ends of a join are given an even slot and the next one. Their indexes end in it, as a host link's does."""
 
 
 def bridge(node: Node, number: int, up: str, down: str) -> None:
     """A Linux bridge for each join."""
-    _batch(
+    batch(
         node.namespace,
         f"link add bridge{number} type bridge",
         f"link set bridge{number} up",
@@ -165,35 +166,35 @@ class Ping:
     p99: float
 
 
-class Lab:
-    """Two hosts, `a` and `b`, over so many hops, joined as `name` says: one of JOINS, or SENDER_ALONE.
+class Hosts:
+    """Two hosts, `a` and `b`, over so many hops, with functions between them.
 
     `tool` is the program traffic.c. `cleanup` ends the lab.
     """
 
-    def __init__(self, name: str, hops: int, programs: Programs, tool: Path, cleanup: ExitStack) -> None:
-        self._label = f"{name.replace(' ', '-')}{hops}"
+    def __init__(self, label: str, hops: int, wire: Wire, tool: Path, cleanup: ExitStack) -> None:
+        self._label = f"{label}{hops}"
         self._tool = tool
         self._cleanup = cleanup
         functions = [f"f{number}" for number in range(1, hops)]
-        self._host = {each: self._namespace(each) for each in ("a", *functions, "b")}
+        self.host = {each: self.namespace(each) for each in ("a", *functions, "b")}
+        """The namespace of each."""
         ends = ["a left", *(f"{each} {side}" for each in functions for side in ("left", "right")), "b left"]
-        join = nowhere if name == SENDER_ALONE else JOINS[name]
-        self._wire(join, [(ends[2 * hop], ends[2 * hop + 1]) for hop in range(hops)], programs)
+        wire(self, [(ends[2 * hop], ends[2 * hop + 1]) for hop in range(hops)])
         for function in functions:
-            mirred_between(_enter(self._host[function]), "left", "right")
+            mirred_between(_enter(self.host[function]), "left", "right")
         for host, other in (("a", "b"), ("b", "a")):
-            _batch(
-                self._host[host],
+            batch(
+                self.host[host],
                 f"link set left address {MAC[host]}",
                 f"address add {ADDRESS[host]}/24 dev left",
                 f"neighbour add {ADDRESS[other]} lladdr {MAC[other]} dev left nud permanent",
             )
-        serve_iperf(_enter(self._host["b"]), cleanup)
+        serve_iperf(_enter(self.host["b"]), cleanup)
 
-    def tcp(self, size: int) -> float:
+    def tcp(self, size: int, address: str = ADDRESS["b"]) -> float:
         """Gbit/s that one iperf3 connection received while it carried `size` bytes."""
-        return iperf_rate(_enter(self._host["a"]), ADDRESS["b"], size)
+        return iperf_rate(_enter(self.host["a"]), address, size)
 
     def flood(self, seconds: float) -> Flood:
         """Floods `b` from `a`, one way."""
@@ -205,42 +206,94 @@ class Lab:
         _, p50, p90, p99 = self._run("ping", seconds)
         return Ping(p50 / 1000, p90 / 1000, p99 / 1000)
 
+    def connections(self, seconds: float) -> float:
+        """TCP connections a second from `a` to `b`, one after the other."""
+        opened, nanoseconds = self._run("connect", seconds)
+        return opened / nanoseconds * 1e9
+
+    def give_ipv6(self, host: str, network: str, neighbour: str, other: str) -> None:
+        """Gives a host an IPv6 address, and the other host's."""
+        _ip(self.host[host], "sysctl", "-qw", "net.ipv6.conf.left.disable_ipv6=0")
+        batch(
+            self.host[host],
+            f"address add {network} dev left nodad",
+            f"neighbour add {neighbour} lladdr {MAC[other]} dev left nud permanent",
+        )
+
+    def namespace(self, name: str) -> str:
+        """Makes a network namespace of the lab's, without IPv6; returns its full name."""
+        return lab_namespace(f"{self._label}-{name}", self._cleanup)
+
+    def veth(self, namespace: str, interface: str, end: str, index: int = 0) -> None:
+        """A pair from that namespace to a host's interface (its name and the interface's, with a space)."""
+        host, far = end.split()
+        veth(namespace, interface, self.host[host], far, index)
+
     def _run(self, what: str, seconds: float, *arguments: str) -> list[int]:
-        ends = [f"/run/netns/{self._host[each]}" for each in ("a", "b")]
+        ends = [f"/run/netns/{self.host[each]}" for each in ("a", "b")]
         command = [str(self._tool), what, *ends, *ADDRESS.values(), str(seconds), *arguments]
         return [int(word) for word in _run(command).split()]
 
-    def _namespace(self, name: str) -> str:
-        namespace = f"{PREFIX}{os.getpid()}-{self._label}-{name}"
-        netns.create(namespace)
-        self._cleanup.callback(netns.remove, namespace)
-        _ip(namespace, "sysctl", "-qw", *(f"net.ipv6.conf.{each}.disable_ipv6=1" for each in ("all", "default")))
-        _batch(namespace, "link set lo up")
-        return namespace
 
-    def _wire(self, join: Join | None, hops: Sequence[tuple[str, str]], programs: Programs) -> None:
-        if not join:
-            for up, down in hops:
-                (host, interface), (next_host, next_interface) = up.split(), down.split()
-                self._veth(self._host[host], interface, self._host[next_host], next_interface)
-            return
-        namespace = self._namespace("node")
+Wire = Callable[[Hosts, Sequence[tuple[str, str]]], None]
+"""Joins the ends of each hop."""
+
+
+def direct(hosts: Hosts, hops: Sequence[tuple[str, str]]) -> None:
+    """A veth pair for each hop, with nothing between its ends."""
+    for up, down in hops:
+        host, interface = up.split()
+        hosts.veth(hosts.host[host], interface, down)
+
+
+class Lab(Hosts):
+    """Hosts on one node, joined as `name` says: one of JOINS, or SENDER_ALONE."""
+
+    def __init__(self, name: str, hops: int, programs: Programs, tool: Path, cleanup: ExitStack) -> None:
+        self._programs = programs
+        join = nowhere if name == SENDER_ALONE else JOINS[name]
+        wire = partial(self._through_node, join) if join else direct
+        super().__init__(name.replace(" ", "-"), hops, wire, tool, cleanup)
+
+    def _through_node(self, join: Join, _: Hosts, hops: Sequence[tuple[str, str]]) -> None:
+        namespace = self.namespace("node")
         with inside(namespace):
             links = Links()
         self._cleanup.callback(links.close)
-        node = Node(namespace, links, programs)
+        node = Node(namespace, links, self._programs)
         for number, hop in enumerate(hops):
             near = (f"near{2 * number}", f"near{2 * number + 1}")
-            for interface, far in zip(near, hop, strict=True):
-                host, far_interface = far.split()
-                self._veth(namespace, interface, self._host[host], far_interface, CHOSEN_IFINDEX | next(_slots))
+            for interface, end in zip(near, hop, strict=True):
+                self.veth(namespace, interface, end, CHOSEN_IFINDEX | next(slots))
             join(node, number, *near)
 
-    def _veth(self, namespace: str, interface: str, other: str, other_interface: str, index: int = 0) -> None:
-        chosen = f"index {index}" if index else ""
-        _batch(namespace, f"link add name {interface} {chosen} type veth peer name {other_interface} netns {other}")
-        _batch(namespace, f"link set {interface} up")
-        _batch(other, f"link set {other_interface} up")
+
+def lab_namespace(name: str, cleanup: ExitStack) -> str:
+    """Makes a network namespace, without IPv6, which `cleanup` removes; returns its full name."""
+    namespace = f"{PREFIX}{os.getpid()}-{name}"
+    netns.create(namespace)
+    cleanup.callback(netns.remove, namespace)
+    _ip(namespace, "sysctl", "-qw", *(f"net.ipv6.conf.{each}.disable_ipv6=1" for each in ("all", "default")))
+    batch(namespace, "link set lo up")
+    return namespace
+
+
+def veth(namespace: str, interface: str, other: str, other_interface: str, index: int = 0) -> None:
+    """A veth pair between two namespaces, both ends up. `index`: of the first end; 0 leaves it to the kernel."""
+    chosen = f"index {index}" if index else ""
+    batch(namespace, f"link add name {interface} {chosen} type veth peer name {other_interface} netns {other}")
+    batch(namespace, f"link set {interface} up")
+    batch(other, f"link set {other_interface} up")
+
+
+def order(names: list[str], number: int) -> list[str]:
+    """The labs' order: each time another one begins, and every other time it runs backwards.
+
+    So no lab always follows the same one.
+    """
+    start = number * 5 % len(names)
+    turned = names[start:] + names[:start]
+    return turned[::-1] if number % 2 else turned
 
 
 def serve_iperf(enter: Enter, cleanup: ExitStack) -> None:
@@ -273,7 +326,8 @@ def mirred_between(enter: Enter, one: str, other: str) -> None:
         _run([*enter, "tc", "filter", "add", "dev", interface, "ingress", *rule.split()])
 
 
-def _batch(namespace: str, *commands: str) -> None:
+def batch(namespace: str, *commands: str) -> None:
+    """Runs commands of `ip` in a namespace."""
     for command in commands:
         _ip(namespace, "ip", *command.split())
 
