@@ -213,7 +213,7 @@ class Hosts:
 
     def give_ipv6(self, host: str, network: str, neighbour: str, other: str) -> None:
         """Gives a host an IPv6 address, and the other host's."""
-        _ip(self.host[host], "sysctl", "-qw", "net.ipv6.conf.left.disable_ipv6=0")
+        sysctl(self.host[host], "net.ipv6.conf.left.disable_ipv6=0")
         batch(
             self.host[host],
             f"address add {network} dev left nodad",
@@ -273,7 +273,7 @@ def lab_namespace(name: str, cleanup: ExitStack) -> str:
     namespace = f"{PREFIX}{os.getpid()}-{name}"
     netns.create(namespace)
     cleanup.callback(netns.remove, namespace)
-    _ip(namespace, "sysctl", "-qw", *(f"net.ipv6.conf.{each}.disable_ipv6=1" for each in ("all", "default")))
+    sysctl(namespace, *(f"net.ipv6.conf.{each}.disable_ipv6=1" for each in ("all", "default")))
     batch(namespace, "link set lo up")
     return namespace
 
@@ -324,6 +324,11 @@ def mirred_between(enter: Enter, one: str, other: str) -> None:
         _run([*enter, "tc", "qdisc", "add", "dev", interface, "clsact"])
         rule = f"{ALL_FRAMES} action mirred egress redirect dev {target}"
         _run([*enter, "tc", "filter", "add", "dev", interface, "ingress", *rule.split()])
+
+
+def sysctl(namespace: str, *settings: str) -> None:
+    """Sets the kernel's settings in a namespace: NAME=VALUE."""
+    _ip(namespace, "sysctl", "-qw", *settings)
 
 
 def batch(namespace: str, *commands: str) -> None:

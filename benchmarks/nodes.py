@@ -11,6 +11,7 @@ and closes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,13 +23,15 @@ from typing import TypeVar
 
 from benchmarks.bpffs import private_bpffs
 from benchmarks.compiler import compiled
-from benchmarks.lab import PREFIX, Hosts, Wire, batch, direct, lab_namespace, order, slots, veth
+from benchmarks.lab import PREFIX, Hosts, Wire, batch, direct, lab_namespace, order, slots, sysctl, veth
 from benchmarks.report import QUICK, Report, Rounds, Spread, Target, machine, ratio
 from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.links import Links
+from controller.node.kernel.underlay import Underlay
 from controller.node.plane import maglev
 from controller.node.plane.far import generation, identity
 from controller.node.plane.model import CHOSEN_IFINDEX, PROGRAM, SLOTS, FarLink, LinkEntry, LinkState
+from controller.node.reconcile.tunnel import DirectWay
 from sfc.chain import Side
 from sfc.names import TUNNEL_PORT
 from tests.hash_key import HASH_KEY
@@ -47,6 +50,8 @@ LINK_MTU = 1500
 MTU = 1450
 ADDRESS6 = {"a": "fd00::1", "b": "fd00::2"}
 FLAT_PORT = 4789
+BY_DEVICE = os.environ.get("BY_DEVICE", "") not in ("", "0")
+"""All frames of ours take the tunnel's device, as where the nodes' interface does not allow more."""
 PEER = 1
 """The number by which each node knows the other one."""
 TARGETS = {
@@ -87,6 +92,7 @@ class OurNode(Node):
 
     datapath: Datapath = field(kw_only=True)
     links: Links = field(kw_only=True)
+    way: DirectWay = field(kw_only=True)
 
 
 N = TypeVar("N", bound=Node)
@@ -171,6 +177,7 @@ def _nodes(label: str, subnet: int, cleanup: ExitStack) -> tuple[Node, Node]:
     veth(one.namespace, "u0", other.namespace, "u0")
     for node in (one, other):
         batch(node.namespace, f"link set u0 mtu {LINK_MTU}", f"address add {node.address}/24 dev u0")
+        sysctl(node.namespace, "net.ipv4.ip_forward=1")  # as Kubernetes wants it
     return one, other
 
 
@@ -178,8 +185,10 @@ def _our_nodes(cleanup: ExitStack) -> tuple[OurNode, OurNode]:
     """Each with a data path as large as on a node, and its tunnel."""
     bpffs = cleanup.enter_context(private_bpffs())
     one, other = (_our_node(node, bpffs / node.namespace, cleanup) for node in _nodes("ours", 2, cleanup))
-    one.datapath.peers.set(PEER, other.address)
-    other.datapath.peers.set(PEER, one.address)
+    for node, peer in ((one, other), (other, one)):
+        node.datapath.peers.set(PEER, peer.address)
+        with inside(node.namespace):
+            node.way.look()
     return one, other
 
 
@@ -187,14 +196,17 @@ def _our_node(node: Node, pins: Path, cleanup: ExitStack) -> OurNode:
     datapath = Datapath.open(pins, hash_key=HASH_KEY)
     cleanup.callback(datapath.close)
     cleanup.callback(datapath.unpin)
-    datapath.shortcut.open()
+    datapath.open_shortcuts()
     with inside(node.namespace):
         links = Links()
         cleanup.callback(links.close)
         tunnel = datapath.peers.tunnel(node.address, TUNNEL_PORT)
         cleanup.callback(tunnel.close)
         datapath.peers.open(tunnel.make())
-    return OurNode(node.namespace, node.address, datapath=datapath, links=links)
+        underlay = Underlay(node.address, TUNNEL_PORT, datapath.underlay_shortcut, by_device=BY_DEVICE)
+        cleanup.callback(underlay.close)
+    way = DirectWay(datapath.peers, underlay, node.address, TUNNEL_PORT)
+    return OurNode(node.namespace, node.address, datapath=datapath, links=links, way=way)
 
 
 _hops = count(1)

@@ -18,6 +18,7 @@
 #include <uapi/linux/if_packet.h>
 #include <uapi/linux/pkt_cls.h>
 
+#include "outer.h"
 #include "packet.h"
 #include "table.h"
 #include "tunnel.h"
@@ -67,7 +68,8 @@ struct link {
 /* Another node; the entry 0 is this node's own. */
 struct peer {
 	struct address address;
-	u32 tunnel; /* in the own entry: the index of the tunnel's device */
+	u32 tunnel; /* by this interface its frames leave without the tunnel's device; 0: by the device. In the own
+		     * entry: the device */
 };
 
 struct side_key {
@@ -179,6 +181,7 @@ BPF_TABLE_PINNED("array", u32, struct peer, peers, PEERS, PIN_ROOT "/peers");
 BPF_TABLE_PINNED("hash", struct address, u32, peer_numbers, PEERS, PIN_ROOT "/peer_numbers", BPF_F_NO_PREALLOC);
 /* When a peer last answered an echo: ns, CLOCK_MONOTONIC. */
 BPF_TABLE_PINNED("array", u32, u64, heard, PEERS, PIN_ROOT "/heard");
+BPF_TABLE_PINNED("array", u32, struct underlay, underlay, 1, PIN_ROOT "/underlay");
 /* Tells one key of the hashes from another one: by which the sessions' places were found. For the agent. */
 BPF_TABLE_PINNED("array", u32, u64, hash_key_note, 1, PIN_ROOT "/hash_key_note");
 BPF_TABLE("array", u32, u64, activity, SLOTS);
@@ -190,6 +193,7 @@ BPF_F_TABLE("hash", struct session_key, struct session, sessions, SESSION_CAPACI
 BPF_F_TABLE("hash", struct wide_key, struct session, wide_sessions, SESSION_CAPACITY, BPF_F_NO_PREALLOC);
 
 BPF_TABLE_PINNED("prog", u32, u32, tunnel_entry, 1, PIN_ROOT "/tunnel_entry"); /* into_tunnel */
+BPF_PROG_ARRAY(underlay_to, 1); /* from_tunnel, while the agent that loaded it leads; else empty */
 BPF_PROG_ARRAY(shortcut_to, 1); /* the cross-connection, while the agent that loaded it leads; else empty */
 
 /* The slot of the link that a frame comes from, without a lookup. A link of an earlier version has an index of the
@@ -1147,6 +1151,92 @@ static __always_inline int send_through(struct __sk_buff *skb, u32 number, u32 t
 	return bpf_redirect(to, 0);
 }
 
+/* Neither is in BCC's headers as it is in the kernel's. */
+static long (*redirect_neighbour)(u32 ifindex, void *neighbour, int size, u64 flags) = (void *)152;
+#define ENCAPSULATED_ETHERNET (1ULL << 6) /* BPF_F_ADJ_ROOM_ENCAP_L2_ETH */
+#define DECAPSULATED_IPV4     (1ULL << 7) /* BPF_F_ADJ_ROOM_DECAP_L3_IPV4 */
+#define DECAPSULATED_IPV6     (1ULL << 8) /* BPF_F_ADJ_ROOM_DECAP_L3_IPV6 */
+#define WITHOUT_THE_NEIGHBOUR (1U << 2)	  /* BPF_FIB_LOOKUP_SKIP_NEIGH */
+#define FAMILY_IPV4	      2		  /* AF_INET */
+#define ALREADY_ENCAPSULATED  -114	  /* EALREADY */
+#define A_WORD		      4
+#define HALFWAY		      1
+
+/* Makes room for the outer headers of a TCP frame, or of one that no device has to take apart.
+ *
+ * The kernel forgets in `from_tunnel` that such a frame was in a tunnel, where its inner headers are, and that they are
+ * encapsulated; so it refuses to encapsulate it again. What it remembers is right for the next tunnel, too, so that
+ * only the room is needed, and the new protocol. That the kernel sets by a flag for the way back alone.
+ */
+static __always_inline long make_room(struct __sk_buff *skb, bool ipv6)
+{
+	u64 outer = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
+		    ENCAPSULATED_ETHERNET | BPF_F_ADJ_ROOM_ENCAP_L2(ETH_HLEN);
+	u64 again = BPF_F_ADJ_ROOM_FIXED_GSO;
+	long failed = bpf_skb_adjust_room(skb, OUTER_BYTES, BPF_ADJ_ROOM_MAC, outer);
+
+	if (failed != ALREADY_ENCAPSULATED)
+		return failed;
+	if (!ipv6)
+		return bpf_skb_adjust_room(skb, OUTER_BYTES, BPF_ADJ_ROOM_MAC, again);
+	failed = bpf_skb_adjust_room(skb, OUTER_BYTES + A_WORD, BPF_ADJ_ROOM_MAC, again);
+	if (failed)
+		return failed;
+	return bpf_skb_adjust_room(skb, -A_WORD, BPF_ADJ_ROOM_MAC, again | DECAPSULATED_IPV4) ? HALFWAY : 0;
+}
+
+/* Writes the outer headers and sends the frame by the node's own interface, as the device would. False if it has to go
+ * by the device; then the frame is as it was.
+ */
+static __always_inline bool send_directly(struct __sk_buff *skb, const struct peer *peer, u32 tunnel_id, u32 mark,
+					  int *action)
+{
+	u32 zero = 0, length = skb->len + OUTER_BYTES - ETH_HLEN, hash;
+	struct underlay *own = underlay.lookup(&zero);
+	void *end = (void *)(long)skb->data_end;
+	struct ethhdr *eth = (void *)(long)skb->data;
+	union any_ip *ip = (void *)(eth + 1);
+	struct bpf_redir_neigh neighbour = {};
+	struct bpf_fib_lookup route = {.family = FAMILY_IPV4, .l4_protocol = IPPROTO_UDP};
+	struct outer outer = {};
+	long failed, found;
+	bool ipv6;
+	u8 ecn;
+
+	if (!own || !own->ifindex || !peer->tunnel || !is_ipv4(&peer->address) || (void *)(ip + 1) > end)
+		return false;
+	ipv6 = eth->h_proto == ETHERTYPE(ETH_P_IPV6);
+	if ((!ipv6 && eth->h_proto != ETHERTYPE(ETH_P_IP)) || skb->vlan_present || length > 0xffff ||
+	    (skb->gso_size && protocol_of(ip, eth->h_proto) != IPPROTO_TCP))
+		return false;
+	ecn = outer_ecn(ip, eth->h_proto);
+	outer.inner = *eth;
+	hash = bpf_get_hash_recalc(skb); /* so that flows leave from different ports */
+
+	route.tot_len = skb->gso_size ? 0 : length;
+	route.ifindex = peer->tunnel;
+	route.ipv4_src = own->address;
+	route.ipv4_dst = peer->address.word[3];
+	found = bpf_fib_lookup(skb, &route, sizeof(route), BPF_FIB_LOOKUP_OUTPUT | WITHOUT_THE_NEIGHBOUR);
+	if (found && found != BPF_FIB_LKUP_RET_FWD_DISABLED)
+		return false;
+	neighbour.nh_family = route.family; /* of the gateway, if there is one */
+	__builtin_memcpy(neighbour.ipv6_nh, route.ipv6_dst, sizeof(neighbour.ipv6_nh));
+
+	failed = make_room(skb, ipv6);
+	if (failed && failed != HALFWAY)
+		return false;
+	write_outer(&outer, own, peer->address.word[3], length, ecn, hash);
+	outer.policy = bpf_htonl(WITH_POLICY | mark);
+	outer.id = bpf_htonl(tunnel_id << 8);
+	if (failed || bpf_skb_store_bytes(skb, 0, &outer.eth, ETH_HLEN + OUTER_BYTES, 0))
+		*action = TC_ACT_SHOT;
+	else
+		/* Where the interface forwards nothing, only the kernel itself may look the route up. */
+		*action = redirect_neighbour(peer->tunnel, &neighbour, found ? 0 : sizeof(neighbour), 0);
+	return true;
+}
+
 /* What `into_tunnel` is told about a frame, in skb->cb. Programs of two versions may meet there. */
 enum told {
 	TOLD_TO,   /* identity of a link of another node */
@@ -1158,9 +1248,14 @@ enum told {
 int into_tunnel(struct __sk_buff *skb)
 {
 	u32 to = skb->cb[TOLD_TO], from = skb->cb[TOLD_FROM], flags = skb->mark == MARKED_RETURNED ? CHOSEN_AGAIN : 0;
+	u32 number = peer_in(to), tunnel_id = tunnel_id_of(slot_in(from), slot_in(to));
+	u32 mark = mark_of(flags, generation_in(from), generation_in(to)), connection = skb->cb[TOLD_CONNECTION];
+	struct peer *peer = peers.lookup(&number);
+	int action;
 
-	return send_through(skb, peer_in(to), tunnel_id_of(slot_in(from), slot_in(to)),
-			    mark_of(flags, generation_in(from), generation_in(to)), skb->cb[TOLD_CONNECTION]);
+	if (peer && send_directly(skb, peer, tunnel_id, mark, &action))
+		return action;
+	return send_through(skb, number, tunnel_id, mark, connection);
 }
 
 /* Sends to any end of this node, also on the plain way. */
@@ -1386,6 +1481,27 @@ static __always_inline bool read_outer(struct __sk_buff *skb, u32 *peer, u32 *tu
 	return true;
 }
 
+/* What `from_tunnel` is told about a frame that has not been at the tunnel's device, in skb->cb. */
+enum told_outer {
+	TOLD_PEER,
+	TOLD_TUNNEL_ID,
+	TOLD_MARK,
+};
+
+/* Takes the outer headers off. False if the kernel refuses; then the frame is as it was. */
+static __always_inline bool unwrap(struct __sk_buff *skb)
+{
+	struct ethhdr inner;
+	u64 decapsulated;
+
+	if (bpf_skb_load_bytes(skb, OUTER_BYTES, &inner, sizeof(inner)))
+		return false;
+	decapsulated = inner.h_proto == ETHERTYPE(ETH_P_IP) ? DECAPSULATED_IPV4 : DECAPSULATED_IPV6;
+	return !bpf_skb_adjust_room(skb, -(s32)OUTER_BYTES, BPF_ADJ_ROOM_MAC,
+				    BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET | decapsulated) &&
+	       !bpf_skb_store_bytes(skb, 0, &inner, sizeof(inner), 0);
+}
+
 /* A frame for the node itself: an echo is answered here, so that a node is heard also while it has no agent. */
 static __always_inline int echo(struct __sk_buff *skb, u32 peer, u32 message)
 {
@@ -1398,20 +1514,28 @@ static __always_inline int echo(struct __sk_buff *skb, u32 peer, u32 message)
 	return TC_ACT_SHOT;
 }
 
-/* At the tunnel's device: frames of other nodes. */
+/* Frames of other nodes: at the tunnel's device, or at the node's interface before any socket (`sfc_underlay`). */
 int from_tunnel(struct __sk_buff *skb)
 {
-	u32 peer, tunnel_id, mark, slot, identity, flags, reply = RETURNED;
+	u32 peer, tunnel_id, mark, slot, identity, flags, reply = RETURNED, zero = 0;
 	struct given given = {};
 	struct sender from = {};
 	struct matter it = {};
 	enum verdict verdict;
 	struct link *link;
 	bool wide = false;
+	struct underlay *own = underlay.lookup(&zero);
 	u64 to = 0;
 
-	if (!read_outer(skb, &peer, &tunnel_id, &mark))
+	if (own && own->ifindex == skb->ifindex) {
+		peer = skb->cb[TOLD_PEER];
+		tunnel_id = skb->cb[TOLD_TUNNEL_ID];
+		mark = skb->cb[TOLD_MARK];
+		if (!unwrap(skb))
+			return TC_ACT_UNSPEC;
+	} else if (!read_outer(skb, &peer, &tunnel_id, &mark)) {
 		return TC_ACT_SHOT;
+	}
 	flags = flags_in(mark);
 	slot = to_slot_in(tunnel_id);
 	if (!slot)
@@ -1471,6 +1595,28 @@ back:
 int sfc_shortcut(struct __sk_buff *skb)
 {
 	shortcut_to.call(skb, 0);
+	return TC_ACT_UNSPEC;
+}
+
+/* At tcx of the node's interface, before all others: a shorter way into `from_tunnel`, while an agent leads. It changes
+ * nothing. Whatever it does not take goes on to the device, which refuses and counts strangers and other versions.
+ */
+int sfc_underlay(struct __sk_buff *skb)
+{
+	struct address address = {.word = {0, 0, __constant_htonl(0xffff)}};
+	u32 zero = 0, tunnel_id, mark, *number;
+	struct underlay *own = underlay.lookup(&zero);
+
+	if (!own || own->ifindex != skb->ifindex || !read_directly(skb, own, &address.word[3], &tunnel_id, &mark) ||
+	    !to_slot_in(tunnel_id) || version_in(mark) != TUNNEL_VERSION)
+		return TC_ACT_UNSPEC;
+	number = peer_numbers.lookup(&address);
+	if (number) {
+		skb->cb[TOLD_PEER] = *number;
+		skb->cb[TOLD_TUNNEL_ID] = tunnel_id;
+		skb->cb[TOLD_MARK] = mark;
+		underlay_to.call(skb, 0);
+	}
 	return TC_ACT_UNSPEC;
 }
 

@@ -32,6 +32,7 @@ from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.errors import DatapathError
 from controller.node.kernel.hash_key import HashKey
 from controller.node.kernel.links import Links
+from controller.node.kernel.underlay import Underlay
 from controller.node.leadership import Leadership
 from controller.node.plane.drain import Drain
 from controller.node.plane.plan import State
@@ -116,6 +117,11 @@ def _options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--tunnel-port", type=int, default=names.TUNNEL_PORT, help="UDP port of the tunnel, the same on all nodes"
     )
+    parser.add_argument(
+        "--tunnel-by-device",
+        action="store_true",
+        help="all frames between nodes go by the tunnel's device, also where they could pass it, which is faster",
+    )
     options = parser.parse_args(argv)
     if not options.node_address:
         parser.error("give --node-address or set NODE_ADDRESS to this node's address in the cluster")
@@ -167,6 +173,13 @@ class Agent:
             access=Access(api),
             page=Page(),
             tunnel=self._datapath.peers.tunnel(options.node_address, options.tunnel_port),
+            underlay=Underlay(
+                options.node_address,
+                options.tunnel_port,
+                self._datapath.underlay_shortcut,
+                by_device=options.tunnel_by_device,
+            ),
+            node_address=options.node_address,
             tunnel_port=options.tunnel_port,
         )
         self._terms: list[Term] = []

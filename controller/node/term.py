@@ -23,6 +23,7 @@ from controller.node.hooks.server import HookServer
 from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.links import Links
 from controller.node.kernel.tunnel import Tunnel
+from controller.node.kernel.underlay import Underlay
 from controller.node.plane.drain import Drain, NotDeletedError
 from controller.node.plane.model import PROGRAM
 from controller.node.plane.plan import State
@@ -34,7 +35,7 @@ from controller.node.reconcile.heartbeat import EchoSender, Heartbeat
 from controller.node.reconcile.orphans import Orphans
 from controller.node.reconcile.reconciler import Reconciler
 from controller.node.reconcile.shortcuts import Shortcuts
-from controller.node.reconcile.tunnel import TunnelKeeper
+from controller.node.reconcile.tunnel import DirectWay, TunnelKeeper
 from controller.node.report.refused_hooks import RefusedHooks
 from controller.node.report.status_writer import StatusWriter
 from controller.node.report.transition_log import TransitionLog
@@ -74,6 +75,8 @@ class Setting:
     access: Access
     page: Page
     tunnel: Tunnel
+    underlay: Underlay
+    node_address: str
     tunnel_port: int
 
 
@@ -93,7 +96,8 @@ class Term:
         known = Drains(inherited, Deletions(setting.cluster.deleted))
         peers = setting.datapath.peers
         far = FarLinks(peers, setting.datapath.observe().far)
-        self._tunnel = TunnelKeeper(setting.tunnel.make, peers.open, setting.tunnel.payload)
+        directly = DirectWay(peers, setting.underlay, setting.node_address, setting.tunnel_port)
+        self._tunnel = TunnelKeeper(setting.tunnel.make, peers.open, setting.tunnel.payload, directly.look)
         self._echoes = EchoSender(setting.tunnel_port)
         self.reconciler = Reconciler(
             setting.links,
@@ -183,7 +187,7 @@ class Term:
         self._stop.set()
         self.reconciler.wake()
         self._threads["reconciler"].join(LAST_PASS_SECONDS)  # the other loops change nothing that the next term sees
-        self._setting.datapath.shortcut.shut()
+        self._setting.datapath.shut_shortcuts()
         self._setting.datapath.session_tables.export(0)
         threads.start("export", self._export_on, until=self._exported.is_set)
         return self.reconciler.drains.retire()

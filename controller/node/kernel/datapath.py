@@ -57,12 +57,18 @@ class Datapath:
     """
 
     def __init__(
-        self, programs: Programs, maps: Mapping[str, Map], pin_root: Path, patience: Patience, shortcut: Shortcut
+        self,
+        programs: Programs,
+        maps: Mapping[str, Map],
+        pin_root: Path,
+        patience: Patience,
+        shortcuts: tuple[Shortcut, Shortcut],
     ) -> None:
         self.program_fd = programs.cross_connect
         """For the tc filters of the data links."""
-        self.shortcut = shortcut
-        """For their tcx hooks. Its frames come to the same program."""
+        self.shortcut, self.underlay_shortcut = shortcuts
+        """For their tcx hooks; its frames come to the same program. And for that of the node's interface: past the
+        tunnel's device, to the program that is there."""
         self.counters = Counters(maps)
         """Read from the same maps."""
         self.session_tables = SessionTables(maps, programs)
@@ -98,12 +104,13 @@ class Datapath:
         A pinned map of another size or layout is replaced, and what it held is lost: that is what changing `capacity`
         does to the sessions. Raises DatapathError.
         """
-        programs, maps, shortcut = program.load(pin_root, capacity, cflags, hash_key, patience)
-        return cls(programs, maps, pin_root, patience, shortcut)
+        programs, maps, shortcuts = program.load(pin_root, capacity, cflags, hash_key, patience)
+        return cls(programs, maps, pin_root, patience, shortcuts)
 
     def close(self) -> None:
         """Lets go of programs and maps. Filters and pins keep them, and frames keep flowing, by the filters."""
-        self.shortcut.close()
+        for shortcut in (self.shortcut, self.underlay_shortcut):
+            shortcut.close()
         self._programs.close()
         for each in self._maps.values():
             os.close(each.fd)
@@ -133,7 +140,17 @@ class Datapath:
         """
         with sessions_taken_over(programs, self.session_tables):
             yield
-        self.shortcut.open()
+        self.open_shortcuts()
+
+    def open_shortcuts(self) -> None:
+        """From now on frames take them."""
+        for shortcut in (self.shortcut, self.underlay_shortcut):
+            shortcut.open()
+
+    def shut_shortcuts(self) -> None:
+        """From now on frames take the filters, and those of other nodes the tunnel's device."""
+        for shortcut in (self.shortcut, self.underlay_shortcut):
+            shortcut.shut()
 
     def observe(self, known: Mapping[tuple[int, Side], bytes] = MappingProxyType({})) -> DataPlane:
         """The content of the maps; `filters` is empty, because they are not in maps.

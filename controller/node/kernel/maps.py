@@ -64,6 +64,7 @@ LAYOUTS = {
     "peer_numbers": Layout(struct.Struct("<16s"), _U32),
     "heard": Layout(_U32, struct.Struct("<Q")),
     "tunnel_entry": Layout(_U32, _U32),
+    "underlay": Layout(_U32, struct.Struct("<4s2s2xI")),
     "contests": Layout(_U32, struct.Struct("<QQ")),
     "traffic": Layout(_U32, struct.Struct("<6Q"), per_cpu=True),
     "drops": Layout(struct.Struct("<II"), struct.Struct("<Q"), per_cpu=True),

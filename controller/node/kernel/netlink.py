@@ -168,6 +168,8 @@ class Link:
     """A network interface as the kernel describes it; a property decodes its attribute when it is read."""
 
     ifindex: int
+    kind: int
+    """ARPHRD_*."""
     flags: int
     """IFF_*."""
     found: Mapping[int, bytes]
@@ -176,8 +178,8 @@ class Link:
     @classmethod
     def parse(cls, body: bytes) -> Link:
         """From the body of an RTM_NEWLINK message."""
-        _, _, ifindex, flags, _ = _LINK.unpack_from(body)
-        return cls(ifindex, flags, dict(attributes(body, _LINK.size)))
+        _, kind, ifindex, flags, _ = _LINK.unpack_from(body)
+        return cls(ifindex, kind, flags, dict(attributes(body, _LINK.size)))
 
     @property
     def name(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import threading
 from collections.abc import Mapping
 
 from controller.node.kernel.maps import Map, address_text, packed_address
@@ -22,7 +24,8 @@ class Peers:
     def __init__(self, maps: Mapping[str, Map], programs: Programs) -> None:
         self._links, self._peers, self._numbers = maps["links"], maps["peers"], maps["peer_numbers"]
         self._far_links = maps["far_links"]
-        self._heard, self._entry = maps["heard"], maps["tunnel_entry"]
+        self._heard, self._entry, self._underlay = maps["heard"], maps["tunnel_entry"], maps["underlay"]
+        self._changing = threading.Lock()
         self._programs = programs
 
     @property
@@ -42,17 +45,19 @@ class Peers:
 
     def set(self, number: int, address: str) -> None:
         """Gives a node a number, by which ends and far links name it. It is up."""
-        self._peers.put((number,), (packed_address(address), 0))
-        self._numbers.put((packed_address(address),), (number,))
+        with self._changing:
+            self._peers.put((number,), (packed_address(address), 0))
+            self._numbers.put((packed_address(address),), (number,))
         self.set_up(number, True)
 
     def clear(self, number: int) -> None:
         """The counterpart of `set`: what it still sends is dropped."""
         self.set_up(number, False)
-        address, _ = self._peers.get((number,))
-        if any(address):
-            self._numbers.delete((address,))
-        self._peers.put((number,), (bytes(16), 0))
+        with self._changing:
+            address, _ = self._peers.get((number,))
+            if any(address):
+                self._numbers.delete((address,))
+            self._peers.put((number,), (bytes(16), 0))
 
     def set_up(self, number: int, up: bool) -> None:
         """Whether frames are sent to the node. While they are not, its sessions choose again."""
@@ -72,6 +77,27 @@ class Peers:
         """When it last answered an echo: ns on CLOCK_MONOTONIC; 0: never."""
         at: int = self._heard.get((number,))[0]
         return at
+
+    @property
+    def underlay(self) -> int:
+        """The interface at which frames need no tunnel's device: its index; 0: there is none."""
+        ifindex: int = self._underlay.get((_ENTRY,))[2]
+        return ifindex
+
+    def set_underlay(self, address: str, port: int, ifindex: int) -> None:
+        """From now on frames to the tunnel's port at this node's address, which is IPv4, need no device if they come to
+        that interface and find its shortcut. With the index 0, all do, and so do those that leave."""
+        entry = (ipaddress.ip_address(address).packed, port.to_bytes(2, "big"), ifindex)
+        self._underlay.put((_ENTRY,), entry if ifindex else (bytes(4), bytes(2), 0))
+
+    def set_routes(self, routes: Mapping[str, int]) -> None:
+        """By which interface frames for each node (its address) leave without the device; 0: they leave by it."""
+        with self._changing:
+            known = self.known()
+            for address in routes.keys() & known.keys():
+                entry = (packed_address(address), routes[address])
+                if self._peers.get((known[address],)) != entry:
+                    self._peers.put((known[address],), entry)
 
     def known(self) -> dict[str, int]:
         """The number of each node, by address."""

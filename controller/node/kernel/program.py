@@ -16,7 +16,7 @@ from controller.node.kernel.errors import DatapathError
 from controller.node.kernel.hash_key import HashKey
 from controller.node.kernel.maps import LAYOUTS, Map, map_info
 from controller.node.kernel.session_table import FORMER_TABLES, TABLES, Programs
-from controller.node.kernel.tcx import JUMP, SHORTCUT, Shortcut
+from controller.node.kernel.tcx import JUMP, SHORTCUT, UNDERLAY_JUMP, UNDERLAY_SHORTCUT, Shortcut
 from controller.node.plane import maglev
 from controller.node.plane.model import CHOSEN_IFINDEX, FROM_TUNNEL, PROGRAM, SLOTS
 from controller.node.plane.neighbours import NEIGHBOURS_PER_LINK
@@ -46,8 +46,9 @@ _LARGE_BYTES = 1 << 17
 
 def load(
     pin_root: Path, capacity: int, cflags: Sequence[str], hash_key: HashKey, patience: Patience
-) -> tuple[Programs, dict[str, Map], Shortcut]:
-    """The programs, their maps by name, and the shortcut, all for the caller to close. Takes three seconds or more.
+) -> tuple[Programs, dict[str, Map], tuple[Shortcut, Shortcut]]:
+    """The programs, their maps by name, and the shortcuts of links and of the node's interface, all for the caller to
+    close. Takes three seconds or more.
 
     `patience` is the node's, with no zeros in it. The maps are those pinned below `pin_root`. A pinned map of another
     size or layout is replaced, and what it held is lost; so is a map whose places were found with another `hash_key`.
@@ -83,8 +84,14 @@ def load(
         programs = Programs(
             *(_loaded(module, name, shown) for name in (PROGRAM, "survey", "bring", FROM_TUNNEL, "into_tunnel"))
         )
-        shortcut = Shortcut(_loaded(module, SHORTCUT, shown), os.dup(_map_fd(module, JUMP)), programs.cross_connect)
-        return programs, maps, shortcut
+        at_links, at_underlay = (
+            Shortcut(_loaded(module, name, shown), os.dup(_map_fd(module, jump)), behind)
+            for name, jump, behind in (
+                (SHORTCUT, JUMP, programs.cross_connect),
+                (UNDERLAY_SHORTCUT, UNDERLAY_JUMP, programs.from_tunnel),
+            )
+        )
+        return programs, maps, (at_links, at_underlay)
     finally:
         module.cleanup()
         _give_memory_back()

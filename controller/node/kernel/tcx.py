@@ -1,4 +1,6 @@
-"""The shortcut: our program at a link's tcx hook, which the kernel runs before the filters (Linux 6.6).
+"""The shortcuts: our programs at a link's tcx hook, which the kernel runs before the filters (Linux 6.6).
+
+One is at the links of replicas; the other, at the node's own interface, leads past the tunnel's device (underlay.py).
 
 The filter (tc.py) stays beneath it, with the cross-connect. The shortcut only jumps into the cross-connect, by way of a
 map that the leading agent fills. When that agent ends, however it does, the kernel empties the map, and frames take the
@@ -19,10 +21,10 @@ from bcc.libbcc import lib
 
 from controller.node.kernel.errors import ignored
 
-SHORTCUT = "sfc_shortcut"
-"""The program's name in bpf/cross_connect.c. It makes a program at tcx ours; all others are left alone."""
-JUMP = "shortcut_to"
-"""The map for its jump."""
+SHORTCUT, UNDERLAY_SHORTCUT = "sfc_shortcut", "sfc_underlay"
+"""The programs' names in bpf/cross_connect.c. They make a program at tcx ours; all others are left alone."""
+JUMP, UNDERLAY_JUMP = "shortcut_to", "underlay_to"
+"""The maps for their jumps."""
 
 _TCX_INGRESS = 46
 _F_REPLACE, _F_BEFORE = 1 << 2, 1 << 3
@@ -45,8 +47,8 @@ class Shortcut:
         """Three open descriptors: of the shortcut and of the map for its jump, which `close` closes, and of the program
         behind it. No other process may hold the map: the kernel empties it when nobody holds it any more."""
         self.fd = fd
-        self.number, _ = number_and_name(fd)
-        """The kernel's number of it."""
+        self.number, self.name = number_and_name(fd)
+        """The kernel's number of it, and its name."""
         self._jump = jump
         self._program = program
         self._open = False
@@ -81,10 +83,11 @@ def offered() -> bool:
     return True
 
 
-def read(ifindex: int) -> tuple[int, ...]:
-    """The kernel's numbers of our programs at the link's hook: those that former agents left, too. Raises OSError."""
+def read(ifindex: int, name: str = SHORTCUT) -> tuple[int, ...]:
+    """The kernel's numbers of our programs of that name at the link's hook: those that former agents left, too. Raises
+    OSError."""
     with ignored(*_GONE):
-        return tuple(number for number in _programs(ifindex) if _name_of(number) == SHORTCUT)
+        return tuple(number for number in _programs(ifindex) if _name_of(number) == name)
     return ()
 
 
@@ -94,7 +97,7 @@ def attach(ifindex: int, shortcut: Shortcut) -> None:
     Takes 10 to 30 ms, in which the kernel changes no other link; in the place of another, microseconds. Succeeds when
     the link does not exist. Raises OSError.
     """
-    found = read(ifindex)
+    found = read(ifindex, shortcut.name)
     left = [number for number in found if number != shortcut.number]
     with ignored(*_GONE):
         if shortcut.number not in found and not left:
@@ -110,10 +113,10 @@ def put_first(ifindex: int, program: int) -> None:
     _attach(ifindex, program, _F_BEFORE)
 
 
-def detach(ifindex: int) -> None:
-    """Removes our programs from the link's hook, as slowly as attaching; succeeds when there are none, or no such link.
-    Raises OSError."""
-    _remove(ifindex, read(ifindex))
+def detach(ifindex: int, name: str = SHORTCUT) -> None:
+    """Removes our programs of that name from the link's hook, as slowly as attaching; succeeds when there are none, or
+    no such link. Raises OSError."""
+    _remove(ifindex, read(ifindex, name))
 
 
 def _remove(ifindex: int, numbers: Iterable[int]) -> None:

@@ -36,6 +36,8 @@ _ADDRESS = struct.Struct("=BBBBI")
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _LINK_BY_INDEX = struct.Struct("=BxHiII")
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
 
 class Tunnel:
     """In the network namespace of the thread that makes it. Any thread may call its methods; they raise LinkError."""
@@ -68,7 +70,9 @@ class Tunnel:
         kind = [("IFLA_INFO_KIND", "vxlan"), ("IFLA_INFO_DATA", {"attrs": data})]
         doing = f"make {DEVICE} on UDP port {self._port} (`ss -lunp` shows who has a port; --tunnel-port takes another)"
         with explained(doing), self._busy:
-            guard(self._port, socket.if_indextoname(self._interface()))  # first: no frame of others may get in
+            guard(
+                self._port, socket.if_indextoname(interface_with(self._kernel, self._address))
+            )  # first: no frame of others may get in
             with ignored(errno.EEXIST):
                 self._kernel.request(
                     RTM_NEWLINK, link(("IFLA_IFNAME", DEVICE), ("IFLA_LINKINFO", {"attrs": kind})), NEW
@@ -88,17 +92,18 @@ class Tunnel:
     def payload(self) -> int:
         """The MTU of interfaces whose frames fit through the tunnel on this node's way to the others."""
         with explained(f"find the interface with the node's address {self._address}"), self._busy:
-            index = self._interface()
+            index = interface_with(self._kernel, self._address)
             mtu = Link.parse(self._kernel.get(RTM_GETLINK, _LINK_BY_INDEX.pack(socket.AF_UNSPEC, 0, index, 0, 0))).mtu
         return mtu - _HEADERS[self._address.version]
 
-    def _interface(self) -> int:
-        for body in self._kernel.dump(RTM_GETADDR, _ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
-            index: int = _ADDRESS.unpack_from(body)[-1]
-            found = dict(attributes(body, _ADDRESS.size))
-            if self._address.packed in (found.get(_IFA_LOCAL), found.get(_IFA_ADDRESS)):
-                return index
-        raise LinkError(
-            f"no interface of this node has its address {self._address}; see status.addresses of the Node, and "
-            "--node-address"
-        )
+
+def interface_with(kernel: Netlink, address: Address) -> int:
+    """The index of the interface that has the node's address. Raises OSError, LinkError if there is none."""
+    for body in kernel.dump(RTM_GETADDR, _ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
+        index: int = _ADDRESS.unpack_from(body)[-1]
+        found = dict(attributes(body, _ADDRESS.size))
+        if address.packed in (found.get(_IFA_LOCAL), found.get(_IFA_ADDRESS)):
+            return index
+    raise LinkError(
+        f"no interface of this node has its address {address}; see status.addresses of the Node, and --node-address"
+    )
