@@ -24,3 +24,13 @@ def datapath(bpffs: Path, compiled_once: None) -> Iterator[Datapath]:
     finally:
         datapath.unpin()
         datapath.close()
+
+
+@pytest.fixture(scope="module")
+def other_datapath(bpffs: Path) -> Iterator[Datapath]:
+    datapath = Datapath.open(bpffs / "other", hash_key=HASH_KEY)
+    try:
+        yield datapath
+    finally:
+        datapath.unpin()
+        datapath.close()

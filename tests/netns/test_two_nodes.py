@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from scapy.layers.inet import IP, UDP
@@ -15,23 +13,12 @@ from scapy.layers.l2 import Ether
 from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.firewall import TABLE
 from controller.node.plane.far import generation
-from tests.hash_key import HASH_KEY
 from tests.netns.node import inside, namespace, run, settles
 from tests.netns.nodes import PORT, nodes_of
 from tests.netns.topology import Echo
 
 SERVER, SERVER6 = ("10.2.0.1", Echo.PORT), ("fd00:2::1", Echo.PORT)
 BOTH_FAMILIES = pytest.mark.parametrize("server", [SERVER, SERVER6], ids=["IPv4", "IPv6"])
-
-
-@pytest.fixture(scope="module")
-def other_datapath(bpffs: Path) -> Iterator[Datapath]:
-    datapath = Datapath.open(bpffs / "other", hash_key=HASH_KEY)
-    try:
-        yield datapath
-    finally:
-        datapath.unpin()
-        datapath.close()
 
 
 def vxlan(to: int, generation_of_it: int, mac: str) -> bytes:

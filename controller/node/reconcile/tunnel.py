@@ -75,20 +75,22 @@ class DirectWay:
         holds is logged when it changes."""
         try:
             found = self._underlay.interface()
-            self._lead(found.ifindex)
-            reason = found.reason
+            ifindex, reason = found.ifindex, found.reason
         except Exception as error:  # noqa: BLE001  # whatever it is: frames go by the device
-            reason = str(error) or repr(error)
+            ifindex, reason = 0, str(error) or repr(error)
+        try:
+            self._lead(ifindex)
+        except Exception as error:  # noqa: BLE001
+            reason = reason or str(error) or repr(error)
         if reason and reason != self._told:
             log.warning("frames between nodes go by the tunnel's device, which is slower", extra={"reason": reason})
-        elif not reason and found.ifindex != self._told:
-            log.info("frames between nodes pass the tunnel's device", extra={"ifindex": found.ifindex})
-        self._told = reason or found.ifindex
+        elif not reason and ifindex != self._told:
+            log.info("frames between nodes pass the tunnel's device", extra={"ifindex": ifindex})
+        self._told = reason or ifindex
 
     def _lead(self, ifindex: int) -> None:
         before = self._peers.underlay
-        if ifindex != before:
-            self._peers.set_underlay(self._address, self._port, ifindex)
+        self._peers.set_underlay(self._address, self._port, ifindex)
         if before not in (0, ifindex):
             self._underlay.detach(before)
         if ifindex:
