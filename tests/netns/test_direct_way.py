@@ -20,7 +20,8 @@ from controller.node.kernel.underlay import Underlay, encrypts
 from controller.node.plane.far import generation
 from controller.node.reconcile.tunnel import DirectWay
 from tests.netns.node import inside, namespace, program, run, settles
-from tests.netns.test_two_nodes import PORT, SERVER, SERVER6, Side, TwoNodes, two_nodes, vxlan
+from tests.netns.nodes import PORT, Member, Nodes, nodes_of
+from tests.netns.test_two_nodes import SERVER, SERVER6, vxlan
 from tests.netns.world import Connection
 
 SO_NO_CHECK, UDP_SEGMENT = 11, 103
@@ -31,40 +32,40 @@ pytestmark = pytest.mark.skipif(not tcx.offered(), reason="the kernel has no tcx
 
 
 @contextmanager
-def direct(*sides: Side) -> Iterator[None]:
+def direct(*members: Member) -> Iterator[None]:
     """Frames of these nodes pass the device."""
-    for side in sides:
-        peers = side.world.node.datapath.peers
-        with inside(side.world.node.namespace):
-            underlay = Underlay(side.address, PORT, side.world.node.datapath.underlay_shortcut)
-            DirectWay(peers, underlay, side.address, PORT).look()
+    for member in members:
+        peers = member.world.node.datapath.peers
+        with inside(member.world.node.namespace):
+            underlay = Underlay(member.address, PORT, member.world.node.datapath.underlay_shortcut)
+            DirectWay(peers, underlay, member.address, PORT).look()
         underlay.close()
         assert peers.underlay
     try:
         yield
     finally:
-        for side in sides:
-            peers = side.world.node.datapath.peers
+        for member in members:
+            peers = member.world.node.datapath.peers
             peers.set_routes(dict.fromkeys(peers.known(), 0))
-            peers.set_underlay(side.address, PORT, 0)
+            peers.set_underlay(member.address, PORT, 0)
 
 
-def at_device(side: Side) -> dict[str, int]:
+def at_device(member: Member) -> dict[str, int]:
     """Packets that the tunnel's device has received and sent."""
-    shown = run("ip", "-n", side.world.node.namespace, "-s", "-json", "link", "show", DEVICE)
+    shown = run("ip", "-n", member.world.node.namespace, "-s", "-json", "link", "show", DEVICE)
     return {way: json.loads(shown)[0]["stats64"][way]["packets"] for way in ("rx", "tx")}
 
 
 @contextmanager
-def passing(side: Side, *ways: str) -> Iterator[None]:
+def passing(member: Member, *ways: str) -> Iterator[None]:
     """Those frames pass the node's device; all others do not."""
-    before = at_device(side)
+    before = at_device(member)
     yield
-    after = at_device(side)
+    after = at_device(member)
     assert {way: after[way] == before[way] for way in before} == {way: way in ways for way in before}
 
 
-def chain(nodes: TwoNodes) -> list[Connection]:
+def chain(nodes: Nodes) -> list[Connection]:
     """Client here, router there, server here: each hop crosses. A connection for each version of IP."""
     client = nodes.serve(nodes.here, "client")
     nodes.serve(nodes.there, "router")
@@ -75,7 +76,7 @@ def chain(nodes: TwoNodes) -> list[Connection]:
 
 
 def test_both_kinds_of_node_meet_and_change_and_lose_nothing(datapath: Datapath, other_datapath: Datapath) -> None:
-    with two_nodes("meet", {"router": "router"}, datapath, other_datapath) as nodes:
+    with nodes_of("meet", {"router": "router"}, (datapath, other_datapath)) as nodes:
         here, there = nodes.here, nodes.there
         connections = chain(nodes)
 
@@ -99,7 +100,7 @@ def test_both_kinds_of_node_meet_and_change_and_lose_nothing(datapath: Datapath,
         assert not nodes.dropped()
 
 
-def outer_of(nodes: TwoNodes, connection: socket.socket, tos: int) -> Packet:
+def outer_of(nodes: Nodes, connection: socket.socket, tos: int) -> Packet:
     """A datagram's frame on the wire, as the other node sees it."""
     kind, option = (
         (socket.IPPROTO_IP, socket.IP_TOS)
@@ -121,7 +122,7 @@ def outer_of(nodes: TwoNodes, connection: socket.socket, tos: int) -> Packet:
 def test_the_frames_on_the_wire_are_the_devices(datapath: Datapath, other_datapath: Datapath) -> None:
     """Only the source port differs, which either takes from the flow's hash, and the number of the datagram: RFC 6864
     wants none where nothing may be fragmented."""
-    with two_nodes("wire", {"router": "router"}, datapath, other_datapath) as nodes:
+    with nodes_of("wire", {"router": "router"}, (datapath, other_datapath)) as nodes:
         chain(nodes)
         client = nodes.here.world.of("client")[0]
         sockets = [client.socket(family, socket.SOCK_DGRAM) for family in (socket.AF_INET, socket.AF_INET6)]
@@ -144,7 +145,7 @@ def test_the_frames_on_the_wire_are_the_devices(datapath: Datapath, other_datapa
 
 def test_large_datagrams_that_a_device_has_to_take_apart_arrive(datapath: Datapath, other_datapath: Datapath) -> None:
     """UDP with segmentation offload, as QUIC sends it: not even the kernel could undo what the program would do."""
-    with two_nodes("gso", {"router": "router"}, datapath, other_datapath) as nodes, direct(nodes.here, nodes.there):
+    with nodes_of("gso", {"router": "router"}, (datapath, other_datapath)) as nodes, direct(nodes.here, nodes.there):
         chain(nodes)
         client = nodes.here.world.of("client")[0]
         sender = client.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -159,7 +160,7 @@ def test_large_datagrams_that_a_device_has_to_take_apart_arrive(datapath: Datapa
 
 
 def test_strangers_are_refused_and_counted_as_at_the_device(datapath: Datapath, other_datapath: Datapath) -> None:
-    with two_nodes("odd", {"router": "router"}, datapath, other_datapath) as nodes, direct(nodes.there):
+    with nodes_of("odd", {"router": "router"}, (datapath, other_datapath)) as nodes, direct(nodes.there):
         chain(nodes)
         server = nodes.serve(nodes.there, "server")
         nodes.tell()
