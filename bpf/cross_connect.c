@@ -1229,7 +1229,9 @@ static __always_inline bool send_directly(struct __sk_buff *skb, const struct pe
 	write_outer(&outer, own, peer->address.word[3], length, ecn, hash);
 	outer.policy = bpf_htonl(WITH_POLICY | mark);
 	outer.id = bpf_htonl(tunnel_id << 8);
-	if (failed || bpf_skb_store_bytes(skb, 0, &outer.eth, ETH_HLEN + OUTER_BYTES, 0))
+	/* A checksum of the whole frame, as some cards note it, is about what is behind the Ethernet header. */
+	if (failed || bpf_skb_store_bytes(skb, 0, &outer.eth, ETH_HLEN, 0) ||
+	    bpf_skb_store_bytes(skb, ETH_HLEN, &outer.ip, OUTER_BYTES, BPF_F_RECOMPUTE_CSUM))
 		*action = TC_ACT_SHOT;
 	else
 		/* Where the interface forwards nothing, only the kernel itself may look the route up. */

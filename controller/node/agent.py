@@ -29,7 +29,7 @@ from prometheus_client import REGISTRY
 
 from controller.node.cni.wiring import Folders
 from controller.node.kernel.datapath import Datapath
-from controller.node.kernel.errors import DatapathError
+from controller.node.kernel.errors import DatapathError, LinkError
 from controller.node.kernel.hash_key import HashKey
 from controller.node.kernel.links import Links
 from controller.node.kernel.underlay import Underlay
@@ -200,6 +200,7 @@ class Agent:
             drains = self._terms[-1].retire()
             if newcomer is None:
                 self._leadership.resign()
+                self._leave_underlay()
                 break
             if self._leadership.hand_over(newcomer, drains):
                 log.info("another agent leads; this one stands by")
@@ -231,6 +232,15 @@ class Agent:
     def _close(self) -> None:
         for term in self._terms:
             term.close()
+
+    def _leave_underlay(self) -> None:
+        """The node's interface is no pod's: what stands there would outlive an uninstall. It is shut in any case."""
+        ifindex = self._datapath.peers.underlay
+        try:
+            if ifindex:
+                self._setting.underlay.leave(ifindex)
+        except (DatapathError, LinkError):
+            log.exception("the tunnel's shortcut stays at the node's interface; it does nothing without an agent")
 
     def _knows_cluster(self) -> bool:
         return self._cluster.get() is not None

@@ -237,6 +237,10 @@ def test_the_shortcut_comes_first_and_leaves_the_programs_of_others(datapath: Da
 
             ours, theirs = datapath.underlay_shortcut.number, tcx.number_and_name(other)[0]
             assert tcx._programs(index) == [ours, theirs]
+            underlay.leave(index)
+            underlay.leave(index)
+            assert tcx._programs(index) == [theirs]
+            underlay.attach(index)
             underlay.detach(index)
             underlay.detach(index)
             assert tcx._programs(index) == [theirs]

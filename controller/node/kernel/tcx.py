@@ -119,6 +119,11 @@ def detach(ifindex: int, name: str = SHORTCUT) -> None:
     _remove(ifindex, read(ifindex, name))
 
 
+def remove(ifindex: int, number: int) -> None:
+    """Removes one program from the link's hook; succeeds when it is not there, or no such link. Raises OSError."""
+    _remove(ifindex, [number])
+
+
 def _remove(ifindex: int, numbers: Iterable[int]) -> None:
     for number in numbers:
         with ignored(*_GONE), _opened(number) as program:

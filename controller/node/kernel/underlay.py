@@ -78,6 +78,11 @@ class Underlay:
         with explained(f"take the tunnel's shortcut from interface {ifindex}"):
             tcx.detach(ifindex, self._shortcut.name)
 
+    def leave(self, ifindex: int) -> None:
+        """Takes this agent's own shortcut from the interface; another agent's stays."""
+        with explained(f"take this agent's shortcut from interface {ifindex}"):
+            tcx.remove(ifindex, self._shortcut.number)
+
     def routes(self, peers: Iterable[str], interface: int) -> dict[str, int]:
         """By the address of each node to which frames leave by that interface: its index. 0 for the others."""
         with explained("find the routes to the other nodes"), self._busy:
