@@ -13,8 +13,10 @@ from itertools import count
 
 from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.tunnel import Tunnel
+from controller.node.kernel.underlay import Underlay
 from controller.node.reconcile.far_links import FarLinks, Published, published
 from controller.node.reconcile.heartbeat import EchoSender, Heartbeat
+from controller.node.reconcile.tunnel import DirectWay
 from controller.node.report.conditions import node_status
 from kube.objects import CONNECTIONS, Key, Object
 from tests.netns.node import inside, namespace, run
@@ -33,6 +35,8 @@ class Member:
     def __init__(self, world: World, number: int) -> None:
         self.world, self.number = world, number
         self.name, self.address = f"node{number}", f"10.201.0.{number}"
+        self.way: DirectWay | None = None
+        self._led: set[str] = set()
         self.heard: dict[str, Entries] = {}
         """What each of the others had published when this one last looked, by the node's name."""
         self.lead()
@@ -42,6 +46,14 @@ class Member:
         node, own = self.world.node, self.world.node._cluster
         self.far = FarLinks(node.datapath.peers, node.datapath.observe().far)
         node.reconciler._cluster = lambda: self.far.joined(own(), self.links())
+
+    def look(self) -> None:
+        """Frames to the peers that are known now pass the tunnel's device, if this is a node where they do."""
+        known = set(self.world.node.datapath.peers.known())
+        if self.way and known != self._led:
+            with inside(self.world.node.namespace):
+                self.way.look()
+            self._led = known
 
     def published(self) -> Entries:
         """What this node's agent writes after its last pass."""
@@ -82,6 +94,7 @@ class Nodes:
         for member in self.members:
             member.heard = {name: entry for name, entry in entries.items() if name != member.name}
             member.world.node.reconcile()
+            member.look()
 
     def serve(self, member: Member, stage: str) -> Replica:
         replica = member.world.add(stage)
@@ -126,8 +139,10 @@ class Nodes:
 
 
 @contextmanager
-def nodes_of(label: str, functions: Mapping[str, str], datapaths: Sequence[Datapath]) -> Iterator[Nodes]:
-    """As many nodes as there are data paths, without replicas."""
+def nodes_of(
+    label: str, functions: Mapping[str, str], datapaths: Sequence[Datapath], *, directly: bool = True
+) -> Iterator[Nodes]:
+    """As many nodes as there are data paths, without replicas. `directly`: frames pass the tunnel's device."""
     with ExitStack() as stack:
         fabric = stack.enter_context(namespace(f"{label}-fabric"))
         run("ip", "-n", fabric, "link", "add", "fabric", "mtu", str(UNDERLAY_MTU), "type", "bridge")
@@ -141,7 +156,22 @@ def nodes_of(label: str, functions: Mapping[str, str], datapaths: Sequence[Datap
             member = Member(world, number)
             members.append(member)
             tunnels.append(stack.enter_context(_connected(member, fabric)))
+            if directly and world.node.links.tcx:
+                stack.enter_context(_passing_the_device(member))
         yield Nodes(members, fabric, tunnels)
+
+
+@contextmanager
+def _passing_the_device(member: Member) -> Iterator[None]:
+    datapath = member.world.node.datapath
+    with inside(member.world.node.namespace):
+        underlay = Underlay(member.address, PORT, datapath.underlay_shortcut)
+    member.way = DirectWay(datapath.peers, underlay, member.address, PORT)
+    try:
+        yield
+    finally:
+        datapath.peers.set_underlay(member.address, PORT, 0)
+        underlay.close()
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def chain(nodes: Nodes) -> list[Connection]:
 
 
 def test_both_kinds_of_node_meet_and_change_and_lose_nothing(datapath: Datapath, other_datapath: Datapath) -> None:
-    with nodes_of("meet", {"router": "router"}, (datapath, other_datapath)) as nodes:
+    with nodes_of("meet", {"router": "router"}, (datapath, other_datapath), directly=False) as nodes:
         here, there = nodes.here, nodes.there
         connections = chain(nodes)
 
@@ -122,7 +122,7 @@ def outer_of(nodes: Nodes, connection: socket.socket, tos: int) -> Packet:
 def test_the_frames_on_the_wire_are_the_devices(datapath: Datapath, other_datapath: Datapath) -> None:
     """Only the source port differs, which either takes from the flow's hash, and the number of the datagram: RFC 6864
     wants none where nothing may be fragmented."""
-    with nodes_of("wire", {"router": "router"}, (datapath, other_datapath)) as nodes:
+    with nodes_of("wire", {"router": "router"}, (datapath, other_datapath), directly=False) as nodes:
         chain(nodes)
         client = nodes.here.world.of("client")[0]
         sockets = [client.socket(family, socket.SOCK_DGRAM) for family in (socket.AF_INET, socket.AF_INET6)]
@@ -145,7 +145,10 @@ def test_the_frames_on_the_wire_are_the_devices(datapath: Datapath, other_datapa
 
 def test_large_datagrams_that_a_device_has_to_take_apart_arrive(datapath: Datapath, other_datapath: Datapath) -> None:
     """UDP with segmentation offload, as QUIC sends it: not even the kernel could undo what the program would do."""
-    with nodes_of("gso", {"router": "router"}, (datapath, other_datapath)) as nodes, direct(nodes.here, nodes.there):
+    with (
+        nodes_of("gso", {"router": "router"}, (datapath, other_datapath), directly=False) as nodes,
+        direct(nodes.here, nodes.there),
+    ):
         chain(nodes)
         client = nodes.here.world.of("client")[0]
         sender = client.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -160,7 +163,10 @@ def test_large_datagrams_that_a_device_has_to_take_apart_arrive(datapath: Datapa
 
 
 def test_strangers_are_refused_and_counted_as_at_the_device(datapath: Datapath, other_datapath: Datapath) -> None:
-    with nodes_of("odd", {"router": "router"}, (datapath, other_datapath)) as nodes, direct(nodes.there):
+    with (
+        nodes_of("odd", {"router": "router"}, (datapath, other_datapath), directly=False) as nodes,
+        direct(nodes.there),
+    ):
         chain(nodes)
         server = nodes.serve(nodes.there, "server")
         nodes.tell()

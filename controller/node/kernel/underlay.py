@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 import socket
 import struct
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from pyroute2.netlink import NLM_F_REQUEST
+from pyroute2.netlink import NLM_F_REQUEST, NLMSG_ERROR
 from pyroute2.netlink.rtnl import RTM_GETLINK, RTM_GETROUTE
 
 from controller.node.kernel import tcx
@@ -151,5 +152,8 @@ def _policies() -> Iterator[int]:
         length = _NETLINK_MESSAGE.size + len(flags)
         asked.send(_NETLINK_MESSAGE.pack(length, _XFRM_MSG_GETSPDINFO, NLM_F_REQUEST, 1, 0) + flags)
         answer = asked.recv(1 << 12)
+    if _NETLINK_MESSAGE.unpack_from(answer)[1] == NLMSG_ERROR:
+        code = -struct.unpack_from("=i", answer, _NETLINK_MESSAGE.size)[0]
+        raise OSError(code, f"IPsec policies cannot be counted: {os.strerror(code)}")
     found = dict(attributes(answer, _NETLINK_MESSAGE.size + len(flags))).get(_XFRMA_SPD_INFO, b"")
     yield from struct.unpack(f"={len(found) // 4}I", found)
