@@ -11,7 +11,6 @@ and closes.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -45,13 +44,12 @@ FLOOD_SECONDS = 0.1
 PING_SECONDS = 0.05
 CONNECT_SECONDS = 0.2
 HOPS = (1, 3)
-LINK, FLAT, OURS = WAYS = "link", "bridge+vxlan", "ours"
+LINK, FLAT, DEVICE, OURS = WAYS = "link", "bridge+vxlan", "device", "ours"
+"""`device` is ours where the node does not allow frames to pass the tunnel's device."""
 LINK_MTU = 1500
 MTU = 1450
 ADDRESS6 = {"a": "fd00::1", "b": "fd00::2"}
 FLAT_PORT = 4789
-BY_DEVICE = os.environ.get("BY_DEVICE", "") not in ("", "0")
-"""All frames of ours take the tunnel's device, as where the nodes' interface does not allow more."""
 PEER = 1
 """The number by which each node knows the other one."""
 TARGETS = {
@@ -141,7 +139,7 @@ def _packets(chain: Hosts) -> dict[str, float]:
 def _ratios(figures: Figures) -> Iterator[tuple[str, Spread]]:
     for hops in HOPS:
         for kind in ("tcp", "tcp6", "pps", "connections", "p50"):
-            for way in (LINK, FLAT):
+            for way in (LINK, FLAT, DEVICE):
                 key = f"{kind}{'' if hops == 1 else f', {hops} hops'}.ours/{way}"
                 yield key, ratio(figures[kind], name(hops, OURS), name(hops, way))
 
@@ -151,7 +149,8 @@ def _chains(cleanup: ExitStack) -> Iterator[tuple[str, Hosts]]:
     wires: dict[str, Wire] = {
         LINK: direct,
         FLAT: partial(_through, _nodes("flat", 1, cleanup), flat),
-        OURS: partial(_through, _our_nodes(cleanup), ours),
+        DEVICE: partial(_through, _our_nodes(DEVICE, 2, cleanup), ours),
+        OURS: partial(_through, _our_nodes(OURS, 3, cleanup), ours),
     }
     for hops in HOPS:
         for way, wire in wires.items():
@@ -181,10 +180,12 @@ def _nodes(label: str, subnet: int, cleanup: ExitStack) -> tuple[Node, Node]:
     return one, other
 
 
-def _our_nodes(cleanup: ExitStack) -> tuple[OurNode, OurNode]:
+def _our_nodes(way: str, subnet: int, cleanup: ExitStack) -> tuple[OurNode, OurNode]:
     """Each with a data path as large as on a node, and its tunnel."""
     bpffs = cleanup.enter_context(private_bpffs())
-    one, other = (_our_node(node, bpffs / node.namespace, cleanup) for node in _nodes("ours", 2, cleanup))
+    one, other = (
+        _our_node(node, bpffs / node.namespace, way == DEVICE, cleanup) for node in _nodes(way, subnet, cleanup)
+    )
     for node, peer in ((one, other), (other, one)):
         node.datapath.peers.set(PEER, peer.address)
         with inside(node.namespace):
@@ -192,7 +193,7 @@ def _our_nodes(cleanup: ExitStack) -> tuple[OurNode, OurNode]:
     return one, other
 
 
-def _our_node(node: Node, pins: Path, cleanup: ExitStack) -> OurNode:
+def _our_node(node: Node, pins: Path, by_device: bool, cleanup: ExitStack) -> OurNode:
     datapath = Datapath.open(pins, hash_key=HASH_KEY)
     cleanup.callback(datapath.close)
     cleanup.callback(datapath.unpin)
@@ -203,7 +204,7 @@ def _our_node(node: Node, pins: Path, cleanup: ExitStack) -> OurNode:
         tunnel = datapath.peers.tunnel(node.address, TUNNEL_PORT)
         cleanup.callback(tunnel.close)
         datapath.peers.open(tunnel.make())
-        underlay = Underlay(node.address, TUNNEL_PORT, datapath.underlay_shortcut, by_device=BY_DEVICE)
+        underlay = Underlay(node.address, TUNNEL_PORT, datapath.underlay_shortcut, by_device=by_device)
         cleanup.callback(underlay.close)
     way = DirectWay(datapath.peers, underlay, node.address, TUNNEL_PORT)
     return OurNode(node.namespace, node.address, datapath=datapath, links=links, way=way)
