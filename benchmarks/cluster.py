@@ -78,9 +78,9 @@ def try_kubectl(*arguments: str) -> bool:
     return subprocess.run(_kubectl(arguments), cwd=CHECKOUT, capture_output=True, check=False).returncode == 0
 
 
-def in_node(*command: str) -> str:
-    """Runs a program inside node 1; its standard output. RuntimeError when it fails."""
-    return testbed("exec", "node1", *command)
+def in_node(*command: str, node: str = "node1") -> str:
+    """Runs a program inside a node; its standard output. RuntimeError when it fails."""
+    return testbed("exec", node, *command)
 
 
 def testbed(*arguments: str) -> str:

@@ -68,14 +68,15 @@ def _removed_by_hand(chain: Chain, victim: Pod) -> float:
     container = happenings.container(victim)
     at = happenings.kill(container)
     attempts = f"for _ in 1 2 3 4 5 6 7 8 9 10; do ctr -n k8s.io containers rm {container} && break; sleep 0.1; done"
-    cluster.in_node("sh", "-c", f"({attempts}) 2>/dev/null || :")  # the kubelet may be faster
+    # The kubelet may be faster.
+    cluster.in_node("sh", "-c", f"({attempts}) 2>/dev/null || :", node=happenings.node_of(victim))
     return at
 
 
 def _agent_absent(chain: Chain, victim: Pod) -> float:
     """The agent dies just before the replica's sandbox."""
     sandbox = happenings.sandbox(victim)
-    happenings.kill(happenings.container(chain.agent(), "node"))
+    happenings.kill(happenings.container(chain.agent(happenings.node_of(victim)), "node"))
     return happenings.kill(sandbox)
 
 
@@ -98,14 +99,14 @@ def ended(chain: Chain, kind: str, which: float = 0.0) -> dict[str, Any]:
     chain.settle()
     functions = chain.functions()
     victim = functions[int(which * len(functions))]
-    pod = f"{happenings.NAMESPACE}/{happenings.name(victim)}"
+    pod, node = f"{happenings.NAMESPACE}/{happenings.name(victim)}", happenings.node_of(victim)
     at = ENDS[kind](chain, victim)
     transitions: list[dict[str, Any]] = []
 
     def noticed() -> bool:
         known = {"replica steered away from", "replica out of all targets"}
         transitions[:] = [
-            line for line in chain.said(pod=pod) if line["message"] in known and happenings.moment(line) > at
+            line for line in chain.said(node, pod=pod) if line["message"] in known and happenings.moment(line) > at
         ]
         return bool(transitions)
 
@@ -113,7 +114,7 @@ def ended(chain: Chain, kind: str, which: float = 0.0) -> dict[str, Any]:
         cluster.until(noticed, f"the agent logs a transition of {pod}", TRANSITION_SECONDS)
     time.sleep(LAST_SECONDS)
     chain.settle()
-    cluster.until(lambda: happenings.has(chain.agent(), "Ready"), "the agent is Ready")
+    cluster.until(chain.agents_ready, "the agents are Ready")
     if happenings.name(victim) in map(happenings.name, chain.functions()):
         chain.delete(victim, by_force=False)
         chain.settle()
@@ -146,7 +147,7 @@ def _judged(
     end: Mapping[str, Any], datagrams: Mapping[str, Any], phases: Mapping[int, str], result: Mapping[str, Any]
 ) -> dict[str, Any]:
     lost = [each for each in datagrams["lost"] if phases.get(each["phase"]) == end["kind"]]
-    mine = [each for each in lost if _carrier(each, datagrams["moves"]) == end["stamp"]]
+    mine = [each for each in lost if carrier(each, datagrams["moves"]) == end["stamp"]]
     moves = [each for each in datagrams["moves"] if phases.get(each["phase"]) == end["kind"]]
     began = [
         span for span in datagrams["spans"] if span["replica"] == end["stamp"] and span["first"] <= end["at"] * 1e9
@@ -164,7 +165,7 @@ def _judged(
     }
 
 
-def _carrier(lost: Mapping[str, Any], moves: Sequence[Mapping[str, Any]]) -> str:
+def carrier(lost: Mapping[str, Any], moves: Sequence[Mapping[str, Any]]) -> str:
     """The replica to which a lost datagram was sent: the one that carried the datagram before it in its flow."""
     of_flow = [move for move in moves if move["flow"] == lost["flow"]]
     later = [move["from"] for move in of_flow if move["at"] > lost["at"]]

@@ -17,13 +17,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cluster
+from benchmarks import cluster, metrics
 from benchmarks.report import BUILD
 from kube.api import STRATEGIC_MERGE_PATCH, ApiError, ApiServer
 
 NAMESPACE = "events"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
-FUNCTION = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/function"
+DEPLOYMENTS = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
+FUNCTION = f"{DEPLOYMENTS}/function"
 SYSTEM_PODS = "/api/v1/namespaces/sfc-system/pods"
 AGENT = "/apis/apps/v1/namespaces/sfc-system/daemonsets/sfc-node"
 WIRED = "sfc.dev/wired"
@@ -50,7 +51,18 @@ class Chain:
 
     def __init__(self) -> None:
         self._api = ApiServer.from_environment(str(cluster.KUBECONFIG))
+        self.nodes = sorted(name(node) for node in self._api.get("/api/v1/nodes")["items"])
         self.replicas = self._api.get(FUNCTION)["spec"]["replicas"]
+
+    def spread(self) -> None:
+        """With several nodes: the source on the first one, the sink on the second. The functions are on all."""
+        ends = zip(("source", "sink"), self.nodes, strict=False)
+        for app, node in ends if len(self.nodes) > 1 else ():
+            place = {"nodeSelector": {"kubernetes.io/hostname": node}}
+            self._patch(f"{DEPLOYMENTS}/{app}", {"spec": {"template": {"spec": place}}})
+            cluster.kubectl(f"--namespace={NAMESPACE}", "rollout", "status", f"deployment/{app}", "--timeout=180s")
+        one_of_each = self._answers(lambda: len(self._pods("app in (source,sink)")) == 2)
+        cluster.until(one_of_each, "one source and one sink are there", MINUTES)
 
     # Looks
 
@@ -125,23 +137,24 @@ class Chain:
 
     # Events of the components behind it
 
-    def agent(self) -> Pod:
-        """The newest pod of the node agent."""
-        return self._system_pods("sfc-node")[-1]
+    def agent(self, node: str = "node1") -> Pod:
+        """The newest pod of that node's agent."""
+        return [pod for pod in self._system_pods("sfc-node") if node_of(pod) == node][-1]
 
-    def kill_agent(self) -> None:
-        """Kills the agent's process, and waits until it is back."""
-        before = restarts(self.agent(), "node")
-        kill(container(self.agent(), "node"))
+    def kill_agent(self, number: int = 0) -> None:
+        """Kills the process of an agent, of one node after the other by `number`, and waits until it is back."""
+        node = self.nodes[number % len(self.nodes)]
+        before = restarts(self.agent(node), "node")
+        kill(container(self.agent(node), "node"))
         cluster.until(
-            self._answers(lambda: restarts(self.agent(), "node") > before and has(self.agent(), "Ready")),
+            self._answers(lambda: restarts(self.agent(node), "node") > before and has(self.agent(node), "Ready")),
             "the node agent is back",
             MINUTES,
         )
 
     def roll_agent(self, image: str | None = None) -> None:
-        """Replaces the agent's pod; with that image, if given."""
-        before = name(self.agent())
+        """Replaces the agent's pods; with that image, if given."""
+        before = {name(pod) for pod in self._system_pods("sfc-node")}
         template: dict[str, Any] = {"metadata": {"annotations": {"benchmark/rolled": str(time.time_ns())}}}
         if image:
             containers = [{"name": each, "image": image} for each in ("node", "hooks")]
@@ -153,9 +166,10 @@ class Chain:
 
         def replaced() -> bool:
             agents = self._system_pods("sfc-node")
-            return len(agents) == 1 and name(agents[0]) != before and has(agents[0], "Ready")
+            new = [pod for pod in agents if name(pod) not in before and has(pod, "Ready")]
+            return len(new) == len(agents) == len(self.nodes)
 
-        cluster.until(self._answers(replaced), "the new agent alone is Ready", MINUTES)
+        cluster.until(self._answers(replaced), "the new agents alone are Ready", MINUTES * len(self.nodes))
 
     def other_image(self) -> str:
         """The agent's image that does not run: that of the next version, or that of the present one."""
@@ -173,11 +187,71 @@ class Chain:
         time.sleep(seconds)
         cluster.testbed("api-server", "start")
         self.settle()
-        cluster.until(self._answers(lambda: has(self.agent(), "Ready")), "the agent is Ready", MINUTES)
+        cluster.until(self._answers(self.agents_ready), "the agents are Ready", MINUTES)
 
-    def said(self, **fields: str) -> list[dict[str, Any]]:
-        """The lines of the agent's log that have these fields."""
-        output = cluster.kubectl("--namespace=sfc-system", "logs", name(self.agent()), "--container=node")
+    def agents_ready(self) -> bool:
+        """Whether the newest agent of every node is Ready."""
+        return all(has(self.agent(node), "Ready") for node in self.nodes)
+
+    # Events of a node
+
+    def unplug(self, node: str, seconds: float) -> None:
+        """Cuts a node off the others, and plugs it in again after so many seconds; returns when all are Ready."""
+        cluster.testbed("link", "off", node)
+        time.sleep(seconds)
+        cluster.testbed("link", "on", node)
+        self.settle()
+        cluster.until(self._answers(self.agents_ready), "the agents are Ready", MINUTES)
+
+    def cut_power(self, node: str, seconds: float) -> None:
+        """Cuts a node's power, and gives it again after so many seconds; returns when its replicas are back."""
+        before = {name(pod): restarts(pod) for pod in [*self.functions_on(node), self.agent(node)]}
+        cluster.testbed("power", "off", node)
+        time.sleep(seconds)
+        cluster.testbed("power", "on", node)
+
+        def back() -> bool:
+            there = [*self.functions_on(node), self.agent(node)]
+            return all(has(pod, "Ready") and restarts(pod) > before.get(name(pod), -1) for pod in there)
+
+        cluster.until(self._answers(back), f"the replicas of {node} are back", MINUTES)
+        self.settle()
+
+    def fall_behind(self, node: str, seconds: float) -> None:
+        """From now on that node's view of the cluster is so many seconds late."""
+        cluster.testbed("lag", node, str(seconds))
+
+    def leave_unseen(self, node: str, behind: float) -> None:
+        """A replica of another node leaves while that node's view of the cluster is so many seconds behind.
+
+        Returns when the view is as it should be.
+        """
+        self.fall_behind(node, behind)
+        try:
+            elsewhere = [pod for pod in self.functions() if node_of(pod) != node]
+            self._annotate(elsewhere[0], {DELETION_COST: "-1000"})
+            self.replicas -= 1
+            self._patch(FUNCTION, {"spec": {"replicas": self.replicas}})
+            self.settle()
+            time.sleep(behind + 1)  # no new session was for it since then, as far as this node can tell
+        finally:
+            self.fall_behind(node, 0)
+
+    def functions_on(self, node: str) -> list[Pod]:
+        """The function's pods there that do not terminate."""
+        return [pod for pod in self.functions() if node_of(pod) == node]
+
+    def returned(self) -> int:
+        """Frames that all nodes have returned so far: their replicas were leaving."""
+        texts = [metrics.of(self._address(node)) for node in self.nodes]
+        return sum(metrics.total(text, "sfc_remarkable_packets_total", verdict="returned") for text in texts)
+
+    def _address(self, node: str) -> str:
+        return str(self.agent(node)["status"]["podIP"])
+
+    def said(self, node: str = "node1", **fields: str) -> list[dict[str, Any]]:
+        """The lines of that node's agent's log that have these fields."""
+        output = cluster.kubectl("--namespace=sfc-system", "logs", name(self.agent(node)), "--container=node")
         lines = [json.loads(line) for line in output.splitlines() if line.startswith('{"time"')]
         return [line for line in lines if fields.items() <= line.items()]
 
@@ -232,6 +306,11 @@ def name(pod: Pod) -> str:
     return str(pod["metadata"]["name"])
 
 
+def node_of(pod: Pod) -> str:
+    """The name of its node; empty while it has none."""
+    return str(pod["spec"].get("nodeName", ""))
+
+
 def stamp(pod: Pod) -> str:
     """The number that the function writes into datagrams (benchmarks/events.yaml), as eight hexadecimal digits."""
     return str(pod["metadata"]["uid"]).partition("-")[0]
@@ -248,9 +327,9 @@ def has(pod: Pod, condition: str) -> bool:
     return any(c["type"] == condition and c["status"] == "True" for c in conditions)
 
 
-def restarts(pod: Pod, of: str) -> int:
-    """How often the container of that name was restarted."""
-    return sum(s["restartCount"] for s in pod["status"].get("containerStatuses", ()) if s["name"] == of)
+def restarts(pod: Pod, of: str | None = None) -> int:
+    """How often the container of that name was restarted, or all of them together."""
+    return sum(s["restartCount"] for s in pod["status"].get("containerStatuses", ()) if of in (None, s["name"]))
 
 
 def container(pod: Pod, of: str | None = None) -> str:
@@ -262,7 +341,7 @@ def container(pod: Pod, of: str | None = None) -> str:
 def sandbox(pod: Pod) -> str:
     """The id of the container that holds the pod's namespaces."""
     label = f"labels.io.kubernetes.pod.uid=={pod['metadata']['uid']}"
-    listed = cluster.in_node("ctr", "-n", "k8s.io", "containers", "ls", label, "-q").split()
+    listed = cluster.in_node("ctr", "-n", "k8s.io", "containers", "ls", label, "-q", node=node_of(pod)).split()
     known = {container_id(status) for status in pod["status"].get("containerStatuses", ())}
     running = [each for each in listed if each not in known and processes(each)]
     return running[0]
