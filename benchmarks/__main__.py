@@ -12,6 +12,7 @@ from benchmarks import (
     cni,
     efficiency,
     events,
+    fleet,
     forwarding,
     nodes,
     pods,
@@ -38,6 +39,7 @@ BENCHMARKS = {
     "efficiency": efficiency.main,
     "redirection": redirection.main,
     "scale": scale.main,
+    "fleet": fleet.main,
 }
 
 

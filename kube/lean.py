@@ -56,6 +56,12 @@ class ChainObject(Whole, total=False):
     spec: msgspec.Raw
 
 
+class ConnectionObject(Whole, total=False):
+    """A CrossConnection; its status as it came, because a node agent needs that of few."""
+
+    status: msgspec.Raw
+
+
 class ContainerSpec(TypedDict, total=False):
     """What makes an init container a sidecar."""
 
@@ -165,7 +171,7 @@ class Shape:
 
 
 WHOLE, CHAIN, POD, NAME = Shape(Whole), Shape(ChainObject), Shape(PodObject), Shape(NameOnly)
-WORKLOAD = Shape(WorkloadObject)
+WORKLOAD, CONNECTION = Shape(WorkloadObject), Shape(ConnectionObject)
 
 
 def written(value: object) -> bytes:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -13,7 +14,7 @@ from controller.node.plane.cluster import Cluster
 from controller.node.plane.replica import replica_of
 from controller.node.reconcile import cluster_view
 from controller.node.reconcile.cluster_view import ClusterReader, ClusterView
-from kube.api import ApiError
+from kube.api import ApiError, ApiServer
 from kube.stored import StoredChain, stored_chain
 from tests.unit.fake_api import FakeApi
 from tests.unit.objects import chain, pod
@@ -178,3 +179,108 @@ def test_nothing_is_known_before_other_nodes_reports_were_listed() -> None:
     assert before is None
     assert woken
     assert after == Cluster({}, {})
+
+
+class Reports:
+    """An agent's view of what node agents report, event by event."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+        api = cast("ApiServer", None)
+        self.view = ClusterView(api, "node1", lambda: self.heard.append("links"), lambda: self.heard.append("status"))
+        for watch in (self.view._chains, self.view._pods, self.view._connections):
+            watch._last_word = 0.0
+        self._version = 0
+
+    def tell(self, watch: Any, obj: dict[str, Any], kind: str = "MODIFIED") -> None:
+        """As the API server would, as JSON; what was heard of it is `heard`."""
+        self._version += 1
+        metadata = {**obj["metadata"], "resourceVersion": str(self._version)}
+        line = json.dumps({"type": kind, "object": {**obj, "metadata": metadata}}).encode()
+        event = watch._collection.shape.event(line)
+        self.heard.clear()
+        watch._take(event["type"], event["object"])
+
+    def report(self, namespace: str, *nodes: str, slot: int = 7, **status: Any) -> None:
+        link = {"pod": "nat-7", "uid": "uid-7", "state": "serving", "slot": slot, "generation": 0}
+        entries = [{"name": name, "address": f"10.0.0.{name[-1]}", "upstream": [link]} for name in nodes]
+        metadata = {"namespace": namespace, "name": "edge.nat.server", "uid": "uid-1"}
+        obj = {"metadata": metadata, "spec": {"chain": "edge"}, "status": {**status, "nodes": entries}}
+        self.tell(self.view._connections, obj)
+
+    @property
+    def published(self) -> dict[str, list[int]]:
+        return {namespace: [each.slot for each in of] for (namespace, _), of in self.view.published().items()}
+
+
+@pytest.fixture
+def reports() -> Reports:
+    told = Reports()
+    told.tell(told.view._chains, chain())
+    told.tell(told.view._pods, pod("nat-1", "nat"))
+    return told
+
+
+def test_reports_of_other_nodes_wake_the_agent_only_for_chains_that_are_here(reports: Reports) -> None:
+    reports.report("telco", "node2")
+    here = [*reports.heard]
+    reports.report("other", "node2")
+    reports.report("other", "node2", slot=8)
+
+    assert here == ["links", "status"]
+    assert reports.heard == []
+    assert reports.published == {"telco": [7]}
+
+
+def test_what_reports_say_beside_links_changes_no_links(reports: Reports) -> None:
+    reports.report("telco", "node2")
+    before = reports.view.published()
+    reports.report("telco", "node2", conditions=[{"type": "Ready"}])
+
+    assert reports.view.published() is before
+    assert reports.heard == ["status"]
+
+
+def test_the_first_replica_of_a_chain_finds_what_other_nodes_reported_before(reports: Reports) -> None:
+    reports.report("other", "node2", slot=9)
+    reports.tell(reports.view._chains, {**chain(), "metadata": {**chain()["metadata"], "namespace": "other"}})
+    before = reports.published
+    first = pod("nat-1", "nat")
+    reports.tell(reports.view._pods, {**first, "metadata": {**first["metadata"], "namespace": "other", "uid": "uid-9"}})
+
+    assert before == {}
+    assert reports.published == {"other": [9]}
+    assert reports.heard == ["links"]
+
+
+def test_a_report_of_this_node_about_a_chain_that_it_has_no_more_is_seen_until_it_is_gone(reports: Reports) -> None:
+    reports.report("other", "node1", "node2")
+    stale = dict(reports.view.connections())
+    heard = [*reports.heard]
+    reports.report("other", "node2")
+
+    assert stale["other", "edge.nat.server"][1] is not None
+    assert (heard, reports.heard) == (["status"], ["status"])
+    assert reports.view.connections() == {("other", "edge.nat.server"): ("uid-1", None)}
+
+
+def test_a_report_that_can_not_be_read_leaves_the_links_as_they_were(reports: Reports) -> None:
+    reports.report("telco", "node2")
+    link: dict[str, Any] = {"state": "serving", "slot": 1}
+    odd = {"metadata": {"namespace": "telco", "name": "edge.nat.server", "uid": "uid-1"}, "spec": {"chain": "edge"}}
+    reports.tell(
+        reports.view._connections,
+        {**odd, "status": {"nodes": [{"name": "node2", "address": "10.0.0.2", "upstream": [link]}]}},
+    )
+
+    assert reports.published == {"telco": [7]}
+
+
+def test_what_foreign_chains_report_is_kept_small(reports: Reports) -> None:
+    """In a large cluster most reports are of chains that are not on the node, and each agent has them all."""
+    reports.report("other", *[f"node{at}" for at in range(2, 42)])
+
+    (foreign,) = reports.view._connections.snapshot().values()
+
+    assert len(foreign.status) < 40 * 60, "a value for each of the 40 links takes 400 bytes"
+    assert not reports.view._links._known

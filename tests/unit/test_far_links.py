@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from controller.node.plane.cluster import Cluster
 from controller.node.plane.far import FAR_LINKS, generation, identity, peer_of
 from controller.node.plane.model import CHOSEN_IFINDEX, SLOTS, FarLink
 from controller.node.reconcile.far_links import REST_SECONDS, FarLinks, Published
-from sfc.chain import Side
+from sfc.chain import Chain, Side
 
 CHAIN = ("telco", "edge")
 NAT = Published(CHAIN, "edge-nat", Side.DOWNSTREAM, "10.0.0.2", "uid-1", slot=7, generation=3)
@@ -134,3 +135,33 @@ def test_an_identity_tells_node_slot_and_generation_apart() -> None:
 def test_the_generation_is_that_of_the_chosen_index() -> None:
     assert generation(CHOSEN_IFINDEX | 65 * SLOTS | 7) == 1
     assert generation(77) == 0
+
+
+def test_an_event_makes_only_the_links_of_its_cross_connection_anew() -> None:
+    """A node may have ten thousand far links, and every event on any node comes here."""
+    links, other = FarLinks(Peers(), {}), replace(NAT, connection="nat-server", slot=8)
+    edge = Chain(*CHAIN, uid="chain-1", stages=(), links=())
+    cluster = Cluster({CHAIN: edge}, {})
+    reports = {("telco", "edge-nat"): (NAT,), ("telco", "nat-server"): (other,)}
+    before = links.joined(cluster, reports)
+
+    after = links.joined(cluster, {**reports, ("telco", "nat-server"): (other, replace(other, uid="uid-2", slot=9))})
+
+    assert before and after
+    same, changed = ("edge-nat", Side.DOWNSTREAM), ("nat-server", Side.DOWNSTREAM)
+    assert after.far[CHAIN][same] is before.far[CHAIN][same]
+    assert [each.uid for each in after.far[CHAIN][changed]] == ["uid-1", "uid-2"]
+    assert {each.index for each in before.far[CHAIN][changed]} < {each.index for each in after.far[CHAIN][changed]}
+
+
+def test_what_was_left_out_for_lack_of_room_comes_once_there_is_room() -> None:
+    links, cluster = FarLinks(Peers(), {}), Cluster({CHAIN: Chain(*CHAIN, uid="chain-1", stages=(), links=())}, {})
+    many, two = replace(NAT, connection="many"), replace(NAT, connection="two")
+    full = tuple(replace(many, address=f"10.0.1.{at // 4000}", slot=at % 4000) for at in range(1, FAR_LINKS))
+    waiting = {("telco", "two"): (two, replace(two, slot=9))}
+
+    looks = [
+        links.joined(cluster, {("telco", "many"): full[: len(full) - gone], **waiting}) or cluster for gone in (0, 1, 2)
+    ]
+
+    assert [len(each.far[CHAIN]["two", Side.DOWNSTREAM]) for each in looks] == [1, 1, 2], "an index rests for a look"

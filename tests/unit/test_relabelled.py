@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from controller.node.plane.cluster import Cluster
+from controller.node.plane.cluster import AsMade, Cluster
 from controller.node.plane.desired import desired
 from controller.node.plane.model import DataPlane, HostLink, LinkState, by_pod
 from controller.node.plane.numbers import Numbers, numbered
@@ -210,3 +210,32 @@ def test_a_pod_that_waits_for_its_links_is_what_its_labels_say() -> None:
 
     assert of.replicas["uid-b-2"].relabelled is None
     assert of.replicas["uid-b-2"].stage == "a"
+
+
+def watched(b_2: dict[str, Any]) -> Cluster:
+    """As the watches give it, before links are looked at."""
+    return cluster(b_2, ())
+
+
+def test_of_pass_after_pass_only_chains_that_changed_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, links, first = AsMade(), by_pod(LINKS), watched(labelled("b-2", "b"))
+    looks, as_made = list[Cluster](), Cluster.as_made
+    monkeypatch.setattr(Cluster, "as_made", lambda self, of: (of and looks.append(self)) or as_made(self, of))
+
+    same = [made(each, links) is each for each in (first, watched(labelled("b-2", "b")), first)]
+    after = [made(each, links) for b_2 in (OTHER_STAGE, BOTH_TAKEN, OTHER_CHAIN) for each in (watched(b_2), first)]
+
+    assert same == [True, True, True]
+    assert [each.replicas["uid-b-2"].relabelled is not None for each in after] == [True, False] * 3
+    assert after[1::2] == [first] * 3
+    assert len(looks) == 7, "at first, for each stray, and after it"
+
+
+def test_links_that_came_are_looked_at_in_the_next_pass() -> None:
+    made, stray = AsMade(), watched(OTHER_STAGE)
+    waiting = made(stray, by_pod(LINKS[:4]))
+
+    linked = made(stray, by_pod(LINKS))
+
+    assert waiting is stray
+    assert linked.replicas["uid-b-2"].relabelled == "stage a of chain edge"

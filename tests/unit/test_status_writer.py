@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from controller.node.plane.plan import State
+from controller.node.plane.plan import Plan, State
 from controller.node.plane.transitions import Transition
+from controller.node.report import status_writer as writer
+from controller.node.report.conditions import conditions
 from controller.node.report.status_writer import StatusWriter
 from kube.api import ApiError
 from tests.unit.objects import pod
@@ -154,6 +156,26 @@ def test_a_node_that_has_no_replica_any_more_takes_its_entry_back() -> None:
     assert api.written[0][1]["status"] == {"nodes": []}
 
 
+def test_conditions_are_made_anew_when_something_changes_here_and_not_for_other_chains_nodes_or_reports(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each event on any node wakes the writers of all nodes of the chain."""
+    made, shown, api = list[State](), [state(ONE, ALL[:1])], Api()
+    monkeypatch.setattr(writer, "conditions", lambda of: made.append(of) or conditions(of))
+    one = StatusWriter(api, "node1", lambda: shown[0], dict, clock=Clock())
+
+    one.publish()
+    plan = shown[0].plan
+    shown[0] = State(replace(ONE, far={("telco", "other"): {}}), Plan(plan.links, dict(plan.parts), plan.numbers))
+    one.publish()
+    idle = len(made)
+    part = next(iter(plan.parts.values()))
+    shown[0] = replace(shown[0], plan=replace(plan, parts={("telco", "edge"): replace(part, pods=7)}))
+    one.publish()
+
+    assert (idle, len(made)) == (1, 2)
+
+
 TRANSITION = Transition("uid-client-1", next(iter(ONE.replicas.values())), "Draining", "out of all targets", 1.0, 0.003)
 
 
@@ -190,10 +212,10 @@ def test_a_replica_that_ends_without_a_drain_is_a_warning_unless_it_had_done_its
     finished: bool, kind: str
 ) -> None:
     api, (client,) = Api(), ONE.replicas.values()
-    writer = status_writer(api, State(ONE))
+    one = status_writer(api, State(ONE))
 
-    writer.tell(Transition(client.uid, replace(client, finished=finished), "SteeredAway", "ended", 0.0, 0.0))
-    writer.publish()
+    one.tell(Transition(client.uid, replace(client, finished=finished), "SteeredAway", "ended", 0.0, 0.0))
+    one.publish()
 
     [event] = [body for path, body in api.written if path.endswith("/events")]
     assert (event["reason"], event["type"]) == ("SteeredAway", kind)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from array import array
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
@@ -222,9 +223,17 @@ class Datapath:
 
     def _restamp(self, connection: int) -> None:
         """A link of the cross-connection has left, or lost its sessions: from now on none is taken for granted."""
-        for (slot,), (*fixed, state, plain, _) in self._links.items():
-            if state and fixed[1] == connection:
+        for slot in [*self._slots_of(connection)]:
+            *fixed, state, plain, _ = self._links.get((slot,))
+            if state:
                 self._links.put((slot,), (*fixed, state, plain, self._next_stamp()))
+
+    def _slots_of(self, connection: int) -> Iterator[int]:
+        """The slots whose entries have this cross-connection. A replica that leaves waits for it, so no entry is
+        unpacked whole."""
+        for keys, values in self._links.batches():
+            connections = array("I", values)[1::4]  # the second of an entry's four words
+            yield from (slot for slot, of in zip(array("I", keys), connections, strict=True) if of == connection)
 
     def _latest_stamp(self) -> int:
         latest: int = max(stamp for *_, stamp in self._links.values())

@@ -13,6 +13,7 @@ import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -205,8 +206,9 @@ def packed_address(written: str) -> bytes:
     return (bytes(10) + b"\xff\xff" if address.version == 4 else b"") + address.packed
 
 
+@lru_cache(maxsize=1 << 13)
 def address_text(packed: bytes) -> str:
-    """The other way round."""
+    """The other way round. Those of other nodes are asked for five times a second."""
     address = ipaddress.IPv6Address(packed)
     return str(address.ipv4_mapped or address)
 

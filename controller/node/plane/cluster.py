@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from controller.node.plane.far import FarSides
@@ -61,3 +61,37 @@ class Cluster:
         """The replica's stage, or None when its chain does not exist or has no such stage."""
         chain = self.chain_of(replica)
         return chain.stage(replica.stage) if chain else None
+
+
+class AsMade:
+    """`Cluster.as_made` for one pass after another. While no label differs, it looks only at the chains whose replicas
+    have changed since the pass before: a node may have thousands of pods, and an event is about one."""
+
+    def __init__(self) -> None:
+        self._clean: tuple[Cluster, LinksByPod] | None = None
+        """What was given last, if all labels said what the links were made for."""
+
+    def __call__(self, cluster: Cluster, links: LinksByPod) -> Cluster:
+        """As `cluster.as_made(links)`."""
+        clean = self._clean
+        known = clean is not None and clean[1] is links
+        if clean and known and not any(_strays(each, links) for each in _changed(clean[0], cluster)):
+            found = cluster
+        else:
+            found = cluster.as_made(links)
+        self._clean = (cluster, links) if found is cluster else None
+        return found
+
+
+def _changed(before: Cluster, after: Cluster) -> Iterator[Replica]:
+    for key, replicas in after.by_chain.items():
+        if before.by_chain.get(key) != replicas:
+            yield from replicas
+    if before.others != after.others:
+        yield from after.others.values()
+
+
+def _strays(replica: Replica, links: LinksByPod) -> bool:
+    """Whether its labels are not those of what its links were made for."""
+    made = links.get(replica.uid)
+    return bool(made and made[0].chain and (made[0].stage, made[0].chain) != (replica.stage, replica.chain))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
+import zlib
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from controller.node.plane.cluster import Cluster
@@ -52,11 +53,24 @@ def replica(pod: Object, before: Replica | None) -> Replica | None:
 class Reported:
     """What the node agents have reported about a CrossConnection."""
 
+    chain: Key
+    name: str
     uid: str
     own: Object | None
     """This node's element of `status.nodes`."""
-    links: tuple[Published, ...]
-    """Of the other nodes."""
+    status: bytes
+    """All elements, as compressed JSON: in a large cluster most are of chains without replicas on this node."""
+
+
+def reported(connection: Object, node: str) -> Reported:
+    """Of a CrossConnection with the shape `kube.lean.CONNECTION`; `node`: this one."""
+    namespace, name = key(connection)
+    status = lean.written(connection.get("status") or {})
+    named = node.encode() in status  # in most it is not, and they need no decoding
+    nodes = lean.decoded(status).get("nodes") or () if named else ()
+    own = next((each for each in nodes if each["name"] == node), None)
+    chain = namespace, (connection.get("spec") or {}).get("chain", "")
+    return Reported(chain, name, connection["metadata"].get("uid", ""), own, zlib.compress(status, 1))
 
 
 class ClusterReader:
@@ -103,17 +117,26 @@ class ClusterView:
     """
 
     def __init__(self, api: ApiServer, node: str, on_change: Callable[[], None], on_status: Callable[[], None]) -> None:
-        """`on_change` is called when replicas, or chains that have some here, changed; `on_status` when this node's
-        entry in the status of a CrossConnection did, or one came or went."""
+        """`on_change` is called when replicas, or chains that have some here, changed, or their links on other nodes;
+        `on_status` when a CrossConnection with this node's entry in its status did, or one came or went."""
         self._api = api
         self._node = node
         self._on_change = on_change
         here = {"fieldSelector": f"spec.nodeName={node}"}
         pods = Collection(PODS.path(), lean.POD, here)
         self._names_of_pods = Collection(PODS.path(), lean.NAME, here)
-        chains, connections = Collection(CHAINS.path(), lean.CHAIN), Collection(CONNECTIONS.path())
+        chains, connections = Collection(CHAINS.path(), lean.CHAIN), Collection(CONNECTIONS.path(), lean.CONNECTION)
         self._chains = Watch(api, chains, stored_chain, on_change=self._chains_changed)
-        self._connections = Watch(api, connections, self._reported, on_change=self._reports_changed)
+        self._connections = Watch[Reported](
+            api,
+            connections,
+            lambda obj, _: reported(obj, node),
+            on_object=self._report_changed,
+            on_change=self._reports_changed,
+        )
+        self._links = ParsedObjects[Reported, tuple[Published, ...]](self._links_of)
+        self._concerned = True
+        """Whether a report has changed that concerns this node. Most do not, in a large cluster."""
         self._on_status = on_status
         self._published: Mapping[Key, tuple[Published, ...]] = {}
         self._pods = Watch[Replica | None](api, pods, replica, on_change=self._look)
@@ -153,16 +176,50 @@ class ClusterView:
         return {key: (reported.uid, reported.own) for key, reported in self._connections.snapshot().items()}
 
     def published(self) -> Mapping[Key, tuple[Published, ...]]:
-        """The links of other nodes, by the CrossConnection. The same value again while nothing has changed."""
+        """The links of other nodes in the chains of this one, by the CrossConnection. The same value again while
+        nothing has changed."""
         return self._published
 
+    def _report_changed(self, before: Reported | None, after: Reported | None) -> None:
+        if not (before and after and before.uid == after.uid) or self._concerns(before) or self._concerns(after):
+            self._concerned = True
+
+    def _concerns(self, report: Reported) -> bool:
+        """Whether this node has reported, too, or has replicas in the chain."""
+        return report.own is not None or (self._cluster is not None and report.chain in self._cluster.chains)
+
     def _reports_changed(self) -> None:
-        found = {key: reported.links for key, reported in self._connections.snapshot().items() if reported.links}
-        if found != self._published:
-            self._published = found
-            self._on_change()
-        self._look()
-        self._on_status()
+        concerned, self._concerned = self._concerned, False
+        if concerned:
+            with self._looking:
+                chains = self._cluster.chains if self._cluster else {}
+                before, self._published = self._published, self._published_in(chains)
+            if self._published is not before:
+                self._on_change()
+            if self._cluster is None:
+                self._look()
+            self._on_status()
+
+    def _published_in(self, chains: Container[Key]) -> Mapping[Key, tuple[Published, ...]]:
+        """The value that is known, if it is equal."""
+        snapshot = self._connections.snapshot()
+        here = {key: None for key, report in snapshot.items() if report.chain in chains}
+        self._links.keep(here)
+        self._links.refresh(snapshot)
+        found = {key: links for key in here if (links := self._links.one(snapshot, key))}
+        return self._published if found == self._published else found
+
+    def _links_of(self, report: Reported, before: tuple[Published, ...] | None) -> tuple[Published, ...]:
+        metadata = {"namespace": report.chain[0], "name": report.name}
+        status = lean.decoded(zlib.decompress(report.status))
+        try:
+            obj = CONNECTIONS.object(metadata, spec={"chain": report.chain[1]}, status=status)
+            links = tuple(published(obj, self._node))
+        except Exception:  # one object that nobody foresaw must not hide all others
+            path = f"{report.chain[0]}/{report.name}"
+            log.exception("other nodes' report can not be read; it stays as it was", extra={"path": path})
+            return before or ()
+        return before if links == before else links
 
     def _chains_changed(self) -> None:
         self._reader.refresh(self._chains.snapshot())
@@ -173,17 +230,9 @@ class ClusterView:
             return
         with self._looking:
             before = self._cluster
-            after = self._cluster = self._reader.cluster(self._chains.snapshot(), self._pods.snapshot())
+            after = self._reader.cluster(self._chains.snapshot(), self._pods.snapshot())
+            if not before or before.chains.keys() != after.chains.keys():
+                self._published = self._published_in(after.chains)  # first: no chain is seen without its other nodes
+            self._cluster = after
         if after is not before:
             self._on_change()
-
-    def _reported(self, connection: Object, before: Reported | None) -> Reported:
-        nodes = (connection.get("status") or {}).get("nodes") or ()
-        uid: str = connection["metadata"].get("uid", "")
-        own = next((node for node in nodes if node["name"] == self._node), None)
-        try:
-            links = tuple(published(connection, self._node))
-        except Exception:  # one object that nobody foresaw must not hide all others
-            log.exception("other nodes' report can not be read; it stays as it was", extra={"path": key(connection)})
-            links = before.links if before else ()
-        return Reported(uid, own, links)

@@ -11,9 +11,9 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from controller.node.plane.cluster import ChainKey, Cluster
 from controller.node.plane.far import FAR_LINKS, PEERS, FarReplica, FarSides, identity
@@ -63,6 +63,20 @@ def published(connection: Object, here: str) -> Iterator[Published]:
                     yield Published(chain, name(connection), side, node["address"], *of, serves)
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What was made of the links of one CrossConnection. It stays until they change: in a large cluster a node has ten
+    thousand of them, and an event changes one."""
+
+    links: Sequence[Published]
+    nodes: frozenset[str]
+    """Addresses."""
+    indexes: Mapping[Of, int]
+    sides: FarSides
+    complete: bool
+    """Nothing was left out for lack of room."""
+
+
 class PeerNumbers(Protocol):
     """The numbers of other nodes in the program's maps."""
 
@@ -93,6 +107,8 @@ class FarLinks:
         self._reserved = {link.identity: index for index, link in there.items()}
         """Indexes that an earlier agent gave, by identity, until the first look."""
         self._last_index = max(there, default=SLOTS - 1)
+        self._seen: dict[Hashable, _Seen] = {}
+        """By CrossConnection."""
         self._told: set[str] = set()
         self._lock = threading.Lock()
         self._latest: tuple[Cluster, Mapping[Key, Sequence[Published]], Cluster] | None = None
@@ -106,39 +122,61 @@ class FarLinks:
             return None
         with self._lock:
             if not self._latest or self._latest[0] is not cluster or self._latest[1] is not links:
-                own = (link for found in links.values() for link in found if link.chain in cluster.chains)
-                self._latest = cluster, links, replace(cluster, far=self.seen(own))
+                own = {key: found for key, found in links.items() if found and found[0].chain in cluster.chains}
+                self._latest = cluster, links, replace(cluster, far=self._far(own))
             return self._latest[2]
 
     def seen(self, links: Iterable[Published]) -> dict[ChainKey, FarSides]:
         """The far links of each chain. Those that the maps have no room for are left out, and the log says so."""
-        now = self._clock()
-        serving: list[tuple[Of, str]] = []
-        present: set[str] = set()
+        found: dict[Hashable, list[Published]] = defaultdict(list)
         for link in links:
-            present.add(link.address)
-            peer = self._number(link.address)
-            if link.serves and peer:
-                number = identity(peer, link.slot, link.generation)
-                serving.append(((number, link.chain, link.connection, link.side), link.uid))
-        kept = {of: index for of, _ in serving if (index := self._of.get(of) or self._reserved.get(of[0]))}
-        taken = {*kept.values(), *self._of.values()}
-        found: dict[ChainKey, dict[tuple[str, Side], list[FarReplica]]] = defaultdict(lambda: defaultdict(list))
-        for of, uid in serving:
-            if of not in kept:
-                if not (free := self._free(taken)):
-                    self._tell(f"other nodes have more than {FAR_LINKS} links in the chains of this node")
-                    continue
-                kept[of] = free
-                taken.add(free)
-            _, chain, connection, side = of
-            found[chain][connection, side].append(FarReplica(uid, of[0], kept[of]))
-        self._of, self._reserved = kept, {}
+            found[link.chain, link.connection].append(link)
+        return self._far(found)
+
+    def _far(self, links: Mapping[Any, Sequence[Published]]) -> dict[ChainKey, FarSides]:
+        """As `seen`, of the links of each CrossConnection."""
+        now, before = self._clock(), self._seen
+        same = {key: seen for key, seen in before.items() if seen.complete and _equal(links.get(key), seen.links)}
+        changed = {key: found for key, found in links.items() if key not in same}
+        if changed or len(same) < len(before):
+            taken = {*self._of.values(), *self._reserved.values()}
+            made = {key: self._made(found, taken) for key, found in changed.items()}
+            self._seen = same | made
+            left = {of for key, seen in before.items() if key not in same for of in seen.indexes}
+            self._of = {of: index for of, index in self._of.items() if of not in left}
+            for seen in made.values():
+                self._of.update(seen.indexes)
+            self._reserved = {}
+        present = frozenset[str]().union(*(seen.nodes for seen in self._seen.values()))
         self._part_with(self._numbers.keys() - present, now)
-        return {
-            chain: {side: tuple(sorted(replicas, key=lambda each: each.uid)) for side, replicas in sides.items()}
-            for chain, sides in found.items()
-        }
+        far: dict[ChainKey, dict[tuple[str, Side], tuple[FarReplica, ...]]] = defaultdict(dict)
+        for seen in self._seen.values():
+            if seen.sides:
+                far[seen.links[0].chain].update(seen.sides)
+        return dict(far)
+
+    def _made(self, links: Sequence[Published], taken: set[int]) -> _Seen:
+        """Of the links of one CrossConnection. `taken`: the indexes in use; gets those that are given."""
+        indexes: dict[Of, int] = {}
+        sides: dict[tuple[str, Side], list[FarReplica]] = defaultdict(list)
+        complete = True
+        for link in links:
+            peer = self._number(link.address)
+            if not peer:
+                complete = False
+            elif link.serves:
+                number = identity(peer, link.slot, link.generation)
+                of = number, link.chain, link.connection, link.side
+                index = self._of.get(of) or self._reserved.get(number) or self._free(taken)
+                if index:
+                    indexes[of] = index
+                    taken.add(index)
+                    sides[link.connection, link.side].append(FarReplica(link.uid, number, index))
+                else:
+                    complete = False
+                    self._tell(f"other nodes have more than {FAR_LINKS} links in the chains of this node")
+        sorted_sides = {side: tuple(sorted(found, key=lambda each: each.uid)) for side, found in sides.items()}
+        return _Seen(links, frozenset(link.address for link in links), indexes, sorted_sides, complete)
 
     def _part_with(self, absent: Iterable[str], now: float) -> None:
         """Takes the numbers back of nodes that have had no link here for long. Between two looks nothing has changed,
@@ -179,3 +217,7 @@ class FarLinks:
             if self._last_index not in taken:
                 return self._last_index
         return None
+
+
+def _equal(some: Sequence[Published] | None, others: Sequence[Published]) -> bool:
+    return some is others or some == others

@@ -7,7 +7,6 @@ at once changes nothing: it is the one that is cut off.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import socket
 import struct
@@ -112,7 +111,7 @@ class EchoSender:
 
     def send(self, address: str) -> None:
         """Sends an echo. Raises OSError."""
-        version = ipaddress.ip_address(address).version
+        version = 6 if ":" in address else 4
         if version not in self._sockets:
             raise OSError(f"no socket for IPv{version}")
         self._sockets[version].sendto(ECHO, (address, self._port))

@@ -22,7 +22,7 @@ from contextlib import suppress
 
 from controller.node.plane import maglev, refusals
 from controller.node.plane.changes import changes
-from controller.node.plane.cluster import ChainKey, Cluster
+from controller.node.plane.cluster import AsMade, ChainKey, Cluster
 from controller.node.plane.desired import desired
 from controller.node.plane.drain import Drain, NotDeletedError, advance, begin, spared
 from controller.node.plane.foreseen import likely_targets
@@ -71,6 +71,7 @@ class Reconciler:
         self._clock = clock
         self._node = NodeView(links, datapath, clock)
         self._applier = Applier(links, datapath, self._node)
+        self._as_made = AsMade()
         self.drains = drains or Drains()
         """To retire, when `run` has ended."""
         self.sessions = SessionCounter(datapath, self.drains, lambda: self._state, self.wake, clock)
@@ -162,7 +163,7 @@ class Reconciler:
         cluster = self._cluster()
         left = self._state.plan
         links, observed = self._node.observe(left, verify)
-        cluster = cluster.as_made(links) if cluster else None
+        cluster = self._as_made(cluster, links) if cluster else None
         drains = self.drains.in_progress(cluster, links.keys(), self._clock())
         for uid in self._state.drains.keys() - drains.keys():
             if uid in links:

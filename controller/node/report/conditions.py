@@ -44,6 +44,21 @@ def conditions(state: State) -> Iterator[tuple[Replica, Condition]]:
         yield replica, condition
 
 
+def alike(before: State, after: State) -> bool:
+    """Whether the conditions are the same because all that they follow from is. Most passes are for replicas of other
+    nodes, and change nothing here."""
+    some, others = before.plan.parts, after.plan.parts
+    return (
+        before.cluster is not None
+        and after.cluster is not None
+        and before.cluster.replicas is after.cluster.replicas
+        and before.plan.links is after.plan.links
+        and (before.drains, before.refused) == (after.drains, after.refused)
+        and some.keys() == others.keys()
+        and all(part is others[key] for key, part in some.items())
+    )
+
+
 def node_status(state: State, node: str, address: str | None = None) -> dict[tuple[str, str], dict[str, Any]]:
     """(namespace, name) of a CrossConnection → this node's element of its `status.nodes`.
 

@@ -18,7 +18,7 @@ from controller.node.plane.plan import State
 from controller.node.plane.replica import Replica
 from controller.node.plane.transitions import STEERED_AWAY, Transition
 from controller.node.report import COMPONENT
-from controller.node.report.conditions import conditions, node_status
+from controller.node.report.conditions import alike, conditions, node_status
 from kube.api import STRATEGIC_MERGE_PATCH, ApiError
 from kube.conditions import Condition
 from kube.events import Event, Reporter
@@ -75,6 +75,8 @@ class StatusWriter:
         self._woken = threading.Event()
         self._written: dict[tuple[str, str], tuple[Any, float]] = {}
         """By path and UID: what was written, and when. An object made anew under the same name has nothing of it."""
+        self._said: tuple[State, list[tuple[Replica, Condition]]] = State(), []
+        """The conditions, and the state that they were made of."""
         self._events: deque[tuple[Replica, Event, datetime]] = deque(maxlen=EVENTS_KEPT)
 
     def wake(self) -> None:
@@ -111,7 +113,9 @@ class StatusWriter:
     def publish(self) -> bool:
         """Write what differs. False when a write failed and should be repeated soon."""
         state = self._state()
-        done = [self._write_condition(replica, condition) for replica, condition in conditions(state)]
+        if not alike(self._said[0], state):
+            self._said = state, [*conditions(state)]
+        done = [self._write_condition(*each) for each in self._said[1]]
         wanted = node_status(state, self._node, self._address()) if state.cluster else None
         if wanted is not None:
             present = self._connections()  # mostly of chains that this node knows nothing of
