@@ -72,6 +72,11 @@ struct peer {
 		     * entry: the device */
 };
 
+/* The other nodes that have a link in a cross-connection's chain: one bit each, by number. */
+struct members {
+	u8 bits[PEERS / 8];
+};
+
 struct side_key {
 	u32 connection;
 	u32 side;
@@ -179,6 +184,7 @@ BPF_TABLE_PINNED("array", u32, struct patience, patience, NUMBERS, PIN_ROOT "/pa
 BPF_TABLE_PINNED("hash", u32, u32, far_links, FAR_LINKS, PIN_ROOT "/far_links", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("array", u32, struct peer, peers, PEERS, PIN_ROOT "/peers");
 BPF_TABLE_PINNED("hash", struct address, u32, peer_numbers, PEERS, PIN_ROOT "/peer_numbers", BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("hash", u32, struct members, members, 2 * SLOTS, PIN_ROOT "/members", BPF_F_NO_PREALLOC);
 /* When a peer last answered an echo: ns, CLOCK_MONOTONIC. */
 BPF_TABLE_PINNED("array", u32, u64, heard, PEERS, PIN_ROOT "/heard");
 BPF_TABLE_PINNED("array", u32, struct underlay, underlay, 1, PIN_ROOT "/underlay");
@@ -1504,6 +1510,17 @@ static __always_inline bool unwrap(struct __sk_buff *skb)
 	       !bpf_skb_store_bytes(skb, 0, &inner, sizeof(inner), 0);
 }
 
+/* True if the node has a link in the chain, as far as this node has ever heard. Its links are not asked for one by one:
+ * it may name any of them as the sender, and one that has just come up is not known yet (docs/decisions/0036).
+ */
+static __always_inline bool is_member(u32 peer, u32 connection)
+{
+	struct members *there = members.lookup(&connection);
+
+	peer &= PEERS - 1;
+	return there && there->bits[peer / 8] >> peer % 8 & 1;
+}
+
 /* A frame for the node itself: an echo is answered here, so that a node is heard also while it has no agent. */
 static __always_inline int echo(struct __sk_buff *skb, u32 peer, u32 message)
 {
@@ -1549,6 +1566,12 @@ int from_tunnel(struct __sk_buff *skb)
 	if (link->state == UNWIRED || generation_of(link->ifindex) != to_generation_in(mark)) {
 		if (flags)
 			return drop(0, VERDICT_NO_TARGET);
+		goto back;
+	}
+	if (!is_member(peer, link->connection)) {
+		if (flags)
+			return drop(link->connection, VERDICT_OUTSIDER);
+		tell(link->connection, VERDICT_RETURNED); /* it may be this node that is late */
 		goto back;
 	}
 	from.connection = link->connection;

@@ -95,7 +95,7 @@ class Term:
         inherited = tuple(drains)
         known = Drains(inherited, Deletions(setting.cluster.deleted))
         peers = setting.datapath.peers
-        far = FarLinks(peers, setting.datapath.observe().far)
+        far = FarLinks(peers, setting.datapath.observe())
         directly = DirectWay(peers, setting.underlay, setting.node_address, setting.tunnel_port)
         self._tunnel = TunnelKeeper(setting.tunnel.make, peers.open, setting.tunnel.payload, directly.look)
         self._echoes = EchoSender(setting.tunnel_port)

@@ -472,5 +472,5 @@ def test_numbers_are_the_same_in_c_and_python() -> None:
         "PROVEN": PROVEN,
         "WAS_PROVEN": WAS_PROVEN,
     }
-    between_nodes = {10: "peer_down", 11: "stranger", 12: "wire_version"}
+    between_nodes = {10: "peer_down", 11: "stranger", 12: "wire_version", 14: "outsider"}
     assert verdicts(dropped=True) == {3: "unwired", 4: "no_target"} | between_nodes

@@ -44,7 +44,7 @@ class Member:
     def lead(self) -> None:
         """An agent begins to lead: it knows of other nodes' links what is in the maps."""
         node, own = self.world.node, self.world.node._cluster
-        self.far = FarLinks(node.datapath.peers, node.datapath.observe().far)
+        self.far = FarLinks(node.datapath.peers, node.datapath.observe())
         node.reconciler._cluster = lambda: self.far.joined(own(), self.links())
 
     def look(self) -> None:

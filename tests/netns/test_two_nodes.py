@@ -17,13 +17,15 @@ from tests.netns.node import inside, namespace, run, settles
 from tests.netns.nodes import PORT, nodes_of
 from tests.netns.topology import Echo
 
+RETURNED, CHOSEN_AGAIN = 1, 2
+"""bpf/tunnel.h"""
 SERVER, SERVER6 = ("10.2.0.1", Echo.PORT), ("fd00:2::1", Echo.PORT)
 BOTH_FAMILIES = pytest.mark.parametrize("server", [SERVER, SERVER6], ids=["IPv4", "IPv6"])
 
 
-def vxlan(to: int, generation_of_it: int, mac: str) -> bytes:
+def vxlan(to: int, generation_of_it: int, mac: str, flags: int = 0) -> bytes:
     """A frame as a node would send it, from slot 9 to that link, which has the MAC: a datagram to the server."""
-    policy = 1 << 14 | generation_of_it
+    policy = 1 << 14 | flags << 12 | generation_of_it
     inner = Ether(src="02:00:00:00:00:09", dst=mac) / IP(src="10.2.0.77", dst=SERVER[0])
     frame = inner / UDP(sport=7777, dport=9999) / b"forged"
     return struct.pack("!BBHI", 0x88, 0, policy, (9 << 12 | to) << 8) + bytes(frame)
@@ -77,6 +79,54 @@ def test_what_a_pod_sends_to_the_tunnels_port_comes_into_no_chain(datapath: Data
         guarded_again = arrives(0.5)
 
         assert (guarded, unguarded, guarded_again) == (False, True, False)
+        sender.close()
+        receiver.close()
+
+
+def test_a_node_without_a_link_in_the_chain_reaches_none_of_its_links(
+    datapath: Datapath, other_datapath: Datapath
+) -> None:
+    """It is known from other chains. With a link in this one its frames come in, which shows that they are right."""
+    with nodes_of("outsider", {"router": "router"}, [datapath, other_datapath]) as nodes:
+        there = nodes.there.world.node
+        for stage in ("client", "router", "server"):
+            nodes.serve(nodes.there, stage)
+        there.datapath.peers.set(7, nodes.here.address)
+        server = nodes.there.world.of("server")[0]
+        slot = server.slots["wan"]
+        link = next(each for each in there.links.list() if each.slot == slot)
+        receiver = server.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        receiver.bind(("", 9999))
+        with inside(nodes.here.world.node.namespace):
+            sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        before = there.datapath.counters.drops()
+
+        def send(flags: int) -> None:
+            mac = nodes.there.world.mac("server", "wan")
+            sender.sendto(vxlan(slot, generation(link.ifindex), mac, flags), (nodes.there.address, PORT))
+
+        def outside() -> int:
+            drops = there.datapath.counters.drops()
+            return sum(n - before.get(key, 0) for key, n in drops.items() if key[1] == "outsider")
+
+        def arrived() -> bool:
+            receiver.settimeout(0.5)
+            with suppress(TimeoutError):
+                return receiver.recv(100) == b"forged"
+            return False
+
+        returned = nodes.returned()
+        for flags in (0, RETURNED, CHOSEN_AGAIN):
+            send(flags)
+        assert settles(lambda: outside() == 2)
+        assert nodes.returned() - returned == 1
+        assert not arrived()
+
+        there.datapath.peers.clear(7)
+        nodes.serve(nodes.here, "client")
+        nodes.tell()
+        send(0)
+        assert arrived()
         sender.close()
         receiver.close()
 

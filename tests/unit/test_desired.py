@@ -10,6 +10,7 @@ import pytest
 
 from controller.node.plane import desired as plan
 from controller.node.plane import maglev
+from controller.node.plane.changes import Clear, changes
 from controller.node.plane.cluster import Cluster
 from controller.node.plane.drain import Drain
 from controller.node.plane.foreseen import MOST_FORESEEN, likely_targets
@@ -159,6 +160,19 @@ def test_the_link_of_a_pod_that_was_deleted_is_gone_until_it_vanishes() -> None:
 
     assert after.links[2].state == LinkState.GONE
     assert after.targets[CLIENT_FIREWALL, Side.DOWNSTREAM] == maglev.table((("uid-firewall-2", 4),))
+
+
+def test_what_a_chain_knows_of_other_nodes_stays_when_a_link_of_an_unknown_pod_goes() -> None:
+    """The entries are the chain's; a part of unknown links that had them, too, would take them along."""
+    known = replace(TWO_FIREWALLS, members={("telco", "edge"): frozenset({4})})
+    without = replace(cluster(pod("client-1", "client"), pod("firewall-2", "firewall")), members=known.members)
+    before = planned(without, ALL, {}, desired(known, ALL, {}))
+
+    after = plan.desired(without, by_pod((CLIENT, LEFT2, RIGHT2)), {}, before, before)
+
+    assert CLIENT_FIREWALL in before.parts[None].connections
+    assert [*changes(before, after)]
+    assert not [change for change in changes(before, after) if isinstance(change, Clear) and change.kind == "members"]
 
 
 def test_a_link_whose_pod_was_not_heard_of_yet_keeps_its_filter() -> None:

@@ -8,9 +8,12 @@ import pytest
 
 from controller.node.plane.cluster import Cluster
 from controller.node.plane.far import FAR_LINKS, generation, identity, peer_of
-from controller.node.plane.model import CHOSEN_IFINDEX, SLOTS, FarLink
+from controller.node.plane.model import CHOSEN_IFINDEX, SLOTS, DataPlane, FarLink
+from controller.node.plane.numbers import Numbered
 from controller.node.reconcile.far_links import REST_SECONDS, FarLinks, Published
 from sfc.chain import Chain, Side
+from sfc.reading import chain_of
+from tests.unit.objects import chain
 
 CHAIN = ("telco", "edge")
 NAT = Published(CHAIN, "edge-nat", Side.DOWNSTREAM, "10.0.0.2", "uid-1", slot=7, generation=3)
@@ -34,7 +37,7 @@ def test_links_of_a_chain_are_grouped_by_hop_and_side_and_sorted_by_pod() -> Non
     other = replace(NAT, uid="uid-0", slot=8)
     elsewhere = replace(NAT, chain=("other", "edge"))
 
-    found = FarLinks(Peers(), {}).seen([NAT, other, elsewhere])
+    found = FarLinks(Peers(), DataPlane()).seen([NAT, other, elsewhere])
 
     assert {
         chain: {side: [each.uid for each in links] for side, links in of.items()} for chain, of in found.items()
@@ -46,7 +49,7 @@ def test_links_of_a_chain_are_grouped_by_hop_and_side_and_sorted_by_pod() -> Non
 
 def test_a_node_has_one_number_and_the_maps_know_it() -> None:
     peers = Peers()
-    links = FarLinks(peers, {})
+    links = FarLinks(peers, DataPlane())
 
     links.seen([NAT, replace(NAT, slot=9), replace(NAT, address="fd00::3")])
 
@@ -54,7 +57,7 @@ def test_a_node_has_one_number_and_the_maps_know_it() -> None:
 
 
 def test_a_link_keeps_its_index_while_others_come_and_go() -> None:
-    links = FarLinks(Peers(), {})
+    links = FarLinks(Peers(), DataPlane())
     many = [replace(NAT, uid=f"uid-{slot}", slot=slot) for slot in range(1, 50)]
     first = {each.uid: each for each in links.seen(many)[CHAIN]["edge-nat", Side.DOWNSTREAM]}
 
@@ -66,7 +69,7 @@ def test_a_link_keeps_its_index_while_others_come_and_go() -> None:
 
 
 def test_an_index_rests_before_it_is_given_again() -> None:
-    links = FarLinks(Peers(), {})
+    links = FarLinks(Peers(), DataPlane())
     (gone,) = links.seen([NAT])[CHAIN]["edge-nat", Side.DOWNSTREAM]
     links.seen([])
 
@@ -78,7 +81,7 @@ def test_an_index_rests_before_it_is_given_again() -> None:
 def test_a_node_keeps_its_number_for_a_while_after_its_last_link_has_left_however_long_nothing_changed_before() -> None:
     """Its sessions still come from there. An agent that is restarted may leave its node's address out for a moment."""
     peers, now = Peers(), 0.0
-    links = FarLinks(peers, {}, lambda: now)
+    links = FarLinks(peers, DataPlane(), lambda: now)
     links.seen([NAT])
 
     now += 10 * REST_SECONDS
@@ -93,7 +96,7 @@ def test_a_node_keeps_its_number_for_a_while_after_its_last_link_has_left_howeve
 
 def test_a_node_that_comes_back_rests_anew_when_it_leaves_again() -> None:
     peers, now = Peers(), 0.0
-    links = FarLinks(peers, {}, lambda: now)
+    links = FarLinks(peers, DataPlane(), lambda: now)
 
     for present in ([NAT], [], [NAT], []):
         now += REST_SECONDS - 1
@@ -104,7 +107,7 @@ def test_a_node_that_comes_back_rests_anew_when_it_leaves_again() -> None:
 
 def test_numbers_and_indexes_outlive_the_agent() -> None:
     number = identity(5, NAT.slot, NAT.generation)
-    there = {SLOTS + 77: FarLink(number, 3, Side.DOWNSTREAM)}
+    there = DataPlane(far={SLOTS + 77: FarLink(number, 3, Side.DOWNSTREAM)})
 
     (found,) = FarLinks(Peers({"10.0.0.2": 5}), there).seen([NAT])[CHAIN]["edge-nat", Side.DOWNSTREAM]
 
@@ -115,13 +118,54 @@ def test_more_links_than_the_maps_have_room_for_are_left_out_and_the_log_says_so
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Otherwise the pass would fail, and no chain's replicas would join or leave any more."""
-    links = FarLinks(Peers(), {})
+    links = FarLinks(Peers(), DataPlane())
     many = (replace(NAT, address=f"10.0.{at // 250}.{at % 250}", slot=1) for at in range(4000))
 
     found = links.seen(replace(each, slot=slot) for each in [*many] for slot in range(1, 5))
 
     assert len(found[CHAIN]["edge-nat", Side.DOWNSTREAM]) == FAR_LINKS
     assert [record.message for record in caplog.records] == ["replicas of other nodes left out"]
+
+
+def chains(*uids: str) -> Cluster:
+    """One chain, which had one of the UIDs after the other."""
+    obj = chain()
+    obj["metadata"] |= {"namespace": CHAIN[0], "name": CHAIN[1], "uid": uids[-1]}
+    return Cluster({CHAIN: chain_of(obj)}, {})
+
+
+def test_a_node_is_a_member_of_the_chains_that_it_has_links_in_whatever_their_state() -> None:
+    links = FarLinks(Peers(), DataPlane())
+    elsewhere = replace(NAT, chain=("other", "edge"), address="10.0.0.3")
+
+    found = links.joined(chains("uid"), {CHAIN: [replace(NAT, serves=False)], ("other", "edge"): [elsewhere]})
+
+    assert found and found.members == {CHAIN: {1}}
+
+
+def test_a_node_stays_a_member_while_it_has_its_number() -> None:
+    """A silent session may still name a link that has left; what comes back must be let in."""
+    now = 0.0
+    links = FarLinks(Peers(), DataPlane(), clock=lambda: now)
+    links.joined(chains("uid"), {CHAIN: [NAT]})
+
+    now = 10 * REST_SECONDS
+    after = links.joined(chains("uid"), {})
+    now += REST_SECONDS + 1
+    later = links.joined(chains("uid"), {})
+
+    assert after and after.members == {CHAIN: {1}}
+    assert later and later.members.get(CHAIN, set()) == set()
+
+
+def test_members_outlive_the_agent_but_not_the_chain() -> None:
+    there = DataPlane(numbers={3: Numbered("uid", *CHAIN)}, members={3: frozenset({5})})
+
+    same = FarLinks(Peers({"10.0.0.2": 5}), there).joined(chains("uid"), {})
+    made_anew = FarLinks(Peers({"10.0.0.2": 5}), there).joined(chains("uid", "uid-2"), {})
+
+    assert same and same.members == {CHAIN: {5}}
+    assert made_anew and made_anew.members == {}
 
 
 def test_an_identity_tells_node_slot_and_generation_apart() -> None:
@@ -139,7 +183,7 @@ def test_the_generation_is_that_of_the_chosen_index() -> None:
 
 def test_an_event_makes_only_the_links_of_its_cross_connection_anew() -> None:
     """A node may have ten thousand far links, and every event on any node comes here."""
-    links, other = FarLinks(Peers(), {}), replace(NAT, connection="nat-server", slot=8)
+    links, other = FarLinks(Peers(), DataPlane()), replace(NAT, connection="nat-server", slot=8)
     edge = Chain(*CHAIN, uid="chain-1", stages=(), links=())
     cluster = Cluster({CHAIN: edge}, {})
     reports = {("telco", "edge-nat"): (NAT,), ("telco", "nat-server"): (other,)}
@@ -155,7 +199,10 @@ def test_an_event_makes_only_the_links_of_its_cross_connection_anew() -> None:
 
 
 def test_what_was_left_out_for_lack_of_room_comes_once_there_is_room() -> None:
-    links, cluster = FarLinks(Peers(), {}), Cluster({CHAIN: Chain(*CHAIN, uid="chain-1", stages=(), links=())}, {})
+    links, cluster = (
+        FarLinks(Peers(), DataPlane()),
+        Cluster({CHAIN: Chain(*CHAIN, uid="chain-1", stages=(), links=())}, {}),
+    )
     many, two = replace(NAT, connection="many"), replace(NAT, connection="two")
     full = tuple(replace(many, address=f"10.0.1.{at // 4000}", slot=at % 4000) for at in range(1, FAR_LINKS))
     waiting = {("telco", "two"): (two, replace(two, slot=9))}

@@ -41,6 +41,7 @@ class Node:
         self.sessions: dict[int, int] = {}
         self.numbers: dict[int, Numbered] = dict(NUMBERS.named)
         self.patience: dict[int, Patience] = {}
+        self.members: dict[int, frozenset[int]] = {}
         self.forgotten: list[int] = []
         self.programs: dict[int, int] = {}
         self.broken = False
@@ -58,11 +59,23 @@ class Node:
     def observe(self, known: object = None) -> DataPlane:
         if self.broken:
             raise OSError("no maps today")
-        patience = dict(self.patience)
-        return DataPlane({}, dict(self.entries), dict(self.tables), dict(self.macs), dict(self.numbers), patience)
+        return DataPlane(
+            links=dict(self.entries),
+            targets=dict(self.tables),
+            neighbours=dict(self.macs),
+            numbers=dict(self.numbers),
+            patience=dict(self.patience),
+            members=dict(self.members),
+        )
 
     def set_number(self, number: int, connection: Numbered) -> None:
         self.numbers[number] = connection
+
+    def set_members(self, number: int, peers: Collection[int]) -> None:
+        self.members[number] = frozenset(peers)
+
+    def clear_members(self, number: int) -> None:
+        self.members.pop(number, None)
 
     def set_patience(self, number: int, patience: Patience) -> None:
         self.patience[number] = patience

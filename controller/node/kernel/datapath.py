@@ -39,7 +39,7 @@ from controller.node.kernel.session_table import OPENER, Programs, SessionTables
 from controller.node.kernel.succession import sessions_taken_over
 from controller.node.kernel.tcx import Shortcut
 from controller.node.plane import maglev
-from controller.node.plane.far import peer_of
+from controller.node.plane.far import PEERS, peer_of
 from controller.node.plane.model import DataPlane, FarLink, LinkEntry, LinkState
 from controller.node.plane.numbers import NUMBERS, Numbered
 from controller.node.plane.sessions import DEFAULT_PATIENCE, Session
@@ -80,7 +80,7 @@ class Datapath:
         self._links, self._targets = maps["links"], maps["targets"]
         self._neighbours, self._learned = maps["neighbours"], maps["learned"]
         self._numbers, self._patience = maps["numbers"], maps["patience"]
-        self._far_links = maps["far_links"]
+        self._far_links, self._members = maps["far_links"], maps["members"]
         self.peers = Peers(maps, programs)
         """In the same maps."""
         self._default_patience = patience
@@ -169,6 +169,7 @@ class Datapath:
             numbers={number: Numbered(*map(text_of, packed)) for (number,), packed in self._numbers.items()},
             patience={number: Patience(*own) for (number,), own in self._patience.items() if any(own)},
             far=dict(self._observed_far_links()),
+            members=dict(self._observed_members()),
         )
 
     def set_number(self, number: int, connection: Numbered) -> None:
@@ -275,6 +276,20 @@ class Datapath:
             self._links.put((index,), (identity, connection, side, 0, 1, 0))
             self._far_links.delete((identity,))
         self._links.put((index,), (0,) * 6)
+
+    def set_members(self, number: int, peers: Collection[int]) -> None:
+        """Frames of these nodes, by number, may enter the cross-connection."""
+        bits = sum(1 << peer for peer in peers)
+        self._members.put((number,), (bits.to_bytes(PEERS // 8, "little"),))
+
+    def clear_members(self, number: int) -> None:
+        """Frames of no other node may enter the cross-connection any more."""
+        self._members.delete((number,))
+
+    def _observed_members(self) -> Iterator[tuple[int, frozenset[int]]]:
+        for (number,), (packed,) in self._members.items():
+            octets = ((8 * at, octet) for at, octet in enumerate(packed) if octet)
+            yield number, frozenset(first + bit for first, octet in octets for bit in range(8) if octet >> bit & 1)
 
     def set_targets(self, connection: int, side: Side, table: bytes) -> None:
         """Exchanges a side's whole lookup table, as `maglev.table` packs it, between two packets.

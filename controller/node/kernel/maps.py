@@ -21,6 +21,7 @@ from bcc.libbcc import lib
 
 from controller.node.kernel.errors import DatapathError
 from controller.node.plane import maglev
+from controller.node.plane.far import PEERS
 from controller.node.plane.model import SLOTS
 
 Fields = tuple[Any, ...]
@@ -63,6 +64,7 @@ LAYOUTS = {
     "far_links": Layout(_U32, _U32),
     "peers": Layout(_U32, struct.Struct("<16sI")),
     "peer_numbers": Layout(struct.Struct("<16s"), _U32),
+    "members": Layout(_U32, struct.Struct(f"<{PEERS // 8}s")),
     "heard": Layout(_U32, struct.Struct("<Q")),
     "tunnel_entry": Layout(_U32, _U32),
     "underlay": Layout(_U32, struct.Struct("<4s2s2xI")),

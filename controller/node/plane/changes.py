@@ -17,8 +17,8 @@ from controller.node.plane.plan import Plan, differing, merge
 K = TypeVar("K")
 V = TypeVar("V")
 
-Kind = Literal["filters", "links", "targets", "neighbours", "numbers", "patience", "far"]
-"""Which of DataPlane's seven mappings a change is about: the name of the field."""
+Kind = Literal["filters", "links", "targets", "neighbours", "numbers", "patience", "far", "members"]
+"""Which of DataPlane's eight mappings a change is about: the name of the field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,7 @@ def _in_order(actual: DataPlane, wanted: DataPlane) -> Iterator[Change]:
     yield from (Set("patience", *each) for each in _differing(actual.patience, wanted.patience))
     yield from (Clear("patience", number) for number in actual.patience.keys() - wanted.patience.keys())
     yield from (Set("links", slot, entry) for slot, entry in links.items() if slot not in leaving)
+    yield from (Set("members", *each) for each in _differing(actual.members, wanted.members))
     yield from (Set("far", *each) for each in _differing(actual.far, wanted.far))
     yield from (Set("filters", ifindex, slot) for ifindex, slot in filters.items() if ifindex not in actual.filters)
     yield from (Set("neighbours", *each) for each in _differing(actual.neighbours, wanted.neighbours))
@@ -90,6 +91,7 @@ def _in_order(actual: DataPlane, wanted: DataPlane) -> Iterator[Change]:
 
     yield from (Set("links", *each) for each in leaving.items())
     yield from (Clear("far", index) for index in actual.far.keys() - wanted.far.keys())
+    yield from (Clear("members", number) for number in actual.members.keys() - wanted.members.keys())
     yield from (Clear("links", slot) for slot in actual.links.keys() - wanted.links.keys())
     yield from (Clear("filters", ifindex) for ifindex in actual.filters.keys() - wanted.filters.keys())
     yield from (Clear("neighbours", asked) for asked in actual.neighbours.keys() - wanted.neighbours.keys())

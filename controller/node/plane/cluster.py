@@ -26,6 +26,8 @@ class Cluster:
     """The node's pods without the labels of a chain and a stage, by UID. Those that lost them still have links."""
     far: Mapping[ChainKey, FarSides] = field(default_factory=dict)
     """The serving replicas of other nodes."""
+    members: Mapping[ChainKey, frozenset[int]] = field(default_factory=dict)
+    """The numbers of the other nodes that have links in each chain."""
     by_chain: Mapping[ChainKey, tuple[Replica, ...]] = field(init=False, compare=False, repr=False)
     """The replicas of each chain. A chain without replicas on this node has no entry; the chain need not exist."""
     terminating: tuple[Replica, ...] = field(init=False, compare=False, repr=False)

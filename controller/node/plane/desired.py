@@ -71,7 +71,8 @@ def desired(
     draining = _drains_by_chain(cluster, drains)
     parts: dict[ChainKey | None, Part] = {}
     for key in _in_turn(cluster, allocation):
-        given = Given(cluster.chains.get(key), cluster.by_chain[key], draining.get(key, {}), cluster.far.get(key, {}))
+        across = cluster.far.get(key, {}), cluster.members.get(key, frozenset())
+        given = Given(cluster.chains.get(key), cluster.by_chain[key], draining.get(key, {}), *across)
         former = before.parts.get(key)
         if former and former.given == given and _same_links(given.replicas, before.links, links) and not retry(former):
             parts[key] = former
@@ -142,6 +143,7 @@ def _planned(given: Given, links: LinksByPod, before: Sequence[Part], allocation
         numbers={number: numbered(chain, connection) for number, connection in numbers.connections.items()},
         patience=_patience(chain, numbers.connections),
         far={index: link for _, index, link in far},
+        members=dict.fromkeys(numbers.connections, given.members) if given.members else {},
     )
     return Part(plane, serving, frozenset(plane.numbers), pods, given, (*numbers.troubles(), *answers.troubles))
 
@@ -264,12 +266,17 @@ def _by_itself(drains: Mapping[str, Drain]) -> Callable[[HostLink, LinkEntry], L
 def _gone(links: LinksByPod, actual: DataPlane, of_chains: Set[int]) -> Part:
     """For links of unknown pods: the pod was deleted and its link will follow, or the pod is too new to be known.
 
-    The patience of the numbers `of_chains` is in the parts of their chains. No two parts have the same entry: when one
+    What belongs to the numbers `of_chains` is in the parts of their chains. No two parts have the same entry: when one
     of them loses it, it is cleared.
     """
     part = _kept(links, actual, lambda *_: LinkState.GONE)
-    patience = {number: each for number, each in part.plane.patience.items() if number not in of_chains}
-    return replace(part, plane=replace(part.plane, patience=patience))
+    plane = replace(
+        part.plane,
+        patience={number: each for number, each in part.plane.patience.items() if number not in of_chains},
+        far={index: link for index, link in part.plane.far.items() if link.connection not in of_chains},
+        members={number: each for number, each in part.plane.members.items() if number not in of_chains},
+    )
+    return replace(part, plane=plane)
 
 
 def _kept(of_pods: LinksByPod, actual: DataPlane, state: Callable[[HostLink, LinkEntry], LinkState]) -> Part:
@@ -288,6 +295,7 @@ def _kept(of_pods: LinksByPod, actual: DataPlane, state: Callable[[HostLink, Lin
         numbers={number: actual.numbers[number] for number in connections if number in actual.numbers},
         patience={number: actual.patience[number] for number in connections if number in actual.patience},
         far={index: link for index, link in actual.far.items() if link.connection in connections},
+        members={number: actual.members[number] for number in connections if number in actual.members},
     )
     return Part(plane, on_sides(placed, LinkState.SERVING), connections, len(of_pods))
 

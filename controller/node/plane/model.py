@@ -117,7 +117,7 @@ class FarLink:
 
 @dataclass(frozen=True, slots=True)
 class DataPlane:
-    """What one node's data path holds: seven mappings, of which each entry can be set and cleared by itself."""
+    """What one node's data path holds: eight mappings, of which each entry can be set and cleared by itself."""
 
     filters: Mapping[int, int] = field(default_factory=dict)
     """ifindex → slot, for each link that carries our filter."""
@@ -133,6 +133,8 @@ class DataPlane:
     """By number of the cross-connection, for those whose chain does not leave all to the node."""
     far: Mapping[int, FarLink] = field(default_factory=dict)
     """By index, from SLOTS up: the links of other nodes that targets name."""
+    members: Mapping[int, frozenset[int]] = field(default_factory=dict)
+    """By number of the cross-connection: the numbers of the other nodes that have links in its chain."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,8 @@ class Given:
     """By pod UID."""
     far: FarSides = field(default_factory=dict)
     """The serving replicas of other nodes."""
+    members: frozenset[int] = frozenset()
+    """Numbers of the other nodes that have links in the chain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,7 @@ def merge(parts: Iterable[Part]) -> DataPlane:
         numbers=_union(plane.numbers for plane in planes),
         patience=_union(plane.patience for plane in planes),
         far=_union(plane.far for plane in planes),
+        members=_union(plane.members for plane in planes),
     )
 
 

@@ -50,6 +50,8 @@ class Applier:
                 self._datapath.set_link(key, value)
             case "far":
                 self._datapath.set_far_link(key, value)
+            case "members":
+                self._datapath.set_members(key, value)
             case "targets":
                 connection, side = key
                 self._datapath.set_targets(connection, side, value)
@@ -71,6 +73,8 @@ class Applier:
                 self._datapath.clear_link(key)
             case "far":
                 self._datapath.clear_far_link(key)
+            case "members":
+                self._datapath.clear_members(key)
             case "targets":
                 self._datapath.clear_targets(*key)
             case "patience":

@@ -17,9 +17,9 @@ from typing import Any, Protocol
 
 from controller.node.plane.cluster import ChainKey, Cluster
 from controller.node.plane.far import FAR_LINKS, PEERS, FarReplica, FarSides, identity
-from controller.node.plane.model import SLOTS, FarLink
+from controller.node.plane.model import SLOTS, DataPlane
 from kube.objects import Key, Object, name, namespace
-from sfc.chain import Side
+from sfc.chain import Chain, Side
 
 log = logging.getLogger(__name__)
 
@@ -93,10 +93,8 @@ class PeerNumbers(Protocol):
 class FarLinks:
     """Gives numbers to nodes, and indexes to their links. While an agent leads, it alone gives them."""
 
-    def __init__(
-        self, peers: PeerNumbers, there: Mapping[int, FarLink], clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """`there`: the links that the maps have already, by index. They keep their places. `clock`: seconds."""
+    def __init__(self, peers: PeerNumbers, there: DataPlane, clock: Callable[[], float] = time.monotonic) -> None:
+        """`there`: what the maps have already. Its far links keep their places. `clock`: seconds."""
         self._peers = peers
         self._clock = clock
         self._numbers = dict(peers.known())
@@ -104,11 +102,17 @@ class FarLinks:
         self._without: dict[str, float] = {}
         """Since when each node that has a number has had no link in the chains of this node, by address."""
         self._of: dict[Of, int] = {}
-        self._reserved = {link.identity: index for index, link in there.items()}
+        self._reserved = {link.identity: index for index, link in there.far.items()}
         """Indexes that an earlier agent gave, by identity, until the first look."""
-        self._last_index = max(there, default=SLOTS - 1)
+        self._last_index = max(there.far, default=SLOTS - 1)
         self._seen: dict[Hashable, _Seen] = {}
         """By CrossConnection."""
+        self._members: dict[str, set[int]] = defaultdict(set)
+        """The nodes that have had links in each chain, by its UID. They leave with their number: a session may still
+        name a link that has left, and the frame that comes back has to be let in."""
+        for number, of_connection in there.members.items():
+            if number in there.numbers:
+                self._members[there.numbers[number].chain_uid] |= of_connection
         self._told: set[str] = set()
         self._lock = threading.Lock()
         self._latest: tuple[Cluster, Mapping[Key, Sequence[Published]], Cluster] | None = None
@@ -123,8 +127,19 @@ class FarLinks:
         with self._lock:
             if not self._latest or self._latest[0] is not cluster or self._latest[1] is not links:
                 own = {key: found for key, found in links.items() if found and found[0].chain in cluster.chains}
-                self._latest = cluster, links, replace(cluster, far=self._far(own))
+                far = self._far(own)
+                self._latest = cluster, links, replace(cluster, far=far, members=self._joined_by(cluster.chains))
             return self._latest[2]
+
+    def _joined_by(self, chains: Mapping[ChainKey, Chain]) -> dict[ChainKey, frozenset[int]]:
+        """The numbers of the nodes in each chain."""
+        for seen in self._seen.values():
+            numbers = {self._numbers[address] for address in seen.nodes if address in self._numbers}
+            self._members[chains[seen.links[0].chain].uid] |= numbers
+        known = {*self._numbers.values()}
+        here = {key: self._members[chain.uid] & known for key, chain in chains.items() if chain.uid in self._members}
+        self._members = defaultdict(set, {chains[key].uid: members for key, members in here.items()})
+        return {key: frozenset(members) for key, members in here.items()}
 
     def seen(self, links: Iterable[Published]) -> dict[ChainKey, FarSides]:
         """The far links of each chain. Those that the maps have no room for are left out, and the log says so."""

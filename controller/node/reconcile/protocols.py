@@ -51,6 +51,12 @@ class DataPathWriter(Protocol):
     def clear_link(self, slot: int) -> None:
         """Empties a slot."""
 
+    def set_members(self, number: int, peers: Collection[int]) -> None:
+        """Frames of these nodes, by number, may enter the cross-connection."""
+
+    def clear_members(self, number: int) -> None:
+        """Frames of no other node may enter it any more."""
+
     def set_far_link(self, index: int, link: FarLink) -> None:
         """Writes what targets name as a link of another node."""
 
