@@ -67,7 +67,7 @@ of the program alone has no tunnel.
 | it belongs to no session, or is a later fragment | to the replica that the sender chose | packet |
 | the node of its replica is silent, and no other target is left, or there is no tunnel | dropped | `peer_down` |
 | it comes from an address that no node with these chains has | dropped | `stranger` |
-| it comes from a node that has had no link in the chain, as far as is known | back to its node, which chooses again | `returned` |
+| its node is not known to have a link in the chain | back to its node, which chooses again | `returned` |
 | the same, and it came back once, or is a frame that comes back | dropped | `outsider` |
 | it is in a format of a later version | dropped | `wire_version` |
 """
