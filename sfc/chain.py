@@ -47,6 +47,10 @@ class Hook(StrEnum):
     """Termination does not wait; the node agent sees the deletion in its watch."""
 
 
+PREFER_SAME_NODE = "PreferSameNode"
+"""The one value of `spec.trafficDistribution`, in the words of the field of a Kubernetes Service."""
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """A route through one interface, as the CNI specification (1.0.0) has it."""
@@ -175,6 +179,9 @@ class Chain:
     """Pairs of (upstream, downstream); between consecutive stages where `spec.links` is missing."""
     patience: Patience = Patience()
     """With its silent sessions."""
+    prefers_same_node: bool = False
+    """New sessions stay on their node while it has serving replicas of the neighbouring stage. Otherwise they spread
+    evenly over the replicas of all nodes."""
     created: str = ""
     """When the object was created, as the API server writes it (RFC 3339, UTC); empty like `uid`."""
     cross_connections: tuple[CrossConnection, ...] = field(init=False, compare=False, repr=False)

@@ -15,7 +15,7 @@ from dataclasses import fields
 from typing import Any
 
 from sfc import ip, names
-from sfc.chain import Chain, Hook, Interface, InterfaceRef, Patience, Route, Stage, derived_mac
+from sfc.chain import PREFER_SAME_NODE, Chain, Hook, Interface, InterfaceRef, Patience, Route, Stage, derived_mac
 
 
 def chain_of(obj: Mapping[str, Any]) -> Chain:
@@ -31,6 +31,7 @@ def chain_of(obj: Mapping[str, Any]) -> Chain:
         stages=stages,
         links=_links(spec.get("links"), stages),
         patience=Patience(**{each.name: idle.get(each.name, 0) for each in fields(Patience)}),
+        prefers_same_node=spec.get("trafficDistribution") == PREFER_SAME_NODE,
         created=metadata.get("creationTimestamp") or "",
     )
 

@@ -53,6 +53,7 @@ def _chain(root: Node) -> Iterator[Problem]:
     spec = yield from top["spec"].mapping()
     for key in ("namespace", "name"):
         yield from sound([metadata[key]], fault.label)
+    yield from optional(spec, "trafficDistribution", fault.distribution)
     drain = yield from _drain(spec)
     yield from _idle(drain)
     elements = yield from spec["stages"].elements(2, fault.MAX_STAGES, "the stages that traffic visits, in order")

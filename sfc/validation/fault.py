@@ -10,7 +10,7 @@ import ipaddress
 import re
 
 from sfc import ip
-from sfc.chain import Hook
+from sfc.chain import PREFER_SAME_NODE, Hook
 from sfc.mac import is_unicast, octets
 from sfc.validation.problem import MISSING
 
@@ -144,6 +144,16 @@ def hook(value: object) -> str | None:
     """For the kind of PreStop hook."""
     kinds = [kind.value for kind in Hook]
     return None if value in kinds else f"is not a drain hook; give one of {', '.join(kinds)}"
+
+
+def distribution(value: object) -> str | None:
+    """For where new sessions go."""
+    if value == PREFER_SAME_NODE:
+        return None
+    return (
+        f"is not supported; give {PREFER_SAME_NODE}, so that new sessions stay on their node while it has serving "
+        "replicas, or leave it out for an even spread over the replicas of all nodes"
+    )
 
 
 def destination(value: object) -> str | None:

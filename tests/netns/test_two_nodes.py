@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from scapy.layers.inet import IP, UDP
@@ -16,6 +17,7 @@ from controller.node.plane.far import generation
 from tests.netns.node import inside, namespace, run, settles
 from tests.netns.nodes import PORT, nodes_of
 from tests.netns.topology import Echo
+from tests.netns.world import Connection
 
 RETURNED, CHOSEN_AGAIN = 1, 2
 """bpf/tunnel.h"""
@@ -173,6 +175,36 @@ def test_a_replica_that_leaves_while_the_other_node_does_not_know_yet_loses_noth
         assert all(each.echo(b"x" * 3000) for each in (*before, *after))
         assert nodes.there.world.node.activity(leaving) == len(old)
         assert nodes.returned() - returned == 1
+        assert not nodes.dropped()
+
+
+def test_with_prefer_same_node_new_sessions_leave_the_node_only_while_it_serves_none(
+    datapath: Datapath, other_datapath: Datapath
+) -> None:
+    with nodes_of("near", {"router": "router"}, [datapath, other_datapath]) as nodes:
+        for side in (nodes.here, nodes.there):
+            node = side.world.node
+            node.chain = replace(node.chain, prefers_same_node=True)
+            for stage in ("client", "router", "server"):
+                nodes.serve(side, stage)
+        nodes.tell()
+        nodes.begin()
+        world = nodes.here.world
+        (client,), (own,), (far,) = world.of("client"), world.of("server"), nodes.there.world.of("server")
+
+        def reached() -> set[str]:
+            connections.extend(found := [world.connect(client, SERVER) for _ in range(12)])
+            return {each.server for each in found}
+
+        connections: list[Connection] = []
+        while_it_serves = reached()
+        world.node.drain(own)
+        while_it_drains = reached()
+        another = nodes.serve(nodes.here, "server")
+        again = reached()
+
+        assert (while_it_serves, while_it_drains, again) == ({own.name}, {far.name}, {another.name})
+        assert all(each.echo(b"x" * 3000) for each in connections)
         assert not nodes.dropped()
 
 

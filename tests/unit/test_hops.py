@@ -91,6 +91,27 @@ def test_replicas_of_other_nodes_close_a_hop() -> None:
     }
 
 
+@pytest.mark.parametrize(("distribution", "targets"), [(None, {1, SLOTS}), ("PreferSameNode", {1})])
+def test_with_prefer_same_node_targets_name_other_nodes_only_where_this_one_serves_none(
+    distribution: str | None, targets: set[int]
+) -> None:
+    connections = [each.name for each in chain_of(chain()).cross_connections]
+    beyond = {
+        (connections[0], Side.UPSTREAM): (FarReplica("uid-client-9", identity(1, 5, 0), SLOTS),),
+        (connections[1], Side.DOWNSTREAM): (FarReplica("uid-nat-9", identity(1, 6, 0), SLOTS + 1),),
+    }
+    obj = chain()
+    obj["spec"] |= {"trafficDistribution": distribution} if distribution else {}
+
+    here = node(replica("client"), replica("firewall"), far=beyond, obj=obj)
+
+    numbers = {of.connection: number for of, number in here.plan.numbers.of.items()}
+    serving = here.plan.parts["telco", "edge"].serving
+    assert {index for _, index in serving[numbers[connections[0]], Side.UPSTREAM]} == targets
+    assert {index for _, index in serving[numbers[connections[1]], Side.DOWNSTREAM]} == {SLOTS + 1}
+    assert reasons(here) == {"client-1": "Serving", "firewall-1": "Serving"}
+
+
 @pytest.mark.parametrize(
     ("absent", "open_for"),
     [

@@ -176,6 +176,12 @@ INSIDE = "spec.stages[2].interfaces[0]"
             'spec.stages[2].publishNotReadyAddresses: "yes": is neither true nor false; give one of them, without '
             "quotes",
         ),
+        (
+            lambda spec: spec.update(trafficDistribution="PreferClose"),
+            'spec.trafficDistribution: "PreferClose": is not supported; give PreferSameNode, so that new sessions stay '
+            "on their node while it has serving replicas, or leave it out for an even spread over the replicas of all "
+            "nodes",
+        ),
         (nat_inside(sourcePorts=16), f"{INSIDE}.sourcePorts: 16: must be an object"),
         (
             both_nat_interfaces(8, 16),
@@ -773,6 +779,7 @@ json_values = st.recursive(
                     "udp",
                     "sourcePorts",
                     "publishNotReadyAddresses",
+                    "trafficDistribution",
                     "slices",
                     "links",
                 ]

@@ -132,7 +132,7 @@ def _planned(given: Given, links: LinksByPod, before: Sequence[Part], allocation
         for place in _places(numbers, replica, given.drains.get(replica.uid), links.get(replica.uid, ()))
     ]
     far = _far_links(numbers, given.far)
-    serving = _joined(on_sides(placed, LinkState.SERVING), far)
+    serving = _joined(on_sides(placed, LinkState.SERVING), far, local_first=chain.prefers_same_node)
     placed = [_keeping(place, serving) for place in placed]
     answers = answered(numbers.connections, Counter(entry.connection for _, entry in placed), chain)
     plane = DataPlane(
@@ -166,11 +166,16 @@ def _far_links(numbers: _Numbering, far: FarSides) -> list[tuple[str, int, FarLi
     ]
 
 
-def _joined(serving: dict[SideKey, Members], far: Iterable[tuple[str, int, FarLink]]) -> dict[SideKey, Members]:
-    """The members of each side, on this node and on others."""
+def _joined(
+    serving: dict[SideKey, Members], far: Iterable[tuple[str, int, FarLink]], *, local_first: bool
+) -> dict[SideKey, Members]:
+    """The members of each side, on this node and on others; with `local_first`, the latter only where this node has
+    none."""
     found: dict[SideKey, Members] = defaultdict(list, {side: [*members] for side, members in serving.items()})
     for uid, index, link in far:
-        found[link.connection, link.side].append((uid, index))
+        side = link.connection, link.side
+        if not (local_first and side in serving):
+            found[side].append((uid, index))
     return {side: sorted(members) for side, members in found.items()}
 
 
