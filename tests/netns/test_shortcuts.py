@@ -18,6 +18,7 @@ from bcc.libbcc import lib
 from controller.node.kernel import tcx
 from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.links import Identity, Links
+from controller.node.plane.far import GENERATIONS, generation
 from controller.node.plane.model import CHOSEN_IFINDEX, PROGRAM, SLOTS, HostLink, LinkEntry, LinkState
 from sfc.chain import Interface, Side
 from tests.hash_key import HASH_KEY
@@ -339,7 +340,7 @@ def test_a_shortcut_may_be_given_and_taken_twice_and_the_link_may_be_gone(
 
 def test_an_index_ends_in_the_slot_and_passes_over_one_that_is_taken(link: tuple[Links, HostLink, str]) -> None:
     links, host, _ = link
-    links._generations = count(5)
+    links._generations[SLOT] = count(5)
     taken = CHOSEN_IFINDEX | 5 * SLOTS | SLOT
     lab.run("ip", "link", "add", "name", "other", "index", str(taken), "type", "veth", "peer", "name", "another")
 
@@ -349,6 +350,19 @@ def test_an_index_ends_in_the_slot_and_passes_over_one_that_is_taken(link: tuple
     assert ifindex == CHOSEN_IFINDEX | 6 * SLOTS | SLOT
     assert host.ifindex % SLOTS == SLOT
     assert host.shortens
+
+
+def test_other_nodes_can_tell_a_link_from_the_63_before_in_its_slot_whatever_other_slots_do(
+    link: tuple[Links, HostLink, str],
+) -> None:
+    """They may know one of those from an old view, or from a session that was silent for long (plane/far.py)."""
+    links, _, _ = link
+
+    published = [
+        (links._free_index(SLOT), *map(links._free_index, range(100, 100 + GENERATIONS - 1)))[0] for _ in range(64)
+    ]
+
+    assert len({generation(ifindex) for ifindex in published}) == GENERATIONS
 
 
 def test_no_link_gets_the_index_of_the_one_before_in_its_slot(link: tuple[Links, HostLink, str]) -> None:

@@ -13,6 +13,7 @@ import errno
 import secrets
 import socket
 import threading
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -103,7 +104,8 @@ class Links:
         self._reader = threads.pool(1, "netlink-reader")
         self._requests = Netlink()
         self._dumps = Netlink()
-        self._generations = count(secrets.randbelow(GENERATIONS))
+        self._generations = defaultdict[int, "count[int]"](lambda: count(secrets.randbelow(GENERATIONS)))
+        """By slot: so no link has the number that other nodes may still know from one of the 63 before in its slot."""
         self._thread.submit(int).result()  # the threads begin now: in this network namespace, not in a later caller's
         self.tcx = self._reader.submit(tcx.offered).result()
         """Whether the kernel has the hook at which links can have the shortcut."""
@@ -222,7 +224,7 @@ class Links:
 
     def _free_index(self, slot: int) -> int:
         """The next index for a link of the slot. One that another interface has is passed over."""
-        while _exists(index := CHOSEN_IFINDEX | next(self._generations) % GENERATIONS * SLOTS | slot):
+        while _exists(index := CHOSEN_IFINDEX | next(self._generations[slot]) % GENERATIONS * SLOTS | slot):
             pass
         return index
 
