@@ -153,6 +153,7 @@ class Agent:
             self._state,
             self._cluster.connections,
             address=lambda: options.node_address if self._terms and self._terms[-1].reachable else None,
+            mtu=lambda: self._terms[-1].payload if self._terms else None,
         )
         self._links = Links()
         hash_key = HashKey.read(options.hash_key)

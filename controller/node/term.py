@@ -97,12 +97,14 @@ class Term:
         peers = setting.datapath.peers
         far = FarLinks(peers, setting.datapath.observe())
         directly = DirectWay(peers, setting.underlay, setting.node_address, setting.tunnel_port)
-        self._tunnel = TunnelKeeper(setting.tunnel.make, peers.open, setting.tunnel.payload, directly.look)
+        self._tunnel = TunnelKeeper(
+            setting.tunnel.make, peers.open, setting.tunnel.payload, directly.look, lambda: far.mtu
+        )
         self._echoes = EchoSender(setting.tunnel_port)
         self.reconciler = Reconciler(
             setting.links,
             setting.datapath,
-            lambda: far.joined(setting.cluster.get(), setting.cluster.published()),
+            lambda: far.joined(setting.cluster.get(), setting.cluster.published(), self._tunnel.payload),
             drains=known,
         )
         self.reconciler.observe_with(TransitionLog(setting.status_writer.tell, inherited).note)
@@ -176,6 +178,11 @@ class Term:
     def reachable(self) -> bool:
         """Whether other nodes reach this one through the tunnel."""
         return self._tunnel.there and not self._stop.is_set()
+
+    @property
+    def payload(self) -> int | None:
+        """The MTU of interfaces whose frames fit through this node's end of the tunnel."""
+        return self._tunnel.payload
 
     @property
     def held(self) -> int:

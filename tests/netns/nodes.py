@@ -32,9 +32,9 @@ Entries = Mapping[Key, Object]
 class Member:
     """One of the nodes: its world, and what it has learned of the others."""
 
-    def __init__(self, world: World, number: int) -> None:
+    def __init__(self, world: World, number: int, underlay: int) -> None:
         self.world, self.number = world, number
-        self.name, self.address = f"node{number}", f"10.201.0.{number}"
+        self.name, self.address = f"node{number}", f"10.201.0.{number}" if underlay == 4 else f"fd00:201::{number}"
         self.way: DirectWay | None = None
         self._led: set[str] = set()
         self.heard: dict[str, Entries] = {}
@@ -140,9 +140,15 @@ class Nodes:
 
 @contextmanager
 def nodes_of(
-    label: str, functions: Mapping[str, str], datapaths: Sequence[Datapath], *, directly: bool = True
+    label: str,
+    functions: Mapping[str, str],
+    datapaths: Sequence[Datapath],
+    *,
+    directly: bool = True,
+    underlay: int = 4,
 ) -> Iterator[Nodes]:
-    """As many nodes as there are data paths, without replicas. `directly`: frames pass the tunnel's device."""
+    """As many nodes as there are data paths, without replicas. `directly`: frames pass the tunnel's device.
+    `underlay`: the version of IP between the nodes."""
     with ExitStack() as stack:
         fabric = stack.enter_context(namespace(f"{label}-fabric"))
         run("ip", "-n", fabric, "link", "add", "fabric", "mtu", str(UNDERLAY_MTU), "type", "bridge")
@@ -153,10 +159,10 @@ def nodes_of(
             stack.callback(world.close)
             world.node._numbers = count(1000 * number)  # so that pods of all nodes have different names,
             world._slices = count(10 * number)  # and source ports of their own
-            member = Member(world, number)
+            member = Member(world, number, underlay)
             members.append(member)
             tunnels.append(stack.enter_context(_connected(member, fabric)))
-            if directly and world.node.links.tcx:
+            if directly and underlay == 4 and world.node.links.tcx:
                 stack.enter_context(_passing_the_device(member))
         yield Nodes(members, fabric, tunnels)
 
@@ -182,7 +188,7 @@ def _connected(member: Member, fabric: str) -> Iterator[Tunnel]:
         "peer", "name", port, "mtu", mtu, "netns", fabric,
     )  # fmt: skip
     run("ip", "-n", fabric, "link", "set", port, "master", "fabric", "up")
-    run("ip", "-n", node, "addr", "add", f"{member.address}/24", "dev", "u0")
+    run("ip", "-n", node, "addr", "add", f"{member.address}/24", "dev", "u0", "nodad")
     run("ip", "-n", node, "link", "set", "u0", "up")
     peers = member.world.node.datapath.peers
     with inside(node):
@@ -190,7 +196,7 @@ def _connected(member: Member, fabric: str) -> Iterator[Tunnel]:
         try:
             peers.open(tunnel.make())
             assert tunnel.make() == tunnel.make()
-            assert tunnel.payload() == UNDERLAY_MTU - 50
+            assert tunnel.payload() == UNDERLAY_MTU - (70 if ":" in member.address else 50)
             yield tunnel
         finally:
             tunnel.close()

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import socket
 import struct
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 
 import pytest
 from scapy.layers.inet import IP, UDP
-from scapy.layers.l2 import Ether
+from scapy.layers.l2 import ARP, Ether
 
 from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.firewall import TABLE
 from controller.node.plane.far import generation
 from tests.netns.node import inside, namespace, run, settles
 from tests.netns.nodes import PORT, nodes_of
-from tests.netns.topology import Echo
+from tests.netns.topology import Echo, Replica
 from tests.netns.world import Connection
 
 RETURNED, CHOSEN_AGAIN = 1, 2
 """bpf/tunnel.h"""
+EXPERIMENT, ARP_TYPE = 0x88B5, 0x0806
 SERVER, SERVER6 = ("10.2.0.1", Echo.PORT), ("fd00:2::1", Echo.PORT)
-BOTH_FAMILIES = pytest.mark.parametrize("server", [SERVER, SERVER6], ids=["IPv4", "IPv6"])
 
 
 def vxlan(to: int, generation_of_it: int, mac: str, flags: int = 0) -> bytes:
@@ -31,6 +32,14 @@ def vxlan(to: int, generation_of_it: int, mac: str, flags: int = 0) -> bytes:
     inner = Ether(src="02:00:00:00:00:09", dst=mac) / IP(src="10.2.0.77", dst=SERVER[0])
     frame = inner / UDP(sport=7777, dport=9999) / b"forged"
     return struct.pack("!BBHI", 0x88, 0, policy, (9 << 12 | to) << 8) + bytes(frame)
+
+
+@contextmanager
+def packet_socket(replica: Replica, interface: str, kind: int = EXPERIMENT) -> Iterator[socket.socket]:
+    """Sends and receives whole frames of that type at the replica's interface."""
+    with replica.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(kind)) as opened:
+        opened.bind((interface, kind))
+        yield opened
 
 
 def masqueraded(pod: str, node: str) -> None:
@@ -176,6 +185,58 @@ def test_a_replica_that_leaves_while_the_other_node_does_not_know_yet_loses_noth
         assert nodes.there.world.node.activity(leaving) == len(old)
         assert nodes.returned() - returned == 1
         assert not nodes.dropped()
+
+
+def test_a_frame_for_a_group_goes_to_one_replica_of_all_nodes(datapath: Datapath, other_datapath: Datapath) -> None:
+    """As on one node: the replicas of a stage are one function, which must not see a frame twice."""
+    with nodes_of("groups", {}, [datapath, other_datapath]) as nodes, ExitStack() as stack:
+        client = nodes.serve(nodes.here, "client")
+        servers = [nodes.serve(side, "server") for side in (nodes.here, nodes.there)]
+        nodes.tell()
+        nodes.begin()
+        ends = [(client, "lan"), *((server, "wan") for server in servers)]
+        sender, *receivers = [stack.enter_context(packet_socket(*end)) for end in ends]
+
+        for number in range(40):
+            mac = "ff:ff:ff:ff:ff:ff" if number % 2 else "33:33:00:00:00:05"
+            sender.send(bytes(Ether(src=f"02:00:00:00:01:{number:02x}", dst=mac, type=EXPERIMENT) / bytes([number])))
+
+        seen: list[list[int]] = [[], []]
+        for found, receiver in zip(seen, receivers, strict=True):
+            receiver.settimeout(0.5)
+            with suppress(TimeoutError):
+                while True:
+                    found.append(receiver.recv(100)[14])
+        assert sorted(seen[0] + seen[1]) == [*range(40)]
+        assert all(seen)
+        assert not nodes.dropped()
+
+
+def test_a_question_that_a_replica_of_another_node_answered_is_answered_at_home_from_then_on(
+    datapath: Datapath, other_datapath: Datapath
+) -> None:
+    """The chain does not give the address; the far replica has it. Its answer teaches the node of the asker."""
+    with nodes_of("asks", {}, [datapath, other_datapath]) as nodes, ExitStack() as stack:
+        client, server = nodes.serve(nodes.here, "client"), nodes.serve(nodes.there, "server")
+        server.run("ip", "addr", "add", "10.1.0.99/24", "dev", "wan")
+        nodes.tell()
+        question = ARP(op="who-has", psrc="10.1.0.2", pdst="10.1.0.99", hwsrc=nodes.here.world.mac("client", "lan"))
+        asker = stack.enter_context(packet_socket(client, "lan", ARP_TYPE))
+        asker.settimeout(2)
+
+        def answer() -> str | None:
+            asker.send(bytes(Ether(src=nodes.here.world.mac("client", "lan"), dst="ff:ff:ff:ff:ff:ff") / question))
+            with suppress(TimeoutError):
+                while (found := Ether(asker.recv(100)))[ARP].psrc != "10.1.0.99":
+                    pass
+                return str(found[ARP].hwsrc)
+            return None
+
+        by_the_replica = answer()
+        nodes.cut(True)
+        at_home = answer()
+
+        assert by_the_replica == at_home == nodes.here.world.mac("server", "wan")
 
 
 def test_with_prefer_same_node_new_sessions_leave_the_node_only_while_it_serves_none(

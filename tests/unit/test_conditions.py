@@ -108,6 +108,13 @@ def test_a_cross_connection_shows_the_replicas_of_this_node_on_each_side() -> No
     }
 
 
+def test_a_node_with_a_tunnel_shows_its_address_and_what_fits_through() -> None:
+    entries = node_status(state(TWO_FIREWALLS), "node1", "10.0.0.1", 1450)
+
+    assert {(entry["address"], entry["mtu"]) for entry in entries.values()} == {("10.0.0.1", 1450)}
+    assert not [entry for entry in node_status(state(TWO_FIREWALLS), "node1", None, 1450).values() if "mtu" in entry]
+
+
 def test_a_gone_replica_is_not_shown() -> None:
     left = {"uid-firewall-2": Drain("uid-firewall-2", asked_at=0, deadline=30, ended_at=1)}
 

@@ -175,6 +175,24 @@ def test_what_a_chain_knows_of_other_nodes_stays_when_a_link_of_an_unknown_pod_g
     assert not [change for change in changes(before, after) if isinstance(change, Clear) and change.kind == "members"]
 
 
+@pytest.mark.parametrize(
+    ("members", "fits", "told"),
+    [({4}, 1450, True), ({4}, 1500, False), (set[int](), 1450, False), ({4}, None, False)],
+)
+def test_a_chain_on_several_nodes_that_asks_for_more_than_fits_between_them_is_told(
+    members: set[int], fits: int | None, told: bool
+) -> None:
+    obj = chain()
+    obj["spec"]["stages"][0]["interfaces"][0]["mtu"] = 1500
+    known = {("telco", "edge"): frozenset(members)}
+    large = replace(TWO_FIREWALLS, chains={("telco", "edge"): chain_of(obj)}, members=known, mtu=fits)
+
+    troubles = planned(large, ALL, {}).parts["telco", "edge"].troubles
+
+    assert [each.reason for each in troubles] == ["MTUTooLarge"] * told
+    assert all("at most 1450 bytes" in each.message and "client.lan (1500)" in each.message for each in troubles)
+
+
 def test_a_link_whose_pod_was_not_heard_of_yet_keeps_its_filter() -> None:
     early = link(9, "nobody-1", "lan", filter_slot=9)
 

@@ -71,7 +71,8 @@ def desired(
     draining = _drains_by_chain(cluster, drains)
     parts: dict[ChainKey | None, Part] = {}
     for key in _in_turn(cluster, allocation):
-        across = cluster.far.get(key, {}), cluster.members.get(key, frozenset())
+        members = cluster.members.get(key, frozenset())
+        across = cluster.far.get(key, {}), members, cluster.mtu if members else None
         given = Given(cluster.chains.get(key), cluster.by_chain[key], draining.get(key, {}), *across)
         former = before.parts.get(key)
         if former and former.given == given and _same_links(given.replicas, before.links, links) and not retry(former):
@@ -145,7 +146,19 @@ def _planned(given: Given, links: LinksByPod, before: Sequence[Part], allocation
         far={index: link for _, index, link in far},
         members=dict.fromkeys(numbers.connections, given.members) if given.members else {},
     )
-    return Part(plane, serving, frozenset(plane.numbers), pods, given, (*numbers.troubles(), *answers.troubles))
+    troubles = (*numbers.troubles(), *answers.troubles, *_too_large(chain, given.mtu))
+    return Part(plane, serving, frozenset(plane.numbers), pods, given, troubles)
+
+
+def _too_large(chain: Chain, mtu: int | None) -> Iterator[Trouble]:
+    """Of interfaces whose packets do not fit through the tunnel."""
+    if mtu and (beyond := [f"{ref} ({each.mtu})" for ref, each in chain.interfaces() if (each.mtu or 0) > mtu]):
+        yield Trouble(
+            "MTUTooLarge",
+            f"the chain has replicas on other nodes, and packets of at most {mtu} bytes fit through the tunnel between "
+            f"the nodes, but these interfaces have a larger mtu: {', '.join(beyond)}; larger packets between the nodes "
+            "are lost: lower it in spec.stages, or leave it out, and restart the stages",
+        )
 
 
 def _keeping(place: Place, serving: Mapping[SideKey, Members]) -> Place:

@@ -44,6 +44,8 @@ class Given:
     """The serving replicas of other nodes."""
     members: frozenset[int] = frozenset()
     """Numbers of the other nodes that have links in the chain."""
+    mtu: int | None = None
+    """Cluster.mtu, for a chain that is on other nodes, too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,8 @@ class Published:
     """plane/far.py"""
     serves: bool = True
     """It receives new sessions."""
+    mtu: int | None = None
+    """Of interfaces whose frames fit through the node's end of the tunnel."""
 
 
 def published(connection: Object, here: str) -> Iterator[Published]:
@@ -60,7 +62,7 @@ def published(connection: Object, here: str) -> Iterator[Published]:
             for link in node.get(side.name.lower()) or ():
                 if "slot" in link:
                     of, serves = (link["uid"], link["slot"], link["generation"]), link["state"] == "serving"
-                    yield Published(chain, name(connection), side, node["address"], *of, serves)
+                    yield Published(chain, name(connection), side, node["address"], *of, serves, node.get("mtu"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ class _Seen:
     links: Sequence[Published]
     nodes: frozenset[str]
     """Addresses."""
+    mtu: int | None
+    """The smallest of the nodes."""
     indexes: Mapping[Of, int]
     sides: FarSides
     complete: bool
@@ -113,23 +117,33 @@ class FarLinks:
         for number, of_connection in there.members.items():
             if number in there.numbers:
                 self._members[there.numbers[number].chain_uid] |= of_connection
+        self.mtu: int | None = None
+        """The smallest that other nodes have published in the chains of this node (Published.mtu)."""
         self._told: set[str] = set()
         self._lock = threading.Lock()
-        self._latest: tuple[Cluster, Mapping[Key, Sequence[Published]], Cluster] | None = None
+        self._latest: tuple[Cluster, Mapping[Key, Sequence[Published]], int | None, Cluster] | None = None
 
-    def joined(self, cluster: Cluster | None, links: Mapping[Key, Sequence[Published]]) -> Cluster | None:
-        """The cluster with the far links of its chains, from those of each CrossConnection.
+    def joined(
+        self, cluster: Cluster | None, links: Mapping[Key, Sequence[Published]], mtu: int | None = None
+    ) -> Cluster | None:
+        """The cluster with the far links of its chains, from those of each CrossConnection. `mtu`: of interfaces
+        whose frames fit through this node's end of the tunnel.
 
         The same value again for the same ones. Any thread may call it.
         """
         if cluster is None:
             return None
         with self._lock:
-            if not self._latest or self._latest[0] is not cluster or self._latest[1] is not links:
+            latest = self._latest
+            if not latest or latest[0] is not cluster or latest[1] is not links or latest[2] != mtu:
                 own = {key: found for key, found in links.items() if found and found[0].chain in cluster.chains}
                 far = self._far(own)
-                self._latest = cluster, links, replace(cluster, far=far, members=self._joined_by(cluster.chains))
-            return self._latest[2]
+                self.mtu = min((seen.mtu for seen in self._seen.values() if seen.mtu), default=None)
+                smallest = min((each for each in (mtu, self.mtu) if each), default=None)
+                members = self._joined_by(cluster.chains)
+                latest = cluster, links, mtu, replace(cluster, far=far, members=members, mtu=smallest)
+                self._latest = latest
+            return latest[3]
 
     def _joined_by(self, chains: Mapping[ChainKey, Chain]) -> dict[ChainKey, frozenset[int]]:
         """The numbers of the nodes in each chain."""
@@ -191,7 +205,8 @@ class FarLinks:
                     complete = False
                     self._tell(f"other nodes have more than {FAR_LINKS} links in the chains of this node")
         sorted_sides = {side: tuple(sorted(found, key=lambda each: each.uid)) for side, found in sides.items()}
-        return _Seen(links, frozenset(link.address for link in links), indexes, sorted_sides, complete)
+        mtu = min((link.mtu for link in links if link.mtu), default=None)
+        return _Seen(links, frozenset(link.address for link in links), mtu, indexes, sorted_sides, complete)
 
     def _part_with(self, absent: Iterable[str], now: float) -> None:
         """Takes the numbers back of nodes that have had no link here for long. Between two looks nothing has changed,

@@ -107,15 +107,19 @@ class TunnelKeeper:
         lead_through: Callable[[int], None],
         payload: Callable[[], int],
         pass_it: Callable[[], None] = lambda: None,
+        of_others: Callable[[], int | None] = lambda: None,
     ) -> None:
         """`make` makes the device unless it is there as it should be, and returns its interface index; it raises an
         error that says what is wrong. `lead_through`: frames for other nodes leave by the device from now on.
         `payload`: the MTU of interfaces whose frames fit through it; raises, too. `pass_it`: looks whether frames may
-        pass the device."""
+        pass the device. `of_others`: the smallest MTU that other nodes have published."""
         self._make = make
         self._lead_through = lead_through
         self._payload = payload
         self._pass_it = pass_it
+        self._of_others = of_others
+        self.payload: int | None = None
+        """At the last look: the MTU of interfaces whose frames fit through this node's end of the tunnel."""
         self._problem: str | None = "not made yet"
 
     @property
@@ -124,17 +128,24 @@ class TunnelKeeper:
         return self._problem is None
 
     def mtu(self) -> int | None:
-        """Of interfaces whose chain says none: their frames fit through the tunnel. None if that is not known."""
+        """Of interfaces whose chain says none: their frames fit through the tunnel between all nodes that are known.
+        None if that is not known."""
         try:
-            return self._payload()
+            self.payload = self._payload()
         except Exception:
             log.exception("the MTU between the nodes is not known: interfaces get the kernel's default")
             return None
+        return self.smallest()
+
+    def smallest(self) -> int | None:
+        """The same by what was found at the last look. Cheap."""
+        return min((mtu for mtu in (self.payload, self._of_others()) if mtu), default=None)
 
     def keep(self) -> None:
         """Looks once. What goes wrong is logged when it begins, and when it ends."""
         try:
             self._lead_through(self._make())
+            self.payload = self._payload()
             problem = None
         except Exception as error:  # noqa: BLE001  # whatever it is: chains on this node go on without the tunnel
             problem = str(error) or repr(error)

@@ -59,11 +59,13 @@ def alike(before: State, after: State) -> bool:
     )
 
 
-def node_status(state: State, node: str, address: str | None = None) -> dict[tuple[str, str], dict[str, Any]]:
+def node_status(
+    state: State, node: str, address: str | None = None, mtu: int | None = None
+) -> dict[tuple[str, str], dict[str, Any]]:
     """(namespace, name) of a CrossConnection → this node's element of its `status.nodes`.
 
     A CrossConnection without a replica on this node is left out, and so is a replica that is gone. `address`: of the
-    node, if it has a tunnel by which others reach it.
+    node, if it has a tunnel by which others reach it. `mtu`: of interfaces whose frames fit through that.
     """
     if state.cluster is None:
         return {}
@@ -76,7 +78,7 @@ def node_status(state: State, node: str, address: str | None = None) -> dict[tup
     for connection, number in state.plan.numbers.of.items():
         sides = {side: replicas.get((number, side), []) for side in Side}
         if any(sides.values()):
-            named = {"name": node} | ({"address": address} if address else {})
+            named = {"name": node} | ({"address": address} | ({"mtu": mtu} if mtu else {}) if address else {})
             entries[connection.namespace, connection.connection] = named | {
                 side.name.lower(): sorted(found, key=lambda r: r["pod"]) for side, found in sides.items()
             }

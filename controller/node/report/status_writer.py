@@ -62,6 +62,7 @@ class StatusWriter:
         *,
         clock: Callable[[], float] = time.monotonic,
         address: Callable[[], str | None] = lambda: None,
+        mtu: Callable[[], int | None] = lambda: None,
     ) -> None:
         """`connections` returns the UID of each CrossConnection that exists, by (namespace, name), and this node's
         element of its `status.nodes`; None for one without it."""
@@ -71,7 +72,7 @@ class StatusWriter:
         self._state = state
         self._connections = connections
         self._clock = clock
-        self._address = address
+        self._address, self._mtu = address, mtu
         self._woken = threading.Event()
         self._written: dict[tuple[str, str], tuple[Any, float]] = {}
         """By path and UID: what was written, and when. An object made anew under the same name has nothing of it."""
@@ -116,7 +117,7 @@ class StatusWriter:
         if not alike(self._said[0], state):
             self._said = state, [*conditions(state)]
         done = [self._write_condition(*each) for each in self._said[1]]
-        wanted = node_status(state, self._node, self._address()) if state.cluster else None
+        wanted = node_status(state, self._node, self._address(), self._mtu()) if state.cluster else None
         if wanted is not None:
             present = self._connections()  # mostly of chains that this node knows nothing of
             differ = [key for key, (_, entry) in present.items() if entry is not None or key in wanted]
