@@ -21,7 +21,7 @@ from controller.cluster import install, lease, plan
 from controller.node.plane.sessions import DEFAULT_PATIENCE
 from serving.access import PATH
 from sfc import names
-from sfc.chain import Hook
+from sfc.chain import PREFER_SAME_NODE, Hook
 from sfc.validation import fault
 from sfc.validation.bounds import BOUNDS
 from testbed import build, wheels
@@ -317,6 +317,7 @@ def test_schema_has_the_limits_of_validation(rendered: list[Json]) -> None:
 
     assert spec["stages"]["maxItems"] == fault.MAX_STAGES
     assert stage["publishNotReadyAddresses"]["type"] == "boolean"
+    assert spec["trafficDistribution"]["x-kubernetes-validations"][0]["rule"] == f"self == '{PREFER_SAME_NODE}'"
     assert stage["interfaces"]["maxItems"] == fault.MAX_INTERFACES
     assert spec["links"]["maxItems"] == fault.MAX_LINKS
     assert interface["addresses"]["maxItems"] == fault.MAX_ADDRESSES

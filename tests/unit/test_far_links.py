@@ -168,6 +168,19 @@ def test_members_outlive_the_agent_but_not_the_chain() -> None:
     assert made_anew and made_anew.members == {}
 
 
+@pytest.mark.parametrize(("own", "smallest"), [(1450, 1430), (1400, 1400), (None, 1430)])
+def test_the_mtu_between_the_nodes_is_the_smallest_of_those_in_the_chains_of_this_one(
+    own: int | None, smallest: int
+) -> None:
+    links = FarLinks(Peers(), DataPlane())
+    others = [replace(NAT, mtu=8950), replace(NAT, address="10.0.0.3", mtu=1430), replace(NAT, address="10.0.0.4")]
+    elsewhere = [replace(NAT, chain=("other", "edge"), address="10.0.0.5", mtu=1300)]
+
+    found = links.joined(chains("uid"), {CHAIN: others, ("other", "edge"): elsewhere}, own)
+
+    assert found and (found.mtu, links.mtu) == (smallest, 1430)
+
+
 def test_an_identity_tells_node_slot_and_generation_apart() -> None:
     seen = {identity(peer, slot, of) for peer in (1, 4095) for slot in (1, 4095) for of in (0, 63)}
 

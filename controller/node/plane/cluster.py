@@ -29,7 +29,8 @@ class Cluster:
     members: Mapping[ChainKey, frozenset[int]] = field(default_factory=dict)
     """The numbers of the other nodes that have links in each chain."""
     mtu: int | None = None
-    """The largest MTU of interfaces whose frames fit through the tunnel between all nodes; None if it is not known."""
+    """The largest MTU of interfaces whose frames fit through the tunnel between the nodes of these chains;
+    None if it is not known."""
     by_chain: Mapping[ChainKey, tuple[Replica, ...]] = field(init=False, compare=False, repr=False)
     """The replicas of each chain. A chain without replicas on this node has no entry; the chain need not exist."""
     terminating: tuple[Replica, ...] = field(init=False, compare=False, repr=False)
