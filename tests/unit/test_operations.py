@@ -23,7 +23,7 @@ KINDS = {
 }  # fmt: skip
 OF_KUBERNETES = {
     "Always", "Complete", "ContainersReady", "DoesNotExist", "Exists", "Failed", "In", "Normal", "NotIn", "OnDelete",
-    "Opaque", "Succeeded", "True", "Warning",
+    "Opaque", "PreferSameNode", "Succeeded", "True", "Warning",
 }  # fmt: skip
 """Values of fields that Kubernetes has, and conditions that it sets."""
 OF_HTTP = {"Accept", "Authorization", "Bearer", "BearerToken", "Connection"}
