@@ -148,7 +148,7 @@ def test_a_node_without_a_link_in_the_chain_reaches_none_of_its_links(
 def test_sessions_reach_replicas_of_both_nodes_and_stay(
     datapath: Datapath, other_datapath: Datapath, server: tuple[str, int], underlay: int
 ) -> None:
-    with nodes_of("two", {"router": "router"}, (datapath, other_datapath), underlay) as nodes:
+    with nodes_of("two", {"router": "router"}, (datapath, other_datapath), underlay=underlay) as nodes:
         clients = [nodes.serve(nodes.here, "client"), nodes.serve(nodes.there, "client")]
         for side in (nodes.here, nodes.there):
             for stage in ("router", "server", "server"):
