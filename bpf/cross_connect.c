@@ -185,7 +185,7 @@ BPF_TABLE_PINNED("hash", u32, u32, far_links, FAR_LINKS, PIN_ROOT "/far_links", 
 BPF_TABLE_PINNED("array", u32, struct peer, peers, PEERS, PIN_ROOT "/peers");
 BPF_TABLE_PINNED("hash", struct address, u32, peer_numbers, PEERS, PIN_ROOT "/peer_numbers", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("hash", u32, struct members, members, 2 * SLOTS, PIN_ROOT "/members", BPF_F_NO_PREALLOC);
-/* When a peer last answered an echo: ns, CLOCK_MONOTONIC. */
+/* When a peer last answered an echo, or sent in another version: ns, CLOCK_MONOTONIC (`heard_at`). */
 BPF_TABLE_PINNED("array", u32, u64, heard, PEERS, PIN_ROOT "/heard");
 BPF_TABLE_PINNED("array", u32, struct underlay, underlay, 1, PIN_ROOT "/underlay");
 /* Tells one key of the hashes from another one: by which the sessions' places were found. For the agent. */
@@ -1129,6 +1129,23 @@ static __always_inline int send_across(struct __sk_buff *skb, u64 to)
 	return bpf_redirect_peer(end_ifindex(to), 0);
 }
 
+/* The counters of the tunnel have the place of slot 0, which no link has. */
+static __always_inline void count_tunnel(u32 length, bool received)
+{
+	u32 zero = 0;
+	struct traffic *counters = traffic.lookup(&zero);
+
+	if (!counters)
+		return;
+	if (received) {
+		counters->received_packets++;
+		counters->received_bytes += length;
+	} else {
+		counters->sent_packets++;
+		counters->sent_bytes += length;
+	}
+}
+
 /* Sends through the tunnel, to the peer with that number. The drop of a frame that cannot be sent counts for the
  * cross-connection.
  */
@@ -1153,6 +1170,7 @@ static __always_inline int send_through(struct __sk_buff *skb, u32 number, u32 t
 	if (bpf_skb_set_tunnel_key(skb, &key, sizeof(key), flags) ||
 	    bpf_skb_set_tunnel_opt(skb, &policy, sizeof(policy)))
 		return drop(connection, VERDICT_PEER_DOWN);
+	count_tunnel(skb->len, false);
 	to = own->tunnel;
 	return bpf_redirect(to, 0);
 }
@@ -1259,10 +1277,13 @@ int into_tunnel(struct __sk_buff *skb)
 	u32 number = peer_in(to), tunnel_id = tunnel_id_of(slot_in(from), slot_in(to));
 	u32 mark = mark_of(flags, generation_in(from), generation_in(to)), connection = skb->cb[TOLD_CONNECTION];
 	struct peer *peer = peers.lookup(&number);
+	u32 length = skb->len;
 	int action;
 
-	if (peer && send_directly(skb, peer, tunnel_id, mark, &action))
+	if (peer && send_directly(skb, peer, tunnel_id, mark, &action)) {
+		count_tunnel(length, false);
 		return action;
+	}
 	return send_through(skb, number, tunnel_id, mark, connection);
 }
 
@@ -1467,6 +1488,7 @@ static __always_inline bool read_outer(struct __sk_buff *skb, u32 *peer, u32 *tu
 	struct bpf_tunnel_key key = {};
 	struct policy policy = {};
 	u32 *number;
+	u64 now;
 
 	if (!bpf_skb_get_tunnel_key(skb, &key, sizeof(key), 0))
 		address.word[3] = bpf_htonl(key.remote_ipv4);
@@ -1480,6 +1502,8 @@ static __always_inline bool read_outer(struct __sk_buff *skb, u32 *peer, u32 *tu
 		return false;
 	}
 	if (bpf_skb_get_tunnel_opt(skb, &policy, sizeof(policy)) < 0 || version_in(policy.mark) != TUNNEL_VERSION) {
+		now = heard_at(bpf_ktime_get_ns(), policy.mark);
+		heard.update(number, &now);
 		tell(0, VERDICT_WIRE_VERSION);
 		return false;
 	}
@@ -1524,7 +1548,7 @@ static __always_inline bool is_member(u32 peer, u32 connection)
 /* A frame for the node itself: an echo is answered here, so that a node is heard also while it has no agent. */
 static __always_inline int echo(struct __sk_buff *skb, u32 peer, u32 message)
 {
-	u64 now = bpf_ktime_get_ns();
+	u64 now = heard_at(bpf_ktime_get_ns(), mark_of(0, 0, 0));
 
 	if (message == ECHO_ASKED)
 		return send_through(skb, peer, 0, mark_of(ECHO_ANSWERED, 0, 0), 0);
@@ -1555,6 +1579,7 @@ int from_tunnel(struct __sk_buff *skb)
 	} else if (!read_outer(skb, &peer, &tunnel_id, &mark)) {
 		return TC_ACT_SHOT;
 	}
+	count_tunnel(skb->len, true);
 	flags = flags_in(mark);
 	slot = to_slot_in(tunnel_id);
 	if (!slot)
@@ -1592,6 +1617,7 @@ int from_tunnel(struct __sk_buff *skb)
 		goto back;
 	}
 	if (flags == RETURNED) {
+		tell(from.connection, VERDICT_CHOSEN_AGAIN);
 		note_refusal(identity, from.connection);
 		if (verdict == VERDICT_FORWARDED && wide)
 			choose_again(&it.flow, true, &from, from.end);

@@ -24,8 +24,9 @@
 /* On a frame that is sent again (skb->mark); the kernel takes marks off all frames that come from a pod. */
 #define MARKED_RETURNED 0x5fc00001
 
-/* What the slots mean, and the bits of the policy. A node drops, and counts, what has another version. */
-#define TUNNEL_VERSION 1
+/* What the slots mean, and the bits of the policy, has a version, which the agent defines: TUNNEL_VERSION, 1 to 3. A
+ * node drops, and counts, what has another version.
+ */
 
 enum tunnel_flag {
 	RETURNED = 1,	  /* the receiver does not take this session: its sender is to choose again */
@@ -52,6 +53,12 @@ static __always_inline u32 mark_of(u32 flags, u32 from_generation, u32 to_genera
 static __always_inline u32 version_in(u32 mark)
 {
 	return mark >> 14 & 3;
+}
+
+/* When a frame of a peer came, and in `heard`, in the last bits, how its version differs from this node's. */
+static __always_inline u64 heard_at(u64 now, u32 mark)
+{
+	return (now & ~3ULL) | (version_in(mark) ^ TUNNEL_VERSION);
 }
 
 static __always_inline u32 flags_in(u32 mark)

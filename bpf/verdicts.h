@@ -22,4 +22,5 @@ enum verdict {
 	VERDICT_WIRE_VERSION = 12,   /* dropped: came through the tunnel, in a format that this version does not know */
 	VERDICT_RETURNED = 13,	     /* returned to its node: the replica takes no new session any more */
 	VERDICT_OUTSIDER = 14,	     /* dropped: came through the tunnel, from a node without a link in the chain */
+	VERDICT_CHOSEN_AGAIN = 15,   /* came back from another node, and chooses again */
 };

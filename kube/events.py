@@ -49,10 +49,11 @@ class Reporter:
     """Empty for a program that runs once in the cluster."""
 
     def event(self, event: Event, about: Object, name: str, now: datetime) -> dict[str, Any]:
-        """The object of kind Event. `about`: a `Resource.reference`. `name`: of the Event in the namespace."""
+        """The object of kind Event. `about`: a `Resource.reference`. `name`: of the Event in the namespace, which is
+        `default` for an object without one."""
         moment = objects.timestamp(now)
         return EVENTS.object(
-            {"name": name, "namespace": about["namespace"]},
+            {"name": name, "namespace": about["namespace"] or "default"},
             involvedObject=about,
             type="Warning" if event.warning else "Normal",
             reason=event.reason,

@@ -38,6 +38,8 @@ SLICES_SUFFICE = "SlicesSuffice"
 NO_FREE_SOURCE_PORTS = "NoFreeSourcePorts"
 SOURCE_PORTS_REFUSED = "SourcePortsRefused"
 TOO_LARGE = "TooLarge"
+TELLERS = 2
+"""So many nodes report one that is silent (controller/node/plane/hearing.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +119,22 @@ class Hop:
 
 def hop(connection: CrossConnection, obj: Object, alive: Collection[str]) -> Hop:
     """`obj`: the CrossConnection. `alive`: as for `connection_status`."""
-    nodes = (obj.get("status") or {}).get("nodes") or ()
+    nodes = reporting(obj)
 
     def serving(node: Object, side: Side) -> bool:
         return any(_serves(replica, alive) for replica in node.get(_field(side)) or ())
 
     targets = {side: frozenset(node["name"] for node in nodes if serving(node, side)) for side in Side}
     return Hop(connection, targets, frozenset(node["name"] for node in nodes if "address" in node))
+
+
+def reporting(obj: Object) -> list[Object]:
+    """The entries of the nodes of a CrossConnection, without those that have vanished: their neighbours do not reach
+    them, and they report nobody themselves. One that lives, and has lost the way to another one, reports that one."""
+    nodes = (obj.get("status") or {}).get("nodes") or ()
+    told = Counter(name for node in nodes for name in node.get("unreachable") or ())
+    enough = min(TELLERS, len(nodes) - 1)
+    return [node for node in nodes if node.get("unreachable") or not told[node["name"]] >= enough > 0]
 
 
 def _serves(replica: Object, alive: Collection[str]) -> bool:
@@ -241,10 +252,13 @@ def connection_status(obj: Object, its: Hop, alive: Collection[str], now: dateti
     `alive`: UIDs of the chain's pods. Reports about pods that do not exist any more are left out, also when another pod
     has the name. It has their names, too, because node agents of the version before report no UIDs.
     """
-    nodes = (obj.get("status") or {}).get("nodes") or ()
+    nodes = reporting(obj)
     sides = {side: _side_status(nodes, side, its.connection.end(side), alive) for side in Side}
     return {
         "observedGeneration": obj["metadata"].get("generation", 0),
+        "nodeCount": sum(
+            any(_is_of(replica, alive) for side in Side for replica in node.get(_field(side)) or ()) for node in nodes
+        ),
         **{_field(side): sides[side] for side in Side},
         "conditions": [each.of(obj, now) for each in (_connection_ready(its), *_degraded(nodes))],
     }

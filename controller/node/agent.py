@@ -35,11 +35,13 @@ from controller.node.kernel.links import Links
 from controller.node.kernel.underlay import Underlay
 from controller.node.leadership import Leadership
 from controller.node.plane.drain import Drain
+from controller.node.plane.hearing import Hearing
 from controller.node.plane.plan import State
 from controller.node.plane.sessions import DEFAULT_PATIENCE
 from controller.node.reconcile.cluster_view import ClusterView
 from controller.node.report.contests import Contests
 from controller.node.report.metrics import DatapathCollector
+from controller.node.report.peer_events import PeerEvents
 from controller.node.report.status_writer import StatusWriter
 from controller.node.report.troubles import Troubles
 from controller.node.term import Setting, Term
@@ -154,6 +156,8 @@ class Agent:
             self._cluster.connections,
             address=lambda: options.node_address if self._terms and self._terms[-1].reachable else None,
             mtu=lambda: self._terms[-1].payload if self._terms else None,
+            hearing=self._hearing,
+            others=self._cluster.others,
         )
         self._links = Links()
         hash_key = HashKey.read(options.hash_key)
@@ -186,14 +190,15 @@ class Agent:
         self._terms: list[Term] = []
         self._contests = Contests(api, options.node, self._state, self._datapath.counters.contests)
         self._troubles = Troubles(api, options.node, self._state)
-        REGISTRY.register(DatapathCollector(self._datapath.counters, self._state))
+        self._peer_events = PeerEvents(api, options.node, self._hearing, self._cluster.names)
+        REGISTRY.register(DatapathCollector(self._datapath.counters, self._state, self._hearing, self._cluster.names))
 
     def run(self, stop: threading.Event) -> None:
         """Leads whenever it is this agent's turn, until `stop`, and then until each hook that it holds is answered."""
         threads.adopt("main")
         self._cluster.start()
         self._links.monitor(self._links_changed)
-        for reporter in (self._status_writer, self._contests, self._troubles):
+        for reporter in (self._status_writer, self._contests, self._troubles, self._peer_events):
             threads.start(type(reporter).__name__, partial(reporter.run, stop), until=stop.is_set)
         drains = self._leadership.acquire(stop, self._knows_cluster)
         while drains is not None:
@@ -248,6 +253,9 @@ class Agent:
 
     def _state(self) -> State:
         return self._terms[-1].state if self._terms else State()
+
+    def _hearing(self) -> Hearing:
+        return self._terms[-1].hearing if self._terms else Hearing()
 
     def _wake(self) -> None:
         if self._terms:

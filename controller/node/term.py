@@ -25,6 +25,7 @@ from controller.node.kernel.links import Links
 from controller.node.kernel.tunnel import Tunnel
 from controller.node.kernel.underlay import Underlay
 from controller.node.plane.drain import Drain, NotDeletedError
+from controller.node.plane.hearing import Hearing
 from controller.node.plane.model import PROGRAM
 from controller.node.plane.plan import State
 from controller.node.reconcile.cluster_view import ClusterView
@@ -36,6 +37,7 @@ from controller.node.reconcile.orphans import Orphans
 from controller.node.reconcile.reconciler import Reconciler
 from controller.node.reconcile.shortcuts import Shortcuts
 from controller.node.reconcile.tunnel import DirectWay, TunnelKeeper
+from controller.node.report.metrics import ECHO
 from controller.node.report.refused_hooks import RefusedHooks
 from controller.node.report.status_writer import StatusWriter
 from controller.node.report.transition_log import TransitionLog
@@ -101,6 +103,7 @@ class Term:
             setting.tunnel.make, peers.open, setting.tunnel.payload, directly.look, lambda: far.mtu
         )
         self._echoes = EchoSender(setting.tunnel_port)
+        self._heartbeat = Heartbeat(peers, self._echoes.send, observe=ECHO.observe, names=setting.cluster.names)
         self.reconciler = Reconciler(
             setting.links,
             setting.datapath,
@@ -121,7 +124,7 @@ class Term:
             "confirmation": self.reconciler.confirm,
             "orphans": orphans.run,
             "tunnel": self._tunnel.run,
-            "heartbeat": Heartbeat(peers, self._echoes.send).run,
+            "heartbeat": self._heartbeat.run,
         }
         if setting.links.tcx:
             shortcut = setting.datapath.shortcut
@@ -138,7 +141,9 @@ class Term:
         """Begins to lead. The loop runs first, so that the first call finds it."""
         setting, reconciler = self._setting, self.reconciler
         setting.datapath.take_over()
-        self._tunnel.keep()  # before the first status is written: without an address, the others would send nothing
+        # First: without an address in the first status, the others would send nothing; and the filters' program sends
+        # through the tunnel.
+        self._tunnel.keep()
         for name, loop in self._loops.items():
             silent = HANGING_SECONDS if name == "reconciler" else threads.SILENT_SECONDS
             self._threads[name] = threads.start(name, loop, until=self._stop.is_set, silent=silent)
@@ -183,6 +188,11 @@ class Term:
     def payload(self) -> int | None:
         """The MTU of interfaces whose frames fit through this node's end of the tunnel."""
         return self._tunnel.payload
+
+    @property
+    def hearing(self) -> Hearing:
+        """Which of the other nodes answer; none are known once the term is retired."""
+        return Hearing() if self._stop.is_set() else self._heartbeat.hearing
 
     @property
     def held(self) -> int:

@@ -62,15 +62,16 @@ of the program alone has no tunnel.
 | --- | --- | --- |
 | its session is known there | by its session, whatever the sender chose | packet |
 | no session is known, and the replica serves | its session is opened there, too | packet, session |
-| no session is known, and the replica takes no new one | back to its node, which chooses again | `returned` |
+| no session is known, and the replica takes no new one | back to its node | `returned` |
+| it came back to its node | its sender's link chooses again | `chosen_again` |
 | it came back once, and the next replica has left, too | dropped | `no_target` |
 | it belongs to no session, or is a later fragment | to the replica that the sender chose | packet |
 | it is for a group, or asks for an unknown neighbour | to the one replica that the sender's node chose | packet |
 | the node of its replica is silent, and no other target is left, or there is no tunnel | dropped | `peer_down` |
 | it comes from an address that no node with these chains has | dropped | `stranger` |
-| its node is not known to have a link in the chain | back to its node, which chooses again | `returned` |
+| its node is not known to have a link in the chain | back to its node | `returned` |
 | the same, and it came back once, or is a frame that comes back | dropped | `outsider` |
-| it is in a format of a later version | dropped | `wire_version` |
+| it is in another version of the wire | dropped | `wire_version` |
 """
 
 _HAPPENS = {

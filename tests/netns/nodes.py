@@ -14,6 +14,7 @@ from itertools import count
 from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.tunnel import Tunnel
 from controller.node.kernel.underlay import Underlay
+from controller.node.plane.far import WIRE_VERSION
 from controller.node.reconcile.far_links import FarLinks, Published, published
 from controller.node.reconcile.heartbeat import EchoSender, Heartbeat
 from controller.node.reconcile.tunnel import DirectWay
@@ -102,11 +103,11 @@ class Nodes:
         return replica
 
     @contextmanager
-    def heartbeat(self, member: Member) -> Iterator[Callable[[Member], bool]]:
+    def heartbeat(self, member: Member, version: int = WIRE_VERSION) -> Iterator[Callable[[Member], bool]]:
         """That node asks the others whether they live; yields what tells whether one of them counts as up."""
         peers, stop = member.world.node.datapath.peers, threading.Event()
         with inside(member.world.node.namespace):
-            sender = EchoSender(PORT)
+            sender = EchoSender(PORT, version)
         thread = threading.Thread(target=Heartbeat(peers, sender.send).run, args=(stop,))
         thread.start()
         try:
@@ -130,6 +131,10 @@ class Nodes:
         """Frames that a node (the second one) has returned since its data path was loaded."""
         remarks = (member or self.there).world.node.datapath.counters.remarks()
         return sum(n for (_, name), n in remarks.items() if name == "returned")
+
+    def refused(self, member: Member) -> int:
+        """Frames of another version of the wire that a node has dropped."""
+        return member.world.node.datapath.counters.drops().get((0, "wire_version"), 0)
 
     def dropped(self) -> dict[tuple[int, str], int]:
         found: dict[tuple[int, str], int] = {}

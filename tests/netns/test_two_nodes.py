@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from scapy.layers.inet import IP, UDP
@@ -14,7 +15,8 @@ from scapy.layers.l2 import ARP, Ether
 
 from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.firewall import TABLE
-from controller.node.plane.far import generation
+from controller.node.plane.far import WIRE_VERSION, generation
+from tests.hash_key import HASH_KEY
 from tests.netns.node import inside, namespace, run, settles
 from tests.netns.nodes import PORT, nodes_of
 from tests.netns.topology import Echo, Replica
@@ -291,3 +293,87 @@ def test_the_sessions_of_a_node_that_is_cut_off_choose_again(datapath: Datapath,
 
         assert before == again == {own.name, far.name}
         assert without == {own.name}
+
+
+def test_nodes_with_different_versions_of_the_wire_refuse_each_other_until_the_upgrade_is_finished(
+    datapath: Datapath, bpffs: Path
+) -> None:
+    """Each goes on by itself, and knows why. No session is lost by it: none was on the other node before."""
+    pins, other = bpffs / "upgraded", WIRE_VERSION + 1
+    flags = ["-UTUNNEL_VERSION", f"-DTUNNEL_VERSION={other}"]
+    with ExitStack() as stack:
+        former = Datapath.open(pins, cflags=flags, hash_key=HASH_KEY)
+        stack.callback(former.close)
+        stack.callback(former.unpin)
+        nodes = stack.enter_context(nodes_of("mixed", {"router": "router"}, (datapath, former)))
+        client = nodes.serve(nodes.here, "client")
+        nodes.serve(nodes.here, "router")
+        own, far = nodes.serve(nodes.here, "server"), nodes.serve(nodes.there, "server")
+        nodes.tell()
+        refused = [nodes.refused(side) for side in (nodes.here, nodes.there)]
+        heard = stack.enter_context(nodes.heartbeat(nodes.here))
+        peers, number = datapath.peers, datapath.peers.known()[nodes.there.address]
+        with nodes.heartbeat(nodes.there, other):
+            assert settles(lambda: not peers.is_up(number))
+            assert peers.foreign(number) == other
+            nodes.begin()
+            mixed = [nodes.here.world.connect(client, SERVER) for _ in range(20)]
+
+        after = [nodes.refused(side) for side in (nodes.here, nodes.there)]
+        latter = Datapath.open(pins, hash_key=HASH_KEY)
+        stack.callback(latter.close)
+        with inside(nodes.there.world.node.namespace):
+            tunnel = latter.peers.tunnel(nodes.there.address, PORT)
+            stack.callback(tunnel.close)
+            latter.peers.open(tunnel.make())
+        is_heard = stack.enter_context(nodes.heartbeat(nodes.there))
+        assert settles(lambda: heard(nodes.there) and is_heard(nodes.here))
+        finished = [nodes.here.world.connect(client, SERVER) for _ in range(20)]
+
+        assert {each.server for each in mixed} == {own.name}
+        assert {each.server for each in finished} == {own.name, far.name}
+        assert all(now > before for now, before in zip(after, refused, strict=True))
+        assert all(each.echo(b"x" * 3000) for each in (*mixed, *finished))
+        assert not nodes.here.world.dropped()
+
+
+def test_sessions_between_nodes_outlive_an_upgrade_of_either_agent_also_those_of_a_replica_that_leaves(
+    bpffs: Path,
+) -> None:
+    """The next version has session tables of another size, so they are copied, and made its map of peers anew."""
+    with ExitStack() as stack:
+        datapaths = []
+        for label in ("upgraded1", "upgraded2"):
+            datapaths.append(Datapath.open(bpffs / label, capacity=1024, hash_key=HASH_KEY))
+            stack.callback(datapaths[-1].close)
+            stack.callback(datapaths[-1].unpin)
+        nodes = stack.enter_context(nodes_of("upgrade", {"router": "router"}, datapaths))
+        client = nodes.serve(nodes.here, "client")
+        nodes.serve(nodes.here, "router")
+        nodes.serve(nodes.here, "server")
+        leaving = nodes.serve(nodes.there, "server")
+        nodes.tell()
+        nodes.begin()
+        connections = [nodes.here.world.connect(client, SERVER) for _ in range(20)]
+        far = [each for each in connections if each.server == leaving.name]
+        nodes.there.world.node.drain(leaving)
+        assert far
+
+        for side, label in ((nodes.there, "upgraded2"), (nodes.here, "upgraded1")):
+            (bpffs / label / "peers").unlink()
+            latter = Datapath.open(bpffs / label, capacity=2048, hash_key=HASH_KEY)
+            stack.callback(latter.close)
+            latter.take_over()
+            with inside(side.world.node.namespace):
+                tunnel = latter.peers.tunnel(side.address, PORT)
+                stack.callback(tunnel.close)
+                latter.peers.open(tunnel.make())
+            assert all(each.echo(b"x" * 3000) for each in connections), "while the filters have the former program"
+            side.world.node.lead(latter)
+            side.lead()
+            side.world.node.reconcile()
+            assert all(each.echo(b"x" * 3000) for each in connections)
+
+        assert nodes.there.world.node.activity(leaving) == len(far)
+        assert nodes.returned() == 0
+        assert not nodes.dropped()

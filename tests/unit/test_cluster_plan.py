@@ -405,6 +405,7 @@ def test_cross_connection_totals_what_the_nodes_report() -> None:
     after, changes = settle(cluster)
 
     reported = after.connections[0]["status"]
+    assert reported["nodeCount"] == 2
     assert reported["upstream"] == {"end": "client.lan", "serving": 1, "draining": 0}
     assert reported["downstream"] == {"end": "firewall.left", "serving": 1, "draining": 1}
     assert ready(after.connections[0])["status"] == "True"
@@ -446,6 +447,41 @@ def test_entries_of_a_node_that_vanished_are_withdrawn_once_its_pods_are_gone() 
     assert withdrawn.obj["status"] == {"nodes": []}
     assert after.connections[0]["status"]["nodes"] == nodes[:1]
     assert elsewhere.connections[0]["status"]["nodes"] == nodes, "a node that exists has an agent of its own"
+
+
+def three_nodes(**unreachable: list[str]) -> Json:
+    """The first CrossConnection, when f1 and f2 are on nodes of their own, and nodes report others."""
+    cluster, _ = settle(Objects(chains=[chain()], pods=[*serving(), pod("f2", "firewall")]))
+    cluster.connections[0]["status"]["nodes"] = yaml.safe_load("""
+      - {name: n1, upstream: [{pod: c1, uid: uid-c1, state: serving}]}
+      - {name: n2, downstream: [{pod: f1, uid: uid-f1, state: serving}]}
+      - {name: n3, downstream: [{pod: f2, uid: uid-f2, state: serving}]}
+    """)
+    for node in cluster.connections[0]["status"]["nodes"]:
+        node.update({"address": node["name"], "unreachable": unreachable.get(node["name"], [])})
+    after, _ = settle(cluster)
+    found: Json = after.connections[0]["status"]
+    return found
+
+
+def test_a_node_that_the_others_do_not_reach_is_not_counted() -> None:
+    before, after = three_nodes(), three_nodes(n1=["n3"], n2=["n3"])
+
+    assert (before["nodeCount"], before["downstream"]["serving"]) == (3, 2)
+    assert (after["nodeCount"], after["downstream"]["serving"]) == (2, 1)
+
+
+def test_nodes_that_live_and_do_not_reach_each_other_are_counted() -> None:
+    one, both = three_nodes(n1=["n3"]), three_nodes(n1=["n3"], n2=["n3"], n3=["n1", "n2"])
+
+    assert one["nodeCount"] == both["nodeCount"] == 3
+
+
+def test_a_side_of_which_nobody_is_reached_is_empty() -> None:
+    status = three_nodes(n2=["n1"], n3=["n1"])
+
+    (condition,) = status["conditions"]
+    assert (condition["status"], condition["reason"]) == ("False", "SideEmpty")
 
 
 def test_a_node_that_vanishes_is_news_for_the_chains_that_it_reported_about() -> None:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from controller.node.reconcile.heartbeat import ECHO, MISSES, Heartbeat
+from controller.node.plane.hearing import Silent
+from controller.node.reconcile.heartbeat import MISSES, Heartbeat, echo
 
 BEAT_NS = 200_000_000
 
@@ -21,13 +22,18 @@ class Nodes:
         self.up = dict.fromkeys(self.numbers.values(), True)
         self.answered = dict.fromkeys(self.numbers.values(), 0)
         self.dead: set[int] = set()
+        self.versions: dict[int, int] = {}
+        """Of those that send in another version of the wire."""
         self.asked: list[str] = []
 
     def known(self) -> dict[str, int]:
         return self.numbers
 
     def heard(self, number: int) -> int:
-        return self.answered[number]
+        return 0 if number in self.versions else self.answered[number]
+
+    def foreign(self, number: int) -> int | None:
+        return self.versions.get(number)
 
     def is_up(self, number: int) -> bool:
         return self.up[number]
@@ -54,8 +60,10 @@ def nodes(request: pytest.FixtureRequest) -> Nodes:
 
 @pytest.fixture
 def beat(nodes: Nodes) -> Beats:
-    heartbeat = Heartbeat(nodes, nodes.send, lambda: nodes.now)
+    return beats_of(nodes, Heartbeat(nodes, nodes.send, lambda: nodes.now))
 
+
+def beats_of(nodes: Nodes, heartbeat: Heartbeat) -> Beats:
     def beats(times: int) -> None:
         for _ in range(times):
             heartbeat.beat()
@@ -88,12 +96,12 @@ def test_a_node_that_never_answered_is_down_as_soon(nodes: Nodes, beat: Beats) -
     assert nodes.believed_up() == {1, 3, 4}
 
 
-def test_a_node_that_is_heard_again_is_up_at_once(nodes: Nodes, beat: Beats) -> None:
+def test_a_node_that_is_heard_again_is_up_at_the_next_beat(nodes: Nodes, beat: Beats) -> None:
     nodes.dead = {2}
     beat(20)
 
     nodes.dead = set()
-    beat(1)
+    beat(2)
 
     assert nodes.believed_up() == {1, 2, 3, 4}
 
@@ -131,6 +139,96 @@ def test_the_only_other_node_can_be_down(nodes: Nodes, beat: Beats) -> None:
     assert nodes.believed_up() == set()
 
 
+@pytest.mark.parametrize("nodes", [1, 2, 4], indirect=True)
+@pytest.mark.parametrize("late_ns", [2_000_000_000, 60_000_000_000])
+def test_a_thread_that_is_late_takes_nobody_for_silent(nodes: Nodes, beat: Beats, late_ns: int) -> None:
+    """It has asked nobody meanwhile, so nobody has missed anything."""
+    beat(3)
+
+    for _ in range(10):
+        nodes.now += late_ns
+        beat(1)
+
+    assert nodes.believed_up() == set(nodes.up)
+
+
+def test_a_thread_that_is_late_still_finds_out_who_is_dead(nodes: Nodes, beat: Beats) -> None:
+    beat(3)
+    nodes.dead = {2}
+
+    for _ in range(MISSES + 1):
+        nodes.now += 2_000_000_000
+        beat(1)
+
+    assert nodes.believed_up() == {1, 3, 4}
+
+
+def test_a_node_that_answers_late_but_answers_is_not_down(nodes: Nodes, beat: Beats) -> None:
+    beat(3)
+
+    for _ in range(20):
+        nodes.dead = {2}
+        beat(MISSES - 1)
+        nodes.answered[2] = nodes.now
+        beat(1)
+
+    assert nodes.believed_up() == {1, 2, 3, 4}
+
+
+def test_a_node_of_another_version_is_down_at_once_and_the_log_names_it(
+    nodes: Nodes, caplog: pytest.LogCaptureFixture
+) -> None:
+    beat = beats_of(nodes, Heartbeat(nodes, nodes.send, lambda: nodes.now, names=lambda: {"10.0.0.2": "node-2"}))
+    beat(3)
+
+    nodes.versions = {2: 3}
+    beat(5)
+
+    assert nodes.believed_up() == {1, 3, 4}
+    (record,) = caplog.records
+    assert (record.peer, record.version) == ("node-2", 3)  # type: ignore[attr-defined]
+    assert "another version of the wire" in record.message
+
+
+def test_nodes_of_another_version_live_so_that_this_one_is_not_cut_off(nodes: Nodes, beat: Beats) -> None:
+    """The first node of an upgrade: nothing of it reaches the others, so nothing may be sent to them."""
+    beat(3)
+
+    nodes.versions = {1: 2, 2: 2, 3: 2, 4: 2}
+    beat(2)
+    all_foreign = nodes.believed_up()
+    nodes.versions = {1: 2}
+    beat(2)
+
+    assert (all_foreign, nodes.believed_up()) == (set(), {2, 3, 4})
+
+
+def test_others_can_see_who_is_silent_since_when_and_why(nodes: Nodes) -> None:
+    heartbeat = Heartbeat(nodes, nodes.send, lambda: nodes.now)
+    beat = beats_of(nodes, heartbeat)
+    beat(3)
+    last = nodes.answered[2] / 1e9
+
+    nodes.dead, nodes.versions = {2}, {3: 2}
+    beat(10)
+
+    assert (heartbeat.hearing.peers, heartbeat.hearing.cut_off) == (4, False)
+    assert heartbeat.hearing.silent.keys() == {"10.0.0.2", "10.0.0.3"}
+    assert heartbeat.hearing.silent["10.0.0.2"] == Silent(last)
+    assert heartbeat.hearing.silent["10.0.0.3"].version == 2
+
+
+def test_each_round_trip_is_observed(nodes: Nodes) -> None:
+    seconds: list[float] = []
+
+    def send(address: str) -> None:
+        nodes.answered[nodes.numbers[address]] = nodes.now + 3_000_000
+
+    beats_of(nodes, Heartbeat(nodes, send, lambda: nodes.now, observe=seconds.append))(3)
+
+    assert seconds == [pytest.approx(0.003)] * 8
+
+
 def test_an_echo_that_cannot_be_sent_is_one_that_is_not_answered(nodes: Nodes) -> None:
     def unreachable(_: str) -> None:
         raise OSError(101, "Network is unreachable")
@@ -144,6 +242,6 @@ def test_an_echo_that_cannot_be_sent_is_one_that_is_not_answered(nodes: Nodes) -
 
 
 def test_an_echo_is_vxlan_with_a_policy_for_the_node_itself() -> None:
-    flags, _, policy, identifier = struct.unpack("!BBHI", ECHO[:8])
+    flags, _, policy, identifier = struct.unpack("!BBHI", echo()[:8])
 
     assert (flags, policy, identifier) == (0x88, 0x5000, 0)

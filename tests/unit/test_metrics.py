@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
 
+from controller.node.plane.hearing import Hearing, Silent
 from controller.node.plane.model import Traffic
-from controller.node.report.metrics import DatapathCollector
+from controller.node.report.metrics import MOST_SILENT_SHOWN, DatapathCollector
 from tests.unit.objects import link
 from tests.unit.test_conditions import state
 from tests.unit.test_desired import ALL, CLIENT_FIREWALL, TWO_FIREWALLS
@@ -26,14 +27,20 @@ class Counted:
     def remembered(self) -> int:
         return 1000
 
+    def tunnel(self) -> Traffic:
+        return Traffic(70, 7000, 60, 6000, sessions_opened=0, sessions_chosen=0)
+
     def evicted(self) -> Mapping[int, int]:
         return {CLIENT_FIREWALL: 17, 4711: 3}
 
 
-def scraped() -> str:
+NOBODY, NAMES = Hearing(), {"10.0.0.7": "node-7"}
+
+
+def scraped(hearing: Hearing = NOBODY) -> str:
     registry = CollectorRegistry()
     shown = state(TWO_FIREWALLS, (*ALL, link(9, "nobody-1", "lan")))
-    registry.register(DatapathCollector(Counted(), lambda: shown))
+    registry.register(DatapathCollector(Counted(), lambda: shown, lambda: hearing, lambda: NAMES, lambda: 1000.0))
     return generate_latest(registry).decode()
 
 
@@ -74,3 +81,22 @@ def test_how_full_the_session_table_is_and_what_it_cost_are_shown() -> None:
 
 def test_a_link_of_no_known_pod_is_not_shown() -> None:
     assert "nobody" not in scraped()
+
+
+def test_the_tunnel_and_the_nodes_behind_it_are_shown() -> None:
+    text = scraped(Hearing(5, {"10.0.0.7": Silent(100.0), "10.0.0.8": Silent(200.0, 2)}, cut_off=True))
+
+    assert 'sfc_tunnel_packets_total{direction="sent"} 60.0' in text
+    assert 'sfc_tunnel_bytes_total{direction="received"} 7000.0' in text
+    shown = {state: f'sfc_peers{{state="{state}"}} {n}.0' in text for state, n in {"heard": 3, "silent": 1}.items()}
+    assert shown == {"heard": True, "silent": True}
+    assert 'sfc_peers{state="foreign"} 1.0' in text
+    assert 'sfc_peer_silent_seconds{address="10.0.0.7",peer="node-7"} 900.0' in text
+    assert "sfc_cut_off 1.0" in text
+
+
+def test_however_many_nodes_are_silent_few_have_a_series() -> None:
+    text = scraped(Hearing(4000, {f"10.0.{n // 250}.{n % 250}": Silent(float(n)) for n in range(4000)}))
+
+    assert text.count("sfc_peer_silent_seconds{") == MOST_SILENT_SHOWN
+    assert 'sfc_peers{state="silent"} 4000.0' in text

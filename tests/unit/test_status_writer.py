@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from controller.node.plane.hearing import Entry, Hearing, Silent
 from controller.node.plane.plan import Plan, State
 from controller.node.plane.transitions import Transition
 from controller.node.report import status_writer as writer
@@ -116,6 +117,29 @@ def test_only_cross_connections_that_exist_are_written_and_only_what_differs() -
     assert [replica["pod"] for replica in written["status"]["nodes"][0]["downstream"]] == ["firewall-1", "firewall-2"]
     assert written["metadata"]["uid"] == "xc-1"
     assert not any("crossconnections" in path for path, _ in api.written)
+
+
+def test_a_node_that_does_not_answer_is_written_once_and_taken_back_once() -> None:
+    api, clock = Api(), Clock()
+    key, clock.now = ("telco", "edge.client.lan.firewall.left"), 100.0
+    present: dict[Key, Any] = {key: ("xc-1", None)}
+    hearing = [Hearing(1)]
+    one = StatusWriter(
+        api, "node1", lambda: state(TWO_FIREWALLS), lambda: present, clock=clock,
+        hearing=lambda: hearing[0], others=lambda _: [Entry("node2", "10.0.0.2", frozenset())],
+    )  # fmt: skip
+    entries: list[list[str]] = []
+
+    for silent in [{}, {"10.0.0.2": Silent(80.0)}, {"10.0.0.2": Silent(80.0)}, {}, {}]:
+        hearing[0] = Hearing(1, silent)
+        api.written.clear()
+        one.publish()
+        clock.now += 6
+        for body in [body for path, body in api.written if "crossconnections" in path]:
+            present[key] = "xc-1", body["status"]["nodes"][0]
+            entries.append(body["status"]["nodes"][0].get("unreachable", []))
+
+    assert entries == [[], ["node2"], []]
 
 
 def test_what_is_made_anew_under_the_same_name_is_written_at_once() -> None:

@@ -10,6 +10,9 @@ from controller.node.kernel.program import SOURCE
 from controller.node.plane.model import Contest, Traffic
 from sfc.chain import Side
 
+_TUNNEL = 0
+"""A slot that no link has (bpf/cross_connect.c, `count_tunnel`)."""
+
 
 class Counters:
     """Reads the maps anew at every call; every method raises DatapathError."""
@@ -21,6 +24,10 @@ class Counters:
     def traffic(self, slots: Collection[int]) -> dict[int, Traffic]:
         """By slot, since the slot was given out."""
         return {slot: Traffic(*self._traffic.get((slot,))) for slot in slots}
+
+    def tunnel(self) -> Traffic:
+        """All frames of the tunnel: packets and bytes."""
+        return Traffic(*self._traffic.get((_TUNNEL,)))
 
     def drops(self) -> dict[tuple[int, str], int]:
         """Frames dropped, by (connection number, verdict); connection 0: from a link that is not wired."""

@@ -81,7 +81,7 @@ class Datapath:
         self._neighbours, self._learned = maps["neighbours"], maps["learned"]
         self._numbers, self._patience = maps["numbers"], maps["patience"]
         self._far_links, self._members = maps["far_links"], maps["members"]
-        self.peers = Peers(maps, programs)
+        self.peers = Peers(maps, programs, self.session_tables)
         """In the same maps."""
         self._default_patience = patience
         self._left: set[int] = set()
@@ -129,6 +129,7 @@ class Datapath:
         That agent may have ended between the two steps of `set_link`.
         """
         self._stamp = self._latest_stamp()
+        self.peers.restore()
         for connection in {entry.connection for _, entry in self._observed_links()}:
             self._restamp(connection)
 

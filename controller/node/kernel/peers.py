@@ -5,28 +5,33 @@ from __future__ import annotations
 import ipaddress
 import threading
 from collections.abc import Mapping
+from functools import partial
 
 from controller.node.kernel.maps import Map, address_text, packed_address
-from controller.node.kernel.session_table import Programs
+from controller.node.kernel.session_table import Programs, SessionTables
+from controller.node.kernel.succession import sessions_taken_over
 from controller.node.kernel.tcx import number_and_name
 from controller.node.kernel.tunnel import Tunnel
-from controller.node.plane.far import FAR_LINKS, peer_of
+from controller.node.plane.far import FAR_LINKS, WIRE_VERSION, peer_of
 from controller.node.plane.model import SLOTS, LinkState
 
 _OWN = 0
 """The number of the node itself among its peers."""
 _ENTRY = 0
+_VERSIONS = 3
+"""The bits of a time in `heard` that tell how the version of the frame differs from ours (bpf/tunnel.h)."""
 
 
 class Peers:
     """Every method raises DatapathError when the kernel refuses."""
 
-    def __init__(self, maps: Mapping[str, Map], programs: Programs) -> None:
+    def __init__(self, maps: Mapping[str, Map], programs: Programs, session_tables: SessionTables) -> None:
         self._links, self._peers, self._numbers = maps["links"], maps["peers"], maps["peer_numbers"]
         self._far_links = maps["far_links"]
         self._heard, self._entry, self._underlay = maps["heard"], maps["tunnel_entry"], maps["underlay"]
         self._changing = threading.Lock()
         self._programs = programs
+        self._session_tables = session_tables
 
     @property
     def program_fd(self) -> int:
@@ -36,7 +41,8 @@ class Peers:
     def tunnel(self, address: str, port: int) -> Tunnel:
         """The tunnel that leads into this data path, from the calling thread's network namespace. See there."""
         program = self._programs.from_tunnel
-        return Tunnel(address, port, program, number_and_name(program)[0])
+        succeeding = partial(sessions_taken_over, tables=self._session_tables)
+        return Tunnel(address, port, program, number_and_name(program)[0], succeeding)
 
     def open(self, tunnel: int) -> None:
         """From now on frames for other nodes leave by this device (its interface index)."""
@@ -49,6 +55,15 @@ class Peers:
             self._peers.put((number,), (packed_address(address), 0))
             self._numbers.put((packed_address(address),), (number,))
         self.set_up(number, True)
+
+    def restore(self) -> None:
+        """Writes what stands for the nodes that have numbers, where a map was made anew since they got them: sessions
+        that were taken over name nodes by these numbers."""
+        for address, number in self.known().items():
+            if self._peers.get((number,))[0] != packed_address(address):
+                self.set(number, address)
+            elif not self._links.get((SLOTS + FAR_LINKS + number,))[3]:
+                self.set_up(number, True)
 
     def clear(self, number: int) -> None:
         """The counterpart of `set`: what it still sends is dropped."""
@@ -74,9 +89,14 @@ class Peers:
         return up
 
     def heard(self, number: int) -> int:
-        """When it last answered an echo: ns on CLOCK_MONOTONIC; 0: never."""
+        """When it last answered an echo: ns on CLOCK_MONOTONIC; 0: never, or it sends in another version since."""
         at: int = self._heard.get((number,))[0]
-        return at
+        return 0 if at & _VERSIONS else at
+
+    def foreign(self, number: int) -> int | None:
+        """The version of the wire in which the node sends, if that is another one than ours."""
+        differs: int = self._heard.get((number,))[0] & _VERSIONS
+        return differs ^ WIRE_VERSION if differs else None
 
     @property
     def underlay(self) -> int:

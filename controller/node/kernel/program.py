@@ -18,6 +18,7 @@ from controller.node.kernel.maps import LAYOUTS, Map, map_info
 from controller.node.kernel.session_table import FORMER_TABLES, TABLES, Programs
 from controller.node.kernel.tcx import JUMP, SHORTCUT, UNDERLAY_JUMP, UNDERLAY_SHORTCUT, Shortcut
 from controller.node.plane import maglev
+from controller.node.plane.far import WIRE_VERSION
 from controller.node.plane.model import CHOSEN_IFINDEX, FROM_TUNNEL, PROGRAM, SLOTS
 from controller.node.plane.neighbours import NEIGHBOURS_PER_LINK
 from controller.node.plane.numbers import NUMBERS
@@ -67,6 +68,7 @@ def load(
         f"-DTABLE_LENGTH={maglev.LENGTH}",
         f"-DNEIGHBOURS_PER_LINK={NEIGHBOURS_PER_LINK}",
         f"-DNUMBERS={NUMBERS}",
+        f"-DTUNNEL_VERSION={WIRE_VERSION}",
         patience_flag(patience),
         *cflags,
     ]

@@ -7,6 +7,8 @@ import ipaddress
 import socket
 import struct
 import threading
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 
 from pyroute2.netlink.rtnl import RTM_GETADDR, RTM_GETLINK, RTM_NEWLINK
 
@@ -42,14 +44,23 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 class Tunnel:
     """In the network namespace of the thread that makes it. Any thread may call its methods; they raise LinkError."""
 
-    def __init__(self, address: str, port: int, program: int, program_number: int) -> None:
+    def __init__(
+        self,
+        address: str,
+        port: int,
+        program: int,
+        program_number: int,
+        succeeding: Callable[[Collection[int]], AbstractContextManager[None]],
+    ) -> None:
         """`address`: this node's, under which the others know it. `port`: UDP, the same on all nodes. `program`: an
-        open descriptor of the one for the device's ingress, and the kernel's number of it."""
+        open descriptor of the one for the device's ingress, and the kernel's number of it. `succeeding`: to be held
+        while it replaces programs (numbers, too), so that it knows their sessions."""
         self._kernel = Netlink()
         self._address = ipaddress.ip_address(address)
         self._port = port
         self._program = program
         self._number = program_number
+        self._succeeding = succeeding
         self._busy = threading.Lock()
 
     def close(self) -> None:
@@ -82,7 +93,8 @@ class Tunnel:
             made = read_link(self._kernel, DEVICE)
             held = tc.read(self._kernel, made.ifindex)
             if held is None or held.program != self._number:
-                tc.attach(self._kernel, made.ifindex, _FILTER_CLASS, self._program, FROM_TUNNEL)
+                with self._succeeding({held.program} if held else set()):
+                    tc.attach(self._kernel, made.ifindex, _FILTER_CLASS, self._program, FROM_TUNNEL)
             if not made.up or made.mtu != ANY_MTU:
                 flags = IFF_UP | IFF_NOARP
                 up = link(("IFLA_MTU", ANY_MTU), index=made.ifindex, flags=flags, change=flags)

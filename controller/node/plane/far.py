@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from controller.node.plane.model import CHOSEN_IFINDEX, SLOTS
 from sfc.chain import Side
 
+WIRE_VERSION = 1
+"""What the bits of a frame in the tunnel mean (bpf/tunnel.h), 1 to 3. Nodes with different ones take nothing from each
+other."""
 GENERATIONS = 64
 """How many successive links in a slot have different identities (bpf/tunnel.h)."""
 PEERS = 4096

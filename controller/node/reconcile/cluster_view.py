@@ -9,6 +9,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from controller.node.plane.cluster import Cluster
+from controller.node.plane.hearing import Entry
 from controller.node.plane.replica import Replica, replica_of
 from controller.node.reconcile.far_links import Published, published
 from kube import lean
@@ -174,6 +175,21 @@ class ClusterView:
     def connections(self) -> Mapping[Key, tuple[str, Object | None]]:
         """The CrossConnections that exist, by (namespace, name): UID, and this node's element of `status.nodes`."""
         return {key: (reported.uid, reported.own) for key, reported in self._connections.snapshot().items()}
+
+    def others(self, connection: Key) -> tuple[Entry, ...]:
+        """What other nodes say in the status of a CrossConnection. Decoded anew at each call: to be asked seldom."""
+        report = self._connections.snapshot().get(connection)
+        nodes = lean.decoded(zlib.decompress(report.status)).get("nodes") or () if report else ()
+        return tuple(
+            Entry(node["name"], node.get("address"), frozenset(node.get("unreachable") or ()))
+            for node in nodes
+            if node["name"] != self._node
+        )
+
+    def names(self) -> Mapping[str, str]:
+        """Names of the other nodes with links beside those of this one, by address. As `others`."""
+        beside = [key for key, report in self._connections.snapshot().items() if report.own]
+        return {other.address: other.node for key in beside for other in self.others(key) if other.address}
 
     def published(self) -> Mapping[Key, tuple[Published, ...]]:
         """The links of other nodes in the chains of this one, by the CrossConnection. The same value again while

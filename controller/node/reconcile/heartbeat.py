@@ -3,6 +3,10 @@
 The program of the other node answers, with or without an agent there. A node that misses five is down: it gets no new
 sessions, and those that it has choose again. All is undone when it is heard again. A node that loses most of the others
 at once changes nothing: it is the one that is cut off.
+
+What counts are echoes without an answer, not the time that has passed: on a node with too much to do this thread may be
+late by seconds, and then it has asked nobody. A node that sends in another version of the wire lives, and is down at
+once.
 """
 
 from __future__ import annotations
@@ -14,22 +18,28 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Protocol
 
+from controller.node.plane.far import WIRE_VERSION
+from controller.node.plane.hearing import Hearing, Silent
 from sfc import threads
 
 log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 0.2
 MISSES = 5
-SILENCE_NS = int(MISSES * BEAT_SECONDS * 1e9)
-_ECHO_ASKED = 1 << 14 | 1 << 12
-"""The version of the format, and the message (bpf/tunnel.h)."""
+_ECHO_ASKED = 1 << 12
+"""The message (bpf/tunnel.h)."""
 _VXLAN = struct.Struct("!BBHI")
 _HAS_ID, _HAS_POLICY = 0x08, 0x80
 _FRAME = bytes.fromhex("020000000000 020000000001 88b5").ljust(60, b"\0")
 """A frame that no stack would take: between two addresses of nobody, of a type for experiments."""
-ECHO = _VXLAN.pack(_HAS_ID | _HAS_POLICY, 0, _ECHO_ASKED, 0) + _FRAME
+
+
+def echo(version: int = WIRE_VERSION) -> bytes:
+    """The payload of an echo, in that version of the wire."""
+    return _VXLAN.pack(_HAS_ID | _HAS_POLICY, 0, version << 14 | _ECHO_ASKED, 0) + _FRAME
 
 
 class PeerHealth(Protocol):
@@ -39,7 +49,10 @@ class PeerHealth(Protocol):
         """The number of each node, by address."""
 
     def heard(self, number: int) -> int:
-        """When it last answered: ns on CLOCK_MONOTONIC; 0: never."""
+        """When it last answered: ns on CLOCK_MONOTONIC; 0: never, or it sends in another version since."""
+
+    def foreign(self, number: int) -> int | None:
+        """The version of the wire in which it sends, if that is another one."""
 
     def is_up(self, number: int) -> bool:
         """Whether frames are sent to it."""
@@ -48,46 +61,105 @@ class PeerHealth(Protocol):
         """Whether frames are to be sent to it."""
 
 
-class Heartbeat:
-    """Of one thread."""
+@dataclass(slots=True)
+class _Asked:
+    """A node, and what it owes."""
 
-    def __init__(self, peers: PeerHealth, send: Callable[[str], None], clock: Callable[[], int] = time.monotonic_ns):
-        """`send` sends an echo to an address, and raises OSError. `clock`: CLOCK_MONOTONIC, ns."""
+    at: int
+    """When it was asked last: ns."""
+    since: int
+    """When it answered last, or was asked first: ns."""
+    misses: int = 0
+    """Echoes since then without an answer."""
+    version: int | None = None
+    """The one in which it sends, if that is another one."""
+
+    @property
+    def silent(self) -> bool:
+        return self.misses >= MISSES or self.version is not None
+
+
+class Heartbeat:
+    """Of one thread; others read `hearing`."""
+
+    def __init__(
+        self,
+        peers: PeerHealth,
+        send: Callable[[str], None],
+        clock: Callable[[], int] = time.monotonic_ns,
+        *,
+        observe: Callable[[float], None] = lambda _: None,
+        names: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
+        """`send` sends an echo to an address, and raises OSError. `clock`: CLOCK_MONOTONIC, ns. `observe` gets each
+        round trip in seconds. `names`: of the nodes, by address, for the log."""
         self._peers = peers
         self._send = send
         self._clock = clock
-        self._asked: dict[int, int] = {}
-        """When each node was asked first, by number."""
-        self._cut_off = False
+        self._observe = observe
+        self._names = names
+        self._asked: dict[int, _Asked] = {}
+        """By number."""
+        self.hearing = Hearing()
+        """After the last beat."""
 
     def beat(self) -> None:
-        """Asks every node once, and follows what they have answered so far."""
-        now, known = self._clock(), self._peers.known()
+        """Follows what every node has answered since it was asked last, and asks it again."""
+        known = self._peers.known()
+        self._asked = {number: self._asked[number] for number in known.values() if number in self._asked}
         for address, number in known.items():
-            self._asked.setdefault(number, now)
+            now = self._clock()
+            if asked := self._asked.get(number):
+                self._look(number, asked)
+                asked.at = now
+            else:
+                self._asked[number] = _Asked(now, now)
             with suppress(OSError):  # an answer that does not come is all that counts
                 self._send(address)
-        numbers = {*known.values()}
-        self._asked = {number: at for number, at in self._asked.items() if number in numbers}
-        silent = {number for number, at in self._asked.items() if now - max(at, self._peers.heard(number)) > SILENCE_NS}
-        self._follow(numbers, silent, {number: address for address, number in known.items()})
+        self._follow(known)
 
-    def _follow(self, numbers: set[int], silent: set[int], addresses: Mapping[int, str]) -> None:
-        up = {number for number in numbers if self._peers.is_up(number)}
-        for number in numbers - silent - up:
-            self._peers.set_up(number, up=True)
-            log.warning("node heard again", extra={"address": addresses[number]})
-        lost = silent & up
-        cut_off = 2 * len(silent) > len(numbers) > 1
-        if cut_off and not self._cut_off:
+    def _look(self, number: int, asked: _Asked) -> None:
+        heard = self._peers.heard(number)
+        if heard >= asked.at:
+            self._observe((heard - asked.at) / 1e9)
+            asked.since, asked.misses, asked.version = heard, 0, None
+        else:
+            asked.misses += 1
+            asked.version = None if heard else self._peers.foreign(number)
+
+    def _follow(self, known: Mapping[str, int]) -> None:
+        silent = {address: its for address, number in known.items() if (its := self._asked[number]).silent}
+        foreign = [address for address, its in silent.items() if its.version is not None]
+        unheard, others = len(silent) - len(foreign), len(known) - len(foreign)
+        cut_off = 2 * unheard > others > 1
+        if cut_off and not self.hearing.cut_off:
             log.error(
                 "most other nodes are silent: this node is probably cut off, and changes nothing",
-                extra={"silent": len(silent), "nodes": len(numbers)},
+                extra={"silent": unheard, "nodes": others},
             )
-        self._cut_off = cut_off
-        for number in () if cut_off else lost:
-            self._peers.set_up(number, up=False)
-            log.error("node silent: its sessions choose again", extra={"address": addresses[number]})
+        for address, number in known.items():
+            if address not in silent:
+                self._set(address, number, None)
+            elif not cut_off or address in foreign:
+                self._set(address, number, silent[address])
+        found = {address: Silent(its.since / 1e9, its.version) for address, its in silent.items()}
+        self.hearing = Hearing(len(known), found, cut_off)
+
+    def _set(self, address: str, number: int, silent: _Asked | None) -> None:
+        """Whether frames are sent to the node; it is logged when that changes."""
+        if self._peers.is_up(number) != bool(silent):
+            return
+        self._peers.set_up(number, up=not silent)
+        fields = {"peer": self._names().get(address, ""), "address": address}
+        if not silent:
+            log.warning("node heard again", extra=fields)
+        elif silent.version is None:
+            log.error("node silent: its sessions choose again", extra=fields)
+        else:
+            log.error(
+                "node sends in another version of the wire: its sessions choose again; finish the upgrade of sfc-node",
+                extra=fields | {"version": silent.version, "own_version": WIRE_VERSION},
+            )
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop`."""
@@ -102,9 +174,10 @@ class Heartbeat:
 class EchoSender:
     """Sockets in the network namespace in which it was made."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, version: int = WIRE_VERSION) -> None:
         """`port`: the tunnel's, on every node."""
         self._port = port
+        self._echo = echo(version)
         self._sockets = {4: socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)}
         with suppress(OSError):  # a kernel without IPv6
             self._sockets[6] = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
@@ -114,7 +187,7 @@ class EchoSender:
         version = 6 if ":" in address else 4
         if version not in self._sockets:
             raise OSError(f"no socket for IPv{version}")
-        self._sockets[version].sendto(ECHO, (address, self._port))
+        self._sockets[version].sendto(self._echo, (address, self._port))
 
     def close(self) -> None:
         """Closes the sockets."""

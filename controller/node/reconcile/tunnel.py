@@ -159,7 +159,6 @@ class TunnelKeeper:
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop`."""
-        self.keep()
         while not stop.wait(LOOK_SECONDS):
             threads.beat()
             self.keep()

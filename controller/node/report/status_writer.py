@@ -10,10 +10,11 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from controller.node.plane.hearing import Entry, Hearing, unreachable
 from controller.node.plane.plan import State
 from controller.node.plane.replica import Replica
 from controller.node.plane.transitions import STEERED_AWAY, Transition
@@ -63,9 +64,12 @@ class StatusWriter:
         clock: Callable[[], float] = time.monotonic,
         address: Callable[[], str | None] = lambda: None,
         mtu: Callable[[], int | None] = lambda: None,
+        hearing: Callable[[], Hearing] = Hearing,
+        others: Callable[[Key], Sequence[Entry]] = lambda _: (),
     ) -> None:
         """`connections` returns the UID of each CrossConnection that exists, by (namespace, name), and this node's
-        element of its `status.nodes`; None for one without it."""
+        element of its `status.nodes`; None for one without it. `others`: the elements of other nodes. `hearing`: which
+        of those answer."""
         self._api = api
         self._node = node
         self._reporter = Reporter(COMPONENT, node)
@@ -73,6 +77,8 @@ class StatusWriter:
         self._connections = connections
         self._clock = clock
         self._address, self._mtu = address, mtu
+        self._hearing = hearing
+        self._others = others
         self._woken = threading.Event()
         self._written: dict[tuple[str, str], tuple[Any, float]] = {}
         """By path and UID: what was written, and when. An object made anew under the same name has nothing of it."""
@@ -120,12 +126,22 @@ class StatusWriter:
         wanted = node_status(state, self._node, self._address(), self._mtu()) if state.cluster else None
         if wanted is not None:
             present = self._connections()  # mostly of chains that this node knows nothing of
+            self._add_unreachable(wanted, present)
             differ = [key for key, (_, entry) in present.items() if entry is not None or key in wanted]
             done += [self._write_status(key, *present[key], wanted.get(key)) for key in differ]
         done.append(self._write_events())
         horizon = self._clock() - ECHO_SECONDS
         self._written = {of: (body, at) for of, (body, at) in self._written.items() if at > horizon}
         return all(done)
+
+    def _add_unreachable(
+        self, wanted: Mapping[Key, dict[str, Any]], present: Mapping[Key, tuple[str, Object | None]]
+    ) -> None:
+        hearing, now = self._hearing(), self._clock()
+        for key, entry in wanted.items() if hearing.silent else ():
+            said = (present[key][1] or {}).get("unreachable", ()) if key in present else ()
+            if silent := unreachable(self._node, self._others(key), hearing, said, now):
+                entry["unreachable"] = list(silent)
 
     def _write_events(self) -> bool:
         """False when the API server does not answer: the events are kept for the next time."""
