@@ -86,6 +86,27 @@ def test_every_condition_reason_and_event_is_in_the_operations_document_with_its
     assert missing == {}, "docs/operations.md lacks these; if one is no condition, reason or event, add it to OTHERS"
 
 
+def metrics() -> set[str]:
+    """The names in the code; counters are shown with the ending `_total`."""
+    found = set()
+    for room in ROOMS:
+        for path in (ROOT / room).rglob("*.py"):
+            for call in ast.walk(ast.parse(path.read_text())):
+                if isinstance(call, ast.Call) and call.args and isinstance(call.args[0], ast.Constant):
+                    kind = ast.unparse(call.func)
+                    if re.match(r"(Counter|Gauge|Histogram|Summary)\b|\w+MetricFamily", kind):
+                        name = str(call.args[0].value).removesuffix("_total")
+                        found.add(name + "_total" * kind.startswith("Counter"))
+    return found
+
+
+def test_every_metric_is_in_the_operations_document() -> None:
+    names = metrics()
+
+    assert "sfc_link_packets_total" in names
+    assert {name for name in names if f"`{name}`" not in DOCUMENT and f"`{name}{{" not in DOCUMENT} == set()
+
+
 def test_a_row_without_a_remedy_explains_nothing() -> None:
     made, gone = "| reason | remedy |\n|---|---|\n| `Made` | wait |\n| `Gone` | |", "| word | meaning |\n| `Word` | x |"
     document = f"{made}\n\n{gone}"
