@@ -200,6 +200,7 @@ def test_a_node_agent_writes_its_own_entry_of_a_cross_connection(
     [
         pytest.param({"nodes": [{"name": "node3", "upstream": []}]}, "own entry", id="another node's entry"),
         pytest.param({"upstream": {"end": "a.b", "serving": 9, "draining": 0}}, "nothing else", id="the summary"),
+        pytest.param({"nodeCount": 9}, "nothing else", id="the count of nodes"),
     ],
 )
 def test_a_node_agent_cannot_write_what_others_report(
