@@ -184,3 +184,13 @@ def test_status_says_where_each_replica_is(edge: Kubectl) -> None:
     assert {link["pod"] for node in nodes.values() for link in node["downstream"]} == {name_of(edge, "server")}
     assert all(node["address"] and link["slot"] for node in nodes.values() for link in node["upstream"])
     eventually(lambda: all(each["spec"]["nodeName"] in nodes for each in pods(edge, "nat")))
+
+
+def test_kubectl_shows_on_how_many_nodes_replicas_are(edge: Kubectl) -> None:
+    def shown() -> bool:
+        connection = json.loads(edge("get", "xc", "edge.nat.outside.server.wan", "-o", "json"))
+        where = {pod["spec"]["nodeName"] for stage in ("nat", "server") for pod in pods(edge, stage)}
+        heading, row = (line.split() for line in edge("get", "xc", "edge.nat.outside.server.wan").splitlines())
+        return len(where) == connection["status"]["nodeCount"] == int(row[heading.index("NODES")])
+
+    eventually(shown)
