@@ -157,6 +157,20 @@ def test_a_node_that_has_lost_the_api_server_too_tells_when_that_answers() -> No
     assert fleet.api.told() == [("node-1", "MostPeersSilent", "Warning")]
 
 
+def test_while_the_api_server_is_away_one_try_at_a_time_is_made_and_nothing_is_forgotten() -> None:
+    fleet = Fleet("node-1")
+    fleet.api.away = True
+    fleet.silent("peer-1", "peer-2", "peer-3")
+
+    fleet.run(30)
+    most = max(fleet.api.tries.count(second) for second in set(fleet.api.tries))
+    fleet.api.away = False
+    fleet.run(5)
+
+    assert most == 1
+    assert {name for name, _, _ in fleet.api.told()} == {"peer-1", "peer-2", "peer-3"}
+
+
 @pytest.mark.parametrize("cut_off", [False, True])
 def test_another_version_of_the_wire_is_named_with_the_remedy(cut_off: bool) -> None:
     fleet = Fleet("node-1")

@@ -187,9 +187,10 @@ class ClusterView:
         )
 
     def names(self) -> Mapping[str, str]:
-        """Names of the other nodes with links beside those of this one, by address. As `others`."""
-        beside = [key for key, report in self._connections.snapshot().items() if report.own]
-        return {other.address: other.node for key in beside for other in self.others(key) if other.address}
+        """Names of the other nodes with links in the chains of this one, by address. As `others`."""
+        chains = self._cluster.chains if self._cluster else {}
+        here = [key for key, report in self._connections.snapshot().items() if report.chain in chains]
+        return {other.address: other.node for key in here for other in self.others(key) if other.address}
 
     def published(self) -> Mapping[Key, tuple[Published, ...]]:
         """The links of other nodes in the chains of this one, by the CrossConnection. The same value again while

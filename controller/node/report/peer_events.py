@@ -102,7 +102,8 @@ class PeerEvents:
             self._written.popleft()
         self._look_at_itself(hearing, now)
         for address in noticed:
-            self._look_at(address, hearing, now)
+            if not self._look_at(address, hearing, now):
+                break  # the API server does not answer
 
     def _look_at_itself(self, hearing: Hearing, now: float) -> None:
         its = self._cut_off
@@ -115,18 +116,23 @@ class PeerEvents:
             if not its.told or self._tell(self._node, Event(RECONNECTED, message)) is not None:
                 self._cut_off = None
 
-    def _look_at(self, address: str, hearing: Hearing, now: float) -> None:
+    def _look_at(self, address: str, hearing: Hearing, now: float) -> bool:
+        """False if something was to be told, and the API server does not answer."""
         its, silent, name = self._noticed.get(address), hearing.silent.get(address), self._named.get(address, "")
         if its is None:
             spread = min(hearing.peers / TRIES_A_SECOND, MOST_SPREAD_SECONDS)
             self._noticed[address] = _Noticed(now + LASTING_SECONDS + spread * self._chance())
         elif silent is None:
             event = Event(HEARD, f"answers node {self._node} again: sessions choose its replicas, too")
-            if not its.told or self._tell(name, event) is not None:
-                del self._noticed[address]
-        elif now >= its.due and its.told is None and self._may_tell(hearing, silent):
+            if its.told and self._tell(name, event) is None:
+                return False
+            del self._noticed[address]
+        elif name and now >= its.due and its.told is None and self._may_tell(hearing, silent):
             its.told = self._tell(name, self._silence(address, silent, now))
+            if its.told is None:
+                return False
             self._written.append(now)
+        return True
 
     def _may_tell(self, hearing: Hearing, silent: Silent) -> bool:
         """A node that is cut off tells nothing about others but their version, which it has heard."""
