@@ -46,7 +46,7 @@ class Fleet:
         if not self.silent[name] and not self.said[name][-1][1]:
             return
         others = [Entry(other, other, frozenset(self._seen(other))) for other in self.names if other != name]
-        hearing = Hearing(len(others), {silent: Silent(since) for silent, since in self.silent[name].items()})
+        hearing = Hearing(self.names, {silent: Silent(since) for silent, since in self.silent[name].items()})
         before = self.said[name][-1][1]
         if (says := unreachable(name, others, hearing, before, self.now)) != before:
             self.said[name].append((self.now, says))
@@ -117,6 +117,6 @@ def test_when_those_that_report_die_others_do() -> None:
 
 
 def test_a_node_without_replicas_here_is_not_named_however_silent() -> None:
-    hearing = Hearing(2, {"10.0.0.9": Silent(0.0)})
+    hearing = Hearing(["10.0.0.2", "10.0.0.9"], {"10.0.0.9": Silent(0.0)})
 
     assert unreachable("a", [Entry("b", "10.0.0.2", frozenset())], hearing, (), 1000.0) == ()

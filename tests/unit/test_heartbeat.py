@@ -212,7 +212,7 @@ def test_others_can_see_who_is_silent_since_when_and_why(nodes: Nodes) -> None:
     nodes.dead, nodes.versions = {2}, {3: 2}
     beat(10)
 
-    assert (heartbeat.hearing.peers, heartbeat.hearing.cut_off) == (4, False)
+    assert (len(heartbeat.hearing.peers), heartbeat.hearing.cut_off) == (4, False)
     assert heartbeat.hearing.silent.keys() == {"10.0.0.2", "10.0.0.3"}
     assert heartbeat.hearing.silent["10.0.0.2"] == Silent(last)
     assert heartbeat.hearing.silent["10.0.0.3"].version == 2

@@ -84,7 +84,13 @@ def test_a_link_of_no_known_pod_is_not_shown() -> None:
 
 
 def test_the_tunnel_and_the_nodes_behind_it_are_shown() -> None:
-    text = scraped(Hearing(5, {"10.0.0.7": Silent(100.0), "10.0.0.8": Silent(200.0, 2)}, cut_off=True))
+    text = scraped(
+        Hearing(
+            [f"10.0.0.{n}" for n in range(5, 10)],
+            {"10.0.0.7": Silent(100.0), "10.0.0.8": Silent(200.0, 2)},
+            cut_off=True,
+        )
+    )
 
     assert 'sfc_tunnel_packets_total{direction="sent"} 60.0' in text
     assert 'sfc_tunnel_bytes_total{direction="received"} 7000.0' in text
@@ -96,7 +102,9 @@ def test_the_tunnel_and_the_nodes_behind_it_are_shown() -> None:
 
 
 def test_however_many_nodes_are_silent_few_have_a_series() -> None:
-    text = scraped(Hearing(4000, {f"10.0.{n // 250}.{n % 250}": Silent(float(n)) for n in range(4000)}))
+    silent = {f"10.0.{n // 250}.{n % 250}": Silent(float(n)) for n in range(4000)}
+
+    text = scraped(Hearing(silent.keys(), silent))
 
     assert text.count("sfc_peer_silent_seconds{") == MOST_SILENT_SHOWN
     assert 'sfc_peers{state="silent"} 4000.0' in text

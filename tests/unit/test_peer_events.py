@@ -50,7 +50,7 @@ class Fleet:
 
     def __init__(self, *nodes: str) -> None:
         self.api = Api()
-        self.hearing = {node: Hearing(len(nodes)) for node in nodes}
+        self.hearing = {node: Hearing() for node in nodes}
         chance = random.Random(1).random
         names = {f"ip-of-{name}": name for name in (*nodes, *(f"peer-{number}" for number in range(50)))}
         self.agents = [
@@ -64,7 +64,8 @@ class Fleet:
 
     def silent(self, *peers: str, cut_off: bool = False, version: int | None = None) -> None:
         found = {f"ip-of-{peer}": Silent(self.api.now, version) for peer in peers}
-        self.hearing = {node: Hearing(len(self.hearing), found, cut_off) for node in self.hearing}
+        all_of_them = [f"ip-of-{peer}" for peer in (*self.hearing, *(f"peer-{number}" for number in range(50)))]
+        self.hearing = {node: Hearing(all_of_them, found, cut_off) for node in self.hearing}
 
     def run(self, seconds: int) -> None:
         for _ in range(seconds):
@@ -97,6 +98,20 @@ def test_the_one_whose_event_was_kept_tells_that_the_node_is_heard_again() -> No
 
     assert fleet.api.told() == [("peer-7", "PeerSilent", "Warning"), ("peer-7", "PeerHeard", "Normal")]
     assert len(fleet.api.tries) == 4
+
+
+@pytest.mark.parametrize("cut_off", [False, True])
+def test_an_agent_that_leads_no_more_says_nothing_about_what_it_does_not_hear(cut_off: bool) -> None:
+    fleet = Fleet("node-1")
+    fleet.silent("peer-7", cut_off=cut_off)
+    fleet.run(20)
+    told = fleet.api.told()
+
+    fleet.hearing = {"node-1": Hearing()}
+    fleet.run(20)
+
+    assert fleet.api.told() == told
+    assert len(told) == 1
 
 
 def test_what_is_over_at_once_is_no_event() -> None:

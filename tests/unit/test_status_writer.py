@@ -123,7 +123,7 @@ def test_a_node_that_does_not_answer_is_written_once_and_taken_back_once() -> No
     api, clock = Api(), Clock()
     key, clock.now = ("telco", "edge.client.lan.firewall.left"), 100.0
     present: dict[Key, Any] = {key: ("xc-1", None)}
-    hearing = [Hearing(1)]
+    hearing = [Hearing(["10.0.0.2"])]
     one = StatusWriter(
         api, "node1", lambda: state(TWO_FIREWALLS), lambda: present, clock=clock,
         hearing=lambda: hearing[0], others=lambda _: [Entry("node2", "10.0.0.2", frozenset())],
@@ -131,7 +131,7 @@ def test_a_node_that_does_not_answer_is_written_once_and_taken_back_once() -> No
     entries: list[list[str]] = []
 
     for silent in [{}, {"10.0.0.2": Silent(80.0)}, {"10.0.0.2": Silent(80.0)}, {}, {}]:
-        hearing[0] = Hearing(1, silent)
+        hearing[0] = Hearing(["10.0.0.2"], silent)
         api.written.clear()
         one.publish()
         clock.now += 6

@@ -30,10 +30,10 @@ class Silent:
 
 @dataclass(frozen=True, slots=True)
 class Hearing:
-    """All nodes with links in the chains of this node."""
+    """After a beat; empty while this agent does not lead."""
 
-    peers: int = 0
-    """How many there are."""
+    peers: Collection[str] = ()
+    """Addresses of all nodes with links in the chains of this node."""
     silent: Mapping[str, Silent] = field(default_factory=dict)
     """Those that do not answer, by address."""
     cut_off: bool = False

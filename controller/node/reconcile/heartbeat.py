@@ -143,7 +143,7 @@ class Heartbeat:
             elif not cut_off or address in foreign:
                 self._set(address, number, silent[address])
         found = {address: Silent(its.since / 1e9, its.version) for address, its in silent.items()}
-        self.hearing = Hearing(len(known), found, cut_off)
+        self.hearing = Hearing(known.keys(), found, cut_off)
 
     def _set(self, address: str, number: int, silent: _Asked | None) -> None:
         """Whether frames are sent to the node; it is logged when that changes."""

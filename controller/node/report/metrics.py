@@ -147,7 +147,7 @@ def _peers(hearing: Hearing, names: Callable[[], Mapping[str, str]], now: float)
     """Only silent nodes have a series of their own, and only so many of them."""
     foreign = sum(silent.version is not None for silent in hearing.silent.values())
     peers = GaugeMetricFamily("sfc_peers", "Nodes with replicas of this node's chains, by state", labels=("state",))
-    peers.add_metric(("heard",), hearing.peers - len(hearing.silent))
+    peers.add_metric(("heard",), len(hearing.peers) - len(hearing.silent))
     peers.add_metric(("silent",), len(hearing.silent) - foreign)
     peers.add_metric(("foreign",), foreign)
     silence = GaugeMetricFamily(

@@ -112,19 +112,19 @@ class PeerEvents:
         elif hearing.cut_off and its and now >= its.due and its.told is None:
             its.told = self._tell(self._node, Event(CUT_OFF, self._holding(hearing), warning=True))
         elif its and not hearing.cut_off:
-            message = "most other nodes answer again: this node does what it hears of them"
-            if not its.told or self._tell(self._node, Event(RECONNECTED, message)) is not None:
+            event = Event(RECONNECTED, "most other nodes answer again: this node does what it hears of them")
+            if not (its.told and hearing.peers) or self._tell(self._node, event) is not None:
                 self._cut_off = None
 
     def _look_at(self, address: str, hearing: Hearing, now: float) -> bool:
         """False if something was to be told, and the API server does not answer."""
         its, silent, name = self._noticed.get(address), hearing.silent.get(address), self._named.get(address, "")
         if its is None:
-            spread = min(hearing.peers / TRIES_A_SECOND, MOST_SPREAD_SECONDS)
+            spread = min(len(hearing.peers) / TRIES_A_SECOND, MOST_SPREAD_SECONDS)
             self._noticed[address] = _Noticed(now + LASTING_SECONDS + spread * self._chance())
         elif silent is None:
             event = Event(HEARD, f"answers node {self._node} again: sessions choose its replicas, too")
-            if its.told and self._tell(name, event) is None:
+            if its.told and address in hearing.peers and self._tell(name, event) is None:
                 return False
             del self._noticed[address]
         elif name and now >= its.due and its.told is None and self._may_tell(hearing, silent):
@@ -159,8 +159,8 @@ class PeerEvents:
         names = sorted(self._named.get(address, address) for address in hearing.silent)
         shown = ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
         return (
-            f"{len(names)} of {hearing.peers} nodes with replicas of the same chains are silent ({shown}): this node "
-            "is probably cut off. It holds still, and goes on sending to them; see its network"
+            f"{len(names)} of {len(hearing.peers)} nodes with replicas of the same chains are silent ({shown}): this "
+            "node is probably cut off. It holds still, and goes on sending to them; see its network"
         )
 
     def _tell(self, name: str, event: Event) -> bool | None:
