@@ -85,6 +85,8 @@ METRICS_CERTIFICATE = "/etc/sfc/metrics-tls"
 
 TUNNEL_PORT = 5789
 """UDP port of the tunnel between node agents' data paths, on every node."""
+TELLERS = 2
+"""So many nodes report one that is silent for all, in the status of a CrossConnection."""
 
 HEALTH_HOST = "127.0.0.1"
 HEALTH_PORT = 9809

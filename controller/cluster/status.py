@@ -38,8 +38,6 @@ SLICES_SUFFICE = "SlicesSuffice"
 NO_FREE_SOURCE_PORTS = "NoFreeSourcePorts"
 SOURCE_PORTS_REFUSED = "SourcePortsRefused"
 TOO_LARGE = "TooLarge"
-TELLERS = 2
-"""So many nodes report one that is silent (controller/node/plane/hearing.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +130,8 @@ def reporting(obj: Object) -> list[Object]:
     """The entries of the nodes of a CrossConnection, without those that have vanished: their neighbours do not reach
     them, and they report nobody themselves. One that lives, and has lost the way to another one, reports that one."""
     nodes = (obj.get("status") or {}).get("nodes") or ()
-    told = Counter(name for node in nodes for name in node.get("unreachable") or ())
-    enough = min(TELLERS, len(nodes) - 1)
+    told = Counter(silent for node in nodes for silent in node.get("unreachable") or ())
+    enough = min(names.TELLERS, len(nodes) - 1)
     return [node for node in nodes if node.get("unreachable") or not told[node["name"]] >= enough > 0]
 
 

@@ -6,7 +6,8 @@ from collections.abc import Collection
 
 import pytest
 
-from controller.node.plane.hearing import LASTING_SECONDS, TELLERS, Entry, Hearing, Silent, unreachable
+from controller.node.plane.hearing import LASTING_SECONDS, Entry, Hearing, Silent, unreachable
+from sfc.names import TELLERS
 
 STEP = 1.0
 

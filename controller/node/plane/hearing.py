@@ -10,10 +10,10 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sfc.names import TELLERS
+
 LASTING_SECONDS = 10.0
 """A node that is silent for a shorter time is not reported."""
-TELLERS = 2
-"""So many nodes report one in the status of a CrossConnection."""
 TURN_SECONDS, MOST_TURNS = 10.0, 6
 """How much longer those wait whose turn comes later, for each turn, and how many turns there are."""
 
