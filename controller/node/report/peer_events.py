@@ -96,7 +96,7 @@ class PeerEvents:
         if not (hearing.silent or self._noticed or self._cut_off):
             return
         noticed = {*hearing.silent, *self._noticed}
-        named = {**self._named, **self._names()}
+        named = self._named if noticed <= self._named.keys() else {**self._named, **self._names()}
         self._named = {address: name for address, name in named.items() if address in noticed}
         while self._written and now - self._written[0] >= WINDOW_SECONDS:
             self._written.popleft()
