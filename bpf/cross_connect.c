@@ -41,7 +41,8 @@
 #define FRAGMENT_PAIRS	 64  /* of a link, behind them, for pairs of addresses; a power of two */
 #define FRAGMENT_CHOICES 4   /* places that a datagram may have */
 
-#define LINGERS_FOR 250 /* ticks; for so long a closed session's last acknowledgements may come */
+#define REFUSED_FOR 1000 /* ticks; 1 … 10 s */
+#define LINGERS_FOR 250	 /* ticks; for so long a closed session's last acknowledgements may come */
 
 #define LEARNED_FOR  (30 * SECOND) /* as long as a host trusts an answer, on average (RFC 4861) */
 #define FOLLOWED_FOR (30 * SECOND) /* as long as Linux waits for the rest of an IPv4 datagram (ipfrag_time) */
@@ -62,7 +63,7 @@ struct link {
 	u8 state;
 	u8 plain;  /* bpf_redirect_peer does not work: the other end is in the same network namespace */
 	u8 zero;   /* always; the verifier does not know that (`as_one`) */
-	u32 stamp; /* session.h */
+	u32 stamp; /* session.h; of a link of another node the tick at which it refused a session */
 };
 
 /* Another node; the entry 0 is this node's own. */
@@ -249,6 +250,14 @@ static __always_inline bool receives(const struct link *link, u32 connection, u3
 	return link->connection == connection && link->side == side && link->state != UNWIRED && link->state != GONE;
 }
 
+/* True for a link of another node that has just refused a session, although this node believes that it serves. Most
+ * likely that node knows better; it is asked again in case that this is over before this node has learned of it.
+ */
+static __always_inline bool refused_lately(u32 index, const struct link *link)
+{
+	return index >= SLOTS && (u32)bpf_jiffies64() - link->stamp < REFUSED_FOR;
+}
+
 /* A remembered end, if it is still the same link and may still receive frames; otherwise 0. A link of another node may,
  * as long as that node is up: if it does not, its node returns the frame. Without branches: see `as_one`.
  */
@@ -287,7 +296,7 @@ static __always_inline u64 choose(u32 connection, u32 side, u32 hash)
 		asm volatile("" : "+r"(place));
 		slot = ((u16 *)table->slots)[place];
 		link = links.lookup(&slot);
-		if (link && receives(link, connection, side))
+		if (link && receives(link, connection, side) && !refused_lately(slot, link))
 			return end_of(near_slot(slot), link->ifindex, link->plain, connection);
 		hash = mixed(hash, attempt + 1);
 	}
@@ -1410,10 +1419,10 @@ static __always_inline enum verdict take(const struct flow *flow, bool wide, con
 	*to = disguised(remembered(spot.session, flow, from->connection, from->side), bpf_jiffies64());
 	if (!*to || is_far(*to)) {
 		*to = given->end;
-		if (flow->quoted)
-			return *to ? VERDICT_FORWARDED : VERDICT_NO_TARGET;
-		if (!*to || !given->serves)
+		if (!*to || (!given->serves && !flow->quoted))
 			return VERDICT_RETURNED;
+		if (flow->quoted)
+			return VERDICT_FORWARDED;
 		slot = end_slot(*to);
 		counters = traffic.lookup(&slot);
 		if (counters)
@@ -1478,7 +1487,7 @@ static __always_inline void note_refusal(u32 identity, u32 connection)
 	struct link *far = index ? links.lookup(index) : NULL;
 
 	if (far && far->ifindex == identity && far->connection == connection)
-		far->state = GONE; /* for `choose`, until the agent has learned what its node knows */
+		far->stamp = bpf_jiffies64(); /* for `refused_lately` */
 }
 
 /* Where a frame of another node comes from, and whether it may. False if it must be dropped; the reason is counted. */
@@ -1589,7 +1598,7 @@ int from_tunnel(struct __sk_buff *skb)
 	if (!link)
 		return TC_ACT_SHOT;
 	if (link->state == UNWIRED || generation_of(link->ifindex) != to_generation_in(mark)) {
-		if (flags)
+		if (flags == RETURNED)
 			return drop(0, VERDICT_NO_TARGET);
 		goto back;
 	}
@@ -1605,7 +1614,7 @@ int from_tunnel(struct __sk_buff *skb)
 	from.zero = link->zero;
 	from.end = far_end(identity, link->connection);
 	given.end = end_of(slot, link->ifindex, link->plain, link->connection);
-	given.serves = link->state == SERVING || flags == CHOSEN_AGAIN;
+	given.serves = link->state == SERVING || (flags == CHOSEN_AGAIN && link->state == DRAINING);
 	if (link->state == GONE && flags != RETURNED)
 		given.end = 0;
 	pull_headers(skb);
@@ -1628,14 +1637,12 @@ int from_tunnel(struct __sk_buff *skb)
 	}
 	if (verdict == VERDICT_NOT_OURS) {
 		to = given.end;
-		verdict = to ? VERDICT_FORWARDED : VERDICT_NO_TARGET;
+		verdict = to ? VERDICT_FORWARDED : VERDICT_RETURNED;
 	} else {
 		verdict = wide ? take(&it.flow, true, &from, &given, &to) : take(&it.flow, false, &from, &given, &to);
 	}
 	if (verdict == VERDICT_FORWARDED)
 		return send_near(skb, to);
-	if (verdict != VERDICT_RETURNED || flags)
-		return drop(from.connection, VERDICT_NO_TARGET);
 	tell(from.connection, VERDICT_RETURNED);
 back:
 	return send_through(skb, peer, tunnel_id_of(slot, slot_in(identity)),

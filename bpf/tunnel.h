@@ -30,7 +30,7 @@
 
 enum tunnel_flag {
 	RETURNED = 1,	  /* the receiver does not take this session: its sender is to choose again */
-	CHOSEN_AGAIN = 2, /* do not return this one: it was returned before */
+	CHOSEN_AGAIN = 2, /* it was returned before: a link that drains takes it */
 };
 
 /* A frame with target slot 0 is for the node itself. */

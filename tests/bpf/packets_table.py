@@ -64,9 +64,11 @@ of the program alone has no tunnel.
 | no session is known, and the replica serves | its session is opened there, too | packet, session |
 | no session is known, and the replica takes no new one | back to its node | `returned` |
 | it came back to its node | its sender's link chooses again | `chosen_again` |
-| it came back once, and the next replica has left, too | dropped | `no_target` |
+| it came back once, and the next replica drains, too | its session is opened there | packet, session |
+| it came back because its sender's link is gone, too | dropped | `no_target` |
 | it belongs to no session, or is a later fragment | to the replica that the sender chose | packet |
 | it is for a group, or asks for an unknown neighbour | to the one replica that the sender's node chose | packet |
+| one of the last two, and that replica receives nothing any more | back to its node | `returned` |
 | the node of its replica is silent, and no other target is left, or there is no tunnel | dropped | `peer_down` |
 | it comes from an address that no node with these chains has | dropped | `stranger` |
 | its node is not known to have a link in the chain | back to its node | `returned` |

@@ -26,6 +26,8 @@ RETURNED, CHOSEN_AGAIN = 1, 2
 """bpf/tunnel.h"""
 EXPERIMENT, ARP_TYPE = 0x88B5, 0x0806
 SERVER, SERVER6 = ("10.2.0.1", Echo.PORT), ("fd00:2::1", Echo.PORT)
+DIRECT = ("10.1.0.1", Echo.PORT)
+"""Of the server in a chain without functions."""
 
 
 def vxlan(to: int, generation_of_it: int, mac: str, flags: int = 0) -> bytes:
@@ -377,3 +379,46 @@ def test_sessions_between_nodes_outlive_an_upgrade_of_either_agent_also_those_of
         assert nodes.there.world.node.activity(leaving) == len(far)
         assert nodes.returned() == 0
         assert not nodes.dropped()
+def test_a_session_loses_no_frame_although_several_replicas_left_before_the_other_node_knows(
+    datapath: Datapath, other_datapath: Datapath
+) -> None:
+    """Its first frame comes back from one after the other, until one of them takes it."""
+    with nodes_of("several", {}, (datapath, other_datapath)) as nodes:
+        client = nodes.serve(nodes.here, "client")
+        staying = nodes.serve(nodes.here, "server")
+        leaving = [nodes.serve(nodes.there, "server") for _ in range(5)]
+        nodes.tell()
+        nodes.begin()
+
+        for replica in leaving:
+            nodes.there.world.node.drain(replica)
+            nodes.there.world.node.stop(replica)
+        reached = {nodes.here.world.connect(client, DIRECT).server for _ in range(40)}
+
+        assert reached == {staying.name}
+        assert not nodes.dropped()
+
+
+def test_a_replica_that_refused_and_serves_again_before_anybody_has_noticed_gets_sessions_again(
+    datapath: Datapath, other_datapath: Datapath
+) -> None:
+    with nodes_of("flaps", {}, (datapath, other_datapath)) as nodes:
+        client = nodes.serve(nodes.here, "client")
+        server = nodes.serve(nodes.there, "server")
+        nodes.tell()
+
+        nodes.there.world.node.become(server, ready=False)
+        nodes.there.world.node.reconcile()
+        refused = client.socket(socket.AF_INET, socket.SOCK_STREAM)
+        refused.setblocking(False)
+        refused.connect_ex(DIRECT)
+        assert settles(lambda: nodes.returned() > 0)
+        refused.close()
+        nodes.there.world.node.serve(server)
+
+        def connects() -> bool:
+            with suppress(TimeoutError):
+                return nodes.here.world.connect(client, DIRECT).server == server.name
+            return False
+
+        assert settles(connects, seconds=15)

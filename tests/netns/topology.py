@@ -12,7 +12,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -24,6 +24,7 @@ from controller.node.kernel.datapath import Datapath
 from controller.node.kernel.links import Identity, Links
 from controller.node.plane import replica as pod
 from controller.node.plane.cluster import Cluster
+from controller.node.plane.drain import Drain
 from controller.node.plane.model import PROGRAM
 from controller.node.reconcile.deletions import Deletions
 from controller.node.reconcile.drains import Drains
@@ -76,7 +77,7 @@ class Node:
         self.api_is_away = False
         """Whether the API server does not answer. What it has shown before stays."""
         self._label = label
-        self._slots = count(1)
+        self._slots: Iterator[int] = count(1)
         self._numbers = count(1)
         remove_leftovers(PREFIX)
         with ExitStack() as unfinished:
@@ -101,11 +102,12 @@ class Node:
         self.replicas.append(added)
         return added
 
-    def lead(self, datapath: Datapath) -> None:
-        """An agent with this data path begins to lead the node: all that follows is its doing."""
+    def lead(self, datapath: Datapath, drains: Iterable[Drain] = ()) -> None:
+        """An agent with this data path begins to lead the node, with the drains that were in progress: all that follows
+        is its doing."""
         self.datapath = datapath
-        drains = Drains(deletions=Deletions(self._deleted, self._clock))
-        self.reconciler = Reconciler(self.links, datapath, self._cluster, self._clock, drains)
+        known = Drains(drains, Deletions(self._deleted, self._clock))
+        self.reconciler = Reconciler(self.links, datapath, self._cluster, self._clock, known)
         self.shortcuts = Shortcuts(
             datapath.shortcut.number,
             lambda ifindex: self.links.give_shortcut(ifindex, datapath.shortcut),

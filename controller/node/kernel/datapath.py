@@ -251,8 +251,6 @@ class Datapath:
                 yield slot, LinkEntry(ifindex, connection, Side(side), LinkState(state), paired=not plain)
 
     def _observed_far_links(self) -> Iterator[tuple[int, FarLink]]:
-        """Without those that returned a frame (bpf/cross_connect.c, `send_again`): the next pass that reads the maps
-        sets them anew."""
         for (identity,), (index,) in self._far_links.items():
             found, connection, side, state, *_ = self._links.get((index,))
             if found == identity and state == self._far_state(identity):
@@ -261,22 +259,24 @@ class Datapath:
     def set_far_link(self, index: int, link: FarLink) -> None:
         """Writes what targets may name as a link of another node. The kernel does not write an element at once, so the
         one that was there is cleared first."""
-        self.clear_far_link(index)
-        self._links.put((index,), (link.identity, link.connection, link.side, 0, 1, 0))
-        self._far_links.put((link.identity,), (index,))
-        state = self._far_state(link.identity)
-        self._links.put((index,), (link.identity, link.connection, link.side, state, 1, 0))
+        with self.peers.changing:
+            self.clear_far_link(index)
+            self._links.put((index,), (link.identity, link.connection, link.side, 0, 1, 0))
+            self._far_links.put((link.identity,), (index,))
+            state = self._far_state(link.identity)
+            self._links.put((index,), (link.identity, link.connection, link.side, state, 1, 0))
 
     def _far_state(self, identity: int) -> LinkState:
         return LinkState.SERVING if self.peers.is_up(peer_of(identity)) else LinkState.GONE
 
     def clear_far_link(self, index: int) -> None:
         """The counterpart of `set_far_link`. Its sessions stay; its node returns what it does not take."""
-        identity, connection, side, state, *_ = self._links.get((index,))
-        if state:
-            self._links.put((index,), (identity, connection, side, 0, 1, 0))
-            self._far_links.delete((identity,))
-        self._links.put((index,), (0,) * 6)
+        with self.peers.changing:
+            identity, connection, side, state, *_ = self._links.get((index,))
+            if state:
+                self._links.put((index,), (identity, connection, side, 0, 1, 0))
+                self._far_links.delete((identity,))
+            self._links.put((index,), (0,) * 6)
 
     def set_members(self, number: int, peers: Collection[int]) -> None:
         """Frames of these nodes, by number, may enter the cross-connection."""

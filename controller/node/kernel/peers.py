@@ -29,9 +29,10 @@ class Peers:
         self._links, self._peers, self._numbers = maps["links"], maps["peers"], maps["peer_numbers"]
         self._far_links = maps["far_links"]
         self._heard, self._entry, self._underlay = maps["heard"], maps["tunnel_entry"], maps["underlay"]
-        self._changing = threading.Lock()
         self._programs = programs
         self._session_tables = session_tables
+        self.changing = threading.RLock()
+        """Held while what is in the maps of a node, or of a link of it, is read and then written."""
 
     @property
     def program_fd(self) -> int:
@@ -51,7 +52,7 @@ class Peers:
 
     def set(self, number: int, address: str) -> None:
         """Gives a node a number, by which ends and far links name it. It is up."""
-        with self._changing:
+        with self.changing:
             self._peers.put((number,), (packed_address(address), 0))
             self._numbers.put((packed_address(address),), (number,))
         self.set_up(number, True)
@@ -68,7 +69,7 @@ class Peers:
     def clear(self, number: int) -> None:
         """The counterpart of `set`: what it still sends is dropped."""
         self.set_up(number, False)
-        with self._changing:
+        with self.changing:
             address, _ = self._peers.get((number,))
             if any(address):
                 self._numbers.delete((address,))
@@ -77,11 +78,12 @@ class Peers:
     def set_up(self, number: int, up: bool) -> None:
         """Whether frames are sent to the node. While they are not, its sessions choose again."""
         state = LinkState.SERVING if up else LinkState.GONE
-        self._links.put((SLOTS + FAR_LINKS + number,), (0, 0, 0, state, 1, 0))
-        for (identity,), (index,) in self._far_links.items():
-            found, connection, side, before, *_ = self._links.get((index,))
-            if peer_of(identity) == number and found == identity and before:
-                self._links.put((index,), (identity, connection, side, state, 1, 0))
+        with self.changing:
+            self._links.put((SLOTS + FAR_LINKS + number,), (0, 0, 0, state, 1, 0))
+            for (identity,), (index,) in self._far_links.items():
+                found, connection, side, before, *_ = self._links.get((index,))
+                if peer_of(identity) == number and found == identity and before:
+                    self._links.put((index,), (identity, connection, side, state, 1, 0))
 
     def is_up(self, number: int) -> bool:
         """Whether frames are sent to the node."""
@@ -112,7 +114,7 @@ class Peers:
 
     def set_routes(self, routes: Mapping[str, int]) -> None:
         """By which interface frames for each node (its address) leave without the device; 0: they leave by it."""
-        with self._changing:
+        with self.changing:
             known = self.known()
             for address in routes.keys() & known.keys():
                 entry = (packed_address(address), routes[address])
