@@ -168,16 +168,18 @@ def nodes_of(
             members.append(member)
             tunnels.append(stack.enter_context(_connected(member, fabric)))
             if directly and underlay == 4 and world.node.links.tcx:
-                stack.enter_context(_passing_the_device(member))
+                stack.enter_context(passing_the_device(member))
         yield Nodes(members, fabric, tunnels)
 
 
 @contextmanager
-def _passing_the_device(member: Member) -> Iterator[None]:
+def passing_the_device(member: Member) -> Iterator[None]:
+    """From the next look on, frames of this node's present data path do, during the block."""
     datapath = member.world.node.datapath
     with inside(member.world.node.namespace):
         underlay = Underlay(member.address, PORT, datapath.underlay_shortcut)
     member.way = DirectWay(datapath.peers, underlay, member.address, PORT)
+    member._led = set()
     try:
         yield
     finally:
