@@ -379,6 +379,8 @@ def test_sessions_between_nodes_outlive_an_upgrade_of_either_agent_also_those_of
         assert nodes.there.world.node.activity(leaving) == len(far)
         assert nodes.returned() == 0
         assert not nodes.dropped()
+
+
 def test_a_session_loses_no_frame_although_several_replicas_left_before_the_other_node_knows(
     datapath: Datapath, other_datapath: Datapath
 ) -> None:
