@@ -1603,7 +1603,7 @@ int from_tunnel(struct __sk_buff *skb)
 		goto back;
 	}
 	if (!is_member(peer, link->connection)) {
-		if (flags)
+		if (flags == RETURNED)
 			return drop(link->connection, VERDICT_OUTSIDER);
 		tell(link->connection, VERDICT_RETURNED); /* it may be this node that is late */
 		goto back;

@@ -72,7 +72,7 @@ of the program alone has no tunnel.
 | the node of its replica is silent, and no other target is left, or there is no tunnel | dropped | `peer_down` |
 | it comes from an address that no node with these chains has | dropped | `stranger` |
 | its node is not known to have a link in the chain | back to its node | `returned` |
-| the same, and it came back once, or is a frame that comes back | dropped | `outsider` |
+| the same, and it is a frame that comes back | dropped | `outsider` |
 | it is in another version of the wire | dropped | `wire_version` |
 """
 
