@@ -343,7 +343,7 @@ def test_sessions_between_nodes_outlive_an_upgrade_of_either_agent_also_those_of
     bpffs: Path,
 ) -> None:
     """The next version has session tables of another size, so they are copied, and made its map of peers anew."""
-    with ExitStack() as stack:
+    with ExitStack() as outlasting, ExitStack() as stack:
         datapaths = []
         for label in ("upgraded1", "upgraded2"):
             datapaths.append(Datapath.open(bpffs / label, capacity=1024, hash_key=HASH_KEY))
@@ -364,7 +364,7 @@ def test_sessions_between_nodes_outlive_an_upgrade_of_either_agent_also_those_of
         for side, label in ((nodes.there, "upgraded2"), (nodes.here, "upgraded1")):
             (bpffs / label / "peers").unlink()
             latter = Datapath.open(bpffs / label, capacity=2048, hash_key=HASH_KEY)
-            stack.callback(latter.close)
+            outlasting.callback(latter.close)
             latter.take_over()
             with inside(side.world.node.namespace):
                 tunnel = latter.peers.tunnel(side.address, PORT)
