@@ -41,8 +41,8 @@
 #define FRAGMENT_PAIRS	 64  /* of a link, behind them, for pairs of addresses; a power of two */
 #define FRAGMENT_CHOICES 4   /* places that a datagram may have */
 
-#define REFUSED_FOR 1000 /* ticks; 1 … 10 s */
-#define LINGERS_FOR 250	 /* ticks; for so long a closed session's last acknowledgements may come */
+#define REFUSED_FOR 10	/* ticks; many times as long as a frame is returned, and soon over */
+#define LINGERS_FOR 250 /* ticks; for so long a closed session's last acknowledgements may come */
 
 #define LEARNED_FOR  (30 * SECOND) /* as long as a host trusts an answer, on average (RFC 4861) */
 #define FOLLOWED_FOR (30 * SECOND) /* as long as Linux waits for the rest of an IPv4 datagram (ipfrag_time) */
@@ -250,8 +250,9 @@ static __always_inline bool receives(const struct link *link, u32 connection, u3
 	return link->connection == connection && link->side == side && link->state != UNWIRED && link->state != GONE;
 }
 
-/* True for a link of another node that has just refused a session, although this node believes that it serves. Most
- * likely that node knows better; it is asked again in case that this is over before this node has learned of it.
+/* True for a link of another node that has just refused a session, although this node believes that it serves. So a
+ * frame that was returned does not go there again. Soon it is asked once more: it may serve again before this node has
+ * learned that it did not, and then nobody else would tell.
  */
 static __always_inline bool refused_lately(u32 index, const struct link *link)
 {
