@@ -84,7 +84,7 @@ class Kernel:
 
     def __init__(self) -> None:
         self.links: dict[int, HostLink] = {}
-        self.plane = DataPlane({}, {}, {}, {}, {}, {}, {})
+        self.plane = DataPlane({}, {}, {}, {}, {}, {}, {}, {})
         self.peers: dict[str, int] = {}
         self.moment: Callable[[], float] = float
         self.written_at = 0.0
@@ -102,7 +102,10 @@ class Kernel:
         kept = self.plane
         return DataPlane(
             {},
-            *map(dict, (kept.links, kept.targets, kept.neighbours, kept.numbers, kept.patience, kept.far)),  # type: ignore[arg-type]
+            *map(  # type: ignore[arg-type]
+                dict,
+                (kept.links, kept.targets, kept.neighbours, kept.numbers, kept.patience, kept.far, kept.members),
+            ),
         )
 
     def set_number(self, number: int, connection: Numbered) -> None:
@@ -119,6 +122,12 @@ class Kernel:
 
     def clear_link(self, slot: int) -> None:
         self._clear(self.plane.links, slot)
+
+    def set_members(self, number: int, peers: Collection[int]) -> None:
+        self._set(self.plane.members, number, frozenset(peers))
+
+    def clear_members(self, number: int) -> None:
+        self._clear(self.plane.members, number)
 
     def set_far_link(self, index: int, link: FarLink) -> None:
         self._set(self.plane.far, index, link)
@@ -188,7 +197,7 @@ class Agent:
         self.api = AgentApi(cluster, self._moment)
         self._news = False
         self.view = ClusterView(cast("ApiServer", self.api), node, self._wake, self._wake_writer)
-        far = FarLinks(kernel, kernel.observe().far)
+        far = FarLinks(kernel, kernel.observe())
         self.reconciler = Reconciler(
             kernel,
             kernel,
