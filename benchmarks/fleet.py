@@ -100,13 +100,8 @@ class Kernel:
 
     def observe(self, known: object = None) -> DataPlane:
         kept = self.plane
-        return DataPlane(
-            {},
-            *map(  # type: ignore[arg-type]
-                dict,
-                (kept.links, kept.targets, kept.neighbours, kept.numbers, kept.patience, kept.far, kept.members),
-            ),
-        )
+        found = kept.links, kept.targets, kept.neighbours, kept.numbers, kept.patience, kept.far, kept.members
+        return DataPlane({}, *map(dict, found))  # type: ignore[arg-type]
 
     def set_number(self, number: int, connection: Numbered) -> None:
         self._set(self.plane.numbers, number, connection)

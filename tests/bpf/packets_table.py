@@ -60,6 +60,7 @@ of the program alone has no tunnel.
 
 | when | what happens | counted as |
 | --- | --- | --- |
+| its kind can pass the tunnel's device, and the node allows it | as by the device, in no other way | – |
 | its session is known there | by its session, whatever the sender chose | packet |
 | no session is known, and the replica serves | its session is opened there, too | packet, session |
 | no session is known, and the replica takes no new one | back to its node | `returned` |
