@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from controller.node.plane.hearing import Silent
-from controller.node.reconcile.heartbeat import MISSES, Heartbeat, echo
+from controller.node.reconcile.heartbeat import ANSWERS, MISSES, Heartbeat, echo
 
 BEAT_NS = 200_000_000
 
@@ -96,13 +96,46 @@ def test_a_node_that_never_answered_is_down_as_soon(nodes: Nodes, beat: Beats) -
     assert nodes.believed_up() == {1, 3, 4}
 
 
-def test_a_node_that_is_heard_again_is_up_at_the_next_beat(nodes: Nodes, beat: Beats) -> None:
+def test_a_node_that_is_heard_again_is_up_after_five_answers_in_a_row(nodes: Nodes, beat: Beats) -> None:
+    """At the first one, its own way to other nodes may not be open yet."""
     nodes.dead = {2}
     beat(20)
 
     nodes.dead = set()
-    beat(2)
+    beat(ANSWERS - 1)
+    nodes.dead = {2}
+    beat(1)
+    nodes.dead = set()
+    beat(ANSWERS)
+    interrupted = nodes.believed_up()
+    beat(1)
 
+    assert interrupted == {1, 3, 4}
+    assert nodes.believed_up() == {1, 2, 3, 4}
+
+
+def test_a_node_that_was_cut_off_goes_on_at_the_first_answers(nodes: Nodes, beat: Beats) -> None:
+    """It changed nothing, so there is nothing to undo."""
+    nodes.dead = {1, 2, 3, 4}
+    beat(20)
+
+    believed = []
+    nodes.dead = set()
+    for _ in range(ANSWERS + 1):
+        beat(1)
+        believed.append(nodes.believed_up())
+
+    assert believed == [{1, 2, 3, 4}] * (ANSWERS + 1)
+
+
+def test_the_next_agent_too_waits_for_five_answers_of_a_node_that_was_down(nodes: Nodes, beat: Beats) -> None:
+    nodes.set_up(2, False)
+
+    beat(ANSWERS)
+    early = nodes.believed_up()
+    beat(1)
+
+    assert early == {1, 3, 4}
     assert nodes.believed_up() == {1, 2, 3, 4}
 
 
@@ -125,7 +158,7 @@ def test_when_most_are_heard_again_the_rest_is_down(nodes: Nodes, beat: Beats) -
     beat(20)
 
     nodes.dead = {3}
-    beat(2)
+    beat(ANSWERS + 1)
 
     assert nodes.believed_up() == {1, 2, 4}
 
@@ -198,7 +231,7 @@ def test_nodes_of_another_version_live_so_that_this_one_is_not_cut_off(nodes: No
     beat(2)
     all_foreign = nodes.believed_up()
     nodes.versions = {1: 2}
-    beat(2)
+    beat(ANSWERS + 1)
 
     assert (all_foreign, nodes.believed_up()) == (set(), {2, 3, 4})
 

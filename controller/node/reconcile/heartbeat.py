@@ -1,8 +1,9 @@
 """Whether the other nodes live: each is sent an echo through the tunnel, five times a second.
 
 The program of the other node answers, with or without an agent there. A node that misses five is down: it gets no new
-sessions, and those that it has choose again. All is undone when it is heard again. A node that loses most of the others
-at once changes nothing: it is the one that is cut off.
+sessions, and those that it has choose again. All is undone when it has answered five in a row: until then it may not
+have found its own way to the others yet. A node that loses most of the others at once changes nothing: it is the one
+that is cut off.
 
 What counts are echoes without an answer, not the time that has passed: on a node with too much to do this thread may be
 late by seconds, and then it has asked nobody. A node that sends in another version of the wire lives, and is down at
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 0.2
 MISSES = 5
+ANSWERS = 5
+"""In a row, before a node that was silent counts as heard again."""
 _ECHO_ASKED = 1 << 12
 """The message (bpf/tunnel.h)."""
 _VXLAN = struct.Struct("!BBHI")
@@ -71,12 +74,14 @@ class _Asked:
     """When it answered last, or was asked first: ns."""
     misses: int = 0
     """Echoes since then without an answer."""
+    answers: int = 0
+    """In a row."""
     version: int | None = None
     """The one in which it sends, if that is another one."""
 
-    @property
-    def silent(self) -> bool:
-        return self.misses >= MISSES or self.version is not None
+    def silent(self, up: bool) -> bool:
+        """Whether it counts as down, or goes on doing so."""
+        return self.misses >= MISSES or self.version is not None or (not up and self.answers < ANSWERS)
 
 
 class Heartbeat:
@@ -123,14 +128,18 @@ class Heartbeat:
         if heard >= asked.at:
             self._observe((heard - asked.at) / 1e9)
             asked.since, asked.misses, asked.version = heard, 0, None
+            asked.answers += 1
         else:
             asked.misses += 1
+            asked.answers = 0
             asked.version = None if heard else self._peers.foreign(number)
 
     def _follow(self, known: Mapping[str, int]) -> None:
-        silent = {address: its for address, number in known.items() if (its := self._asked[number]).silent}
+        up = {address: self._peers.is_up(number) for address, number in known.items()}
+        silent = {address: its for address, number in known.items() if (its := self._asked[number]).silent(up[address])}
         foreign = [address for address, its in silent.items() if its.version is not None]
-        unheard, others = len(silent) - len(foreign), len(known) - len(foreign)
+        unheard = sum(its.misses >= MISSES and its.version is None for its in silent.values())
+        others = len(known) - len(foreign)
         cut_off = 2 * unheard > others > 1
         if cut_off and not self.hearing.cut_off:
             log.error(
@@ -138,17 +147,14 @@ class Heartbeat:
                 extra={"silent": unheard, "nodes": others},
             )
         for address, number in known.items():
-            if address not in silent:
-                self._set(address, number, None)
-            elif not cut_off or address in foreign:
-                self._set(address, number, silent[address])
+            owes = silent.get(address)
+            if up[address] == bool(owes) and (not owes or not cut_off or address in foreign):
+                self._set(address, number, owes)
         found = {address: Silent(its.since / 1e9, its.version) for address, its in silent.items()}
         self.hearing = Hearing(known.keys(), found, cut_off)
 
     def _set(self, address: str, number: int, silent: _Asked | None) -> None:
-        """Whether frames are sent to the node; it is logged when that changes."""
-        if self._peers.is_up(number) != bool(silent):
-            return
+        """Whether frames are sent to the node, which was otherwise before."""
         self._peers.set_up(number, up=not silent)
         fields = {"peer": self._names().get(address, ""), "address": address}
         if not silent:
