@@ -22,7 +22,8 @@ demo: cluster images ## scale a chain on a real Kubernetes while traffic crosses
 
 .PHONY: test
 test: lint ## run everything (as root): static checks, then unit, BPF, network-namespace and cluster tests
-	$(PYTHON) -m pytest tests
+	$(PYTHON) -m pytest --numprocesses=2 --dist=worksteal tests/unit tests/bpf
+	$(PYTHON) -m pytest --durations=20 tests/netns tests/cluster
 
 .PHONY: unit
 unit: deps ## run the tests that need neither root nor a cluster
