@@ -518,7 +518,7 @@ class Churn:
 
     def _join(self) -> bool:
         member, stage = self._random.choice(self._nodes.members), self._random.choice(STAGES)
-        if len(self._places(member, stage)) >= MOST:
+        if member.name in self.views.held or len(self._places(member, stage)) >= MOST:
             return False
         self._added(member, stage)
         return True
@@ -571,8 +571,12 @@ class Churn:
         self._ended(place)
 
         def mend() -> None:
+            if place.member.name in self.views.held:  # an agent that knows nothing yet leaves the link where it is
+                self._later.append((now() + 0.1, mend))
+                return
             if place in self._traffic.places():
                 run(*shown, "up")
+                assert settles(lambda: _is_up(place))
                 if _pod(place).ready and not _pod(place).terminating:
                     place.began()
                 self._links_changed(place.member)
@@ -728,6 +732,11 @@ def _involves(place: Place, session: Session, other: Place | None) -> bool:
     """What begins may have been on its way there."""
     begins = session.at is None and session.stage == place.replica.stage
     return place in (session.opener, other) or begins
+
+
+def _is_up(place: Place) -> bool:
+    """By what the kernel tells, a moment after it was set up."""
+    return all(link.up for link in place.member.world.node.links.list() if link.pod_uid == place.replica.name)
 
 
 def _opened_by(place: Place, session: Session, other: Place | None) -> bool:
