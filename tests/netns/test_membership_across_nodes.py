@@ -171,6 +171,8 @@ class Traffic:
 
     def __init__(self, account: Account, seed: int) -> None:
         self.account = account
+        self.believed: Callable[[Member], set[str]] = lambda _: set()
+        """Replicas of other nodes that serve, as far as a node knows."""
         self.introduced: Callable[[Member], bool] = lambda _: True
         """Whether all others know of a node. The first replica of a chain on a node reaches others only then."""
         self.left: deque[tuple[float, Place]] = deque(maxlen=100)
@@ -358,8 +360,10 @@ class Traffic:
         since = session.sent - LAG_SECONDS - 1
         if place.served(session.sent - 0.001, now()):
             return
-        if place.served(since, now()) and any(at >= since and other is not place for at, other in self.left):
-            self.account.counts["sessions that two refused, or nearly"] += 1
+        late = self.believed(session.opener.member) - {each.replica.name for each in self.places() if _serves(each)}
+        left = {other.replica.name for at, other in self.left if at >= since}
+        if _pod(place).terminating and (late | left) - {place.replica.name}:
+            self.account.counts["sessions that one refused, and another one took that drains"] += 1
         else:
             told = f"of {session.opener.replica.name} began at {place.replica.name}, which served {place.serves}"
             self.account.judge("at one that does not serve", session, session.sent, told)
@@ -439,7 +443,7 @@ class Churn:
         self._programs = programs
         self._random = random.Random(seed)
         self.views = Views(nodes, self._random)
-        traffic.introduced = self.views.introduced
+        traffic.introduced, traffic.believed = self.views.introduced, believed
         self.changes: Counter[str] = Counter()
         self._later: list[tuple[float, Callable[[], None]]] = []
         self._drained: set[Place] = set()
@@ -463,11 +467,11 @@ class Churn:
             what()
         kinds = {
             "join": 8, "ready": 16, "unready": 6, "drain": 8, "crash": 3, "interface down": 2, "agent restarted": 2,
-            "agent succeeded": 0.5, "node cut off": 0.5, "API server away": 0.3, "verified": 3,
+            "agent succeeded": 0.5, "node cut off": 0.5, "API server away": 0.1, "verified": 3,
         }  # fmt: skip
         (kind,) = self._random.choices([*kinds], [*kinds.values()])
         if getattr(self, f"_{kind.replace(' ', '_')}")():
-            self.changes[kind] += 1
+            self.changes[kind] += kind != "verified"
         self._tick()
 
     def _tick(self) -> None:
@@ -492,7 +496,7 @@ class Churn:
 
     def disagreement(self) -> str | None:
         """How the nodes' targets differ, when all have learned all."""
-        serving = sorted(place.replica.name for place in self._traffic.places() if self._serves(place))
+        serving = sorted(place.replica.name for place in self._traffic.places() if _serves(place))
         known = [
             sorted(
                 uid
@@ -691,18 +695,15 @@ class Churn:
     def _leaving(self, *, suddenly: bool = False) -> Place | None:
         """One that may leave, because another one of its stage serves that all nodes know and can reach."""
         places = [place for place in self._traffic.places() if place.member is not self._cut]
-        known = [each for each in places if self._serves(each) and self.views.known_everywhere(each)]
+        known = [each for each in places if _serves(each) and self.views.known_everywhere(each)]
         able = [
             each
             for each in places
             if (suddenly or each.member.name not in self.views.held)
-            and (self._serves(each) or (suddenly and _pod(each).terminating))
+            and (_serves(each) or (suddenly and _pod(each).terminating))
             and any(other is not each and other.replica.stage == each.replica.stage for other in known)
         ]
         return self._random.choice(able) if able else None
-
-    def _serves(self, place: Place) -> bool:
-        return place.up and place.served(now(), now())
 
     def _ended(self, place: Place) -> None:
         if place.served(now(), now()):
@@ -732,6 +733,14 @@ def _involves(place: Place, session: Session, other: Place | None) -> bool:
     """What begins may have been on its way there."""
     begins = session.at is None and session.stage == place.replica.stage
     return place in (session.opener, other) or begins
+
+
+def _serves(place: Place) -> bool:
+    return place.up and place.served(now(), now())
+
+
+def believed(member: Member) -> set[str]:
+    return set[str]().union(*map(_serving, member.heard.values()))
 
 
 def _is_up(place: Place) -> bool:
