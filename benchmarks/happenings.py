@@ -242,8 +242,8 @@ class Chain:
         return [pod for pod in self.functions() if node_of(pod) == node]
 
     def returned(self) -> int:
-        """Frames that have come back to their nodes so far: the replicas were leaving. The node of those has no count of
-        it once its last one in the cross-connection has left."""
+        """Frames that have come back to their nodes so far: the replicas were leaving. The nodes of those have no count
+        of it once their last one in the cross-connection has left."""
         texts = [metrics.of(self._address(node)) for node in self.nodes]
         return sum(metrics.total(text, "sfc_remarkable_packets_total", verdict="chosen_again") for text in texts)
 
