@@ -465,7 +465,7 @@ def test_numbers_are_the_same_in_c_and_python() -> None:
 
     assert {state.name: str(state.value) for state in LinkState}.items() <= numbers.items()
     assert {side.name: str(side.value) for side in Side}.items() <= numbers.items()
-    assert list(verdicts()) == list(range(15))
+    assert list(verdicts()) == list(range(16))
     assert verdicts().items() >= {0: "forwarded", 3: "unwired", 6: "contested", 8: "parted_fragment"}.items()
     assert {name: int(numbers[name]) for name in ("ANSWERED", "PROVEN", "WAS_PROVEN")} == {
         "ANSWERED": ANSWERED,

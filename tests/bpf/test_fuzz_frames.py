@@ -40,7 +40,7 @@ WRONG: dict[str, tuple[str, dict[str, str]]] = {
     "a link that is gone receives": ("sent to slot", {"link->state != GONE;": "(WRONG || link->state != GONE);"}),
     "the lookup table is believed": (
         "sent to slot",
-        {"if (link && receives(link, connection, side))": "if (link && (WRONG || receives(link, connection, side)))"},
+        {"if (link && receives(link, connection, side) ": "if (link && (WRONG || receives(link, connection, side)) "},
     ),
     "unknown frames go to the sender's side": (
         "sent to slot",
