@@ -81,7 +81,10 @@ WRONG: dict[str, tuple[str, dict[str, str]]] = {
         "on way 1",
         {"(far & (OWNER | PLAIN)) ==": "(far & (OWNER | (WRONG ? 0 : PLAIN))) =="},
     ),
-    "an answer bears a wrong checksum": ("answered by", {"return ~sum;": "return WRONG ? sum : ~sum;"}),
+    "an answer bears a wrong checksum": (
+        "answered by",
+        {"\t\t\t\tpseudo_header);\n": "\t\t\t\tpseudo_header) + WRONG;\n"},
+    ),
     "a frame is changed and goes on": (
         "forwarded, but changed",
         {"&& answer_arp(skb, frame, &neighbour);": "&& answer_arp(skb, frame, &neighbour) && !WRONG;"},
