@@ -29,7 +29,7 @@
 #define LINK_SLOT(skb) slot_of(skb)
 #endif
 
-#define MOST_ATTEMPTS 32
+#define MOST_ATTEMPTS 48
 #define MOST_VERDICTS 16
 
 /* The program writes what frames tell it into tables that all chains share. Each cross-connection, or each link, has

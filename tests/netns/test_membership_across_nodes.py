@@ -55,6 +55,8 @@ SESSIONS = 60
 ROUND_SECONDS = 0.03
 LOST_SECONDS = 4.0
 """Until a question without an answer counts as lost. Long, because the machine may be busy."""
+EVENTS_SECONDS = 1.0
+"""Changes so close to a fault are in its message."""
 MOST_FAULTS = 10
 """After which a run ends early."""
 SLOTS = 60
@@ -137,6 +139,8 @@ class Account:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.faults: list[str] = []
+        self.events: deque[tuple[float, str]] = deque(maxlen=200)
+        """What was changed, and when: for the message about a fault."""
         self._harms: deque[Harm] = deque(maxlen=400)
         self._open: dict[object, Harm] = {}
         self._lock = threading.Lock()
@@ -163,7 +167,8 @@ class Account:
         kind = next(kinds, None)
         self.counts[f"{what}: {kind or 'unexplained'}"] += 1
         if kind is None:
-            self.faults.append(f"{now():.3f} {what}: session {session.number} {told}")
+            around = [f"{at:.3f} {event}" for at, event in self.events if abs(at - session.sent) < EVENTS_SECONDS]
+            self.faults.append(f"{now():.3f} {what}: session {session.number} {told}; around then: {around}")
 
 
 class Traffic:
@@ -377,6 +382,8 @@ class Views:
         self._random = choose
         self._under_way: dict[tuple[str, str], deque[tuple[float, Entries]]] = defaultdict(deque)
         self._published: dict[str, Entries] = {}
+        self._met: set[tuple[str, str]] = set()
+        """(node, another one that knows of links there)"""
         self.held: set[str] = set()
         """Nodes that neither write nor learn anything now."""
         self.away = False
@@ -408,10 +415,12 @@ class Views:
                 member.heard = {**member.heard, **news}
                 member.world.node.reconciler.reconcile(verify=False)
                 member.look()
+                self._met |= {(writer, member.name) for writer, entries in news.items() if entries}
+                self._met -= {(writer, member.name) for writer, entries in news.items() if not entries}
 
     def introduced(self, member: Member) -> bool:
-        """Whether all other nodes know that it is in the chain."""
-        return all(other.heard.get(member.name) for other in self._nodes.members if other is not member)
+        """Whether all other nodes have learned that it is in the chain, and let its frames in."""
+        return all((member.name, other.name) in self._met for other in self._nodes.members if other is not member)
 
     def known_everywhere(self, place: Place) -> bool:
         """Whether all other nodes know that the replica serves."""
@@ -505,6 +514,7 @@ class Churn:
                 for uid, _ in members
             )
             for member in self._nodes.members
+            if self._places(member)
         ]
         return None if all(each == serving for each in known) else f"{serving} serve, and the nodes know {known}"
 
@@ -539,9 +549,10 @@ class Churn:
         return True
 
     def _unready(self) -> bool:
-        if not (place := self._leaving()):
+        if not (place := self._moving()):
             return False
         loses = partial(_reaches, place)
+        self._note("not ready", place)
         with self._account.harm("not ready", loses, only="moved"):
             place.member.world.node.become(place.replica, ready=False)
             self._reconcile(place.member)
@@ -551,26 +562,29 @@ class Churn:
     def _drain(self) -> bool:
         if not (place := self._leaving()):
             return False
+        self._note("drains", place)
         place.member.world.node.drain(place.replica)
         self._ended(place)
         self._traffic.end_sessions_of(place)
         return True
 
     def _crash(self) -> bool:
-        if not (place := self._leaving(suddenly=True)):
+        if not (place := self._moving(suddenly=True)):
             return False
         self._remove(place, "crash")
         return True
 
     def _interface_down(self) -> bool:
-        if not (place := self._leaving()):
+        if not (place := self._moving()):
             return False
         shown = ("ip", "-n", place.replica.namespace, "link", "set", next(iter(place.replica.slots)))
         held = ExitStack()
         held.enter_context(self._account.harm("interface down", partial(_opened_by, place)))
         with self._account.harm("interface down", partial(_involves, place)):
+            self._note("interface down", place)
             place.up = False
             run(*shown, "down")
+            assert settles(lambda: not _is_up(place))
             self._links_changed(place.member)
         self._ended(place)
 
@@ -579,6 +593,7 @@ class Churn:
                 self._later.append((now() + 0.1, mend))
                 return
             if place in self._traffic.places():
+                self._note("interface up", place)
                 run(*shown, "up")
                 assert settles(lambda: _is_up(place))
                 if _pod(place).ready and not _pod(place).terminating:
@@ -614,6 +629,7 @@ class Churn:
 
     def _lead(self, member: Member, datapath: Datapath, drains: Iterable[Drain]) -> None:
         node = member.world.node
+        self._note("agent restarted" if datapath is node.datapath else "agent succeeded", member)
         node.lead(datapath, drains)
         datapath.take_over()
         with inside(node.namespace):
@@ -626,6 +642,7 @@ class Churn:
         node.reconcile()
 
         def hear() -> None:
+            self._note("agent hears", member)
             if self.views.away:
                 self._later.append((now() + 0.1, hear))
                 return
@@ -643,9 +660,11 @@ class Churn:
         held = ExitStack()
         held.enter_context(self._account.harm("node cut off", partial(_crosses, member)))
         self.views.held.add(member.name)
+        self._note("cut off", member)
         self._nodes.cut(True, member)
 
         def mend() -> None:
+            self._note("mended", member)
             self._nodes.cut(False, member)
             self.views.held.discard(member.name)
             self._later.append((now() + 2, held.close))
@@ -674,10 +693,12 @@ class Churn:
     def _added(self, member: Member, stage: str) -> Place:
         node = member.world.node
         replica = node.add(stage)
+        self._account.events.append((now(), f"joined {replica.name}"))
         run("ip", "netns", "exec", replica.namespace, "sysctl", "-qw", "net.ipv4.ip_forward=0")
         return self._traffic.add(replica, member)
 
     def _become_ready(self, place: Place) -> None:
+        self._note("ready", place)
         place.began()
         place.member.world.node.become(place.replica, ready=True)
         self._reconcile(place.member)
@@ -685,12 +706,17 @@ class Churn:
     def _remove(self, place: Place, kind: str) -> None:
         if place not in self._traffic.places():
             return
+        self._note(kind, place)
         with ExitStack() as harmed:
             if kind == "crash":
                 harmed.enter_context(self._account.harm(kind, partial(_involves, place)))
             self._ended(place)
             self._traffic.remove(place)
             place.member.world.node.remove(place.replica)
+
+    def _moving(self, *, suddenly: bool = False) -> Place | None:
+        """The same for one whose sessions choose again at once. What they choose may not be known to be cut off yet."""
+        return None if self._cut else self._leaving(suddenly=suddenly)
 
     def _leaving(self, *, suddenly: bool = False) -> Place | None:
         """One that may leave, because another one of its stage serves that all nodes know and can reach."""
@@ -704,6 +730,10 @@ class Churn:
             and any(other is not each and other.replica.stage == each.replica.stage for other in known)
         ]
         return self._random.choice(able) if able else None
+
+    def _note(self, kind: str, about: Place | Member) -> None:
+        of = about.name if isinstance(about, Member) else about.replica.name
+        self._account.events.append((now(), f"{kind} {of}"))
 
     def _ended(self, place: Place) -> None:
         if place.served(now(), now()):
@@ -854,4 +884,4 @@ def test_nothing_is_lost_while_replicas_of_three_nodes_come_and_go_and_views_lag
         assert not account.faults, "\n".join(account.faults)
         assert account.counts["sessions that crossed"] > account.counts["sessions that stayed on their node"] / 2 > 10
         assert returned
-        assert churn.disagreement() is None
+        assert not (found := churn.disagreement()), found

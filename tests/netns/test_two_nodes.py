@@ -189,7 +189,7 @@ def test_a_replica_that_leaves_while_the_other_node_does_not_know_yet_loses_noth
         assert {each.server for each in after} == {staying.name}
         assert all(each.echo(b"x" * 3000) for each in (*before, *after))
         assert nodes.there.world.node.activity(leaving) == len(old)
-        assert nodes.returned() - returned == 1
+        assert 1 <= nodes.returned() - returned <= len(after), "a refusal is soon forgotten"
         assert not nodes.dropped()
 
 
