@@ -721,7 +721,13 @@ class Churn:
     def _leaving(self, *, suddenly: bool = False) -> Place | None:
         """One that may leave, because another one of its stage serves that all nodes know and can reach."""
         places = [place for place in self._traffic.places() if place.member is not self._cut]
-        known = [each for each in places if _serves(each) and self.views.known_everywhere(each)]
+        known = [
+            each
+            for each in places
+            if _serves(each)
+            and self.views.known_everywhere(each)
+            and each.member.name not in self.views.held  # an agent that has just begun has not heard that it is ready
+        ]
         able = [
             each
             for each in places
