@@ -43,7 +43,7 @@ from tests.netns.nodes import PORT, Entries, Member, Nodes, nodes_of, passing_th
 from tests.netns.topology import SO_RCVBUFFORCE, Node, Replica
 
 SEED = int(os.environ.get("SEED", "1"))
-CHANGES = int(os.environ.get("CHANGES", "60"))
+CHANGES = int(os.environ.get("CHANGES", "25"))
 NODES = 3
 STAGES = ("client", "server")
 MOST = 4
