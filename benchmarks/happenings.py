@@ -35,7 +35,7 @@ MINUTES = 180.0
 
 NEXT_LAYOUT = (
     ("bpf/session.h", "\n};\n\nenum standing {", "\n\tu64 more;\n};\n\nenum standing {"),
-    ("bpf/cross_connect.c", "\tu32 stamp; /* session.h */\n};", "\tu32 stamp; /* session.h */\n\tu32 more;\n};"),
+    ("bpf/cross_connect.c", "refused a session */\n};", "refused a session */\n\tu32 more;\n};"),
     ("controller/node/kernel/maps.py", '"<IIBBBxI"', '"<IIBBBxI4x"'),
     ("controller/node/kernel/maps.py", '"<1072s"', '"<1200s"'),
     ("controller/node/kernel/maps.py", '"<1456s"', '"<1584s"'),
