@@ -250,6 +250,7 @@ def ours(here: OurNode, up: str, there: OurNode, down: str, number: int) -> None
         slot = own % SLOTS
         index = SLOTS + 2 * number
         node.datapath.set_link(slot, LinkEntry(own, number, side, LinkState.SERVING))
+        node.datapath.set_members(number, (PEER,))
         node.datapath.set_far_link(index, FarLink(identity(PEER, far % SLOTS, generation(far)), number, far_side))
         node.datapath.set_targets(number, side, maglev.table([("replica", slot)]))
         node.datapath.set_targets(number, far_side, maglev.table([("replica", index)]))
