@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.cluster import test_chain
-from tests.cluster.conftest import SYSTEM, Kubectl, eventually, scrape, testbed
+from tests.cluster.conftest import EXAMPLES, SYSTEM, Kubectl, eventually, scrape, testbed
 from tests.cluster.test_chain import name_of, pods, scale, traffic, wait_ready
 
 edge = test_chain.edge
@@ -26,22 +27,17 @@ BEHIND_SECONDS = 3
 STEERED_SECONDS = 1.5
 
 
-def evenly(stage: str) -> str:
-    constraint = {
-        "maxSkew": 1,
-        "topologyKey": "kubernetes.io/hostname",
-        "whenUnsatisfiable": "ScheduleAnyway",
-        "labelSelector": {"matchLabels": {"app.kubernetes.io/name": stage}},
-    }
-    return json.dumps(
-        {"spec": {"template": {"spec": {"nodeSelector": None, "topologySpreadConstraints": [constraint]}}}}
-    )
+def spread() -> str:
+    """The example's patch that spreads replicas over the nodes, for a Deployment that is bound to one."""
+    patch = yaml.safe_load((EXAMPLES / "spread.yaml").read_text())
+    patch["spec"]["template"]["spec"]["nodeSelector"] = None
+    return json.dumps(patch)
 
 
 @pytest.fixture
 def over_two_nodes(edge: Kubectl) -> Iterator[Kubectl]:
     for stage in SPREAD:
-        edge("patch", "deployment", stage, "--patch", evenly(stage))
+        edge("patch", "deployment", stage, "--patch", spread())
         edge("scale", "deployment", stage, "--replicas=2")
     wait_ready(edge)
     yield edge

@@ -191,6 +191,63 @@ def test_labels_that_reach_no_pod_are_answered_at_once(telco: Kubectl) -> None:
     telco("delete", "pod", "runs-already", "--grace-period=0", "--force")
 
 
+def test_what_multus_or_the_kernel_would_refuse_later_is_refused_at_once_with_the_remedy(telco: Kubectl) -> None:
+    def refusal(annotations: dict[str, str] | None = None, *sysctls: Json) -> str:
+        obj = pod("refused")
+        obj["metadata"]["annotations"] = annotations or {}
+        obj["spec"] = {**SPEC, "securityContext": {"sysctls": list(sysctls)}}
+        done = telco.try_("create", "--dry-run=server", "-f", "-", stdin=json.dumps(obj))
+        assert done.returncode, done.stdout
+        return done.stderr
+
+    assert "write namespace and name apart" in refusal({NETWORKS: '[{"name": "other/n6-net"}]'})
+    for name, value in (
+        ("net.ipv4.ip_local_reserved_ports", "1024-60000"),
+        ("net/ipv4/ip_unprivileged_port_start", "5000"),
+    ):
+        assert "remove the sysctl, or sourcePorts" in refusal(None, {"name": name, "value": value})
+
+
+def test_a_default_of_kubernetes_and_another_way_to_write_a_value_are_no_complaint(telco: Kubectl) -> None:
+    chain = example_chain(name="other", namespace=str(telco.namespace))
+    chain["spec"]["drain"]["deadlineSeconds"] = 60
+    interface = chain["spec"]["stages"][2]["interfaces"][0]
+    interface |= {"addresses": ["10.1.0.1/24", "fd50::1/64"], "mac": "02:aa:00:00:00:01"}
+    telco("apply", "-f", "-", stdin=json.dumps(chain))
+    obj = workload("Deployment", {})
+    telco("create", "-f", "-", stdin=json.dumps(obj))
+    labels = ["sfc.dev/chain=other", "sfc.dev/stage=nat"]
+
+    labelled = telco.try_("label", "deployment", obj["metadata"]["name"], *labels)
+    message = eventually(lambda: _ready_message(telco, "other", "has 0 replicas"))
+    telco("scale", "deployment", obj["metadata"]["name"], "--replicas=1")
+    eventually(lambda: _replicas(telco, "other") == 1)
+    interface |= {"addresses": ["FD50::1/64", "10.1.0.1/24"], "mac": "02:AA:00:00:00:01"}
+    again = telco.try_("apply", "-f", "-", stdin=json.dumps(chain))
+
+    assert labelled.returncode == 0
+    assert labelled.stderr.splitlines() == [
+        line for line in labelled.stderr.splitlines() if "spec.replicas is 0" in line
+    ]
+    assert "scale it up" in message
+    assert (again.returncode, again.stderr) == (0, "")
+    telco("delete", "deployment", obj["metadata"]["name"], "--wait=false")
+    telco("delete", "sfc", "other")
+
+
+def _ready_message(telco: Kubectl, chain: str, words: str) -> str:
+    """The message of the chain's condition Ready, once it has these words."""
+    status = json.loads(telco("get", "sfc", chain, "-o", "json")).get("status", {})
+    messages = (str(c["message"]) for c in status.get("conditions", ()) if c["type"] == "Ready")
+    return next((message for message in messages if words in message), "")
+
+
+def _replicas(telco: Kubectl, chain: str) -> int:
+    """How many replicas stage "nat" of the chain has by its status."""
+    stages = json.loads(telco("get", "sfc", chain, "-o", "json")).get("status", {}).get("stages", ())
+    return sum(stage["replicas"] for stage in stages if stage["name"] == "nat")
+
+
 def test_a_dry_run_of_a_pod_shows_the_injection_and_leaves_no_trace(telco: Kubectl) -> None:
     shown = json.loads(telco("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(pod("dry"))))
 
@@ -241,11 +298,7 @@ def test_an_ephemeral_container_is_added_and_left_alone(telco: Kubectl) -> None:
 def test_addresses_stay_while_a_stage_has_replicas_and_a_deletion_says_whom_it_hits(telco: Kubectl) -> None:
     telco("create", "-f", "-", stdin=json.dumps(pod("replica")))
 
-    def replicas() -> int:
-        stages = json.loads(telco("get", "sfc", "edge", "-o", "json")).get("status", {}).get("stages", ())
-        return sum(stage["replicas"] for stage in stages if stage["name"] == "nat")
-
-    eventually(lambda: replicas() == 1)
+    eventually(lambda: _replicas(telco, "edge") == 1)
     moved = example_chain(namespace=str(telco.namespace))
     moved["spec"]["stages"][2]["interfaces"][0]["addresses"] = ["10.1.0.9/24"]
 
@@ -256,5 +309,5 @@ def test_addresses_stay_while_a_stage_has_replicas_and_a_deletion_says_whom_it_h
     assert deleted.returncode == 0
     assert 'stages that still have replicas: "nat" (1)' in deleted.stderr
     telco("delete", "pod", "replica", "--grace-period=0", "--force")
-    eventually(lambda: replicas() == 0)
+    eventually(lambda: _replicas(telco, "edge") == 0)
     telco("apply", "-f", "-", stdin=json.dumps(moved))
