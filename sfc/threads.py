@@ -33,6 +33,17 @@ def never() -> bool:
     return False
 
 
+def every(seconds: float, stop: threading.Event, step: Callable[[], object], failure: str) -> None:
+    """Takes the step after each so many seconds, until `stop` is set. A step that raises is logged as the failure, and
+    the next one is taken all the same."""
+    while not stop.wait(seconds):
+        beat()
+        try:
+            step()
+        except Exception:
+            log.exception(failure)
+
+
 class _Life:
     """What is known of a thread."""
 

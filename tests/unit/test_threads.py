@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sfc.threads import Supervisor
+from sfc.threads import Supervisor, every
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -156,6 +156,20 @@ def lasting_loops(source: str) -> list[ast.While]:
     """Those that end when somebody says so."""
     loops = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.While)]
     return [loop for loop in loops if re.search(r"stop|leaving", ast.unparse(loop.test))]
+
+
+def test_a_step_that_fails_is_logged_and_the_next_one_is_taken(caplog: pytest.LogCaptureFixture) -> None:
+    stop = threading.Event()
+    taken = iter(range(3))
+
+    def step() -> None:
+        if next(taken) == 2:
+            stop.set()
+        raise ValueError("not now")
+
+    every(0, stop, step, "could not be told")
+
+    assert len(said(caplog, "could not be told")) == 3
 
 
 def test_every_loop_that_lasts_gives_a_sign_of_life_each_time_round() -> None:

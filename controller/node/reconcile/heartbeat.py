@@ -169,12 +169,7 @@ class Heartbeat:
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop`."""
-        while not stop.wait(BEAT_SECONDS):
-            threads.beat()
-            try:
-                self.beat()
-            except Exception:
-                log.exception("the other nodes could not be looked at; tried again")
+        threads.every(BEAT_SECONDS, stop, self.beat, "the other nodes could not be looked at; tried again")
 
 
 class EchoSender:

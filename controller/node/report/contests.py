@@ -47,12 +47,7 @@ class Contests:
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set."""
-        while not stop.wait(LOOK_SECONDS):
-            threads.beat()
-            try:
-                self.look()
-            except Exception:
-                log.exception("contests could not be reported")
+        threads.every(LOOK_SECONDS, stop, self.look, "contests could not be reported")
 
     def look(self) -> None:
         """Compare the counters with what was reported, once; a write that fails is repeated at the next look."""

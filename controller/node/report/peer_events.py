@@ -83,12 +83,7 @@ class PeerEvents:
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set."""
-        while not stop.wait(LOOK_SECONDS):
-            threads.beat()
-            try:
-                self.look()
-            except Exception:
-                log.exception("silent nodes could not be reported")
+        threads.every(LOOK_SECONDS, stop, self.look, "silent nodes could not be reported")
 
     def look(self) -> None:
         """Reports what is due, once; a write that the API server does not answer is repeated at the next look."""

@@ -58,12 +58,7 @@ class Troubles:
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set."""
-        while not stop.wait(LOOK_SECONDS):
-            threads.beat()
-            try:
-                self.look()
-            except Exception:
-                log.exception("troubles of chains could not be reported")
+        threads.every(LOOK_SECONDS, stop, self.look, "troubles of chains could not be reported")
 
     def look(self) -> None:
         """Reports what is new, once; a write that fails is repeated at the next look."""
