@@ -294,12 +294,17 @@ def build_next_image() -> None:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(cluster.CHECKOUT / folder, context / folder, ignore=ignored)
     shutil.copy(cluster.CHECKOUT / "requirements.lock", context)
+    change_layout(context)
+    cluster.build(NEXT_IMAGE, str(context / "deploy" / "controller.Dockerfile"), str(context))
+
+
+def change_layout(copy: Path) -> None:
+    """Makes a copy of the project the next version. RuntimeError as above."""
     for file, before, after in NEXT_LAYOUT:
-        text = (context / file).read_text()
+        text = (copy / file).read_text()
         if text.count(before) != 1:
             raise RuntimeError(f"{file} has {before!r} not exactly once: mend NEXT_LAYOUT in {Path(__file__).name}")
-        (context / file).write_text(text.replace(before, after))
-    cluster.build(NEXT_IMAGE, str(context / "deploy" / "controller.Dockerfile"), str(context))
+        (copy / file).write_text(text.replace(before, after))
 
 
 def name(pod: Pod) -> str:

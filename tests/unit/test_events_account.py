@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from benchmarks import happenings, loads, soak
+from benchmarks import loads, soak
 from benchmarks.account import Window, accounted
 from benchmarks.transfers import PATIENCE_SECONDS
 
-ROOT = Path(__file__).parents[2]
 SCALE, KILL, END = "scale-in", "agent killed", "sandbox killed"
 WINDOWS = (Window(SCALE, 10.0, 4.0), Window(END, 20.0, 6.0), Window(KILL, 60.0, 5.0))
 SOUND = {"sent": 100, "received": 100, "duplicated": 0, "reordered": 0, "moved": 0, "overflowed": 0}
@@ -73,9 +71,3 @@ def test_a_transfer_may_break_only_if_a_replica_ended_while_it_ran() -> None:
     assert soak.broken_rules(account({}, {}, {}, {}, broken=(during,)), WINDOWS) == []
     assert soak.broken_rules(account({}, {}, {}, {}, broken=(before,)), WINDOWS)
     assert soak.broken_rules(account({}, {}, {}, {}, broken=(after,)), WINDOWS)
-
-
-def test_the_next_layout_of_the_benchmark_fits_the_code() -> None:
-    """Otherwise the change to a version with another layout is not tried any more."""
-    for file, before, _ in happenings.NEXT_LAYOUT:
-        assert (ROOT / file).read_text().count(before) == 1, (file, before)

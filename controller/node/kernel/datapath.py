@@ -225,17 +225,10 @@ class Datapath:
 
     def _restamp(self, connection: int) -> None:
         """A link of the cross-connection has left, or lost its sessions: from now on none is taken for granted."""
-        for slot in [*self._slots_of(connection)]:
+        for slot in [slot for batch in self._links.batches() for slot in slots_of(connection, *batch)]:
             *fixed, state, plain, _ = self._links.get((slot,))
             if state:
                 self._links.put((slot,), (*fixed, state, plain, self._next_stamp()))
-
-    def _slots_of(self, connection: int) -> Iterator[int]:
-        """The slots whose entries have this cross-connection. A replica that leaves waits for it, so no entry is
-        unpacked whole."""
-        for keys, values in self._links.batches():
-            connections = array("I", values)[1::4]  # the second of an entry's four words
-            yield from (slot for slot, of in zip(array("I", keys), connections, strict=True) if of == connection)
 
     def _latest_stamp(self) -> int:
         latest: int = max(stamp for *_, stamp in self._links.values())
@@ -354,6 +347,16 @@ class Datapath:
         """
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) if now_ns is None else now_ns
         return self.session_tables.activity(slots, now)
+
+
+def slots_of(connection: int, keys: bytes, values: bytes) -> Iterator[int]:
+    """The slots among these, as map `links` packs them, whose entries have this cross-connection.
+
+    A replica that leaves waits for it, so no entry is unpacked whole. The cross-connection is an entry's second word.
+    """
+    slots, words = array("I", keys), array("I", values)
+    length = len(words) // len(slots) if slots else 1
+    yield from (slot for slot, of in zip(slots, words[1::length], strict=True) if of == connection)
 
 
 def _session(key: Fields, value: Fields) -> Session:
