@@ -17,6 +17,7 @@ SOURCES = (
     "webhook/decide/effect.py",
     "webhook/decide/replica.py",
     "webhook/decide/mutate.py",
+    "sfc/validation/update.py",
     "sfc/validation/warnings.py",
 )
 CONSTANTS = {"BY_HAND", "TOO_LATE", "FORETOLD"}
