@@ -14,7 +14,9 @@ from benchmarks.account import LAST_SECONDS, Play, accounted
 from benchmarks.happenings import Chain, Pod
 
 TRANSITION_SECONDS = 20.0
-"""Within so many seconds after the end the agent should have logged a transition."""
+"""Within so many seconds after the end the agent should have logged a transition, if it is Ready then."""
+MOST_SECONDS = 180.0
+"""For an agent that is not."""
 EXCEEDED_SECONDS = 2
 """The drain deadline that is exceeded."""
 
@@ -110,8 +112,13 @@ def ended(chain: Chain, kind: str, which: float = 0.0) -> dict[str, Any]:
         ]
         return bool(transitions)
 
+    def judged() -> bool:
+        """An agent that has died itself comes back when the kubelet restarts it, which may take longer."""
+        return noticed() or (time.time() - at > TRANSITION_SECONDS and chain.agents_ready())
+
     with suppress(RuntimeError):  # then the result's cause says so
-        cluster.until(noticed, f"the agent logs a transition of {pod}", TRANSITION_SECONDS)
+        cluster.until(judged, f"the agent logs a transition of {pod}", MOST_SECONDS)
+    noticed()
     time.sleep(LAST_SECONDS)
     chain.settle()
     cluster.until(chain.agents_ready, "the agents are Ready")
