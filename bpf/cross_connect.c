@@ -260,7 +260,8 @@ static __always_inline bool refused_lately(u32 index, const struct link *link)
 }
 
 /* A remembered end, if it is still the same link and may still receive frames; otherwise 0. A link of another node may,
- * as long as that node is up: if it does not, its node returns the frame. Without branches: see `as_one`.
+ * as long as that node is up and has not returned the session: if it does not, its node returns the frame. Without
+ * branches: see `as_one`.
  */
 static __always_inline u64 alive(u64 end, u32 connection, u32 side)
 {
@@ -271,7 +272,7 @@ static __always_inline u64 alive(u64 end, u32 connection, u32 side)
 
 	if (!link || link->state == UNWIRED || link->state == GONE)
 		return 0;
-	of = (link->connection & ~far) | (far & owner_in(end));
+	of = (link->connection & ~far) | (far & (owner_in(end) | (end & REFUSED)));
 	if (of != connection || ((link->side ^ side) & ~far))
 		return 0;
 	now = (end & far) | (end_of(index, link->ifindex, link->plain, connection) & ~far);
@@ -524,6 +525,16 @@ static __always_inline u64 remembered(struct session *session, const struct flow
 	return far && !over(session, flow, connection, side, far) ? far : 0;
 }
 
+/* The link of another node that has returned the session, if its node is up; otherwise 0. That node may not know yet
+ * that nobody else takes the session.
+ */
+static __always_inline u64 last_resort(const struct session *session, u32 connection, u32 side)
+{
+	u64 far = session ? session->end[!side] : 0;
+
+	return is_far(far) && far & REFUSED && alive(far & ~(u64)REFUSED, connection, !side) ? far : 0;
+}
+
 /* Counts a contest: the sender of a session changed while both links serve. Replicas share their addresses, so two of
  * them may use the same port for two connections, which cannot work. A session that moved because its replica left is
  * no contest.
@@ -751,6 +762,8 @@ static __always_inline enum verdict carry(const struct flow *flow, bool wide, co
 	*to = disguised(remembered(spot.session, flow, from->connection, from->side), bpf_jiffies64());
 	if (!*to) {
 		*to = wished ? wished : choose(from->connection, !from->side, hash_of(&key, wide, from->connection));
+		if (!*to)
+			*to = last_resort(spot.session, from->connection, from->side);
 		*to = disguised(*to, bpf_jiffies64());
 		if (!*to)
 			return VERDICT_NO_TARGET;
@@ -1290,6 +1303,11 @@ int into_tunnel(struct __sk_buff *skb)
 	u32 length = skb->len;
 	int action;
 
+	if (to & REFUSED) {
+		tunnel_id = tunnel_id_of(slot_in(to), 0);
+		mark = mark_of(LAST_RESORT, 0, generation_in(to));
+	}
+
 	if (peer && send_directly(skb, peer, tunnel_id, mark, &action)) {
 		count_tunnel(length, false);
 		return action;
@@ -1398,10 +1416,13 @@ int cross_connect(struct __sk_buff *skb)
 struct given {
 	u64 end;     /* 0: it receives nothing, or is not there */
 	bool serves; /* it may have a session that this node does not know */
+	u8 last;     /* 1, of LAST_RESORT: it may have a session that it has lost */
 };
 
 /* Takes a frame of a session from another node. What this node knows of the session counts more than the sender's
  * choice, which may be late. A session that it does not know is only for a link that serves.
+ *
+ * A last resort changes no session: it continues one that is known, and its sender is not in it.
  */
 static __always_inline enum verdict take(const struct flow *flow, bool wide, const struct sender *from,
 					 const struct given *given, u64 *to)
@@ -1420,6 +1441,11 @@ static __always_inline enum verdict take(const struct flow *flow, bool wide, con
 	*to = disguised(remembered(spot.session, flow, from->connection, from->side), bpf_jiffies64());
 	if (!*to || is_far(*to)) {
 		*to = given->end;
+		if (given->last) {
+			if (!spot.session || flow->signals & OPENS)
+				*to = 0;
+			return *to ? VERDICT_FORWARDED : VERDICT_RETURNED;
+		}
 		if (!*to || (!given->serves && !flow->quoted))
 			return VERDICT_RETURNED;
 		if (flow->quoted)
@@ -1433,7 +1459,7 @@ static __always_inline enum verdict take(const struct flow *flow, bool wide, con
 			return VERDICT_FORWARDED;
 		}
 	}
-	if (!flow->quoted && spot.session)
+	if (!flow->quoted && spot.session && !given->last)
 		keep(&spot, flow, from, *to, wide);
 	return VERDICT_FORWARDED;
 }
@@ -1479,7 +1505,7 @@ static __always_inline void choose_again(const struct flow *flow, bool wide, con
 	in_memory(&key);
 	spot = find(&key, wide, false);
 	if (spot.session && spot.session->end[!from->side] == refused)
-		spot.session->end[!from->side] = 0;
+		spot.session->end[!from->side] = refused | REFUSED;
 }
 
 static __always_inline void note_refusal(u32 identity, u32 connection)
@@ -1592,19 +1618,22 @@ int from_tunnel(struct __sk_buff *skb)
 	count_tunnel(skb->len, true);
 	flags = flags_in(mark);
 	slot = to_slot_in(tunnel_id);
-	if (!slot)
+	if (!slot && flags == LAST_RESORT)
+		slot = from_slot_in(tunnel_id);
+	else if (!slot)
 		return echo(skb, peer, flags);
 	identity = identity_of(peer, from_generation_in(mark), from_slot_in(tunnel_id));
 	link = links.lookup(&slot);
 	if (!link)
 		return TC_ACT_SHOT;
+	given.last = disguised(!to_slot_in(tunnel_id), bpf_jiffies64());
 	if (link->state == UNWIRED || generation_of(link->ifindex) != to_generation_in(mark)) {
-		if (flags == RETURNED)
+		if (flags & RETURNED)
 			return drop(0, VERDICT_NO_TARGET);
 		goto back;
 	}
 	if (!is_member(peer, link->connection)) {
-		if (flags == RETURNED)
+		if (flags & RETURNED)
 			return drop(link->connection, VERDICT_OUTSIDER);
 		tell(link->connection, VERDICT_RETURNED); /* it may be this node that is late */
 		goto back;
@@ -1615,7 +1644,8 @@ int from_tunnel(struct __sk_buff *skb)
 	from.zero = link->zero;
 	from.end = far_end(identity, link->connection);
 	given.end = end_of(slot, link->ifindex, link->plain, link->connection);
-	given.serves = link->state == SERVING || (flags == CHOSEN_AGAIN && link->state == DRAINING);
+	given.serves =
+		(link->state == SERVING && flags != LAST_RESORT) || (flags == CHOSEN_AGAIN && link->state == DRAINING);
 	if (link->state == GONE && flags != RETURNED)
 		given.end = 0;
 	pull_headers(skb);
@@ -1623,6 +1653,8 @@ int from_tunnel(struct __sk_buff *skb)
 	if (verdict == VERDICT_ANSWERED && flags == RETURNED)
 		return send_near(skb, given.end);
 	if (verdict == VERDICT_ANSWERED) {
+		if (flags == LAST_RESORT)
+			return drop(from.connection, VERDICT_NO_TARGET);
 		reply = CHOSEN_AGAIN;
 		goto back;
 	}
@@ -1644,6 +1676,8 @@ int from_tunnel(struct __sk_buff *skb)
 	}
 	if (verdict == VERDICT_FORWARDED)
 		return send_near(skb, to);
+	if (flags == LAST_RESORT)
+		return drop(from.connection, VERDICT_NO_TARGET);
 	tell(from.connection, VERDICT_RETURNED);
 back:
 	return send_through(skb, peer, tunnel_id_of(slot, slot_in(identity)),

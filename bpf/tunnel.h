@@ -24,6 +24,11 @@
 /* On a frame that is sent again (skb->mark); the kernel takes marks off all frames that come from a pod. */
 #define MARKED_RETURNED 0x5fc00001
 
+/* In an end of another node, in a bit that no identity has: its link has returned the session. It gets the session's
+ * frames only while nobody else takes them.
+ */
+#define REFUSED (1U << 31)
+
 /* What the slots mean, and the bits of the policy, has a version, which the agent defines: TUNNEL_VERSION, 1 to 3. A
  * node drops, and counts, what has another version.
  */
@@ -33,10 +38,16 @@ enum tunnel_flag {
 	CHOSEN_AGAIN = 2, /* it was returned before: a link that drains takes it */
 };
 
-/* A frame with target slot 0 is for the node itself. */
+/* A frame with target slot 0 is for the node itself.
+ *
+ * The last one is about a session that a link of that node has returned, although nobody else takes it: the node may
+ * not know that yet. The first slot names that link, and not the sender's. It is never returned, so that no frame goes
+ * to and fro for ever; a program that does not know it drops it.
+ */
 enum tunnel_message {
 	ECHO_ASKED = RETURNED,
 	ECHO_ANSWERED = CHOSEN_AGAIN,
+	LAST_RESORT = RETURNED | CHOSEN_AGAIN,
 };
 
 /* What the tunnel device keeps beside a frame (struct vxlan_metadata). */

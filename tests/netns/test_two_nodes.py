@@ -419,3 +419,44 @@ def test_a_replica_that_refused_and_serves_again_before_anybody_has_noticed_gets
         nodes.there.world.node.serve(server)
 
         assert nodes.here.world.connect(client, DIRECT).server == server.name
+
+
+def test_a_session_stays_with_a_replica_that_is_not_ready_while_nobody_else_serves(
+    datapath: Datapath, other_datapath: Datapath
+) -> None:
+    """Its own node does not know yet that the other one has left, and would move the session there. As on one node, a
+    new session finds nobody; and as soon as another one serves, the session moves."""
+    with nodes_of("alone", {}, (datapath, other_datapath)) as nodes, ExitStack() as stack:
+        client = nodes.serve(nodes.here, "client")
+        leaving, unready = nodes.serve(nodes.here, "server"), nodes.serve(nodes.there, "server")
+        nodes.tell()
+        connections = [nodes.here.world.connect(client, DIRECT) for _ in range(20)]
+        staying = [each for each in connections if each.server == unready.name]
+        assert staying
+        nodes.begin()
+
+        nodes.here.world.node.drain(leaving)
+        nodes.there.world.node.become(unready, ready=False)
+        nodes.there.world.node.reconcile()
+
+        assert all(each.echo(b"x" * 3000) for each in staying for _ in range(3))
+        assert nodes.returned() > 0, "the node of the replica does not know that it is alone"
+        assert not nodes.dropped()
+
+        stranger = stack.enter_context(client.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        stranger.settimeout(0.5)
+        stranger.sendto(b"anybody?", DIRECT)
+        with pytest.raises(TimeoutError):
+            stranger.recv(100)
+        assert nodes.dropped()
+
+        nodes.serve(nodes.here, "server")
+        assert not any(_goes_on(each) for each in staying)
+
+
+def _goes_on(connection: Connection) -> bool:
+    """Whether the connection's replica still has it; another one resets it."""
+    try:
+        return connection.echo(b"x")
+    except ConnectionError:
+        return False
