@@ -66,7 +66,7 @@ of the program alone has no tunnel.
 | no session is known, and the replica takes no new one | back to its node | `returned` |
 | it came back to its node | its sender's link chooses again | `chosen_again` |
 | the same, and no other link takes its session | to the link that returned it, as a last resort | – |
-| it is a last resort, and its session is known there, and the link receives | to that link, ready or not | packet, session |
+| it is a last resort, and its session is known there | to that link, ready or not | packet |
 | it is a last resort otherwise | dropped | `no_target` |
 | it came back once, and the next replica drains, too | its session is opened there | packet, session |
 | it came back because its sender's link is gone, too | dropped | `no_target` |
