@@ -1657,6 +1657,7 @@ int from_tunnel(struct __sk_buff *skb)
 	given.serves = link->state == SERVING || (flags == CHOSEN_AGAIN && link->state == DRAINING);
 	if (link->state == GONE && flags != RETURNED)
 		given.end = 0;
+	/* So that the verifier follows the rest once, and not for each value that these may have. */
 	given.end = disguised(given.end, bpf_jiffies64());
 	given.serves = disguised(given.serves, bpf_jiffies64());
 	flags = disguised(flags, bpf_jiffies64());
