@@ -174,6 +174,7 @@ def test_sessions_begin_anew_when_the_key_changes(chain: Node, key: SessionKey) 
     assert list(chain.datapath.sessions())
 
     by(chain, key)
+    chain.datapath.sweep()
 
     assert not list(chain.datapath.sessions())
     assert chain.datapath.observe().session_keys == ({} if key == SessionKey.FLOW else {CONNECTION: key, BEHIND: key})

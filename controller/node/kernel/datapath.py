@@ -89,6 +89,8 @@ class Datapath:
         self._default_patience = patience
         self._left: set[int] = set()
         """Connection numbers to be forgotten."""
+        self._rekeyed: set[int] = set()
+        """Those that have sessions under a key that they had before."""
         self._leaving = threading.Lock()
         self._stamp = self._latest_stamp()
 
@@ -196,11 +198,12 @@ class Datapath:
         return own.completed(self._default_patience)
 
     def set_session_key(self, number: int, key: SessionKey) -> None:
-        """What belongs to one session of a cross-connection. Its sessions under the key before are removed: their
-        frames would not find them, and a drain would wait for them. That takes some milliseconds."""
+        """What belongs to one session of a cross-connection. Its sessions by the key before are removed: their
+        frames would not find them, and a drain would wait for them. The next `sweep` does that."""
         self._session_keys.put((number,), (_KEY_KINDS.index(key),))
         if any(self._maps["holdings"].get((number,))):
-            self.session_tables.forget(number)
+            with self._leaving:
+                self._rekeyed.add(number)
 
     def clear_session_key(self, number: int) -> None:
         """The counterpart of `set_session_key`: a session is a flow."""
@@ -336,9 +339,13 @@ class Datapath:
             self._left.add(connection)
 
     def sweep(self) -> None:
-        """Removes all that was to be forgotten. Takes some milliseconds for each number, and may run beside anything
-        else. The number itself goes last: while it is in its map, it stands for nothing else. It stays when a link has
-        got it again meanwhile."""
+        """Removes all that was to be forgotten, and the sessions by former keys. Takes some milliseconds for each
+        number, and may run beside anything else. The number itself goes last: while it is in its map, it stands for
+        nothing else. It stays when a link has got it again meanwhile."""
+        with self._leaving:
+            rekeyed, self._rekeyed = self._rekeyed, set()
+        for connection in sorted(rekeyed):
+            self.session_tables.forget(connection)
         for connection in sorted(self._left):
             self.session_tables.forget(connection)
             self.unlearn(connection)
