@@ -157,8 +157,8 @@ def _chosen_anew(before: Chain, after: Chain) -> Iterator[str]:
         if was != link.session_key:
             yield (
                 f"the link from {link.upstream} to {link.downstream} goes by {link.session_key} instead of {was}: its "
-                "sessions begin anew within seconds, and may reach other replicas, which do not know their connections; "
-                "change it while there is little traffic"
+                "sessions begin anew within seconds, and may reach other replicas, which do not know their "
+                "connections; change it while there is little traffic"
             )
 
 

@@ -605,8 +605,9 @@ def test_a_changed_session_key_warns_that_sessions_begin_anew_and_asks_for_no_re
     found = set(update_warnings(objects.chain(), new)) - set(same)
 
     assert found == {
-        "the link from nat.outside to server.wan goes by inner instead of flow: its sessions begin anew within seconds, "
-        "and may reach other replicas, which do not know their connections; change it while there is little traffic"
+        "the link from nat.outside to server.wan goes by inner instead of flow: its sessions begin anew within "
+        "seconds, and may reach other replicas, which do not know their connections; change it while there is little "
+        "traffic"
     }
     assert update_problems(objects.chain(), new) == update_problems(objects.chain(), objects.chain())
 
