@@ -55,13 +55,15 @@ def _chain(root: Node) -> Iterator[Problem]:
     for key in ("namespace", "name"):
         yield from sound([metadata[key]], fault.label)
     yield from optional(spec, "trafficDistribution", fault.distribution)
-    key = yield from optional(spec, "sessionKey", fault.session_key)
+    session_key = yield from optional(spec, "sessionKey", fault.session_key)
     drain = yield from _drain(spec)
     yield from _idle(drain)
     elements = yield from spec["stages"].elements(2, fault.MAX_STAGES, "the stages that traffic visits, in order")
     stages = yield from named(elements, _stage, "stage")
     links = yield from _links(spec, elements, stages)
-    chain = chain_of({"metadata": {"namespace": "", "name": ""}, "spec": {"stages": stages, "links": links, **key}})
+    chain = chain_of(
+        {"metadata": {"namespace": "", "name": ""}, "spec": {"stages": stages, "links": links, **session_key}}
+    )
     paths = {ref: path for stage in stages for ref, path in stage["paths"].items()}
     yield from segment_problems(chain, paths)
     yield from session_key_problems(chain, paths)
@@ -105,11 +107,11 @@ def _interface(node: Node) -> Checks[Json | None]:
         source_ports = yield from node["sourcePorts"].mapping()
         for slices in (yield from sound([source_ports["slices"]], fault.slices)):
             ports["sourcePorts"] = {"slices": slices}
-    key = yield from optional(node, "sessionKey", fault.session_key)
+    session_key = yield from optional(node, "sessionKey", fault.session_key)
     name = node["name"].value
     if not isinstance(name, str):
         return None
-    return {"name": name, "addresses": addresses, **mac, **mtu, **ports, **key, "path": node.path}
+    return {"name": name, "addresses": addresses, **mac, **mtu, **ports, **session_key, "path": node.path}
 
 
 def _drain(node: Node) -> Checks[Node]:
