@@ -47,7 +47,7 @@ from controller.node.report.transition_log import TransitionLog
 from kube.api import ApiServer
 from kube.objects import Key
 from sfc import names
-from sfc.chain import Patience, Side
+from sfc.chain import Patience, SessionKey, Side
 from sfc.reading import chain_of
 
 NODES, CHAINS, REPLICAS, AGENTS = (20, 20, 4, 20) if QUICK else (200, 200, 20, 40)
@@ -100,7 +100,16 @@ class Kernel:
 
     def observe(self, known: object = None) -> DataPlane:
         kept = self.plane
-        found = kept.links, kept.targets, kept.neighbours, kept.numbers, kept.patience, kept.far, kept.members
+        found = (
+            kept.links,
+            kept.targets,
+            kept.neighbours,
+            kept.numbers,
+            kept.patience,
+            kept.session_keys,
+            kept.far,
+            kept.members,
+        )
         return DataPlane({}, *map(dict, found))  # type: ignore[arg-type]
 
     def set_number(self, number: int, connection: Numbered) -> None:
@@ -111,6 +120,12 @@ class Kernel:
 
     def clear_patience(self, number: int) -> None:
         self._clear(self.plane.patience, number)
+
+    def set_session_key(self, number: int, key: SessionKey) -> None:
+        self._set(self.plane.session_keys, number, key)
+
+    def clear_session_key(self, number: int) -> None:
+        self._clear(self.plane.session_keys, number)
 
     def set_link(self, slot: int, entry: LinkEntry) -> None:
         self._set(self.plane.links, slot, entry)

@@ -181,6 +181,7 @@ BPF_TABLE_PINNED("percpu_hash", struct drop_key, u64, drops, SLOTS *MOST_VERDICT
 BPF_TABLE_PINNED("array", u32, struct contest, contests, SLOTS, PIN_ROOT "/contests");
 BPF_TABLE_PINNED("hash", u32, struct numbered, numbers, 2 * SLOTS, PIN_ROOT "/numbers", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("array", u32, struct patience, patience, NUMBERS, PIN_ROOT "/patience");
+BPF_TABLE_PINNED("array", u32, u32, session_keys, NUMBERS, PIN_ROOT "/session_keys"); /* enum key_kind */
 /* Where in `links` a serving link of another node is, by its identity. */
 BPF_TABLE_PINNED("hash", u32, u32, far_links, FAR_LINKS, PIN_ROOT "/far_links", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("array", u32, struct peer, peers, PEERS, PIN_ROOT "/peers");
@@ -221,6 +222,7 @@ struct sender {
 	u8 side;
 	u8 state;
 	u8 zero; /* struct link */
+	u8 kind; /* enum key_kind */
 };
 
 /* Counts the verdict of a cross-connection for some frames. */
@@ -303,16 +305,6 @@ static __always_inline u64 choose(u32 connection, u32 side, u32 hash)
 		hash = mixed(hash, attempt + 1);
 	}
 	return 0;
-}
-
-/* The same value, of which the verifier knows nothing any more, if it knows nothing of `noise`. Otherwise it would
- * follow each value that it knows as a case of its own: "processed 1000001 insns".
- */
-static __always_inline u64 disguised(u64 value, u64 noise)
-{
-	value ^= noise;
-	asm volatile("" : "+r"(value));
-	return value ^ noise;
 }
 
 /* Keeps a value on the stack as one piece. In pieces, each in a register or a place of its own, the values of the slow
@@ -478,6 +470,14 @@ static __always_inline u32 hash_of(const union any_key *key, bool wide, u32 conn
 	return wide ? wide_hash(&key->wide, namespace) : session_hash(&key->narrow, namespace);
 }
 
+/* What belongs to one session of a cross-connection: enum key_kind. */
+static __always_inline u8 key_kind_of(u32 connection)
+{
+	u32 *kind = session_keys.lookup(&connection);
+
+	return kind ? *kind : BY_FLOW;
+}
+
 /* True when the session was silent for longer than its cross-connection has patience. */
 static __always_inline bool silent_too_long(const struct session *session, const struct flow *flow, u32 connection)
 {
@@ -591,6 +591,8 @@ static __always_inline void keep(const struct spot *spot, const struct flow *flo
 		session->stamp[from->side] = stamp_for(far, from);
 	}
 	note_signals(session, flow->signals, from->side);
+	if (unlikely(flow->carries & ~session->standing))
+		session->standing |= flow->carries;
 	if (closed(session))
 		session->standing &= ~PROVEN;
 	else if (rises(session->standing, from->side))
@@ -605,7 +607,7 @@ static __always_inline void keep(const struct spot *spot, const struct flow *flo
 static __always_inline void open(const union any_key *key, bool wide, const struct spot *spot, const struct flow *flow,
 				 const struct sender *from, u64 chosen)
 {
-	struct session fresh = {.last_tick = bpf_jiffies64(), .standing = from->side};
+	struct session fresh = {.last_tick = bpf_jiffies64(), .standing = from->side | flow->carries};
 	u32 opener = end_slot(from->end);
 	u32 stamp = flow->signals & ABORTS ? 0 : stamp_for(chosen, from); /* note_signals */
 	struct traffic *counters;
@@ -994,7 +996,7 @@ static __always_inline u64 known(struct __sk_buff *skb, const struct link *link)
 	return known_by(&key, link, true);
 }
 
-/* Forwards by the pair of MACs, without a session: frames that no reader understands, multicast and broadcast. */
+/* Forwards by the pair of MACs, without a session: multicast and broadcast. */
 static __always_inline enum verdict carry_any(const struct ethhdr *eth, const struct sender *from, u64 *to)
 {
 	*to = choose(from->connection, !from->side, mac_pair_hash(eth, from->side, namespace_of(from->connection)));
@@ -1027,35 +1029,56 @@ static __always_inline bool settle_nd(struct __sk_buff *skb, const struct ethhdr
 	return false;
 }
 
-/* Reads IPv4 or IPv6 behind any VLAN tags. */
-static __always_inline bool read_ip(struct flow *flow, const struct payload *payload, void *end)
-{
-	if (payload->ethertype == ETHERTYPE(ETH_P_IPV6))
-		return read_ipv6(flow, payload->header, end);
-	return payload->ethertype == ETHERTYPE(ETH_P_IP) && read_ipv4(flow, payload->header, end);
-}
-
 /* What reading a frame found. */
 enum found {
-	NOTHING, /* no reader understands it, or it is for a group */
+	NOTHING, /* it is for a group */
 	FLOW,
-	ANSWER, /* the frame has become the answer */
+	NEIGHBOUR, /* a question or an answer that a session leads */
+	FRAME,	   /* without IP */
+	ANSWER,	   /* the frame has become the answer */
 };
 
 /* Reads every frame whose EtherType is not IPv4: ARP, IPv6, VLAN tags in the frame, any other protocol. */
 static __always_inline enum found read_wide(struct __sk_buff *skb, struct ethhdr *eth, void *end,
-					    const struct sender *from, struct flow *flow)
+					    const struct sender *from, struct flow *flow, struct payload *payload)
 {
-	struct payload payload = past_tags(eth, flow->vlans, skb->vlan_present, end);
 	/* The chain gives the addresses of the interface itself, not those of VLANs on it. */
-	bool untagged = eth->h_proto == payload.ethertype && !payload.vlans;
+	bool untagged;
 
-	flow->vlans = payload.vlans;
-	if (payload.ethertype == ETHERTYPE(ETH_P_ARP) && read_arp(flow, payload.header, end))
-		return untagged && settle_arp(skb, (void *)eth, flow, from) ? ANSWER : FLOW;
-	if (payload.ethertype == ETHERTYPE(ETH_P_IPV6) && read_nd(flow, payload.header, end))
-		return untagged && settle_nd(skb, eth, payload.header, end, flow, from) ? ANSWER : FLOW;
-	return eth->h_dest[0] & 1 || !read_ip(flow, &payload, end) ? NOTHING : FLOW;
+	*payload = past_tags(eth, flow->vlans, skb->vlan_present, end);
+	untagged = eth->h_proto == payload->ethertype && !payload->vlans;
+	flow->vlans = payload->vlans;
+	if (payload->ethertype == ETHERTYPE(ETH_P_ARP) && read_arp(flow, payload->header, end))
+		return untagged && settle_arp(skb, (void *)eth, flow, from) ? ANSWER : NEIGHBOUR;
+	if (payload->ethertype == ETHERTYPE(ETH_P_IPV6) && read_nd(flow, payload->header, end))
+		return untagged && settle_nd(skb, eth, payload->header, end, flow, from) ? ANSWER : NEIGHBOUR;
+	if (eth->h_dest[0] & 1)
+		return NOTHING;
+	if (read_ip(flow, payload, end))
+		return FLOW;
+	read_macs(flow, eth, payload, end);
+	return FRAME;
+}
+
+/* Makes what a frame is about the session's: of a tunnel the packet in it, or all between two addresses. A packet of a
+ * tunnel without a readable one goes by its own addresses, so that `known` finds no session for the whole tunnel.
+ */
+static __always_inline void make_session(struct flow *flow, struct fragment *part, const struct payload *payload,
+					 void *frame, void *end, const struct sender *from)
+{
+	u64 noise = bpf_jiffies64();
+	u8 outer = flow->part;
+
+	if (likely(from->kind != BY_INNER)) {
+		fold(flow, from->kind, from->side);
+	} else if (is_tunnel(flow)) {
+		outer = disguised(outer, noise);
+		if (flow->quoted || !read_inner(flow, payload, frame, end, noise))
+			fold(flow, BY_ADDRESSES, from->side);
+		else if (!outer)
+			*part = part_of_flow(flow);
+		flow->part = disguised(outer ? outer : flow->part, noise);
+	}
 }
 
 /* What `decide` knows of a frame before it looks for the session. */
@@ -1066,6 +1089,30 @@ struct matter {
 	u64 now;
 	u64 wished;
 };
+
+/* Reads any frame. `wide`: the kind of key that its session has. */
+static __always_inline enum found read_any(struct __sk_buff *skb, struct ethhdr *eth, void *end,
+					   const struct sender *from, struct matter *it, bool *wide)
+{
+	struct payload payload = {.header = eth + 1, .ethertype = eth->h_proto};
+	enum found found = FLOW;
+
+	it->flow.vlans = tag_beside(skb);
+	*wide = eth->h_proto != ETHERTYPE(ETH_P_IP);
+	if (*wide) {
+		found = read_wide(skb, eth, end, from, &it->flow, &payload);
+	} else if (eth->h_dest[0] & 1) {
+		found = NOTHING;
+	} else if (!read_ipv4(&it->flow, payload.header, end)) {
+		read_macs(&it->flow, eth, &payload, end);
+		found = FRAME;
+	}
+	it->part = part_of_flow(&it->flow);
+	if (found == FLOW)
+		make_session(&it->flow, &it->part, &payload, eth, end, from);
+	*wide |= found == FRAME || !is_ipv4(&it->flow.source);
+	return found;
+}
 
 /* Makes the verifier forget what it knows of a frame and its sender; it knows nothing of `zero`. Otherwise it would
  * follow all that comes then once for every kind of frame: "processed 1000001 insns".
@@ -1079,6 +1126,7 @@ static __always_inline void as_one(struct matter *it, struct sender *from)
 	it->flow.signals |= zero;
 	it->flow.quoted |= zero;
 	it->flow.part |= zero;
+	it->flow.carries |= zero;
 	it->part.datagram |= zero;
 	it->part.to |= zero;
 	it->part.at |= zero;
@@ -1100,25 +1148,20 @@ static __always_inline enum verdict decide(struct __sk_buff *skb, struct sender 
 {
 	void *end = (void *)(long)skb->data_end;
 	struct ethhdr *eth = (void *)(long)skb->data;
-	struct matter it = {.flow = {.vlans = tag_beside(skb)}};
+	struct matter it = {};
 	enum verdict verdict;
 	enum found found;
 	bool wide;
 
 	if ((void *)(eth + 1) > end)
 		return VERDICT_NOT_OURS; /* never happens on an Ethernet device; the verifier needs the check */
-	wide = eth->h_proto != ETHERTYPE(ETH_P_IP);
-	if (wide)
-		found = read_wide(skb, eth, end, from, &it.flow);
-	else
-		found = eth->h_dest[0] & 1 || !read_ipv4(&it.flow, (void *)(eth + 1), end) ? NOTHING : FLOW;
+	found = read_any(skb, eth, end, from, &it, &wide);
 	if (found == ANSWER) {
 		*to = from->end;
 		return VERDICT_ANSWERED;
 	}
 	if (found == NOTHING)
 		return carry_any(eth, from, to);
-	it.part = part_of_flow(&it.flow);
 	if (unlikely(it.flow.part)) {
 		it.now = bpf_ktime_get_coarse_ns();
 		it.place = recall(&it.part, end_slot(from->end), it.now);
@@ -1352,11 +1395,11 @@ static __always_inline bool headers_in_reach(struct __sk_buff *skb)
 }
 
 /* Headers may be outside the linear part of an skb; pull in up to LONGEST_HEADERS bytes. */
-static __always_inline void pull_headers(struct __sk_buff *skb)
+static __always_inline void pull_headers(struct __sk_buff *skb, u8 kind)
 {
 	u32 linear = skb->data_end - skb->data;
 
-	if (linear < LONGEST_HEADERS && linear < skb->len && !headers_in_reach(skb))
+	if (linear < LONGEST_HEADERS && linear < skb->len && (kind == BY_INNER || !headers_in_reach(skb)))
 		bpf_skb_pull_data(skb, skb->len < LONGEST_HEADERS ? skb->len : LONGEST_HEADERS);
 }
 
@@ -1400,7 +1443,8 @@ int cross_connect(struct __sk_buff *skb)
 	from.state = link->state;
 	from.zero = link->zero;
 	from.stamp = link->stamp;
-	pull_headers(skb);
+	from.kind = key_kind_of(link->connection);
+	pull_headers(skb, from.kind);
 	verdict = decide(skb, &from, &to);
 	if (verdict == VERDICT_FORWARDED || verdict == VERDICT_ANSWERED) {
 		if (!is_far(to))
@@ -1476,12 +1520,7 @@ static __always_inline enum verdict read_frame(struct __sk_buff *skb, struct sen
 
 	if ((void *)(eth + 1) > end)
 		return VERDICT_NOT_OURS;
-	it->flow.vlans = tag_beside(skb);
-	*wide = eth->h_proto != ETHERTYPE(ETH_P_IP);
-	if (*wide)
-		found = read_wide(skb, eth, end, from, &it->flow);
-	else
-		found = eth->h_dest[0] & 1 || !read_ipv4(&it->flow, (void *)(eth + 1), end) ? NOTHING : FLOW;
+	found = read_any(skb, eth, end, from, it, wide);
 	if (found == ANSWER)
 		return VERDICT_ANSWERED;
 	if (found == NOTHING || (it->flow.part && it->flow.part != FIRST))
@@ -1648,7 +1687,12 @@ int from_tunnel(struct __sk_buff *skb)
 		(link->state == SERVING && flags != LAST_RESORT) || (flags == CHOSEN_AGAIN && link->state == DRAINING);
 	if (link->state == GONE && flags != RETURNED)
 		given.end = 0;
-	pull_headers(skb);
+	/* So that the verifier follows the rest once, and not for each value that these may have. */
+	given.end = disguised(given.end, bpf_jiffies64());
+	given.serves = disguised(given.serves, bpf_jiffies64());
+	flags = disguised(flags, bpf_jiffies64());
+	from.kind = key_kind_of(from.connection);
+	pull_headers(skb, from.kind);
 	verdict = read_frame(skb, &from, &it, &wide);
 	if (verdict == VERDICT_ANSWERED && flags == RETURNED)
 		return send_near(skb, given.end);

@@ -42,8 +42,12 @@
 /* Bytes that are pulled into the linear part of a frame for the readers: Ethernet, IPv6, and room for extensions. */
 #define LONGEST_HEADERS 256
 
-/* The protocol of a session for ARP and neighbour discovery. IANA reserves 255. */
+/* The protocols of sessions that have none of IP: for ARP and neighbour discovery (IANA reserves 255); for all packets
+ * between two addresses, or of one (`fold` in session.h); for frames without IP (both are for experiments).
+ */
 #define PROTOCOL_NEIGHBOUR 255
+#define PROTOCOL_ANY	   254
+#define PROTOCOL_NONE	   253
 
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
@@ -85,6 +89,7 @@ struct flow {
 	bool quoted;  /* read from an ICMP error about a packet of the flow */
 	u8 part;      /* enum part */
 	u32 vlans;    /* ids: inner << 16 | outer; 0: no tag, or one that only has a priority */
+	u8 carries;   /* what a frame of PROTOCOL_ANY has: bits of enum standing (session.h) */
 	u64 datagram; /* only for fragments: unique for a while between source and destination */
 };
 
@@ -155,9 +160,28 @@ struct advertisement_frame {
 #define ND_OVERRIDE	 0x20
 #define ND_TARGET_MAC	 2
 
+/* PPPoE, RFC 2516. In discovery the session is 0 until the answer that assigns one. */
+struct pppoe {
+	u8 version;
+	u8 code;
+	__be16 session;
+};
+
+#define MPLS_LABEL __constant_htonl(0xfffff000) /* RFC 3032 */
+
 #define ARP_ETHERNET __constant_htons(1)
 #define ARP_REQUEST  __constant_htons(1)
 #define ARP_REPLY    __constant_htons(2)
+
+/* The same value, of which the verifier knows nothing any more, if it knows nothing of `noise`. Otherwise it would
+ * follow each value that it knows as a case of its own: "processed 1000001 insns".
+ */
+static __always_inline u64 disguised(u64 value, u64 noise)
+{
+	value ^= noise;
+	asm volatile("" : "+r"(value));
+	return value ^ noise;
+}
 
 static __always_inline struct address mapped(__be32 ipv4)
 {
@@ -195,6 +219,54 @@ static __always_inline struct payload past_tags(struct ethhdr *eth, u32 outer, b
 static __always_inline bool unspecified(const struct address *address)
 {
 	return !(address->word[0] | address->word[1] | address->word[2] | address->word[3]);
+}
+
+static __always_inline void read_mac(struct address *address, const u8 *mac)
+{
+	__be16 *half = (void *)mac;
+
+	address->word[2] = half[0];
+	address->word[3] = half[1] | (u32)half[2] << 16;
+}
+
+/* What tells the sessions between two MACs apart: the session of PPPoE, the first label of MPLS. A PPPoE session begins
+ * in discovery, with the frame that assigns its number.
+ */
+struct label {
+	u32 kind; /* never 0, so that no MAC looks like an IPv4 address */
+	u32 number;
+};
+
+static __always_inline void read_label(struct label *label, const struct payload *payload, void *end)
+{
+	__be16 ethertype = payload->ethertype;
+	u32 *word = payload->header;
+
+	if ((void *)(word + 1) > end)
+		return;
+	if (ethertype == ETHERTYPE(ETH_P_PPP_SES) || ethertype == ETHERTYPE(ETH_P_PPP_DISC)) {
+		label->kind = ETH_P_PPP_SES;
+		label->number = ((struct pppoe *)word)->session;
+	} else if (ethertype == ETHERTYPE(ETH_P_MPLS_UC) || ethertype == ETHERTYPE(ETH_P_MPLS_MC)) {
+		label->kind = ETH_P_MPLS_UC;
+		label->number = *word & MPLS_LABEL;
+	}
+}
+
+/* Any frame: its ends are its MACs, with its label. */
+static __always_inline void read_macs(struct flow *flow, const struct ethhdr *eth, const struct payload *payload,
+				      void *end)
+{
+	struct label label = {.kind = ETH_P_802_3};
+
+	read_label(&label, payload, end);
+	read_mac(&flow->source, eth->h_source);
+	read_mac(&flow->destination, eth->h_dest);
+	label.kind = disguised(label.kind, flow->source.word[3]);
+	label.number = disguised(label.number, flow->source.word[3]);
+	flow->source.word[0] = flow->destination.word[0] = label.kind;
+	flow->source.word[1] = flow->destination.word[1] = label.number;
+	flow->protocol = PROTOCOL_NONE;
 }
 
 static __always_inline bool read_arp(struct flow *flow, struct arp_ipv4 *arp, void *end)
@@ -542,4 +614,151 @@ static __always_inline bool read_ipv6(struct flow *flow, struct ipv6hdr *ip, voi
 	if (flow->protocol == IPPROTO_ICMPV6)
 		read_icmp6(flow, payload, end);
 	return true;
+}
+
+/* Reads IPv4 or IPv6 behind any VLAN tags. */
+static __always_inline bool read_ip(struct flow *flow, const struct payload *payload, void *end)
+{
+	if (payload->ethertype == ETHERTYPE(ETH_P_IPV6))
+		return read_ipv6(flow, payload->header, end);
+	return payload->ethertype == ETHERTYPE(ETH_P_IP) && read_ipv4(flow, payload->header, end);
+}
+
+#define PORT_GTPU	     __constant_htons(2152) /* 3GPP TS 29.281 */
+#define PORT_VXLAN	     __constant_htons(4789) /* RFC 7348 */
+#define GTPU_VERSION	     0x30		    /* version 1, protocol type GTP */
+#define GTPU_OPTIONS	     0x07		    /* one of them: four bytes more */
+#define GTPU_EXTENDED	     0x04
+#define GTPU_PACKET	     255 /* the type of what carries a packet */
+#define MOST_GTPU_EXTENSIONS 2
+#define VXLAN_LENGTH	     8
+#define GRE_CHECKSUM	     0x80 /* RFC 2784, RFC 2890 */
+#define GRE_KEY		     0x20
+#define GRE_SEQUENCE	     0x10
+#define GRE_ETHERNET	     __constant_htons(0x6558)
+
+static __always_inline bool has_port(const struct flow *flow, __be16 port)
+{
+	return flow->source_port == port || flow->destination_port == port;
+}
+
+/* True for a packet of a tunnel, whole or its first fragment. */
+static __always_inline bool is_tunnel(const struct flow *flow)
+{
+	if (flow->part > FIRST)
+		return false;
+	if (flow->protocol == IPPROTO_UDP)
+		return has_port(flow, PORT_GTPU) || has_port(flow, PORT_VXLAN);
+	return flow->protocol == IPPROTO_GRE || flow->protocol == IPPROTO_IPIP || flow->protocol == IPPROTO_IPV6;
+}
+
+/* Each of these returns what is behind a header, or NULL if that cannot be reached. */
+
+static __always_inline void *behind_ip(void *header, __be16 ethertype, u8 protocol, void *end)
+{
+	struct iphdr *ip = header;
+	struct ipv6hdr *ip6 = header;
+
+	if ((void *)(ip + 1) > end)
+		return NULL;
+	if (ethertype == ETHERTYPE(ETH_P_IP))
+		return (void *)ip + ip->ihl * 4;
+	return (void *)(ip6 + 1) > end || ip6->nexthdr != protocol ? NULL : ip6 + 1;
+}
+
+static __always_inline void *behind_ethernet(struct ethhdr *eth, void *end)
+{
+	if ((void *)(eth + 1) > end)
+		return NULL;
+	return eth->h_proto == ETHERTYPE(ETH_P_IP) || eth->h_proto == ETHERTYPE(ETH_P_IPV6) ? eth + 1 : NULL;
+}
+
+static __always_inline void *behind_gtpu(u8 *gtpu, void *end)
+{
+	u8 next;
+
+	if ((void *)(gtpu + 12) > end || (gtpu[0] & 0xf0) != GTPU_VERSION || gtpu[1] != GTPU_PACKET)
+		return NULL;
+	if (!(gtpu[0] & GTPU_OPTIONS))
+		return gtpu + 8;
+	next = gtpu[0] & GTPU_EXTENDED ? gtpu[11] : 0;
+	gtpu += 12;
+	for (int i = 0; i < MOST_GTPU_EXTENSIONS && next; i++) {
+		u64 length;
+
+		if ((void *)(gtpu + 1) > end || !gtpu[0])
+			return NULL;
+		length = gtpu[0] * 4;
+		gtpu += length;
+		if ((void *)gtpu > end)
+			return NULL;
+		next = gtpu[-1];
+	}
+	return next ? NULL : gtpu;
+}
+
+static __always_inline void *behind_gre(u8 *gre, void *end)
+{
+	__be16 *words = (void *)gre;
+	u64 length;
+
+	if ((void *)(gre + 4) > end || gre[0] & ~(GRE_CHECKSUM | GRE_KEY | GRE_SEQUENCE) || gre[1])
+		return NULL;
+	length = 4 + (gre[0] >> 7) * 4 + (gre[0] >> 5 & 1) * 4 + (gre[0] >> 4 & 1) * 4;
+	if (words[1] == GRE_ETHERNET)
+		return behind_ethernet((void *)gre + length, end);
+	return words[1] == ETHERTYPE(ETH_P_IP) || words[1] == ETHERTYPE(ETH_P_IPV6) ? gre + length : NULL;
+}
+
+static __always_inline void *behind_tunnel(const struct flow *flow, void *header, void *end)
+{
+	void *udp = header + sizeof(struct udphdr);
+
+	if (flow->protocol == IPPROTO_GRE)
+		return behind_gre(header, end);
+	if (flow->protocol != IPPROTO_UDP)
+		return header;
+	if (has_port(flow, PORT_GTPU))
+		return behind_gtpu(udp, end);
+	return behind_ethernet(udp + VXLAN_LENGTH, end);
+}
+
+/* The packet in the tunnel, of which `flow` has the outer one. False if there is none that can be read; then the flow
+ * is as it was.
+ */
+static __always_inline bool read_inner(struct flow *flow, const struct payload *outer, void *frame, void *end,
+				       u64 noise)
+{
+	struct payload inner = {.ethertype = ETHERTYPE(ETH_P_IP)};
+	u64 at = disguised(outer->header - frame, noise);
+	u8 *first;
+
+	/* Whichever way a header was reached, the verifier knows the same of it. */
+	if (at >= LONGEST_HEADERS)
+		return false;
+	flow->protocol = disguised(flow->protocol, noise);
+	inner.header = behind_ip(frame + at, disguised(outer->ethertype, noise), flow->protocol, end);
+	if (inner.header)
+		inner.header = behind_tunnel(flow, inner.header, end);
+	if (!inner.header)
+		return false;
+	at = disguised(inner.header - frame, noise);
+	if (at >= LONGEST_HEADERS)
+		return false;
+	inner.header = frame + at;
+	first = inner.header;
+	if ((void *)(first + sizeof(struct iphdr)) > end)
+		return false;
+	if (*first >> 4 == 6) {
+		inner.ethertype = ETHERTYPE(ETH_P_IPV6);
+		if ((void *)(first + sizeof(struct ipv6hdr)) > end)
+			return false;
+	} else if (*first >> 4 != 4 || (*first & 15) < 5) {
+		return false;
+	}
+	flow->ports = 0;
+	flow->signals = 0;
+	flow->quoted = false;
+	flow->part = WHOLE;
+	return read_ip(flow, &inner, end);
 }

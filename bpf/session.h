@@ -71,6 +71,19 @@ enum standing {
 	ANSWERED = 2,
 	PROVEN = 4,
 	WAS_PROVEN = 8, /* also after it was demoted (table.h): any frame proves it again */
+	/* What a session of PROTOCOL_ANY has carried. */
+	CARRIED_TCP = 16,
+	CARRIED_SCTP = 32,
+	CARRIED_UDP = 64,
+};
+
+/* What belongs to one session: `sessionKey` of the chain. The same numbers as controller.node.plane.model.KEY_NUMBERS.
+ */
+enum key_kind {
+	BY_FLOW = 0,
+	BY_ADDRESSES = 1,
+	BY_UPSTREAM_ADDRESS = 2,
+	BY_INNER = 3,
 };
 
 /* How long a silent session stays active, in seconds. In the map, 0 stands for the node's default. */
@@ -131,6 +144,31 @@ static __always_inline u32 end_slot(u64 end)
 static __always_inline u32 end_ifindex(u64 end)
 {
 	return (u32)end;
+}
+
+/* Makes a flow the session that it belongs to, if that has many flows. Nothing is known of the end of such a session,
+ * and a later fragment needs no ports.
+ */
+static __always_inline void fold(struct flow *flow, u32 kind, u32 side)
+{
+	if (likely(kind == BY_FLOW))
+		return;
+	if (kind == BY_UPSTREAM_ADDRESS) {
+		if (side == UPSTREAM)
+			flow->destination = flow->source;
+		else
+			flow->source = flow->destination;
+	}
+	if (flow->protocol == IPPROTO_TCP)
+		flow->carries = CARRIED_TCP;
+	else if (flow->protocol == IPPROTO_SCTP)
+		flow->carries = CARRIED_SCTP;
+	else if (flow->protocol == IPPROTO_UDP)
+		flow->carries = CARRIED_UDP;
+	flow->protocol = PROTOCOL_ANY;
+	flow->ports = 0;
+	flow->signals = 0;
+	flow->part = WHOLE;
 }
 
 static __always_inline u32 oriented_ports(u32 ports, u32 side)
@@ -267,13 +305,40 @@ static __always_inline bool closed(const struct session *session)
 /* Only the opener has sent. */
 static __always_inline bool unanswered(const struct session *session)
 {
-	return !(session->standing & ~OPENER);
+	return !(session->standing & (ANSWERED | PROVEN | WAS_PROVEN));
 }
 
 /* Signed, because another CPU may have noted a later time than `now`. */
 static __always_inline bool silent(const struct session *session, u64 patience, u64 now)
 {
 	return (s64)(now - session->last_seen) > (s64)patience;
+}
+
+/* Seconds, for a session of PROTOCOL_ANY: the longest of what it has carried, and of `other`. TCP and SCTP count when
+ * the other side has answered.
+ */
+static __always_inline u32 longest_patience(const struct session *session, const struct patience *own)
+{
+	const struct patience node = DEFAULT_PATIENCE;
+	struct patience each = {};
+	u8 carried = session->standing;
+	u32 longest;
+
+	if (own)
+		each = *own;
+	longest = each.other ? each.other : node.other;
+	each.udp = each.udp ? each.udp : node.udp;
+	each.tcp = each.tcp ? each.tcp : node.tcp;
+	each.sctp = each.sctp ? each.sctp : node.sctp;
+	if (carried & CARRIED_UDP && each.udp > longest)
+		longest = each.udp;
+	if (unanswered(session))
+		return longest;
+	if (carried & CARRIED_TCP && each.tcp > longest)
+		longest = each.tcp;
+	if (carried & CARRIED_SCTP && each.sctp > longest)
+		longest = each.sctp;
+	return longest;
 }
 
 /* ns. After such a silence the session is not active any more. Without ports (a first fragment that is too short), the
@@ -285,7 +350,9 @@ static __always_inline u64 patience_with(const struct session *session, u8 proto
 	const struct patience node = DEFAULT_PATIENCE;
 	u32 seconds = 0;
 
-	if (has_ports && connected(protocol)) {
+	if (unlikely(protocol == PROTOCOL_ANY)) {
+		seconds = longest_patience(session, own);
+	} else if (has_ports && connected(protocol)) {
 		if (closed(session) || unanswered(session))
 			return CLOSED_FOR;
 		if (own)

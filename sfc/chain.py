@@ -47,6 +47,25 @@ class Hook(StrEnum):
     """Termination does not wait; the node agent sees the deletion in its watch."""
 
 
+class SessionKey(StrEnum):
+    """What belongs to one session, and so to one replica of a stage, in both directions: `sessionKey` in a chain."""
+
+    FLOW = "flow"
+    """Packets with the same addresses, protocol and ports."""
+    ADDRESSES = "addresses"
+    """All packets between two addresses."""
+    UPSTREAM_ADDRESS = "upstreamAddress"
+    """All packets of the address at the upstream side of the link: of one subscriber."""
+    INNER = "inner"
+    """Of GTP-U, VXLAN, GRE and IP in IP: packets in the tunnel with the same addresses, protocol and ports, whatever
+    those of the tunnel are. Other traffic as FLOW."""
+
+    @property
+    def joins_flows(self) -> bool:
+        """Whether a session has flows that differ in their ports."""
+        return self in (SessionKey.ADDRESSES, SessionKey.UPSTREAM_ADDRESS)
+
+
 PREFER_SAME_NODE = "PreferSameNode"
 """The one value of `spec.trafficDistribution`, in the words of the field of a Kubernetes Service."""
 
@@ -89,12 +108,15 @@ class Interface:
     slices: int | None = None
     """Number of slices that the source ports are divided into; each replica gets one (sfc.source_ports). None when
     replicas may use any port."""
+    session_key: SessionKey | None = None
+    """Of its link; None where the other end or the chain says it."""
 
     @property
     def meant(self) -> Interface:
-        """The same for every way to write it: without the order of sets, with defaults written out."""
+        """What a pod gets, the same for every way to write it: without the order of sets, with defaults written out."""
         return replace(
             self,
+            session_key=None,
             addresses=tuple(sorted(self.addresses)),
             mtu=self.mtu or DEFAULT_MTU,
             routes=tuple(sorted(self.routes, key=lambda route: (route.dst, route.gw or ""))),
@@ -156,6 +178,7 @@ class CrossConnection:
     """Name of the CrossConnection object, unique in the namespace."""
     upstream: InterfaceRef
     downstream: InterfaceRef
+    session_key: SessionKey = SessionKey.FLOW
 
     def end(self, side: Side) -> InterfaceRef:
         """The interface on this side."""
@@ -182,6 +205,8 @@ class Chain:
     prefers_same_node: bool = False
     """New sessions stay on their node while it has serving replicas of the neighbouring stage. Otherwise they spread
     evenly over the replicas of all nodes."""
+    session_key: SessionKey = SessionKey.FLOW
+    """Of the links whose ends name no other."""
     created: str = ""
     """When the object was created, as the API server writes it (RFC 3339, UTC); empty like `uid`."""
     cross_connections: tuple[CrossConnection, ...] = field(init=False, compare=False, repr=False)
@@ -200,11 +225,11 @@ class Chain:
 
     def __post_init__(self) -> None:
         """Derive once what follows from the links, because the node agent needs it at every pass."""
+        object.__setattr__(self, "_by_ref", dict(self.interfaces()))
         object.__setattr__(self, "cross_connections", tuple(self._cross_connections()))
         object.__setattr__(self, "attachments", dict(self._attachments()))
         object.__setattr__(self, "linked", {stage.name: self._linked(stage) for stage in self.stages})
         object.__setattr__(self, "_stages", {stage.name: stage for stage in self.stages})
-        object.__setattr__(self, "_by_ref", dict(self.interfaces()))
         object.__setattr__(self, "_neighbours", {})
         object.__setattr__(self, "_own", {})
 
@@ -222,7 +247,9 @@ class Chain:
 
     def _cross_connections(self) -> Iterator[CrossConnection]:
         for up, down in self.links:
-            yield CrossConnection(f"{self.name}.{up}.{down}", upstream=up, downstream=down)
+            ends = (self.interface(up), self.interface(down))
+            own = next((end.session_key for end in ends if end and end.session_key), self.session_key)
+            yield CrossConnection(f"{self.name}.{up}.{down}", upstream=up, downstream=down, session_key=own)
 
     def _attachments(self) -> Iterator[tuple[tuple[str, str], tuple[CrossConnection, Side]]]:
         for connection in self.cross_connections:

@@ -15,7 +15,18 @@ from dataclasses import fields
 from typing import Any
 
 from sfc import ip, names
-from sfc.chain import PREFER_SAME_NODE, Chain, Hook, Interface, InterfaceRef, Patience, Route, Stage, derived_mac
+from sfc.chain import (
+    PREFER_SAME_NODE,
+    Chain,
+    Hook,
+    Interface,
+    InterfaceRef,
+    Patience,
+    Route,
+    SessionKey,
+    Stage,
+    derived_mac,
+)
 
 
 def chain_of(obj: Mapping[str, Any]) -> Chain:
@@ -31,6 +42,7 @@ def chain_of(obj: Mapping[str, Any]) -> Chain:
         stages=stages,
         links=_links(spec.get("links"), stages),
         patience=Patience(**{each.name: idle.get(each.name, 0) for each in fields(Patience)}),
+        session_key=SessionKey(spec.get("sessionKey", SessionKey.FLOW)),
         prefers_same_node=spec.get("trafficDistribution") == PREFER_SAME_NODE,
         created=metadata.get("creationTimestamp") or "",
     )
@@ -48,6 +60,7 @@ def _stage(namespace: str, chain: str, stage: Mapping[str, Any], chain_drain: Ma
                 mtu=i.get("mtu"),
                 routes=tuple(_route(r) for r in i.get("routes", ())),
                 slices=i.get("sourcePorts", {}).get("slices"),
+                session_key=SessionKey(i["sessionKey"]) if "sessionKey" in i else None,
             )
             for i in stage["interfaces"]
         ),

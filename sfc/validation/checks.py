@@ -17,6 +17,7 @@ from sfc.reading import chain_of
 from sfc.validation import fault
 from sfc.validation.problem import MISSING, Checks, Json, Node, Problem, bare, listing, named, optional, shown, sound
 from sfc.validation.segment import segment_problems
+from sfc.validation.session_key import session_key_problems
 
 MAX_NAMED = 10
 """Most names that a message offers instead of a wrong one."""
@@ -54,14 +55,18 @@ def _chain(root: Node) -> Iterator[Problem]:
     for key in ("namespace", "name"):
         yield from sound([metadata[key]], fault.label)
     yield from optional(spec, "trafficDistribution", fault.distribution)
+    session_key = yield from optional(spec, "sessionKey", fault.session_key)
     drain = yield from _drain(spec)
     yield from _idle(drain)
     elements = yield from spec["stages"].elements(2, fault.MAX_STAGES, "the stages that traffic visits, in order")
     stages = yield from named(elements, _stage, "stage")
     links = yield from _links(spec, elements, stages)
-    chain = chain_of({"metadata": {"namespace": "", "name": ""}, "spec": {"stages": stages, "links": links}})
+    chain = chain_of(
+        {"metadata": {"namespace": "", "name": ""}, "spec": {"stages": stages, "links": links, **session_key}}
+    )
     paths = {ref: path for stage in stages for ref, path in stage["paths"].items()}
     yield from segment_problems(chain, paths)
+    yield from session_key_problems(chain, paths)
 
 
 def _stage(node: Node) -> Checks[Json | None]:
@@ -97,13 +102,16 @@ def _interface(node: Node) -> Checks[Json | None]:
         own = [ip.interface(address) for address in addresses]
         for element in elements:
             yield from _route(element, own)
+    ports = {}
     if "sourcePorts" in node:
         source_ports = yield from node["sourcePorts"].mapping()
-        yield from sound([source_ports["slices"]], fault.slices)
+        for slices in (yield from sound([source_ports["slices"]], fault.slices)):
+            ports["sourcePorts"] = {"slices": slices}
+    session_key = yield from optional(node, "sessionKey", fault.session_key)
     name = node["name"].value
     if not isinstance(name, str):
         return None
-    return {"name": name, "addresses": addresses, **mac, **mtu, "path": node.path}
+    return {"name": name, "addresses": addresses, **mac, **mtu, **ports, **session_key, "path": node.path}
 
 
 def _drain(node: Node) -> Checks[Node]:

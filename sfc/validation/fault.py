@@ -10,7 +10,7 @@ import ipaddress
 import re
 
 from sfc import ip
-from sfc.chain import PREFER_SAME_NODE, Hook
+from sfc.chain import PREFER_SAME_NODE, Hook, SessionKey
 from sfc.mac import is_unicast, octets
 from sfc.validation.problem import MISSING
 
@@ -154,6 +154,12 @@ def distribution(value: object) -> str | None:
         f"is not supported; give {PREFER_SAME_NODE}, so that new sessions stay on their node while it has serving "
         "replicas, or leave it out for an even spread over the replicas of all nodes"
     )
+
+
+def session_key(value: object) -> str | None:
+    """For what belongs to one session."""
+    kinds = [str(kind) for kind in SessionKey]
+    return None if value in kinds else f"is no session key; give one of {', '.join(kinds)}"
 
 
 def destination(value: object) -> str | None:

@@ -62,7 +62,7 @@ def update_warnings(change: Change) -> tuple[str, ...]:
     if before is None:
         return ()
     unimplemented = _unimplemented(after, running) if change.reported else ()
-    return (*_kept(before, after), *_dropped(before, after, running), *unimplemented)
+    return (*_kept(before, after), *_chosen_anew(before, after), *_dropped(before, after, running), *unimplemented)
 
 
 def deletion_warnings(old: Mapping[str, Any]) -> tuple[str, ...]:
@@ -148,6 +148,18 @@ def _meant(stage: Stage) -> set[Interface]:
 
 def _drain(stage: Stage) -> tuple[Hook, int]:
     return stage.drain_hook, stage.drain_deadline_seconds
+
+
+def _chosen_anew(before: Chain, after: Chain) -> Iterator[str]:
+    known = {(link.upstream, link.downstream): link.session_key for link in before.cross_connections}
+    for link in after.cross_connections:
+        was = known.get((link.upstream, link.downstream), link.session_key)
+        if was != link.session_key:
+            yield (
+                f"the link from {link.upstream} to {link.downstream} goes by {link.session_key} instead of {was}: its "
+                "sessions begin anew within seconds, and may reach other replicas, which do not know their "
+                "connections; change it while there is little traffic"
+            )
 
 
 def _dropped(before: Chain, after: Chain, running: Mapping[str, int]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from sfc import ip
 from sfc.chain import Chain, Stage
 from sfc.validation.problem import shown
 from sfc.validation.segment import apart, distinct_segments
+from sfc.validation.session_key import session_key_warnings
 
 Placed = tuple[str, ip.Network]
 """The name of an interface, and a network of it."""
@@ -22,6 +23,7 @@ def warnings(chain: Chain) -> tuple[str, ...]:
         *_strangers(chain),
         *_overlaps(chain),
         *_one_slice(chain),
+        *session_key_warnings(chain),
     )
 
 

@@ -285,9 +285,9 @@ FAMILIES: dict[str, list[Kind]] = {
         Kind("UDP, the frame cut off before the IP length", _udp_of(len=1000)),
         Kind("TCP, cut off before its ports", _cut(_over_ip(TCP()), 14 + 20 + 2)),
         Kind("TCP behind options beyond the end of the frame", _over_ip(TCP(), ihl=15)),
-        Kind("header length below 20 bytes", _malformed(ihl=4), _CHOSEN),
-        Kind("IP version 5", _malformed(version=5), _CHOSEN),
-        Kind("cut off within the IP header", _cut(_over_ether(IP() / UDP()), 14 + 12), _CHOSEN),
+        Kind("header length below 20 bytes", _malformed(ihl=4)),
+        Kind("IP version 5", _malformed(version=5)),
+        Kind("cut off within the IP header", _cut(_over_ether(IP() / UDP()), 14 + 12)),
     ],
     "IPv4 fragments": [
         Kind("first fragment", _first),
@@ -324,8 +324,8 @@ FAMILIES: dict[str, list[Kind]] = {
         Kind("IPv6 UDP, the frame cut off before the IP length", _udp6_of(plen=1000)),
         Kind("IPv6 TCP, cut off before its ports", _cut(_over_ip6(TCP()), 14 + 40 + 2)),
         Kind("IPv6 extension header beyond the end of the frame", _over_ip6(Raw(b"\x11\xff" + bytes(6)), nh=60)),
-        Kind("IPv6 header of version 4", _malformed6(version=4), _CHOSEN),
-        Kind("cut off within the IPv6 header", _cut(_over_ether(IPv6() / UDP()), 14 + 30), _CHOSEN),
+        Kind("IPv6 header of version 4", _malformed6(version=4)),
+        Kind("cut off within the IPv6 header", _cut(_over_ether(IPv6() / UDP()), 14 + 30)),
     ],
     "IPv6 fragments": [
         Kind("IPv6 first fragment", _first6),
@@ -516,16 +516,14 @@ FAMILIES: dict[str, list[Kind]] = {
         Kind("802.1ad, UDP", tagged(frames.udp, _AD)),
         Kind("802.1ad and 802.1Q, UDP", tagged(frames.udp, _AD, _Q)),
         Kind("802.1ad and 802.1Q, IPv6 UDP", tagged(frames.udp6, _AD, _Q)),
-        Kind("802.1Q, MPLS", tagged(_over_ether(MPLS() / IP()), _Q), _CHOSEN),
-        Kind(
-            "0x9100 and 802.1Q, UDP", _over_ether(Raw(b"\0\x14") / Dot1Q(vlan=10) / IP() / UDP(), type=0x9100), _CHOSEN
-        ),
-        Kind("three tags, UDP", tagged(_over_ether(IP() / UDP()), _AD, _Q, Dot1Q(vlan=12)), _CHOSEN),
+        Kind("802.1Q, MPLS", tagged(_over_ether(MPLS() / IP()), _Q)),
+        Kind("three tags, UDP", tagged(_over_ether(IP() / UDP()), _AD, _Q, Dot1Q(vlan=12))),
     ],
     "Other EtherTypes": [
-        Kind("MPLS", _over_ether(MPLS(label=3) / IP() / UDP()), _CHOSEN),
+        Kind("MPLS", _over_ether(MPLS(label=3) / IP() / UDP())),
         Kind("PPPoE discovery", _over_ether(PPPoED(), dst=BROADCAST), _CHOSEN),
-        Kind("PPPoE session", _over_ether(PPPoE(sessionid=7) / Raw(bytes(20)), type=0x8864), _CHOSEN),
+        Kind("PPPoE discovery, to one host", _over_ether(PPPoED(code=0x65, sessionid=7))),
+        Kind("PPPoE session", _over_ether(PPPoE(sessionid=7) / Raw(bytes(20)), type=0x8864)),
         Kind(
             "LLDP",
             _over_ether(
@@ -536,9 +534,10 @@ FAMILIES: dict[str, list[Kind]] = {
         ),
         Kind("802.1X", _over_ether(EAPOL(), dst="01:80:c2:00:00:03"), _CHOSEN),
         Kind("spanning tree (802.3 length)", _over_ether(LLC() / STP(), dst="01:80:c2:00:00:00", type=38), _CHOSEN),
-        Kind("802.3 length, to one host", _over_ether(Raw(bytes(40)), type=40), _CHOSEN),
-        Kind("unknown EtherType", _over_ether(Raw(bytes(46)), type=0x88B5), _CHOSEN),
-        Kind("nothing behind the EtherType", _over_ether(Raw(b""), type=0x88B5), _CHOSEN),
+        Kind("802.3 length, to one host", _over_ether(Raw(bytes(40)), type=40)),
+        Kind("0x9100 and 802.1Q, UDP", _over_ether(Raw(b"\0\x14") / Dot1Q(vlan=10) / IP() / UDP(), type=0x9100)),
+        Kind("unknown EtherType", _over_ether(Raw(bytes(46)), type=0x88B5)),
+        Kind("nothing behind the EtherType", _over_ether(Raw(b""), type=0x88B5)),
     ],
 }
 

@@ -65,7 +65,18 @@ DATAGRAM_PLACES = 256
 
 _SESSIONS = {"session_table": 24, "wide_table": 48}
 """The tables, and the size of their keys."""
-_ARRAYS = {*_SESSIONS, "holdings", "links", "traffic", "contests", "patience", "peers", "heard", "underlay"}
+_ARRAYS = {
+    *_SESSIONS,
+    "holdings",
+    "links",
+    "traffic",
+    "contests",
+    "patience",
+    "session_keys",
+    "peers",
+    "heard",
+    "underlay",
+}
 _NOTES = {"activity", "hash_key_note", "tunnel_entry"}
 """Arrays that a test leaves as they are."""
 _HEAD, _SESSION_SIZE = 48, 40

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from scapy.contrib.mpls import MPLS
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPerror
 from scapy.layers.inet6 import (
     ICMPv6EchoReply,
@@ -22,6 +23,7 @@ from scapy.layers.inet6 import (
     IPv6ExtHdrFragment,
 )
 from scapy.layers.l2 import ARP, Dot1Q, Dot3, Ether
+from scapy.layers.ppp import PPPoE, PPPoED
 from scapy.layers.sctp import SCTP
 from scapy.packet import Packet
 
@@ -54,11 +56,14 @@ _FIELDS: dict[type[Packet], dict[str, str]] = {
     ICMPv6EchoReply: {"id": "identifier"},
     ICMPv6ND_NS: {"tgt": "target"},
     ICMPv6ND_NA: {"tgt": "target"},
+    PPPoE: {"sessionid": "session"},
+    PPPoED: {"sessionid": "session"},
+    MPLS: {"label": "label"},
 }
 _QUOTES = (IPerror, IPerror6)
 _TELLING = (*_QUOTES, ICMPv6ND_NS, ICMPv6ND_NA)
-_UNDERSTOOD = (IP, IPv6, ARP)
-_NUMBERS = {"vlan": 100, "proto": 200, "nh": 200, "type": 0x9000}
+_UNDERSTOOD = (IP, IPv6, ARP, PPPoE, PPPoED, MPLS)
+_NUMBERS = {"vlan": 100, "proto": 200, "nh": 200, "type": 0x9000, "label": 900}
 _MAC = re.compile("..(:..){5}")
 
 Change = tuple[str, Callable[[int], bytes]]

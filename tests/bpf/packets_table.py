@@ -23,7 +23,8 @@ _INTRODUCTION = """\
 This page lists what the cross-connection does with a frame that a replica sends, by kind of frame.
 The frame goes to exactly one replica of the other side, unchanged, and never to a replica of the
 sender's own side. No frame is dropped because its kind is unknown: a frame that no rule covers goes
-by its pair of MACs.
+by its pair of MACs. The page is about links whose `sessionKey` is `flow`; what another key changes
+is at its end.
 
 `make packets` writes this page. It sends each kind through the program, from either side, and
 writes down the result. A test fails when the page and the program differ.
@@ -79,6 +80,25 @@ of the program alone has no tunnel.
 | the same, and it is a frame that comes back | dropped | `outsider` |
 | it is in another version of the wire | dropped | `wire_version` |
 """
+
+_BY_KEYS = """\
+`sessionKey` of a chain, or of an interface for its link, says what belongs to one session. It is
+about packets of IP alone: neighbours that are asked for, frames without IP and frames for a group go
+as the tables say. `tests/bpf/test_session_keys.py` shows this part.
+
+| packet | `addresses` | `upstreamAddress` | `inner` |
+| --- | --- | --- | --- |
+| any packet of IPv4 or IPv6, outside tunnels | both addresses | the address at the upstream side | as by `flow` |
+| a packet in GTP-U (UDP port 2152), VXLAN (4789), GRE, IPv4 or IPv6 in IP | both outer addresses | the outer address at the upstream side | as the packet inside, by `flow` |
+| the same, first fragment of the outer packet | both outer addresses | the outer address at the upstream side | as the packet inside; the other fragments follow it |
+| a packet of such a tunnel without IP inside, or about the tunnel itself (GTP-U echo, an ICMP error) | both outer addresses | the outer address at the upstream side | both outer addresses |
+| a later fragment | as its first one: it needs no ports | as its first one | as by `flow` |
+| an ICMP error | both addresses of the quoted packet | of the quoted packet | as by `flow` |
+| VLANs of a frame | a session of its own, and the same replica | a session of its own, and the same replica | a session of its own, and the same replica |
+
+The program reads what is inside up to 256 bytes of the frame, at most two extension headers of
+GTP-U, and one tunnel, not another one in it.
+"""  # noqa: E501
 
 _HAPPENS = {
     Fate.SESSION: "by its session",
@@ -152,7 +172,15 @@ def observed(node: Node) -> dict[str, tuple[Observation, Observation]]:
 def page(node: Node, observations: Mapping[str, tuple[Observation, Observation]]) -> str:
     tables = (f"## {family}\n\n{_kinds(kinds, observations)}" for family, kinds in FAMILIES.items())
     situations = f"## Whatever the kind\n\n{_situations(node)}"
-    return "\n".join([_INTRODUCTION, *tables, situations, f"## Between nodes\n\n{_BETWEEN_NODES}"])
+    return "\n".join(
+        [
+            _INTRODUCTION,
+            *tables,
+            situations,
+            f"## Between nodes\n\n{_BETWEEN_NODES}",
+            f"## By other session keys\n\n{_BY_KEYS}",
+        ]
+    )
 
 
 def _kinds(kinds: Iterable[Kind], observations: Mapping[str, tuple[Observation, Observation]]) -> str:

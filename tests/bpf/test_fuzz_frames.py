@@ -42,8 +42,8 @@ WRONG: dict[str, tuple[str, dict[str, str]]] = {
         "sent to slot",
         {"if (link && receives(link, connection, side) ": "if (link && (WRONG || receives(link, connection, side)) "},
     ),
-    "unknown frames go to the sender's side": (
-        "sent to slot",
+    "frames for a group go to the sender's side": (
+        "sent to slot|answered for",  # the latter if it is the sender itself
         {"choose(from->connection, !from->side, mac_pair": "choose(from->connection, from->side ^ !WRONG, mac_pair"},
     ),
     "what one chain announced is told to another": (
@@ -102,6 +102,8 @@ BEYOND = {
     "quoted": "if ((void *)(word + 4) > end)\n\t\treturn;",
     "extension header": "if ((void *)(extension + 1) > end)\n\t\t\treturn NULL;",
     "VLAN tag": " || (void *)(tag + 1) > end)",
+    "label": "if ((void *)(word + 1) > end)\n\t\treturn;",
+    "GTP-U": "if ((void *)(gtpu + 12) > end ||",
 }
 """What each reader compares before it reads."""
 

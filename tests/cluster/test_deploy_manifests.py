@@ -21,7 +21,7 @@ from controller.cluster import install, lease, plan
 from controller.node.plane.sessions import DEFAULT_PATIENCE
 from serving.access import PATH
 from sfc import names
-from sfc.chain import PREFER_SAME_NODE, Hook
+from sfc.chain import PREFER_SAME_NODE, Hook, SessionKey
 from sfc.validation import fault
 from sfc.validation.bounds import BOUNDS
 from testbed import build, wheels
@@ -318,6 +318,8 @@ def test_schema_has_the_limits_of_validation(rendered: list[Json]) -> None:
     assert spec["stages"]["maxItems"] == fault.MAX_STAGES
     assert stage["publishNotReadyAddresses"]["type"] == "boolean"
     assert spec["trafficDistribution"]["x-kubernetes-validations"][0]["rule"] == f"self == '{PREFER_SAME_NODE}'"
+    for keyed in (spec, interface):
+        assert keyed["sessionKey"]["x-kubernetes-validations"][0]["rule"] == f"self in {[str(k) for k in SessionKey]}"
     assert stage["interfaces"]["maxItems"] == fault.MAX_INTERFACES
     assert spec["links"]["maxItems"] == fault.MAX_LINKS
     assert interface["addresses"]["maxItems"] == fault.MAX_ADDRESSES

@@ -7,7 +7,7 @@ from dataclasses import replace
 from controller.node.plane.changes import Change, Clear, Forget, Kind, Set, changes
 from controller.node.plane.model import DataPlane
 from controller.node.plane.plan import Plan
-from sfc.chain import Patience
+from sfc.chain import Patience, SessionKey
 from tests.unit.objects import pod
 from tests.unit.test_desired import (
     ALL,
@@ -40,6 +40,23 @@ def test_links_are_made_before_targets_name_them() -> None:
     needed = [(Set, kind) for kind in ("links", "filters", "neighbours")]
     last = max(i for i, each in enumerate(order) if each in needed)
     assert last < order.index((Set, "targets"))
+
+
+def test_session_keys_are_there_before_the_links_that_they_are_for_and_follow_their_chain() -> None:
+    by = {
+        key: planned(replace(TWO_FIREWALLS, chains={("telco", "edge"): replace(EDGE, session_key=key)}), ALL, {})
+        for key in SessionKey
+    }
+    flow, addresses, inner = by[SessionKey.FLOW], by[SessionKey.ADDRESSES], by[SessionKey.INNER]
+
+    order = [what(change) for change in changes(NOTHING, inner)]
+
+    both = (CLIENT_FIREWALL, FIREWALL_NAT)
+    assert order.count((Set, "session_keys")) == 2
+    assert max(at for at, each in enumerate(order) if each == (Set, "session_keys")) < order.index((Set, "links"))
+    assert list(changes(inner, addresses)) == [Set("session_keys", n, SessionKey.ADDRESSES) for n in both]
+    assert {*changes(addresses, flow)} == {Clear("session_keys", number) for number in both}
+    assert list(changes(flow.plane, flow)) == []
 
 
 def test_patience_is_there_before_the_links_and_targets_that_it_is_for_and_follows_its_chain() -> None:

@@ -20,7 +20,7 @@ from controller.node.plane.numbers import numbered
 from controller.node.plane.plan import Plan, State
 from controller.node.plane.replica import Replica
 from controller.node.plane.transitions import transitions
-from sfc.chain import Chain, Patience
+from sfc.chain import Chain, Patience, SessionKey
 from sfc.reading import chain_of
 from tests.unit.objects import chain, link, pod
 from tests.unit.test_desired import ALL, CLIENT, EDGE, LEFT, RIGHT2, TWO_FIREWALLS, cluster
@@ -74,7 +74,9 @@ class World:
 
     def edit_patience(self, name: str, choice: int) -> None:
         if known := self.chains.get(of_chain := name.split("-", maxsplit=1)[0]):
-            self.chains[of_chain] = replace(known, patience=Patience(udp=choice % 3))
+            self.chains[of_chain] = replace(
+                known, patience=Patience(udp=choice % 3), session_key=[*SessionKey][choice % 3]
+            )
 
     def delete_chain(self, name: str, choice: int) -> None:
         self.chains.pop(name.split("-", maxsplit=1)[0], None)

@@ -22,7 +22,7 @@ from controller.node.reconcile.drains import Drains
 from controller.node.reconcile.reconciler import Reconciler
 from controller.node.report.transition_log import TransitionLog
 from kube.api import ApiError
-from sfc.chain import Patience, Side
+from sfc.chain import Patience, SessionKey, Side
 from sfc.reading import chain_of
 from tests.unit.objects import chain, link, pod
 from tests.unit.test_desired import CLIENT_FIREWALL, NUMBERS, cluster
@@ -41,6 +41,7 @@ class Node:
         self.sessions: dict[int, int] = {}
         self.numbers: dict[int, Numbered] = dict(NUMBERS.named)
         self.patience: dict[int, Patience] = {}
+        self.session_keys: dict[int, SessionKey] = {}
         self.members: dict[int, frozenset[int]] = {}
         self.forgotten: list[int] = []
         self.programs: dict[int, int] = {}
@@ -65,6 +66,7 @@ class Node:
             neighbours=dict(self.macs),
             numbers=dict(self.numbers),
             patience=dict(self.patience),
+            session_keys=dict(self.session_keys),
             members=dict(self.members),
         )
 
@@ -82,6 +84,12 @@ class Node:
 
     def clear_patience(self, number: int) -> None:
         del self.patience[number]
+
+    def set_session_key(self, number: int, key: SessionKey) -> None:
+        self.session_keys[number] = key
+
+    def clear_session_key(self, number: int) -> None:
+        del self.session_keys[number]
 
     def set_link(self, slot: int, entry: LinkEntry) -> None:
         self.entries[slot] = entry

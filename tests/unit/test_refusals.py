@@ -32,6 +32,7 @@ FULL = OSError(errno.E2BIG, os.strerror(errno.E2BIG))
 WRITES = (
     "set_number",
     "set_patience",
+    "set_session_key",
     "set_link",
     "set_targets",
     "set_neighbour",
@@ -40,7 +41,7 @@ WRITES = (
     "clear_link",
     "attach",
 )
-REFUSED = ("set_number", "set_patience", "set_link", "set_targets", "set_neighbour", "attach")
+REFUSED = ("set_number", "set_patience", "set_session_key", "set_link", "set_targets", "set_neighbour", "attach")
 
 
 def with_addresses(name: str, created: str = "2026-01-01T00:00:00Z") -> Chain:
@@ -49,7 +50,9 @@ def with_addresses(name: str, created: str = "2026-01-01T00:00:00Z") -> Chain:
         for stage, host in (("one", 1), ("two", 2))
     ]
     metadata = {"namespace": "telco", "name": name, "uid": f"uid-{name}", "creationTimestamp": created}
-    return chain_of({"metadata": metadata, "spec": {"stages": stages, "drain": {"idle": {"udp": 60}}}})
+    return chain_of(
+        {"metadata": metadata, "spec": {"stages": stages, "drain": {"idle": {"udp": 60}}, "sessionKey": "addresses"}}
+    )
 
 
 BAD, GOOD, LATE = with_addresses("bad"), with_addresses("good"), with_addresses("late")

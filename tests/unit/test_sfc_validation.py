@@ -56,6 +56,20 @@ def both_nat_interfaces(*slices: int) -> Callable[[Spec], object]:
     return change
 
 
+def keyed(chain_wide: Any, **of: str) -> Callable[[Spec], object]:
+    """A session key for the chain, and others for interfaces: `firewall_left="addresses"`."""
+
+    def change(spec: Spec) -> None:
+        if chain_wide is not None:
+            spec["sessionKey"] = chain_wide
+        for end, key in of.items():
+            stage, _, name = end.partition("_")
+            interfaces = next(each["interfaces"] for each in spec["stages"] if each["name"] == stage)
+            next(each for each in interfaces if each["name"] == name)["sessionKey"] = key
+
+    return change
+
+
 def stage(**fields: Any) -> Callable[[Spec], object]:
     return lambda spec: spec["stages"][2].update(fields)
 
@@ -300,6 +314,36 @@ INSIDE = "spec.stages[2].interfaces[0]"
             links(["client.lan", "router.in"], ["client.lan", "nat.inside"]),
             'spec.links[0][1]: "router.in": there is no stage "router"; the stages are client, firewall, nat, server',
         ),
+        (
+            keyed("subscriber"),
+            'spec.sessionKey: "subscriber": is no session key; give one of flow, addresses, upstreamAddress, inner',
+        ),
+        (
+            keyed({}),
+            "spec.sessionKey: is no session key; give one of flow, addresses, upstreamAddress, inner",
+        ),
+        (
+            nat_inside(sessionKey="port"),
+            f'{INSIDE}.sessionKey: "port": is no session key; give one of flow, addresses, upstreamAddress, inner',
+        ),
+        (
+            keyed(None, nat_outside="flow", server_wan="addresses"),
+            'spec.stages[3].interfaces[0].sessionKey: "addresses": nat.outside has sessionKey flow, but both are ends '
+            "of one link; give both the same, or leave one out",
+        ),
+        (
+            keyed("upstreamAddress", firewall_right="flow"),
+            "spec.stages[1].interfaces[1].sessionKey: the link of firewall.right goes by flow, another one of stage "
+            '"firewall" by upstreamAddress (client.lan to firewall.left); the stage has no addresses, so it changes no '
+            "packet, and the two directions of a session would reach two of its replicas; give all its links the same "
+            "sessionKey",
+        ),
+        (
+            lambda spec: (keyed("addresses")(spec), interface(spec, 2, 1).update(sourcePorts={"slices": 8})),
+            "spec.stages[2].interfaces[1].sourcePorts: the link of nat.outside goes by addresses, which leaves ports "
+            "out: replicas with ports of their own would still share one session, and answers would reach the wrong "
+            "one; give this interface sessionKey flow, or remove its sourcePorts",
+        ),
     ],
 )
 def test_a_mistake_is_reported_with_field_value_and_remedy(change: Callable[[Spec], object], message: str) -> None:
@@ -526,6 +570,46 @@ def test_a_changed_stage_warns_that_running_pods_keep_what_they_have() -> None:
     assert found[0].startswith('stage "nat": running pods keep ')
     assert len(found[0]) <= 256
     assert update_warnings(new, new) == ()
+
+
+def test_a_link_has_the_key_of_one_of_its_ends_or_that_of_the_chain() -> None:
+    obj = chain(keyed("upstreamAddress", nat_outside="flow"))
+    interface(obj["spec"], 2, 1)["sourcePorts"] = {"slices": 8}
+
+    keys = [link.session_key for link in parse(obj).cross_connections]
+
+    assert [*map(str, keys)] == ["upstreamAddress", "upstreamAddress", "flow"]
+    assert [text for text in warnings(obj) if "goes by" in text or "go by" in text] == [
+        "client.lan sends from its own addresses (no route of its segment leads through it), and its link goes by "
+        "upstreamAddress: what two of its replicas open may be one session, and answers reach one of them; give the "
+        "link sessionKey flow, unless the stage has one replica"
+    ]
+    nat_inside(routes=[{"dst": "100.64.0.0/10", "gw": "10.1.0.2"}])(obj["spec"])
+    assert warnings(obj) == warnings(objects.chain())
+
+
+def test_a_stage_between_two_keys_that_may_only_route_is_probably_a_mistake() -> None:
+    found = warnings(chain(keyed(None, server_wan="addresses")))
+
+    assert found[-1] == (
+        'stage "nat" is between links that go by addresses and by flow: right if it translates addresses or ends '
+        "connections (then give it sourcePorts); if it only routes, the two directions of a session reach two of its "
+        "replicas, and all its links need the same sessionKey"
+    )
+
+
+def test_a_changed_session_key_warns_that_sessions_begin_anew_and_asks_for_no_restart() -> None:
+    same = update_warnings(objects.chain(), objects.chain())
+    new = chain(keyed(None, nat_outside="inner"))
+
+    found = set(update_warnings(objects.chain(), new)) - set(same)
+
+    assert found == {
+        "the link from nat.outside to server.wan goes by inner instead of flow: its sessions begin anew within "
+        "seconds, and may reach other replicas, which do not know their connections; change it while there is little "
+        "traffic"
+    }
+    assert update_problems(objects.chain(), new) == update_problems(objects.chain(), objects.chain())
 
 
 def test_running_pods_follow_a_changed_patience() -> None:

@@ -18,6 +18,7 @@ SOURCES = (
     "webhook/decide/replica.py",
     "webhook/decide/mutate.py",
     "sfc/validation/update.py",
+    "sfc/validation/session_key.py",
     "sfc/validation/warnings.py",
 )
 CONSTANTS = {"BY_HAND", "TOO_LATE", "FORETOLD"}

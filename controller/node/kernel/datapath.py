@@ -35,7 +35,7 @@ from controller.node.kernel.maps import (
     text_of,
 )
 from controller.node.kernel.peers import Peers
-from controller.node.kernel.session_table import OPENER, Programs, SessionTables
+from controller.node.kernel.session_table import ANSWERED, CARRIED, PROVEN, WAS_PROVEN, Programs, SessionTables
 from controller.node.kernel.succession import sessions_taken_over
 from controller.node.kernel.tcx import Shortcut
 from controller.node.plane import maglev
@@ -44,10 +44,12 @@ from controller.node.plane.model import DataPlane, FarLink, LinkEntry, LinkState
 from controller.node.plane.numbers import NUMBERS, Numbered
 from controller.node.plane.sessions import DEFAULT_PATIENCE, Session
 from sfc import mac
-from sfc.chain import Patience, Side
+from sfc.chain import Patience, SessionKey, Side
 
 PIN_ROOT = Path("/sys/fs/bpf/sfc/v1")
 CAPACITY = 262_144
+_KEY_KINDS = tuple(SessionKey)
+"""By their numbers: enum key_kind in bpf/session.h."""
 """Sessions of each kind (plain IPv4, all others) that a node has room for unless told otherwise."""
 
 
@@ -80,12 +82,15 @@ class Datapath:
         self._links, self._targets = maps["links"], maps["targets"]
         self._neighbours, self._learned = maps["neighbours"], maps["learned"]
         self._numbers, self._patience = maps["numbers"], maps["patience"]
+        self._session_keys = maps["session_keys"]
         self._far_links, self._members = maps["far_links"], maps["members"]
         self.peers = Peers(maps, programs, self.session_tables)
         """In the same maps."""
         self._default_patience = patience
         self._left: set[int] = set()
         """Connection numbers to be forgotten."""
+        self._rekeyed: set[int] = set()
+        """Those that have sessions under a key that they had before."""
         self._leaving = threading.Lock()
         self._stamp = self._latest_stamp()
 
@@ -169,6 +174,7 @@ class Datapath:
             },
             numbers={number: Numbered(*map(text_of, packed)) for (number,), packed in self._numbers.items()},
             patience={number: Patience(*own) for (number,), own in self._patience.items() if any(own)},
+            session_keys={number: _session_key(kind) for (number,), (kind,) in self._session_keys.items() if kind},
             far=dict(self._observed_far_links()),
             members=dict(self._observed_members()),
         )
@@ -190,6 +196,18 @@ class Datapath:
         """What holds for a cross-connection. One with a number of an earlier version has the node's default."""
         own = Patience(*self._patience.get((number,))) if number < NUMBERS else Patience()
         return own.completed(self._default_patience)
+
+    def set_session_key(self, number: int, key: SessionKey) -> None:
+        """What belongs to one session of a cross-connection. Its sessions by the key before are removed: their
+        frames would not find them, and a drain would wait for them. The next `sweep` does that."""
+        self._session_keys.put((number,), (_KEY_KINDS.index(key),))
+        if any(self._maps["holdings"].get((number,))):
+            with self._leaving:
+                self._rekeyed.add(number)
+
+    def clear_session_key(self, number: int) -> None:
+        """The counterpart of `set_session_key`: a session is a flow."""
+        self.set_session_key(number, SessionKey.FLOW)
 
     def set_link(self, slot: int, link: LinkEntry) -> None:
         """Writes the slot's entry, in an order in which no frame meets half of a link.
@@ -321,9 +339,13 @@ class Datapath:
             self._left.add(connection)
 
     def sweep(self) -> None:
-        """Removes all that was to be forgotten. Takes some milliseconds for each number, and may run beside anything
-        else. The number itself goes last: while it is in its map, it stands for nothing else. It stays when a link has
-        got it again meanwhile."""
+        """Removes all that was to be forgotten, and the sessions by former keys. Takes some milliseconds for each
+        number, and may run beside anything else. The number itself goes last: while it is in its map, it stands for
+        nothing else. It stays when a link has got it again meanwhile."""
+        with self._leaving:
+            rekeyed, self._rekeyed = self._rekeyed, set()
+        for connection in sorted(rekeyed):
+            self.session_tables.forget(connection)
         for connection in sorted(self._left):
             self.session_tables.forget(connection)
             self.unlearn(connection)
@@ -333,6 +355,7 @@ class Datapath:
                 if connection in self._left:
                     if connection < NUMBERS:
                         self.clear_patience(connection)
+                        self._session_keys.put((connection,), (0,))
                     self._numbers.delete((connection,))
                     self._left.discard(connection)
 
@@ -359,6 +382,11 @@ def slots_of(connection: int, keys: bytes, values: bytes) -> Iterator[int]:
     yield from (slot for slot, of in zip(slots, words[1::length], strict=True) if of == connection)
 
 
+def _session_key(kind: int) -> SessionKey:
+    """A kind that only a later version has counts as none: it is written anew."""
+    return _KEY_KINDS[kind] if kind < len(_KEY_KINDS) else SessionKey.FLOW
+
+
 def _session(key: Fields, value: Fields) -> Session:
     _, _, upstream_port, downstream_port, protocol, _, connection = key
     upstream, downstream, last_seen, upstream_finished, downstream_finished, reset, standing = value
@@ -372,5 +400,6 @@ def _session(key: Fields, value: Fields) -> Session:
         upstream_finished=bool(upstream_finished),
         downstream_finished=bool(downstream_finished),
         reset=bool(reset),
-        answered=bool(standing & ~OPENER),
+        answered=bool(standing & (ANSWERED | PROVEN | WAS_PROVEN)),
+        carried=frozenset(protocol for bit, protocol in CARRIED.items() if standing & bit),
     )

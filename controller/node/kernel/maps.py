@@ -56,6 +56,7 @@ LAYOUTS = {
     "activity": Layout(_U32, struct.Struct("<Q")),
     "hash_key_note": Layout(_U32, struct.Struct("<Q")),
     "patience": Layout(_U32, struct.Struct("<4I")),
+    "session_keys": Layout(_U32, _U32),
     "numbers": Layout(_U32, struct.Struct("<40s64s224s")),
     "fragments": Layout(struct.Struct("<II"), struct.Struct("<16s16sQQQII")),
     "targets": Layout(struct.Struct("<II"), struct.Struct(f"<{2 * maglev.LENGTH}s")),

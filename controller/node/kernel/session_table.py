@@ -27,6 +27,8 @@ PLACES = 16
 """Sessions that a bucket has room for."""
 OPENER, ANSWERED, PROVEN, WAS_PROVEN = 1, 2, 4, 8
 """Bits of a session's standing, as bpf/session.h has them."""
+CARRIED = {16: 6, 32: 132, 64: 17}
+"""Those that tell what a session of many flows has carried, and the number of that protocol."""
 
 _HEAD = struct.Struct(f"<16x{PLACES}H")
 """A bucket begins with its lock and a tag for each place, 0 if that is free."""

@@ -17,8 +17,8 @@ from controller.node.plane.plan import Plan, differing, merge
 K = TypeVar("K")
 V = TypeVar("V")
 
-Kind = Literal["filters", "links", "targets", "neighbours", "numbers", "patience", "far", "members"]
-"""Which of DataPlane's eight mappings a change is about: the name of the field."""
+Kind = Literal["filters", "links", "targets", "neighbours", "numbers", "patience", "session_keys", "far", "members"]
+"""Which of DataPlane's nine mappings a change is about: the name of the field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,8 @@ def _in_order(actual: DataPlane, wanted: DataPlane) -> Iterator[Change]:
     yield from (Set("numbers", *each) for each in _differing(actual.numbers, wanted.numbers))
     yield from (Set("patience", *each) for each in _differing(actual.patience, wanted.patience))
     yield from (Clear("patience", number) for number in actual.patience.keys() - wanted.patience.keys())
+    yield from (Set("session_keys", *each) for each in _differing(actual.session_keys, wanted.session_keys))
+    yield from (Clear("session_keys", number) for number in actual.session_keys.keys() - wanted.session_keys.keys())
     yield from (Set("links", slot, entry) for slot, entry in links.items() if slot not in leaving)
     yield from (Set("members", *each) for each in _differing(actual.members, wanted.members))
     yield from (Set("far", *each) for each in _differing(actual.far, wanted.far))

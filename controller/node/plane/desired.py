@@ -38,7 +38,7 @@ from controller.node.plane.plan import (
 )
 from controller.node.plane.replica import Replica
 from controller.node.plane.standing import newest_links, standing
-from sfc.chain import Chain, CrossConnection, Patience
+from sfc.chain import Chain, CrossConnection, Patience, SessionKey
 
 
 def desired(
@@ -143,6 +143,7 @@ def _planned(given: Given, links: LinksByPod, before: Sequence[Part], allocation
         neighbours=answers.neighbours,
         numbers={number: numbered(chain, connection) for number, connection in numbers.connections.items()},
         patience=_patience(chain, numbers.connections),
+        session_keys=_session_keys(numbers.connections),
         far={index: link for _, index, link in far},
         members=dict.fromkeys(numbers.connections, given.members) if given.members else {},
     )
@@ -195,6 +196,15 @@ def _joined(
 def _patience(chain: Chain, numbers: Iterable[int]) -> dict[int, Patience]:
     """By number. Those of an earlier version have no place in the map."""
     return {number: chain.patience for number in numbers if number < NUMBERS} if any(astuple(chain.patience)) else {}
+
+
+def _session_keys(connections: Mapping[int, CrossConnection]) -> dict[int, SessionKey]:
+    """By number. A cross-connection with a number of an earlier version goes by flow."""
+    return {
+        number: connection.session_key
+        for number, connection in connections.items()
+        if number < NUMBERS and connection.session_key != SessionKey.FLOW
+    }
 
 
 class _Numbering:
@@ -291,6 +301,7 @@ def _gone(links: LinksByPod, actual: DataPlane, of_chains: Set[int]) -> Part:
     plane = replace(
         part.plane,
         patience={number: each for number, each in part.plane.patience.items() if number not in of_chains},
+        session_keys={number: each for number, each in part.plane.session_keys.items() if number not in of_chains},
         far={index: link for index, link in part.plane.far.items() if link.connection not in of_chains},
         members={number: each for number, each in part.plane.members.items() if number not in of_chains},
     )
@@ -312,6 +323,7 @@ def _kept(of_pods: LinksByPod, actual: DataPlane, state: Callable[[HostLink, Lin
         links={link.slot: entry for link, entry in placed},
         numbers={number: actual.numbers[number] for number in connections if number in actual.numbers},
         patience={number: actual.patience[number] for number in connections if number in actual.patience},
+        session_keys={number: each for number, each in actual.session_keys.items() if number in connections},
         far={index: link for index, link in actual.far.items() if link.connection in connections},
         members={number: actual.members[number] for number in connections if number in actual.members},
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from controller.node.plane.numbers import Numbered
-from sfc.chain import Patience, Side
+from sfc.chain import Patience, SessionKey, Side
 
 PROGRAM = "cross_connect"
 """Name of the BPF program, in its source file and in `tc filter show`."""
@@ -117,7 +117,7 @@ class FarLink:
 
 @dataclass(frozen=True, slots=True)
 class DataPlane:
-    """What one node's data path holds: eight mappings, of which each entry can be set and cleared by itself."""
+    """What one node's data path holds: nine mappings, of which each entry can be set and cleared by itself."""
 
     filters: Mapping[int, int] = field(default_factory=dict)
     """ifindex → slot, for each link that carries our filter."""
@@ -131,6 +131,8 @@ class DataPlane:
     """What the number of each cross-connection stands for."""
     patience: Mapping[int, Patience] = field(default_factory=dict)
     """By number of the cross-connection, for those whose chain does not leave all to the node."""
+    session_keys: Mapping[int, SessionKey] = field(default_factory=dict)
+    """By number of the cross-connection, for those whose sessions are more than flows."""
     far: Mapping[int, FarLink] = field(default_factory=dict)
     """By index, from SLOTS up: the links of other nodes that targets name."""
     members: Mapping[int, frozenset[int]] = field(default_factory=dict)

@@ -164,6 +164,7 @@ def merge(parts: Iterable[Part]) -> DataPlane:
         neighbours=_union(plane.neighbours for plane in planes),
         numbers=_union(plane.numbers for plane in planes),
         patience=_union(plane.patience for plane in planes),
+        session_keys=_union(plane.session_keys for plane in planes),
         far=_union(plane.far for plane in planes),
         members=_union(plane.members for plane in planes),
     )

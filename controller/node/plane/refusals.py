@@ -17,7 +17,17 @@ from controller.node.plane.model import DataPlane, SideKey
 from controller.node.plane.numbers import Numbered
 from controller.node.plane.plan import Members, Part, Plan, merge
 
-KINDS: tuple[Kind, ...] = ("filters", "links", "targets", "neighbours", "numbers", "patience", "far", "members")
+KINDS: tuple[Kind, ...] = (
+    "filters",
+    "links",
+    "targets",
+    "neighbours",
+    "numbers",
+    "patience",
+    "session_keys",
+    "far",
+    "members",
+)
 Entry = tuple[str, Any]
 """(kind, key), or ("numbers", number) for all that belongs to a cross-connection."""
 
@@ -119,7 +129,7 @@ def _entry(change: Change) -> Entry:
     match change:
         case Forget(connection):
             return "numbers", connection
-        case Set(kind="patience" | "members") | Clear(kind="patience" | "members"):
+        case Set(kind="patience" | "session_keys" | "members") | Clear(kind="patience" | "session_keys" | "members"):
             return "numbers", change.key
         case Set(kind="targets") | Set(kind="neighbours") | Clear(kind="targets") | Clear(kind="neighbours"):
             return "numbers", change.key[0]

@@ -10,6 +10,8 @@ _SECOND = 1_000_000_000
 _TCP, _UDP, _SCTP = 6, 17, 132
 _NEIGHBOUR = 255
 """ARP and neighbour discovery; bpf/packet.h, PROTOCOL_NEIGHBOUR."""
+_ANY = 254
+"""A session of many flows; bpf/packet.h, PROTOCOL_ANY."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +21,8 @@ class Session:
     connection: int
     """Number of the cross-connection."""
     protocol: int
-    """IP protocol number, or 255 for a neighbour that was asked for."""
+    """IP protocol number; 255 for a neighbour that was asked for, 254 for all packets between two addresses or of one,
+    253 for frames without IP."""
     has_ports: bool
     """False for frames without readable ports, such as a first fragment that is too short. The end of such a
     connection is not seen."""
@@ -37,6 +40,8 @@ class Session:
     """The latest packet was a RST of TCP or an ABORT of SCTP."""
     answered: bool
     """Both sides have sent packets."""
+    carried: frozenset[int] = frozenset()
+    """Of a session of many flows: which of TCP, UDP and SCTP it has carried, as IP protocol numbers."""
 
     @property
     def closed(self) -> bool:
@@ -58,6 +63,9 @@ def active(session: Session, now_ns: int, patience: Patience = DEFAULT_PATIENCE)
 
 
 def _patience_ns(session: Session, patience: Patience) -> int:
+    if session.protocol == _ANY:
+        counts = {_UDP: patience.udp, **({_TCP: patience.tcp, _SCTP: patience.sctp} if session.answered else {})}
+        return _SECOND * max([patience.other, *(counts.get(protocol, 0) for protocol in session.carried)])
     if session.has_ports and session.protocol in (_TCP, _SCTP):
         if session.closed or not session.answered:
             return CLOSED_NS

@@ -59,6 +59,8 @@ class Applier:
                 self._datapath.set_number(key, value)
             case "patience":
                 self._datapath.set_patience(key, value)
+            case "session_keys":
+                self._datapath.set_session_key(key, value)
             case "neighbours":
                 connection, side, address = key
                 self._unlearn(connection)
@@ -79,6 +81,8 @@ class Applier:
                 self._datapath.clear_targets(*key)
             case "patience":
                 self._datapath.clear_patience(key)
+            case "session_keys":
+                self._datapath.clear_session_key(key)
             case "neighbours":
                 self._unlearn(key[0])
                 self._datapath.clear_neighbour(*key)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from controller.node.plane.model import DataPlane, FarLink, HostLink, LinkEntry, SideKey
 from controller.node.plane.numbers import Numbered
-from sfc.chain import Patience, Side
+from sfc.chain import Patience, SessionKey, Side
 
 
 class LinkFilters(Protocol):
@@ -44,6 +44,12 @@ class DataPathWriter(Protocol):
 
     def clear_patience(self, number: int) -> None:
         """The node's default holds for the cross-connection."""
+
+    def set_session_key(self, number: int, key: SessionKey) -> None:
+        """What belongs to one session of a cross-connection; the sessions that it has begin anew."""
+
+    def clear_session_key(self, number: int) -> None:
+        """A session is a flow again; those that there are begin anew."""
 
     def set_link(self, slot: int, entry: LinkEntry) -> None:
         """Writes a slot's entry."""
