@@ -47,6 +47,15 @@ class Hook(StrEnum):
     """Termination does not wait; the node agent sees the deletion in its watch."""
 
 
+class AtDeadline(StrEnum):
+    """What becomes of the sessions that a drain's deadline finds, as `drain.atDeadline` in a chain names it."""
+
+    MOVE = "move"
+    """They choose another replica at their next packet."""
+    RESET = "reset"
+    """They are over: each of their ends is told so when it sends again."""
+
+
 PREFER_SAME_NODE = "PreferSameNode"
 """The one value of `spec.trafficDistribution`, in the words of the field of a Kubernetes Service."""
 
@@ -126,6 +135,7 @@ class Stage:
     interfaces: tuple[Interface, ...]
     drain_deadline_seconds: int
     drain_hook: Hook
+    at_deadline: AtDeadline = AtDeadline.MOVE
     publish_not_ready: bool = False
     """Replicas get new sessions as soon as their containers run, ready or not; as `publishNotReadyAddresses` of a
     Kubernetes Service."""

@@ -15,7 +15,7 @@ from dataclasses import fields
 from typing import Any
 
 from sfc import ip, names
-from sfc.chain import PREFER_SAME_NODE, Chain, Hook, Interface, InterfaceRef, Patience, Route, Stage, derived_mac
+from sfc.chain import PREFER_SAME_NODE, AtDeadline, Chain, Hook, Interface, InterfaceRef, Patience, Route, Stage, derived_mac
 
 
 def chain_of(obj: Mapping[str, Any]) -> Chain:
@@ -53,6 +53,7 @@ def _stage(namespace: str, chain: str, stage: Mapping[str, Any], chain_drain: Ma
         ),
         drain_deadline_seconds=drain.get("deadlineSeconds", names.DEFAULT_DRAIN_DEADLINE_SECONDS),
         drain_hook=Hook(drain.get("hook", Hook.AUTO)),
+        at_deadline=AtDeadline(drain.get("atDeadline", AtDeadline.MOVE)),
         publish_not_ready=stage.get("publishNotReadyAddresses", False),
     )
 

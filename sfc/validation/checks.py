@@ -113,6 +113,7 @@ def _drain(node: Node) -> Checks[Node]:
     drain = yield from drain.mapping()
     yield from optional(drain, "deadlineSeconds", fault.deadline)
     yield from optional(drain, "hook", fault.hook)
+    yield from optional(drain, "atDeadline", fault.at_deadline)
     return drain
 
 

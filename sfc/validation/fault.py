@@ -10,7 +10,7 @@ import ipaddress
 import re
 
 from sfc import ip
-from sfc.chain import PREFER_SAME_NODE, Hook
+from sfc.chain import PREFER_SAME_NODE, AtDeadline, Hook
 from sfc.mac import is_unicast, octets
 from sfc.validation.problem import MISSING
 
@@ -144,6 +144,14 @@ def hook(value: object) -> str | None:
     """For the kind of PreStop hook."""
     kinds = [kind.value for kind in Hook]
     return None if value in kinds else f"is not a drain hook; give one of {', '.join(kinds)}"
+
+
+def at_deadline(value: object) -> str | None:
+    """For what becomes of the sessions that a drain's deadline finds."""
+    ways = [way.value for way in AtDeadline]
+    if value in ways:
+        return None
+    return f"is not what the deadline can do with the sessions that are left; give one of {', '.join(ways)}"
 
 
 def distribution(value: object) -> str | None:

@@ -66,7 +66,7 @@ DATAGRAM_PLACES = 256
 _SESSIONS = {"session_table": 24, "wide_table": 48}
 """The tables, and the size of their keys."""
 _ARRAYS = {*_SESSIONS, "holdings", "links", "traffic", "contests", "patience", "peers", "heard", "underlay"}
-_NOTES = {"activity", "hash_key_note", "tunnel_entry"}
+_NOTES = {"activity", "hash_key_note", "tunnel_entry", "refusal_entry"}
 """Arrays that a test leaves as they are."""
 _HEAD, _SESSION_SIZE = 48, 40
 """Bytes that a bucket begins with, and those of a session's value (bpf/table.h)."""

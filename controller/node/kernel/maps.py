@@ -67,6 +67,7 @@ LAYOUTS = {
     "members": Layout(_U32, struct.Struct(f"<{PEERS // 8}s")),
     "heard": Layout(_U32, struct.Struct("<Q")),
     "tunnel_entry": Layout(_U32, _U32),
+    "refusal_entry": Layout(_U32, _U32),
     "underlay": Layout(_U32, struct.Struct("<4s2s2xI")),
     "contests": Layout(_U32, struct.Struct("<QQ")),
     "traffic": Layout(_U32, struct.Struct("<6Q"), per_cpu=True),
