@@ -62,7 +62,8 @@ struct link {
 	u32 connection;
 	u8 side;
 	u8 state;
-	u8 plain;  /* bpf_redirect_peer does not work: the other end is in the same network namespace */
+	u8 plain;  /* frames go out by the host end, not by bpf_redirect_peer: the other end is in the same network
+		    * namespace, or wants raw frames */
 	u8 zero;   /* always; the verifier does not know that (`as_one`) */
 	u32 stamp; /* session.h; of a link of another node the tick at which it refused a session */
 };
@@ -201,7 +202,8 @@ BPF_F_TABLE("hash", struct session_key, struct session, sessions, SESSION_CAPACI
 BPF_F_TABLE("hash", struct wide_key, struct session, wide_sessions, SESSION_CAPACITY, BPF_F_NO_PREALLOC);
 
 BPF_TABLE_PINNED("prog", u32, u32, tunnel_entry, 1, PIN_ROOT "/tunnel_entry"); /* into_tunnel */
-BPF_TABLE_PINNED("prog", u32, u32, refusal_entry, 1, PIN_ROOT "/refusal_entry"); /* refuse */
+/* Leads to `refuse`. */
+BPF_TABLE_PINNED("prog", u32, u32, refusal_entry, 1, PIN_ROOT "/refusal_entry");
 BPF_PROG_ARRAY(underlay_to, 1); /* from_tunnel, while the agent that loaded it leads; else empty */
 BPF_PROG_ARRAY(shortcut_to, 1); /* the cross-connection, while the agent that loaded it leads; else empty */
 
@@ -277,7 +279,7 @@ static __always_inline u64 alive(u64 end, u32 connection, u32 side)
 	if (of != connection || ((link->side ^ side) & ~far))
 		return 0;
 	now = (end & far) | (end_of(index, link->ifindex, link->plain, connection) & ~far);
-	return same_link(end, now) ? now : 0;
+	return same_link(end & (far | ~PLAIN), now & (far | ~PLAIN)) ? now : 0;
 }
 
 /* A link among the targets of a side, or 0. Each attempt looks the table up again and checks the link: the kernel may
@@ -1699,6 +1701,8 @@ int from_tunnel(struct __sk_buff *skb)
 		verdict = to ? VERDICT_FORWARDED : VERDICT_RETURNED;
 	} else {
 		verdict = wide ? take(&it.flow, true, &from, &given, &to) : take(&it.flow, false, &from, &given, &to);
+		verdict = disguised(verdict, bpf_jiffies64());
+		to = disguised(to, bpf_jiffies64());
 	}
 	if (verdict == VERDICT_FORWARDED)
 		return send_near(skb, to);

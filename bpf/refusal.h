@@ -15,7 +15,9 @@
 #define ICMPV6_UNREACHED  1
 #define ICMPV6_NO_ADDRESS 3
 #define ICMPV6_NO_PORT	  4
-#define QUOTED		  8 /* bytes of the payload, behind the IP header */
+#define QUOTED		  8	/* bytes of the payload, behind the IP header */
+#define BLANK		  48	/* bytes written at once; less than any message has */
+#define MOST_BLANK	  10000 /* bytes */
 
 /* The padding makes nothing packed: see `advertisement_frame`. */
 struct refusal_ipv4 {
@@ -92,9 +94,32 @@ static __always_inline void turn_round(struct ethhdr *eth, const struct ethhdr *
 	eth->h_proto = of->h_proto;
 }
 
+/* Writes zeros over the whole frame. False if that is too long. */
+static __always_inline bool blank(struct __sk_buff *skb)
+{
+	u8 zeros[BLANK] = {};
+	u32 length = skb->len;
+
+	if (length < BLANK)
+		return false;
+#pragma nounroll
+	for (u32 at = 0; at < MOST_BLANK; at += BLANK) {
+		if (at + BLANK >= length)
+			return !bpf_skb_store_bytes(skb, length - BLANK, zeros, BLANK, 0);
+		if (bpf_skb_store_bytes(skb, at, zeros, BLANK, 0))
+			return false;
+	}
+	return false;
+}
+
+/* The kernel may refuse to shorten a frame that came through a tunnel (skb->encapsulation). Then zeros follow the
+ * message, as padding: the kernel may sum them up, and IP says where the message ends.
+ */
 static __always_inline bool write_refusal(struct __sk_buff *skb, void *frame, u32 length)
 {
-	return !bpf_skb_change_tail(skb, length, 0) && !bpf_skb_store_bytes(skb, 0, frame, length, 0);
+	if (bpf_skb_change_tail(skb, length, 0) && (skb->gso_size || skb->len < length || !blank(skb)))
+		return false;
+	return !bpf_skb_store_bytes(skb, 0, frame, length, 0);
 }
 
 static __always_inline bool refuse_ipv4(struct __sk_buff *skb, const struct ethhdr *eth)
@@ -126,8 +151,8 @@ static __always_inline bool refuse_ipv4(struct __sk_buff *skb, const struct ethh
 		to.quoted = ip;
 		if (bpf_skb_load_bytes(skb, at, to.payload, QUOTED))
 			return false;
-		make_error(&to.icmp, ICMP_DEST_UNREACH, ip.protocol == IPPROTO_UDP ? ICMP_PORT_UNREACH : ICMP_PROT_UNREACH,
-			   ERROR_IPV4, 0);
+		make_error(&to.icmp, ICMP_DEST_UNREACH,
+			   ip.protocol == IPPROTO_UDP ? ICMP_PORT_UNREACH : ICMP_PROT_UNREACH, ERROR_IPV4, 0);
 	}
 	to.ip.tot_len = __builtin_bswap16(sizeof(ip) + length);
 	to.ip.check = ~folded(bpf_csum_diff(0, 0, (void *)&to.ip, sizeof(to.ip), 0));
@@ -163,8 +188,8 @@ static __always_inline bool refuse_ipv6(struct __sk_buff *skb, const struct ethh
 	to.quoted = ip;
 	if (bpf_skb_load_bytes(skb, at, to.payload, QUOTED))
 		return false;
-	make_error(&to.icmp, ICMPV6_UNREACHED, ip.nexthdr == IPPROTO_UDP ? ICMPV6_NO_PORT : ICMPV6_NO_ADDRESS, ERROR_IPV6,
-		   pseudo_sum(&to.ip.saddr, 32, ERROR_IPV6, IPPROTO_ICMPV6));
+	make_error(&to.icmp, ICMPV6_UNREACHED, ip.nexthdr == IPPROTO_UDP ? ICMPV6_NO_PORT : ICMPV6_NO_ADDRESS,
+		   ERROR_IPV6, pseudo_sum(&to.ip.saddr, 32, ERROR_IPV6, IPPROTO_ICMPV6));
 	return write_refusal(skb, &to.eth, at + ERROR_IPV6);
 }
 

@@ -95,7 +95,7 @@ struct patience {
  */
 #define CLOSED_FOR (1 * SECOND)
 
-/* In an end: bpf_redirect_peer does not work for this link. */
+/* In an end: frames go the plain way, by the host end of the link. */
 #define PLAIN (1ULL << 63)
 
 /* In the place of an end: the link has left at a deadline, and the session is over (`refused`). No interface of a link

@@ -15,7 +15,18 @@ from dataclasses import fields
 from typing import Any
 
 from sfc import ip, names
-from sfc.chain import PREFER_SAME_NODE, AtDeadline, Chain, Hook, Interface, InterfaceRef, Patience, Route, Stage, derived_mac
+from sfc.chain import (
+    PREFER_SAME_NODE,
+    AtDeadline,
+    Chain,
+    Hook,
+    Interface,
+    InterfaceRef,
+    Patience,
+    Route,
+    Stage,
+    derived_mac,
+)
 
 
 def chain_of(obj: Mapping[str, Any]) -> Chain:
@@ -48,12 +59,14 @@ def _stage(namespace: str, chain: str, stage: Mapping[str, Any], chain_drain: Ma
                 mtu=i.get("mtu"),
                 routes=tuple(_route(r) for r in i.get("routes", ())),
                 slices=i.get("sourcePorts", {}).get("slices"),
+                raw_frames=i.get("rawFrames", False),
             )
             for i in stage["interfaces"]
         ),
         drain_deadline_seconds=drain.get("deadlineSeconds", names.DEFAULT_DRAIN_DEADLINE_SECONDS),
         drain_hook=Hook(drain.get("hook", Hook.AUTO)),
         at_deadline=AtDeadline(drain.get("atDeadline", AtDeadline.MOVE)),
+        replica_numbers=stage.get("replicaNumbers"),
         publish_not_ready=stage.get("publishNotReadyAddresses", False),
     )
 

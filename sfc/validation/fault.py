@@ -140,6 +140,13 @@ def slices(value: object) -> str | None:
     return f"is not a number of slices; give 1 to {MAX_SLICES}, at least as many as the stage may have replicas"
 
 
+def replica_numbers(value: object) -> str | None:
+    """For how many numbers there are for the replicas of a stage."""
+    if _is_integer(value, 1, MAX_SLICES):
+        return None
+    return f"is not how many numbers there are; give 1 to {MAX_SLICES}, at least as many as the stage may have replicas"
+
+
 def hook(value: object) -> str | None:
     """For the kind of PreStop hook."""
     kinds = [kind.value for kind in Hook]

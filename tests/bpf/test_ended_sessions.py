@@ -94,7 +94,7 @@ def test_a_datagram_is_answered_by_an_error_once_and_then_another_replica_gets_t
 
 
 def test_a_ping_is_answered_by_an_error_too(wired: Node) -> None:
-    established(wired, lambda sender, number: ping(sender, number))
+    established(wired, ping)
 
     end(wired)
 

@@ -71,6 +71,16 @@ def test_ready_replicas_are_the_targets_of_their_side() -> None:
     }
 
 
+def test_frames_for_an_interface_that_wants_raw_frames_go_out_by_the_host_end() -> None:
+    obj = chain()
+    obj["spec"]["stages"][1]["interfaces"][0]["rawFrames"] = True
+    of = replace(TWO_FIREWALLS, chains={("telco", "edge"): chain_of(obj)})
+
+    plane = desired(of, ALL, {})
+
+    assert {slot for slot, entry in plane.links.items() if not entry.paired} == {2, 4}
+
+
 def test_a_replica_whose_containers_are_not_ready_is_no_target_and_loses_its_sessions_to_others() -> None:
     hanging = pod("firewall-2", "firewall", ready=False)
 

@@ -202,7 +202,7 @@ class Datapath:
         fixed = (link.ifindex, link.connection, link.side)
         plain = not link.paired
         before = self._links.get((slot,))
-        if (*before[:3], bool(before[4])) != (*fixed, plain):
+        if before[:3] != fixed:
             if any(before):
                 self.clear_link(slot)
             self._maps["traffic"].put((slot,), (0,) * 6)
@@ -210,7 +210,7 @@ class Datapath:
             self._links.put((slot,), (*fixed, 0, plain, 0))
         self._links.put((slot,), (*fixed, link.state, plain, self._next_stamp()))
         loses = link.state == LinkState.WIRED and before[3] in (LinkState.SERVING, LinkState.DRAINING)
-        if link.state == LinkState.GONE or loses:
+        if link.state == LinkState.GONE or loses or bool(before[4]) != plain:
             self._restamp(link.connection)
 
     def clear_link(self, slot: int) -> None:

@@ -248,7 +248,9 @@ def _places(numbers: _Numbering, replica: Replica, drain: Drain | None, links: S
         if attached := numbers.chain.attachments.get((replica.stage, link.interface)):
             connection, side = attached
             its_state = state if link is newest[link.interface] else LinkState.GONE
-            yield link, LinkEntry(link.ifindex, numbers.number(connection), side, its_state, link.paired)
+            interface = numbers.chain.interface(connection.end(side))
+            straight = link.paired and not (interface and interface.raw_frames)
+            yield link, LinkEntry(link.ifindex, numbers.number(connection), side, its_state, straight)
 
 
 def _drained_state(drain: Drain) -> LinkState:

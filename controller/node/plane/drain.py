@@ -23,7 +23,6 @@ from math import inf
 from controller.node.plane.cluster import Cluster
 from sfc import names
 
-
 RESET_SECONDS = 5.0
 """For the sessions that a deadline ends. The drain has ended by then, even if they could not be ended."""
 

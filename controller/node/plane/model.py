@@ -101,7 +101,7 @@ class LinkEntry:
     side: Side
     state: LinkState
     paired: bool = True
-    """HostLink.paired."""
+    """The program puts frames straight into the other end: HostLink.paired, unless the interface wants raw frames."""
 
 
 @dataclass(frozen=True, slots=True)

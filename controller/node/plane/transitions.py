@@ -73,7 +73,9 @@ def _progress(replica: Replica | None, before: Drain | None, drain: Drain) -> It
         message = "all sessions have ended; termination proceeds" if left == 0 else passed
         took = drain.ended_at - drain.asked_at
         ended = {} if drain.resets_at is None else {"at_deadline": AtDeadline.RESET.value}
-        yield Transition(drain.pod_uid, replica, DRAINED, message, drain.asked_at, took, {"sessions_left": left} | ended)
+        yield Transition(
+            drain.pod_uid, replica, DRAINED, message, drain.asked_at, took, {"sessions_left": left} | ended
+        )
 
 
 def _served(parts: Iterable[Part]) -> set[str]:
