@@ -31,6 +31,9 @@
 #endif
 
 #define MOST_ATTEMPTS 48
+#define MOST_SLICES   256 /* a power of two, as of sfc/validation/fault.py */
+#define FIRST_SLICED  1024
+#define SLICED	      (65536 - FIRST_SLICED) /* ports that are divided into slices */
 #define MOST_VERDICTS 16
 
 /* The program writes what frames tell it into tables that all chains share. Each cross-connection, or each link, has
@@ -88,6 +91,13 @@ struct side_key {
 /* Slots, a u16 each. As bytes, because BCC compiles code of its own for each element of other arrays in a map. */
 struct targets {
 	u8 slots[2 * TABLE_LENGTH];
+};
+
+/* The links that hold the slices of source ports of a side: how many slices there are, and for each the index of the
+ * link; 0 if nobody holds it. A u16 each. Only of a side whose interface has `sourcePorts`.
+ */
+struct holders {
+	u8 slots[2 * (1 + MOST_SLICES)];
 };
 
 struct neighbour_key {
@@ -171,6 +181,7 @@ BPF_TABLE_PINNED("array", u32, struct bucket, session_table, BUCKETS, PIN_ROOT "
 BPF_TABLE_PINNED("array", u32, struct wide_bucket, wide_table, BUCKETS, PIN_ROOT "/wide_table");
 BPF_TABLE_PINNED("array", u32, struct holding, holdings, NUMBERS, PIN_ROOT "/holdings");
 BPF_TABLE_PINNED("hash", struct side_key, struct targets, targets, 2 * SLOTS, PIN_ROOT "/targets", BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("hash", struct side_key, struct holders, holders, 2 * SLOTS, PIN_ROOT "/holders", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("hash", struct neighbour_key, struct neighbour, neighbours, SLOTS *NEIGHBOURS_PER_LINK,
 		 PIN_ROOT "/neighbours", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("hash", struct place, struct learned, learned, SLOTS *LEARNED_PLACES, PIN_ROOT "/learned",
@@ -306,6 +317,31 @@ static __always_inline u64 choose(u32 connection, u32 side, u32 hash)
 		hash = mixed(hash, attempt + 1);
 	}
 	return 0;
+}
+
+/* The link that holds the slice of source ports in which a frame's destination port is, or 0: what its replica has
+ * opened, or expects, may be answered from anywhere. sfc/source_ports.py divides the ports.
+ */
+static __always_inline u64 holder_of(const struct flow *flow, u32 connection, u32 side)
+{
+	struct side_key key = {.connection = connection, .side = side};
+	u64 place = __builtin_bswap16(flow->destination_port) - FIRST_SLICED;
+	struct holders *held;
+	struct link *link;
+	u32 slot;
+
+	if (!begins_with_ports(flow->protocol) || place >= SLICED)
+		return 0;
+	held = holders.lookup(&key);
+	if (!held)
+		return 0;
+	place = ((place + 1) * *(u16 *)held->slots - 1) / SLICED;
+	asm volatile("" : "+r"(place)); /* as in `choose` */
+	slot = ((u16 *)held->slots)[1 + (place & (MOST_SLICES - 1))];
+	link = links.lookup(&slot);
+	if (!slot || !link || !receives(link, connection, side) || refused_lately(slot, link))
+		return 0;
+	return end_of(near_slot(slot), link->ifindex, link->plain, connection);
 }
 
 /* The same value, of which the verifier knows nothing any more, if it knows nothing of `noise`. Otherwise it would
@@ -772,7 +808,10 @@ static __always_inline enum verdict carry(const struct flow *flow, bool wide, co
 	if (!*to) {
 		if (spot.session && refused(spot.session, flow, from->side))
 			return VERDICT_RESET;
-		*to = wished ? wished : choose(from->connection, !from->side, hash_of(&key, wide, from->connection));
+		*to = wished ? wished : holder_of(flow, from->connection, !from->side);
+		*to = disguised(*to, bpf_jiffies64());
+		if (!*to)
+			*to = choose(from->connection, !from->side, hash_of(&key, wide, from->connection));
 		*to = disguised(*to, bpf_jiffies64());
 		if (!*to)
 			return VERDICT_NO_TARGET;

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 FIRST, LAST = 1024, 65535
 """The ports that are divided: all that an unprivileged process may use (RFC 6335: above the system ports)."""
 
+MAX_SLICES = 256
+"""Each of so many still has 252 ports."""
+
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,2}")
 _RANGE = re.compile(r"([1-9][0-9]{0,4})-([1-9][0-9]{0,4})")
 
@@ -68,6 +71,12 @@ def nth(index: int, slices: int) -> PortRange:
     """The slice with this index, 0 … slices-1. Together the slices cover all ports; their sizes differ by at most 1."""
     ports = LAST + 1 - FIRST
     return PortRange(FIRST + index * ports // slices, FIRST + (index + 1) * ports // slices - 1)
+
+
+def index_of(ports: PortRange, slices: int) -> int | None:
+    """The index of a slice; None for ports that are no slice among so many."""
+    index = ((ports.first - FIRST + 1) * slices - 1) // (LAST + 1 - FIRST)
+    return index if nth(index, slices) == ports else None
 
 
 def every(slices: int) -> tuple[PortRange, ...]:

@@ -303,8 +303,9 @@ def _assign(api: ApiServer, path: str, selector: str, shares: Shares | None) -> 
 def _give(api: ApiServer, path: str, pod: Pod, share: Share | None) -> None:
     patch = source_ports.patch(pod, share)
     if _unless(OUTDATED, lambda: api.patch(path, patch, MERGE_PATCH)):
-        said = {"source_ports": str(share and share.ports), "number": share and share.number}
-        log.info("source ports given", extra={"pod": f"{pod.namespace}/{pod.name}"} | said)
+        given = (str(share.ports), share.number) if share else (None, None)
+        said = dict(zip(("source_ports", "number"), given, strict=True))
+        log.info("source ports given", extra={"pod": f"{pod.namespace}/{pod.name}", **said})
 
 
 def _target(write: Write) -> str:

@@ -12,6 +12,7 @@ import re
 from sfc import ip
 from sfc.chain import PREFER_SAME_NODE, AtDeadline, Hook
 from sfc.mac import is_unicast, octets
+from sfc.source_ports import MAX_SLICES
 from sfc.validation.problem import MISSING
 
 MAX_STAGES = 32
@@ -38,8 +39,6 @@ MAX_MTU = 65535
 """Bytes: the longest IPv4 packet (RFC 791)."""
 MAX_DEADLINE_SECONDS = 3600
 MAX_IDLE_SECONDS = 86400
-MAX_SLICES = 256
-"""Slices of source ports; each of so many still has 252 ports."""
 RESERVED_INTERFACES = {"lo": "the loopback interface", "eth0": "the cluster's own interface"}
 """Names that every pod already uses, and for what."""
 

@@ -25,6 +25,7 @@ from controller.node.kernel.counters import Counters, verdicts
 from controller.node.kernel.hash_key import HashKey
 from controller.node.kernel.maps import (
     FRAGMENT_PLACES,
+    HOLDERS_BYTES,
     LEARNED_PLACES,
     NUMBERED_SIZES,
     Fields,
@@ -40,6 +41,7 @@ from controller.node.kernel.succession import sessions_taken_over
 from controller.node.kernel.tcx import Shortcut
 from controller.node.plane import maglev
 from controller.node.plane.far import PEERS, peer_of
+from controller.node.plane.holders import stripped
 from controller.node.plane.model import DataPlane, FarLink, LinkEntry, LinkState
 from controller.node.plane.numbers import NUMBERS, Numbered
 from controller.node.plane.sessions import DEFAULT_PATIENCE, Session
@@ -77,7 +79,7 @@ class Datapath:
         self._programs = programs
         self._pin_root = pin_root
         self._maps = maps
-        self._links, self._targets = maps["links"], maps["targets"]
+        self._links, self._targets, self._holders = maps["links"], maps["targets"], maps["holders"]
         self._neighbours, self._learned = maps["neighbours"], maps["learned"]
         self._numbers, self._patience = maps["numbers"], maps["patience"]
         self._far_links, self._members = maps["far_links"], maps["members"]
@@ -159,7 +161,11 @@ class Datapath:
 
         A table that is as in `known` is that object: all together they are too large to be held twice.
         """
-        tables = (((connection, Side(side)), table) for (connection, side), (table,) in self._targets.items())
+        holders = {key: packed for key, (packed,) in self._holders.items()}
+        tables = (
+            ((connection, Side(side)), table + stripped(holders.get((connection, side), b"")))
+            for (connection, side), (table,) in self._targets.items()
+        )
         return DataPlane(
             links=dict(self._observed_links()),
             targets={side: known[side] if known.get(side) == table else table for side, table in tables},
@@ -286,20 +292,27 @@ class Datapath:
             yield number, frozenset(first + bit for first, octet in octets for bit in range(8) if octet >> bit & 1)
 
     def set_targets(self, connection: int, side: Side, table: bytes) -> None:
-        """Exchanges a side's whole lookup table, as `maglev.table` packs it, between two packets.
+        """Exchanges a side's whole lookup table, as `maglev.table` packs it, between two packets. `holders.packed` may
+        follow it.
 
         Raises ValueError for a table of another length.
         """
-        if len(table) != 2 * maglev.LENGTH:
+        table, holders = table[: 2 * maglev.LENGTH], table[2 * maglev.LENGTH :]
+        if len(table) != 2 * maglev.LENGTH or len(holders) > HOLDERS_BYTES:
             raise ValueError(
                 f"targets of cross-connection {connection}, {side.name.lower()}: the table has {len(table)} bytes "
                 f"instead of {2 * maglev.LENGTH}; make it with controller.node.plane.maglev.table"
             )
+        if holders:
+            self._holders.put((connection, side), (holders,))
+        else:
+            self._holders.delete((connection, side))
         self._targets.put((connection, side), (table,))
 
     def clear_targets(self, connection: int, side: Side) -> None:
         """Removes a side's lookup table: no new session gets a link of this side."""
         self._targets.delete((connection, side))
+        self._holders.delete((connection, side))
 
     def set_neighbour(self, connection: int, side: Side, address: str, mac_address: str) -> None:
         """Answers ARP requests or neighbour solicitations for `address` that come from `side`."""

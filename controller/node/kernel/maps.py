@@ -23,6 +23,7 @@ from controller.node.kernel.errors import DatapathError
 from controller.node.plane import maglev
 from controller.node.plane.far import PEERS
 from controller.node.plane.model import SLOTS
+from sfc.source_ports import MAX_SLICES
 
 Fields = tuple[Any, ...]
 """The fields of a key or a value, in the order of its layout."""
@@ -47,6 +48,8 @@ class Layout:
 
 
 _U32 = struct.Struct("<I")
+HOLDERS_BYTES = 2 * (1 + MAX_SLICES)
+"""Of struct holders."""
 
 LAYOUTS = {
     "links": Layout(_U32, struct.Struct("<IIBBBxI"), shown=SLOTS),
@@ -59,6 +62,7 @@ LAYOUTS = {
     "numbers": Layout(_U32, struct.Struct("<40s64s224s")),
     "fragments": Layout(struct.Struct("<II"), struct.Struct("<16s16sQQQII")),
     "targets": Layout(struct.Struct("<II"), struct.Struct(f"<{2 * maglev.LENGTH}s")),
+    "holders": Layout(struct.Struct("<II"), struct.Struct(f"<{HOLDERS_BYTES}s")),
     "neighbours": Layout(struct.Struct("<II16s"), struct.Struct("<6s2x")),
     "learned": Layout(struct.Struct("<II"), struct.Struct("<II16s6s2xQ")),
     "far_links": Layout(_U32, _U32),

@@ -72,10 +72,10 @@ def _progress(replica: Replica | None, before: Drain | None, drain: Drain) -> It
         passed = f"the deadline has passed; its sessions {'choose again' if drain.resets_at is None else 'are reset'}"
         message = "all sessions have ended; termination proceeds" if left == 0 else passed
         took = drain.ended_at - drain.asked_at
-        ended = {} if drain.resets_at is None else {"at_deadline": AtDeadline.RESET.value}
-        yield Transition(
-            drain.pod_uid, replica, DRAINED, message, drain.asked_at, took, {"sessions_left": left} | ended
-        )
+        fields: dict[str, object] = {"sessions_left": left}
+        if drain.resets_at is not None:
+            fields["at_deadline"] = AtDeadline.RESET.value
+        yield Transition(drain.pod_uid, replica, DRAINED, message, drain.asked_at, took, fields)
 
 
 def _served(parts: Iterable[Part]) -> set[str]:
