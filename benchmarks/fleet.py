@@ -169,6 +169,9 @@ class Kernel:
     def sweep(self) -> None:
         """Nothing to sweep."""
 
+    def end_sessions(self, slots: Collection[int]) -> None:
+        """There are none."""
+
     def activity(self, slots: Collection[int]) -> Mapping[int, int]:
         return dict.fromkeys(slots, 0)
 

@@ -20,6 +20,7 @@
 
 #include "outer.h"
 #include "packet.h"
+#include "refusal.h"
 #include "table.h"
 #include "tunnel.h"
 #include "verdicts.h"
@@ -30,6 +31,9 @@
 #endif
 
 #define MOST_ATTEMPTS 48
+#define MOST_SLICES   256 /* a power of two, as of sfc/validation/fault.py */
+#define FIRST_SLICED  1024
+#define SLICED	      (65536 - FIRST_SLICED) /* ports that are divided into slices */
 #define MOST_VERDICTS 16
 
 /* The program writes what frames tell it into tables that all chains share. Each cross-connection, or each link, has
@@ -61,7 +65,8 @@ struct link {
 	u32 connection;
 	u8 side;
 	u8 state;
-	u8 plain;  /* bpf_redirect_peer does not work: the other end is in the same network namespace */
+	u8 plain;  /* frames go out by the host end, not by bpf_redirect_peer: the other end is in the same network
+		    * namespace, or wants raw frames */
 	u8 zero;   /* always; the verifier does not know that (`as_one`) */
 	u32 stamp; /* session.h; of a link of another node the tick at which it refused a session */
 };
@@ -86,6 +91,13 @@ struct side_key {
 /* Slots, a u16 each. As bytes, because BCC compiles code of its own for each element of other arrays in a map. */
 struct targets {
 	u8 slots[2 * TABLE_LENGTH];
+};
+
+/* The links that hold the slices of source ports of a side: how many slices there are, and for each the index of the
+ * link; 0 if nobody holds it. A u16 each. Only of a side whose interface has `sourcePorts`.
+ */
+struct holders {
+	u8 slots[2 * (1 + MOST_SLICES)];
 };
 
 struct neighbour_key {
@@ -169,6 +181,7 @@ BPF_TABLE_PINNED("array", u32, struct bucket, session_table, BUCKETS, PIN_ROOT "
 BPF_TABLE_PINNED("array", u32, struct wide_bucket, wide_table, BUCKETS, PIN_ROOT "/wide_table");
 BPF_TABLE_PINNED("array", u32, struct holding, holdings, NUMBERS, PIN_ROOT "/holdings");
 BPF_TABLE_PINNED("hash", struct side_key, struct targets, targets, 2 * SLOTS, PIN_ROOT "/targets", BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("hash", struct side_key, struct holders, holders, 2 * SLOTS, PIN_ROOT "/holders", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("hash", struct neighbour_key, struct neighbour, neighbours, SLOTS *NEIGHBOURS_PER_LINK,
 		 PIN_ROOT "/neighbours", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("hash", struct place, struct learned, learned, SLOTS *LEARNED_PLACES, PIN_ROOT "/learned",
@@ -201,6 +214,8 @@ BPF_F_TABLE("hash", struct session_key, struct session, sessions, SESSION_CAPACI
 BPF_F_TABLE("hash", struct wide_key, struct session, wide_sessions, SESSION_CAPACITY, BPF_F_NO_PREALLOC);
 
 BPF_TABLE_PINNED("prog", u32, u32, tunnel_entry, 1, PIN_ROOT "/tunnel_entry"); /* into_tunnel */
+/* Leads to `refuse`. */
+BPF_TABLE_PINNED("prog", u32, u32, refusal_entry, 1, PIN_ROOT "/refusal_entry");
 BPF_PROG_ARRAY(underlay_to, 1); /* from_tunnel, while the agent that loaded it leads; else empty */
 BPF_PROG_ARRAY(shortcut_to, 1); /* the cross-connection, while the agent that loaded it leads; else empty */
 
@@ -278,7 +293,7 @@ static __always_inline u64 alive(u64 end, u32 connection, u32 side)
 	if (of != connection || ((link->side ^ side) & ~far))
 		return 0;
 	now = (end & far) | (end_of(index, link->ifindex, link->plain, connection) & ~far);
-	return same_link(end, now) ? now : 0;
+	return same_link(end & (far | ~PLAIN), now & (far | ~PLAIN)) ? now : 0;
 }
 
 /* A link among the targets of a side, or 0. Each attempt looks the table up again and checks the link: the kernel may
@@ -305,6 +320,31 @@ static __always_inline u64 choose(u32 connection, u32 side, u32 hash)
 		hash = mixed(hash, attempt + 1);
 	}
 	return 0;
+}
+
+/* The link that holds the slice of source ports in which a frame's destination port is, or 0: what its replica has
+ * opened, or expects, may be answered from anywhere. sfc/source_ports.py divides the ports.
+ */
+static __always_inline u64 holder_of(const struct flow *flow, u32 connection, u32 side)
+{
+	struct side_key key = {.connection = connection, .side = side};
+	u64 place = __builtin_bswap16(flow->destination_port) - FIRST_SLICED;
+	struct holders *held;
+	struct link *link;
+	u32 slot;
+
+	if (!begins_with_ports(flow->protocol) || place >= SLICED)
+		return 0;
+	held = holders.lookup(&key);
+	if (!held)
+		return 0;
+	place = ((place + 1) * *(u16 *)held->slots - 1) / SLICED;
+	asm volatile("" : "+r"(place)); /* as in `choose` */
+	slot = ((u16 *)held->slots)[1 + (place & (MOST_SLICES - 1))];
+	link = links.lookup(&slot);
+	if (!slot || !link || !receives(link, connection, side) || refused_lately(slot, link))
+		return 0;
+	return end_of(near_slot(slot), link->ifindex, link->plain, connection);
 }
 
 /* Keeps a value on the stack as one piece. In pieces, each in a register or a place of its own, the values of the slow
@@ -570,7 +610,23 @@ static __always_inline u32 stamp_for(u64 end, const struct sender *from)
 /* True if answers go to the sender. Otherwise it would get a session back that it has lost. */
 static __always_inline bool gets_answers(const struct session *session, const struct sender *from)
 {
+	if (session->end[from->side] == LOST)
+		return from->state == SERVING;
 	return from->state != GONE && (from->state != WIRED || opened_by(session, from->side));
+}
+
+/* True for a session whose replica has left at the deadline of a drain that ends sessions, if the frame is not the
+ * first one of a new connection: its sender is to hear that the session is over, and no other replica gets it. It hears
+ * so again and again in a connection; in what has no connection once, because who goes on after that begins anew.
+ */
+static __always_inline bool refused(struct session *session, const struct flow *flow, u32 side)
+{
+	if (session->end[!side] != LOST || flow->quoted || flow->signals & OPENS)
+		return false;
+	session->rst = 1;
+	if (!connected(flow->protocol))
+		session->end[!side] = 0;
+	return true;
 }
 
 /* Updates a session for one more frame, which goes to `far`. The latest sender gets the answers, unless its link is
@@ -763,7 +819,12 @@ static __always_inline enum verdict carry(const struct flow *flow, bool wide, co
 	spot = find(&key, wide, false);
 	*to = disguised(remembered(spot.session, flow, from->connection, from->side), bpf_jiffies64());
 	if (!*to) {
-		*to = wished ? wished : choose(from->connection, !from->side, hash_of(&key, wide, from->connection));
+		if (spot.session && refused(spot.session, flow, from->side))
+			return VERDICT_RESET;
+		*to = wished ? wished : holder_of(flow, from->connection, !from->side);
+		*to = disguised(*to, bpf_jiffies64());
+		if (!*to)
+			*to = choose(from->connection, !from->side, hash_of(&key, wide, from->connection));
 		if (!*to)
 			*to = last_resort(spot.session, from->connection, from->side);
 		*to = disguised(*to, bpf_jiffies64());
@@ -1376,6 +1437,40 @@ static __always_inline enum verdict send_far(struct __sk_buff *skb, const struct
 	return VERDICT_PEER_DOWN;
 }
 
+/* What `refuse` is told about a frame, in skb->cb. Programs of two versions may meet there. */
+enum told_refused {
+	TOLD_ASKER,	   /* the peer that the frame came from, or 0 */
+	TOLD_BACK,	   /* the sender's end, its lower half; for a peer the tunnel id */
+	TOLD_BACK_MARK,	   /* its upper half; for a peer the mark */
+	TOLD_REFUSED_FROM, /* the cross-connection */
+};
+
+/* Answers a frame of a session that is over. Returns only if the program for it is not there. */
+static __always_inline void send_refusal(struct __sk_buff *skb, u32 peer, u32 back, u32 mark, u32 connection)
+{
+	skb->cb[TOLD_ASKER] = peer;
+	skb->cb[TOLD_BACK] = back;
+	skb->cb[TOLD_BACK_MARK] = mark;
+	skb->cb[TOLD_REFUSED_FROM] = connection;
+	refusal_entry.call(skb, 0);
+}
+
+/* Turns a frame of a session that is over into the message that says so, and sends it back. A program of its own: the
+ * others would need more stack than there is.
+ */
+int refuse(struct __sk_buff *skb)
+{
+	u32 peer = skb->cb[TOLD_ASKER], back = skb->cb[TOLD_BACK], mark = skb->cb[TOLD_BACK_MARK];
+	u32 connection = skb->cb[TOLD_REFUSED_FROM];
+
+	tell(connection, VERDICT_RESET);
+	if (!become_refusal(skb))
+		return TC_ACT_SHOT;
+	if (peer)
+		return send_through(skb, peer, back, mark, connection);
+	return send_near(skb, (u64)mark << 32 | back);
+}
+
 /* True when the headers of the most common frames, TCP or UDP directly behind IP, are in the linear part. A large TCP
  * frame has little more than its headers there, and pulling in bytes that no reader needs would cost time.
  */
@@ -1453,6 +1548,8 @@ int cross_connect(struct __sk_buff *skb)
 	}
 	if (verdict == VERDICT_NOT_OURS)
 		return TC_ACT_UNSPEC;
+	if (verdict == VERDICT_RESET)
+		send_refusal(skb, 0, from.end, from.end >> 32, from.connection);
 	return drop(from.connection, verdict);
 }
 
@@ -1484,6 +1581,8 @@ static __always_inline enum verdict take(const struct flow *flow, bool wide, con
 	spot = find(&key, wide, false);
 	*to = disguised(remembered(spot.session, flow, from->connection, from->side), bpf_jiffies64());
 	if (!*to || is_far(*to)) {
+		if (spot.session && refused(spot.session, flow, from->side))
+			return VERDICT_RESET;
 		*to = given->end;
 		if (given->last) {
 			if (!spot.session || flow->signals & OPENS)
@@ -1717,11 +1816,18 @@ int from_tunnel(struct __sk_buff *skb)
 		verdict = to ? VERDICT_FORWARDED : VERDICT_RETURNED;
 	} else {
 		verdict = wide ? take(&it.flow, true, &from, &given, &to) : take(&it.flow, false, &from, &given, &to);
+		verdict = disguised(verdict, bpf_jiffies64());
+		to = disguised(to, bpf_jiffies64());
 	}
 	if (verdict == VERDICT_FORWARDED)
 		return send_near(skb, to);
 	if (flags == LAST_RESORT)
 		return drop(from.connection, VERDICT_NO_TARGET);
+	if (verdict == VERDICT_RESET) {
+		send_refusal(skb, peer, tunnel_id_of(slot, slot_in(identity)),
+			     mark_of(CHOSEN_AGAIN, to_generation_in(mark), generation_in(identity)), from.connection);
+		return drop(from.connection, verdict);
+	}
 	tell(from.connection, VERDICT_RETURNED);
 back:
 	return send_through(skb, peer, tunnel_id_of(slot, slot_in(identity)),
@@ -1765,20 +1871,42 @@ enum question {
 	ASKED_NOW_LOW,
 	ASKED_NOW_HIGH,
 	ASKED_FORGET, /* the cross-connection whose sessions are removed; 0: none */
-	ASKED_EXPORT, /* 1: put the sessions seen since that time into the tables for the version before; 0: count */
+	ASKED_FOR,    /* enum survey_for */
 };
 
-static __always_inline void count_end(u64 end, u32 connection)
+enum survey_for {
+	COUNTING = 0,  /* the active sessions of each link */
+	EXPORTING = 1, /* the sessions seen since that time go into the tables for the version before */
+	ENDING = 2,    /* what is left of the links that LOSE their sessions is over */
+};
+
+#define LOSES (1ULL << 63) /* in `activity`: the link loses its sessions, and whoever sends in them is refused */
+
+static __always_inline u64 *activity_of(u64 end, u32 connection)
 {
 	u32 slot = end_slot(end);
 	struct link *link = links.lookup(&slot);
-	u64 *count = activity.lookup(&slot);
 
-	if (link && count && link->ifindex == end_ifindex(end) && link->connection == connection)
-		(*count)++;
+	if (!link || link->ifindex != end_ifindex(end) || link->connection != connection)
+		return NULL;
+	return activity.lookup(&slot);
 }
 
-static __always_inline void survey_bucket(struct bucket_head *head, u64 now, u32 forgotten, u32 exports, bool wide)
+/* Notes that a session is active. One that its link is to lose loses that end. */
+static __always_inline void count_end(struct session *session, u32 side, u32 connection)
+{
+	u64 *count = activity_of(session->end[side], connection);
+
+	if (!count)
+		return;
+	(*count)++;
+	if (*count & LOSES) { /* while ENDING; the count means nothing then */
+		session->rst = 1;
+		session->end[side] = LOST;
+	}
+}
+
+static __always_inline void survey_bucket(struct bucket_head *head, u64 now, u32 forgotten, u32 purpose, bool wide)
 {
 	u64 any = head->tags[0] | head->tags[1] | head->tags[2] | head->tags[3];
 
@@ -1789,20 +1917,23 @@ static __always_inline void survey_bucket(struct bucket_head *head, u64 now, u32
 		struct session *session = session_at(head, at, wide);
 		u64 *words = place_at(head, at, wide);
 		u32 connection = connection_at(head, at, wide);
+		u32 protocol = words[wide ? 4 : 1] >> 32;
 		struct patience *own;
 		struct holding *holding;
 
 		if (!*tag_at(head, at))
 			continue;
-		if (exports) {
+		if (purpose == EXPORTING) {
 			if ((s64)(session->last_seen - now) >= 0)
 				wide ? wide_sessions.update((void *)words, session)
 				     : sessions.update((void *)words, session);
 		} else if (!forgotten) {
 			own = patience.lookup(&connection);
-			if (active(session, words[wide ? 4 : 1] >> 32, !!(u32)words[wide ? 4 : 1], own, now)) {
-				count_end(session->end[UPSTREAM], connection);
-				count_end(session->end[DOWNSTREAM], connection);
+			/* A connection may go on after a silence for which no drain waits. */
+			if (active(session, protocol, !!(u32)words[wide ? 4 : 1], own, now) ||
+			    (purpose == ENDING && connected(protocol) && !closed(session))) {
+				count_end(session, UPSTREAM, connection);
+				count_end(session, DOWNSTREAM, connection);
 			}
 		} else if (connection == forgotten && clear(head, at, connection, wide)) {
 			holding = holding_of(connection);
@@ -1815,13 +1946,13 @@ static __always_inline void survey_bucket(struct bucket_head *head, u64 now, u32
 int survey(struct __sk_buff *skb)
 {
 	u64 now = (u64)skb->cb[ASKED_NOW_HIGH] << 32 | skb->cb[ASKED_NOW_LOW];
-	u32 at = skb->cb[ASKED_BUCKET], forgotten = skb->cb[ASKED_FORGET], exports = skb->cb[ASKED_EXPORT];
+	u32 at = skb->cb[ASKED_BUCKET], forgotten = skb->cb[ASKED_FORGET], purpose = skb->cb[ASKED_FOR];
 	struct bucket_head *narrow = (void *)session_table.lookup(&at), *wide = (void *)wide_table.lookup(&at);
 
 	if (!narrow || !wide)
 		return TC_ACT_SHOT;
-	survey_bucket(narrow, now, forgotten, exports, false);
-	survey_bucket(wide, now, forgotten, exports, true);
+	survey_bucket(narrow, now, forgotten, purpose, false);
+	survey_bucket(wide, now, forgotten, purpose, true);
 	skb->cb[ASKED_BUCKET] = at + 1;
 	return TC_ACT_OK;
 }

@@ -108,8 +108,13 @@ struct patience {
  */
 #define CLOSED_FOR (1 * SECOND)
 
-/* In an end: bpf_redirect_peer does not work for this link. */
+/* In an end: frames go the plain way, by the host end of the link. */
 #define PLAIN (1ULL << 63)
+
+/* In the place of an end: the link has left at a deadline, and the session is over (`refused`). No interface of a link
+ * has this index, and without an owner the fast path leaves it to `decide`.
+ */
+#define LOST 1ULL
 
 /* In an end: the cross-connection that it belongs to. A version before this one wrote zeros. */
 #define OWNER_SHIFT 44

@@ -23,4 +23,5 @@ enum verdict {
 	VERDICT_RETURNED = 13,	     /* returned to its node: the replica takes no new session any more */
 	VERDICT_OUTSIDER = 14,	     /* dropped: came through the tunnel, from a node without a link in the chain */
 	VERDICT_CHOSEN_AGAIN = 15,   /* came back from another node, and chooses again */
+	VERDICT_RESET = 16,	     /* dropped: of a session that a drain's deadline ended; its sender is told */
 };

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 
 from sfc import ip, mac
+from sfc.source_ports import Shares
 
 DEFAULT_MTU = 1500
 """Bytes: what the kernel gives a link that nobody gave an MTU."""
@@ -66,6 +67,15 @@ class SessionKey(StrEnum):
         return self in (SessionKey.ADDRESSES, SessionKey.UPSTREAM_ADDRESS)
 
 
+class AtDeadline(StrEnum):
+    """What becomes of the sessions that a drain's deadline finds, as `drain.atDeadline` in a chain names it."""
+
+    MOVE = "move"
+    """They choose another replica at their next packet."""
+    RESET = "reset"
+    """They are over: each of their ends is told so when it sends again."""
+
+
 PREFER_SAME_NODE = "PreferSameNode"
 """The one value of `spec.trafficDistribution`, in the words of the field of a Kubernetes Service."""
 
@@ -110,16 +120,21 @@ class Interface:
     replicas may use any port."""
     session_key: SessionKey | None = None
     """Of its link; None where the other end or the chain says it."""
+    raw_frames: bool = False
+    """The function reads frames as a wire would carry them (AF_PACKET): with complete checksums, and no larger than the
+    MTU, although the sender's kernel leaves both to a network card."""
 
     @property
     def meant(self) -> Interface:
-        """What a pod gets, the same for every way to write it: without the order of sets, with defaults written out."""
+        """What a pod has of it, the same for every way to write it: without the order of sets, with defaults written
+        out, and without what the node does."""
         return replace(
             self,
             session_key=None,
             addresses=tuple(sorted(self.addresses)),
             mtu=self.mtu or DEFAULT_MTU,
             routes=tuple(sorted(self.routes, key=lambda route: (route.dst, route.gw or ""))),
+            raw_frames=False,
         )
 
 
@@ -148,6 +163,9 @@ class Stage:
     interfaces: tuple[Interface, ...]
     drain_deadline_seconds: int
     drain_hook: Hook
+    at_deadline: AtDeadline = AtDeadline.MOVE
+    replica_numbers: int | None = None
+    """So many numbers there are for the replicas, each of which is told one; None when the stage asks for none."""
     publish_not_ready: bool = False
     """Replicas get new sessions as soon as their containers run, ready or not; as `publishNotReadyAddresses` of a
     Kubernetes Service."""
@@ -164,6 +182,12 @@ class Stage:
         A pod's sockets share one range of ports, so all interfaces that give a number give the same one.
         """
         return next((interface.slices for interface in self.interfaces if interface.slices), None)
+
+    @property
+    def shares(self) -> Shares | None:
+        """What each replica gets one of; None when there is nothing to get. Slices have numbers, too."""
+        count = self.slices or self.replica_numbers
+        return Shares(count, of_ports=self.slices is not None) if count else None
 
     def interface(self, name: str) -> Interface | None:
         """The interface with this name, or None."""

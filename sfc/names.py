@@ -26,6 +26,8 @@ HOP_OPEN = "HopOpen"
 """Reason of that condition, and of a chain's: replicas are in their targets, but none serves on the other side of a hop
 on their node."""
 
+REPLICA_NUMBER = "sfc.dev/replica-number"
+"""Annotation with a number that only this replica of its stage has, such as 3; see sfc.source_ports."""
 SOURCE_PORTS = "sfc.dev/source-ports"
 """Annotation with the source ports that only this replica uses, such as 1024-5055; see sfc.source_ports. Also the name
 of the scheduling gate that keeps the pod unscheduled until it has them."""

@@ -17,6 +17,7 @@ from typing import Any
 from sfc import ip, names
 from sfc.chain import (
     PREFER_SAME_NODE,
+    AtDeadline,
     Chain,
     Hook,
     Interface,
@@ -61,11 +62,14 @@ def _stage(namespace: str, chain: str, stage: Mapping[str, Any], chain_drain: Ma
                 routes=tuple(_route(r) for r in i.get("routes", ())),
                 slices=i.get("sourcePorts", {}).get("slices"),
                 session_key=SessionKey(i["sessionKey"]) if "sessionKey" in i else None,
+                raw_frames=i.get("rawFrames", False),
             )
             for i in stage["interfaces"]
         ),
         drain_deadline_seconds=drain.get("deadlineSeconds", names.DEFAULT_DRAIN_DEADLINE_SECONDS),
         drain_hook=Hook(drain.get("hook", Hook.AUTO)),
+        at_deadline=AtDeadline(drain.get("atDeadline", AtDeadline.MOVE)),
+        replica_numbers=stage.get("replicaNumbers"),
         publish_not_ready=stage.get("publishNotReadyAddresses", False),
     )
 

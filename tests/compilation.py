@@ -17,7 +17,7 @@ from bcc.libbcc import lib
 
 from controller.node.kernel import program
 
-PROGRAMS = (b"cross_connect", b"survey", b"bring", b"from_tunnel", b"into_tunnel", b"sfc_shortcut", b"sfc_underlay")
+PROGRAMS = (*(name.encode() for name in program.OWN), b"sfc_shortcut", b"sfc_underlay")
 _LAST_DECLARATION = "BPF_PROG_ARRAY(shortcut_to, 1);"
 _ANY_PROGRAM = "int nothing(struct __sk_buff *skb) { return 0; }"
 """Without a program, BCC describes no types: "map 'wide_table' has to have BTF in order to use bpf_spin_lock"."""

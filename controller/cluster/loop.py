@@ -28,7 +28,7 @@ from kube.api import MERGE_PATCH, STRATEGIC_MERGE_PATCH, ApiError, ApiServer, Co
 from kube.objects import CHAINS, CONNECTIONS, NETWORKS, NODES, PODS, Key, Object
 from kube.watch import Watch
 from sfc import names, threads
-from sfc.source_ports import PortRange
+from sfc.source_ports import Share, Shares
 
 log = logging.getLogger(__name__)
 
@@ -254,8 +254,8 @@ def apply(api: ApiServer, write: Write) -> bool:
             return _unless(OUTDATED, lambda: api.delete(path, uid=uid))
         case Patch(path, body):
             return _unless(OUTDATED, lambda: api.patch(path, body, STRATEGIC_MERGE_PATCH))
-        case Assign(namespace, chain, stage, slices):
-            _assign(api, PODS.path(namespace), f"{names.CHAIN_LABEL}={chain},{names.STAGE_LABEL}={stage}", slices)
+        case Assign(namespace, chain, stage, shares):
+            _assign(api, PODS.path(namespace), f"{names.CHAIN_LABEL}={chain},{names.STAGE_LABEL}={stage}", shares)
         case Record(obj):
             events.record(api, obj)
     return True
@@ -277,33 +277,35 @@ def _unless(statuses: Sequence[int], request: Callable[[], object]) -> bool:
     return True
 
 
-def _assign(api: ApiServer, path: str, selector: str, slices: int | None) -> None:
+def _assign(api: ApiServer, path: str, selector: str, shares: Shares | None) -> None:
     """Decided by a fresh list, which shows every earlier write: those of this process a moment ago, and those of the
     leader before it. A pod that changes meanwhile is left to the next pass, which that change has woken. A pod that the
-    API server refuses to change keeps no other from its ports: the error that names it is raised at the end."""
+    API server refuses to change keeps no other from its share: the error that names it is raised at the end."""
     pages = api.pages(Collection(path, lean.POD, {"labelSelector": selector}))
     pods = [pod_of(obj) for page in pages for obj in page["items"]]
     refused: ApiError | None = None
-    going = deque(source_ports.given(pods, slices))
+    going = deque(source_ports.given(pods, shares))
     others = iter(source_ports.waiting(pods)[len(going) :])
     while going:
-        pod, ports = going.popleft()
+        pod, share = going.popleft()
         try:
-            _give(api, f"{path}/{pod.name}", pod, ports)
+            _give(api, f"{path}/{pod.name}", pod, share)
         except ApiError as error:
             if error.busy or not error.status:
                 raise
             refused = refused or ApiError(error.status, error.reason, f"pod {pod.name}: {error.message}")
-            if error.status < 500:  # otherwise the pod may have its ports all the same
-                going.extend((other, ports) for other in islice(others, 1))
+            if error.status < 500:  # otherwise the pod may have its share all the same
+                going.extend((other, share) for other in islice(others, 1))
     if refused:
         raise refused
 
 
-def _give(api: ApiServer, path: str, pod: Pod, ports: PortRange | None) -> None:
-    patch = source_ports.patch(pod, ports)
+def _give(api: ApiServer, path: str, pod: Pod, share: Share | None) -> None:
+    patch = source_ports.patch(pod, share)
     if _unless(OUTDATED, lambda: api.patch(path, patch, MERGE_PATCH)):
-        log.info("source ports given", extra={"pod": f"{pod.namespace}/{pod.name}", "source_ports": str(ports)})
+        given = (str(share.ports), share.number) if share else (None, None)
+        said = dict(zip(("source_ports", "number"), given, strict=True))
+        log.info("source ports given", extra={"pod": f"{pod.namespace}/{pod.name}", **said})
 
 
 def _target(write: Write) -> str:

@@ -11,7 +11,7 @@ from kube import lean, objects
 from kube.objects import PODS, Key, Object
 from sfc import names
 from sfc.chain import Chain
-from sfc.source_ports import PortRange
+from sfc.source_ports import PortRange, number_of
 from sfc.validation import bounds
 from sfc.validation.checks import InvalidChain, parse
 from sfc.validation.problem import listing
@@ -67,9 +67,11 @@ class Pod:
     gates: tuple[Object, ...]
     """`spec.schedulingGates`."""
     gated: bool
-    """It waits for its source ports: our gate is one of `gates`."""
+    """It waits for its source ports or number: our gate is one of `gates`."""
     ports: PortRange | None
     """The source ports that it holds. None behind the gate, whatever its annotation says, and when it is over."""
+    number: int | None
+    """The number that it has among the replicas of its stage; None as for `ports`."""
     networks: str | None
     """Multus' annotation."""
     condition: Object | None
@@ -77,7 +79,7 @@ class Pod:
 
     @property
     def waiting(self) -> bool:
-        """Whether it will run once it has source ports."""
+        """Whether it will run once it has source ports or a number."""
         return self.gated and not self.over and not self.leaving
 
     @property
@@ -139,6 +141,7 @@ def pod_of(obj: Object) -> Pod:
         gates=gates,
         gated=gated,
         ports=None if gated or over else PortRange.parse(annotations.get(names.SOURCE_PORTS)),
+        number=None if gated or over else number_of(annotations.get(names.REPLICA_NUMBER)),
         networks=annotations.get(names.NETWORKS_ANNOTATION),
         condition=objects.condition(obj, names.WIRED_CONDITION),
     )

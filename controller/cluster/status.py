@@ -216,11 +216,11 @@ def _open_hop(hop: Hop, node: str) -> str:
 
 
 def ports_assigned(chain: Chain, shortage: str | None) -> Condition | None:
-    """None for a chain whose stages have no slices. `shortage`: which stages lack source ports, if any do."""
+    """None for a chain whose stages have neither slices nor numbers. `shortage`: which stages lack them, if any do."""
     if shortage:
         return Condition(SOURCE_PORTS_ASSIGNED, False, NO_FREE_SOURCE_PORTS, shortage)
-    if any(stage.slices for stage in chain.stages):
-        return Condition(SOURCE_PORTS_ASSIGNED, True, SLICES_SUFFICE, "no pod waits for source ports")
+    if any(stage.shares for stage in chain.stages):
+        return Condition(SOURCE_PORTS_ASSIGNED, True, SLICES_SUFFICE, "no pod waits for source ports or a number")
     return None
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kube.objects import Object
+from sfc.source_ports import Shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Patch:
 
 @dataclass(frozen=True, slots=True)
 class Assign:
-    """Give source ports to the pods of a stage that wait for them.
+    """Give source ports, and numbers, to the pods of a stage that wait for them.
 
     The pods are listed again when this is done: the watches that a plan is made from may not show yet what the plan
     before it did.
@@ -62,8 +63,8 @@ class Assign:
     namespace: str
     chain: str
     stage: str
-    slices: int | None
-    """None: the stage has no slices any more, and its pods go on without ports."""
+    shares: Shares | None
+    """None: the stage has none any more, and its pods go on without."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,11 +73,13 @@ def _stage(node: Node) -> Checks[Json | None]:
     node = yield from node.mapping()
     yield from sound([node["name"]], fault.label)
     yield from optional(node, "publishNotReadyAddresses", fault.flag)
+    yield from optional(node, "replicaNumbers", fault.replica_numbers)
     yield from _drain(node)
     elements = yield from node["interfaces"].elements(1, fault.MAX_INTERFACES, "the stage's data interfaces")
     interfaces = yield from named(elements, _interface, "interface of a stage")
     yield from _routes_twice(elements)
     yield from _slices_twice(elements)
+    yield from _numbers_twice(node["replicaNumbers"], elements)
     name = node["name"].value
     if not isinstance(name, str) or not interfaces:
         return None
@@ -103,6 +105,7 @@ def _interface(node: Node) -> Checks[Json | None]:
         for element in elements:
             yield from _route(element, own)
     ports = {}
+    yield from optional(node, "rawFrames", fault.flag)
     if "sourcePorts" in node:
         source_ports = yield from node["sourcePorts"].mapping()
         for slices in (yield from sound([source_ports["slices"]], fault.slices)):
@@ -121,6 +124,7 @@ def _drain(node: Node) -> Checks[Node]:
     drain = yield from drain.mapping()
     yield from optional(drain, "deadlineSeconds", fault.deadline)
     yield from optional(drain, "hook", fault.hook)
+    yield from optional(drain, "atDeadline", fault.at_deadline)
     return drain
 
 
@@ -166,6 +170,17 @@ def _slices_twice(interfaces: list[Node]) -> Iterator[Problem]:
                 f"differs from {first.path}, which is {first.value}: a replica has one range of ports for all its "
                 "interfaces; give both the same number"
             )
+
+
+def _numbers_twice(numbers: Node, interfaces: list[Node]) -> Iterator[Problem]:
+    """A slice has a number already."""
+    for slices in (interface["sourcePorts"]["slices"] for interface in interfaces):
+        if not (fault.replica_numbers(numbers.value) or fault.slices(slices.value)) and numbers.value != slices.value:
+            yield numbers.problem(
+                f"differs from {slices.path}, which is {slices.value}: a replica's number is that of its slice; leave "
+                "replicaNumbers out, or give the same number"
+            )
+            return
 
 
 # --- links ------------------------------------------------------------------------------------------------------------

@@ -10,8 +10,9 @@ import ipaddress
 import re
 
 from sfc import ip
-from sfc.chain import PREFER_SAME_NODE, Hook, SessionKey
+from sfc.chain import PREFER_SAME_NODE, AtDeadline, Hook, SessionKey
 from sfc.mac import is_unicast, octets
+from sfc.source_ports import MAX_SLICES
 from sfc.validation.problem import MISSING
 
 MAX_STAGES = 32
@@ -38,8 +39,6 @@ MAX_MTU = 65535
 """Bytes: the longest IPv4 packet (RFC 791)."""
 MAX_DEADLINE_SECONDS = 3600
 MAX_IDLE_SECONDS = 86400
-MAX_SLICES = 256
-"""Slices of source ports; each of so many still has 252 ports."""
 RESERVED_INTERFACES = {"lo": "the loopback interface", "eth0": "the cluster's own interface"}
 """Names that every pod already uses, and for what."""
 
@@ -140,10 +139,25 @@ def slices(value: object) -> str | None:
     return f"is not a number of slices; give 1 to {MAX_SLICES}, at least as many as the stage may have replicas"
 
 
+def replica_numbers(value: object) -> str | None:
+    """For how many numbers there are for the replicas of a stage."""
+    if _is_integer(value, 1, MAX_SLICES):
+        return None
+    return f"is not how many numbers there are; give 1 to {MAX_SLICES}, at least as many as the stage may have replicas"
+
+
 def hook(value: object) -> str | None:
     """For the kind of PreStop hook."""
     kinds = [kind.value for kind in Hook]
     return None if value in kinds else f"is not a drain hook; give one of {', '.join(kinds)}"
+
+
+def at_deadline(value: object) -> str | None:
+    """For what becomes of the sessions that a drain's deadline finds."""
+    ways = [way.value for way in AtDeadline]
+    if value in ways:
+        return None
+    return f"is not what the deadline can do with the sessions that are left; give one of {', '.join(ways)}"
 
 
 def distribution(value: object) -> str | None:

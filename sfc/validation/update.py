@@ -132,6 +132,7 @@ def _kept(before: Chain, after: Chain) -> Iterator[str]:
         known = before.stage(stage.name) or stage
         changed = [
             *(["interfaces, MTUs, routes and source ports"] if _meant(known) != _meant(stage) else []),
+            *(["replica numbers"] if (known.shares is None) != (stage.shares is None) else []),
             *(["drain hook and grace period"] if _drain(known) != _drain(stage) else []),
         ]
         if changed:

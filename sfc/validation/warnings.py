@@ -47,10 +47,11 @@ def _edge_addresses(chain: Chain) -> Iterator[str]:
 
 def _one_slice(chain: Chain) -> Iterator[str]:
     for stage in chain.stages:
-        if stage.slices == 1:
+        if stage.shares and stage.shares.count == 1:
+            what, several = ("slice of source ports", "slices") if stage.slices else ("replica number", "numbers")
             yield (
-                f"stage {shown(stage.name)} has one slice of source ports, so one replica at a time: a rolling update "
-                "that adds a pod before it removes one (maxUnavailable 0) never ends; give two slices or more"
+                f"stage {shown(stage.name)} has one {what}, so one replica at a time: a rolling update that adds a pod "
+                f"before it removes one (maxUnavailable 0) never ends; give two {several} or more"
             )
 
 

@@ -77,7 +77,7 @@ _ARRAYS = {
     "heard",
     "underlay",
 }
-_NOTES = {"activity", "hash_key_note", "tunnel_entry"}
+_NOTES = {"activity", "hash_key_note", "tunnel_entry", "refusal_entry"}
 """Arrays that a test leaves as they are."""
 _HEAD, _SESSION_SIZE = 48, 40
 """Bytes that a bucket begins with, and those of a session's value (bpf/table.h)."""

@@ -65,6 +65,7 @@ of the program alone has no tunnel.
 | its session is known there | by its session, whatever the sender chose | packet |
 | no session is known, and the replica serves | its session is opened there, too | packet, session |
 | no session is known, and the replica takes no new one | back to its node | `returned` |
+| its session ended there with a drain's deadline | answered by that node | `reset` |
 | it came back to its node | its sender's link chooses again | `chosen_again` |
 | the same, and no other link takes its session | to the link that returned it, as a last resort | – |
 | it is a last resort, and its session is known there | to that link, ready or not | packet |
@@ -134,6 +135,11 @@ def _two_claim(node: Node) -> None:
     node.send(2, udp(Side.UPSTREAM))
 
 
+def _ended(node: Node) -> None:
+    node.send(1, udp(Side.UPSTREAM))
+    node.datapath.end_sessions([11])
+
+
 def _of_another_interface(node: Node) -> None:
     node.link(1, Side.UPSTREAM, ifindex=4711)
 
@@ -156,6 +162,7 @@ SITUATIONS = [
         _parted,
         frame=lambda sender, number: fragments(sender, number)[0],
     ),
+    Situation("its session ended with a drain's deadline", _ended),
     Situation("all 16 places of its bucket are held by sessions that live", Node.leave_no_room),
     Situation("the frame comes by another interface than that of the slot", _of_another_interface),
     Situation("the filter names no slot", _nothing, slot=0),
@@ -223,8 +230,9 @@ def _refused(node: Node, situation: Situation) -> tuple[str, str, str]:
     wire(node, {Side.UPSTREAM: (1,), Side.DOWNSTREAM: (11,)})
     situation.arrange(node)
     before = node.tally()
-    action = node.send(situation.slot, situation.frame(Side.UPSTREAM, 0)).action
-    happens = {TC_ACT_REDIRECT: "forwarded", TC_ACT_SHOT: "dropped", TC_ACT_UNSPEC: "left to the host"}[action]
+    outcome = node.send(situation.slot, situation.frame(Side.UPSTREAM, 0))
+    sent = "answered" if outcome.sent_to == situation.slot else "forwarded"
+    happens = {TC_ACT_REDIRECT: sent, TC_ACT_SHOT: "dropped", TC_ACT_UNSPEC: "left to the host"}[outcome.action]
     return situation.name, happens, _counts(node.tally().since(before).verdicts.elements()) or "–"
 
 

@@ -465,12 +465,12 @@ def test_numbers_are_the_same_in_c_and_python() -> None:
 
     assert {state.name: str(state.value) for state in LinkState}.items() <= numbers.items()
     assert {side.name: str(side.value) for side in Side}.items() <= numbers.items()
-    assert list(verdicts()) == list(range(16))
+    assert list(verdicts()) == list(range(17))
     assert verdicts().items() >= {0: "forwarded", 3: "unwired", 6: "contested", 8: "parted_fragment"}.items()
     assert {name: int(numbers[name]) for name in ("ANSWERED", "PROVEN", "WAS_PROVEN")} == {
         "ANSWERED": ANSWERED,
         "PROVEN": PROVEN,
         "WAS_PROVEN": WAS_PROVEN,
     }
-    between_nodes = {10: "peer_down", 11: "stranger", 12: "wire_version", 14: "outsider"}
-    assert verdicts(dropped=True) == {3: "unwired", 4: "no_target"} | between_nodes
+    others = {10: "peer_down", 11: "stranger", 12: "wire_version", 14: "outsider", 16: "reset"}
+    assert verdicts(dropped=True) == {3: "unwired", 4: "no_target"} | others

@@ -47,6 +47,8 @@ spec:
         env:
         - name: SOURCE_PORTS
           valueFrom: {fieldRef: {fieldPath: "metadata.annotations['sfc.dev/source-ports']"}}
+        - name: NUMBER
+          valueFrom: {fieldRef: {fieldPath: "metadata.annotations['sfc.dev/replica-number']"}}
 """
 HALVES = {"1024-33279", "33280-65535"}
 ANNOTATION = "sfc.dev/source-ports"
@@ -102,6 +104,9 @@ def test_sockets_and_function_of_a_replica_have_the_ports_of_its_slice(three: Ku
         assert three("exec", name, "--", "sh", "-c", "echo $SOURCE_PORTS").strip() == ports(pod)
         limits = three("exec", name, "--", "cat", "/proc/sys/net/ipv4/ip_local_port_range")
         assert "-".join(limits.split()) == ports(pod)
+        assert three("exec", name, "--", "sh", "-c", "echo $NUMBER").strip() == str(
+            sorted(HALVES).index(ports(pod) or "")
+        )
 
 
 def test_a_replica_without_a_slice_waits_and_says_why_and_so_does_the_chain(three: Kubectl) -> None:

@@ -28,7 +28,7 @@ REPLICAS = 4
 SECONDS = 150
 """After so many seconds a run fails."""
 
-CHAIN = {
+CHAIN: dict[str, Any] = {
     "metadata": {"name": "shared", "namespace": "telco", "uid": "shared-address"},
     "spec": {
         "stages": [

@@ -22,7 +22,7 @@ from controller.cluster.writes import Assign, Outcome, Patch, Record, Write
 from kube.api import ApiError, Collection
 from sfc import annotation
 from sfc.reading import chain_of
-from sfc.source_ports import PortRange, every
+from sfc.source_ports import PortRange, Share, Shares, every
 from tests.unit import objects
 
 NOW = datetime(2027, 1, 1, 12, tzinfo=UTC)
@@ -83,7 +83,8 @@ def writes_of(chains: list[Json], pods: list[Json], **refused: str) -> list[Writ
 
 def given_to(pods: list[Json], slices: int) -> list[tuple[str, str]]:
     """(name of the pod, ports)"""
-    return [(one.name, str(ports)) for one, ports in source_ports.given(list(map(pod_of, pods)), slices)]
+    given = source_ports.given(list(map(pod_of, pods)), Shares(slices))
+    return [(one.name, str(share and share.ports)) for one, share in given]
 
 
 def planned(pods: list[Json], obj: Json | None = None) -> list[Write]:
@@ -109,7 +110,7 @@ def test_a_waiting_pod_gets_a_slice_that_no_living_replica_has() -> None:
     pods = [pod("a", ports="1024-33279"), pod("b")]
 
     assert given_to(pods, 2) == [("b", "33280-65535")]
-    assert planned(pods) == [Assign("telco", "edge", "nat", 2)]
+    assert planned(pods) == [Assign("telco", "edge", "nat", Shares(2))]
 
 
 def test_the_oldest_pods_come_first() -> None:
@@ -147,7 +148,7 @@ def test_what_somebody_wrote_into_the_annotation_of_a_waiting_pod_counts_for_not
 def test_one_patch_writes_the_ports_for_readers_and_for_cni_and_opens_our_gate_alone() -> None:
     waiting = pod("a", gates=[{"name": "quota.example/ok"}])
 
-    patch = source_ports.patch(pod_of(waiting), PortRange(1024, 33279))
+    patch = source_ports.patch(pod_of(waiting), Share(3, PortRange(1024, 33279)))
 
     assert patch["metadata"]["uid"] == "uid-a"
     assert patch["metadata"]["resourceVersion"] == "7"
@@ -161,9 +162,9 @@ def test_a_networks_annotation_that_nobody_can_read_is_left_to_multus() -> None:
     spoiled = pod("a")
     spoiled["metadata"]["annotations"]["k8s.v1.cni.cncf.io/networks"] = "[{"
 
-    patch = source_ports.patch(pod_of(spoiled), PortRange(1024, 33279))
+    patch = source_ports.patch(pod_of(spoiled), Share(3, PortRange(1024, 33279)))
 
-    assert patch["metadata"]["annotations"] == {"sfc.dev/source-ports": "1024-33279"}
+    assert patch["metadata"]["annotations"] == {"sfc.dev/source-ports": "1024-33279", "sfc.dev/replica-number": "3"}
 
 
 def test_a_pod_whose_stage_has_no_slices_any_more_goes_on_without() -> None:
@@ -172,8 +173,68 @@ def test_a_pod_whose_stage_has_no_slices_any_more_goes_on_without() -> None:
     assert planned([waiting], chain(slices=None)) == [Assign("telco", "edge", "nat", None)]
     patch = source_ports.patch(pod_of(waiting), None)
     assert patch["metadata"]["annotations"]["sfc.dev/source-ports"] is None
+    assert patch["metadata"]["annotations"]["sfc.dev/replica-number"] is None
     assert "sourcePorts" not in patch["metadata"]["annotations"]["k8s.v1.cni.cncf.io/networks"]
     assert patch["spec"]["schedulingGates"] == []
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def numbered(name: str, number: int | None = None, ports: str | None = None) -> Json:
+    """A pod that has a number, or waits for one."""
+    obj = pod(name, ports=ports)
+    if number is not None:
+        obj["metadata"]["annotations"]["sfc.dev/replica-number"] = str(number)
+        obj["spec"]["schedulingGates"] = []
+    return obj
+
+
+def numbers_of(pods: list[Json], shares: Shares) -> list[tuple[str, int]]:
+    given = source_ports.given(list(map(pod_of, pods)), shares)
+    return [(one.name, share.number) for one, share in given if share]
+
+
+def test_a_stage_with_numbers_alone_gives_each_replica_one_and_no_ports() -> None:
+    obj = chain(slices=None)
+    obj["spec"]["stages"][2]["replicaNumbers"] = 3
+    waiting = numbered("c")
+
+    assert planned([numbered("a", 0), numbered("b", 2), waiting], obj) == [
+        Assign("telco", "edge", "nat", Shares(3, of_ports=False))
+    ]
+    assert numbers_of([numbered("a", 0), numbered("b", 2), waiting], Shares(3, of_ports=False)) == [("c", 1)]
+    patch = source_ports.patch(pod_of(waiting), Share(1))["metadata"]["annotations"]
+    assert (patch["sfc.dev/replica-number"], patch["sfc.dev/source-ports"]) == ("1", None)
+    assert "sourcePorts" not in patch["k8s.v1.cni.cncf.io/networks"]
+
+
+def test_without_a_free_number_a_pod_waits_and_is_told_why() -> None:
+    obj = chain(slices=None)
+    obj["spec"]["stages"][2]["replicaNumbers"] = 1
+
+    told, _ = planned([numbered("a", 0), numbered("b")], obj)
+
+    assert condition(told)["message"] == (
+        "ServiceFunctionChain telco/edge, stage nat: no number for this pod, as replicas hold all 1 numbers: raise "
+        "replicaNumbers of stage nat, or have fewer replicas (a rolling update adds some; a number is free when its "
+        "replica is gone)"
+    )
+
+
+def test_a_replica_that_is_over_has_given_its_number_back() -> None:
+    over = numbered("a", 0)
+    over["status"]["phase"] = "Succeeded"
+
+    assert numbers_of([over, numbered("b")], Shares(1, of_ports=False)) == [("b", 0)]
+
+
+def test_the_number_of_a_slice_is_its_index_and_a_larger_one_while_another_replica_has_that() -> None:
+    """That one has a slice of another size."""
+    first, of_eight = numbered("a", 0, "1024-33279"), numbered("b", 1, "1024-9087")
+
+    assert numbers_of([first, numbered("c")], Shares(2)) == [("c", 1)]
+    assert numbers_of([of_eight, numbered("c")], Shares(2)) == [("c", 2)]
 
 
 # --- what waiting pods are told ---------------------------------------------------------------------------------------
@@ -298,6 +359,8 @@ class Server:
                 ports = PortRange.parse(text)
                 assert ports, "a pod goes on with its ports, or not at all"
                 found[name] = ports
+        numbers = [self.pods[name]["metadata"]["annotations"]["sfc.dev/replica-number"] for name in found]
+        assert len(numbers) == len(set(numbers)), "no two living replicas have one number"
         return found
 
 
@@ -360,7 +423,7 @@ def test_a_pod_that_changes_while_it_is_given_ports_is_left_to_the_next_pass() -
     server.pods["nat-1"]["metadata"]["resourceVersion"] = "8"
     server.pages = lambda collection: iter(listed)  # type: ignore[method-assign]
 
-    apply(server, Assign("telco", "edge", "nat", 2))  # type: ignore[arg-type]
+    apply(server, Assign("telco", "edge", "nat", Shares(2)))  # type: ignore[arg-type]
 
     assert server.living() == {}
 
@@ -379,6 +442,6 @@ def test_a_pod_that_the_api_server_refuses_to_change_keeps_no_other_from_its_por
     server.patch = refusing  # type: ignore[method-assign]
 
     with pytest.raises(ApiError, match="pod nat-1: annotations are too long"):
-        apply(server, Assign("telco", "edge", "nat", 2))  # type: ignore[arg-type]
+        apply(server, Assign("telco", "edge", "nat", Shares(2)))  # type: ignore[arg-type]
 
     assert server.living().keys() == {"nat-2", "nat-3"}, "two slices, for the two that can take them"

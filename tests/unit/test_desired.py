@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,13 +14,15 @@ from controller.node.plane import maglev
 from controller.node.plane.changes import Clear, changes
 from controller.node.plane.cluster import Cluster
 from controller.node.plane.drain import Drain
+from controller.node.plane.far import FarReplica
 from controller.node.plane.foreseen import MOST_FORESEEN, likely_targets
-from controller.node.plane.model import DataPlane, HostLink, LinkState, by_pod
+from controller.node.plane.model import SLOTS, DataPlane, HostLink, LinkState, by_pod
 from controller.node.plane.numbers import Numbers, numbered
 from controller.node.plane.plan import Part, Plan
 from controller.node.plane.replica import replica_of
 from sfc.chain import Side
 from sfc.reading import chain_of
+from sfc.source_ports import PortRange
 from tests.unit.objects import chain, link, pod
 
 EDGE = chain_of(chain())
@@ -69,6 +72,38 @@ def test_ready_replicas_are_the_targets_of_their_side() -> None:
         (CLIENT_FIREWALL, Side.DOWNSTREAM): maglev.table((("uid-firewall-1", 2), ("uid-firewall-2", 4))),
         (FIREWALL_NAT, Side.UPSTREAM): maglev.table((("uid-firewall-1", 3), ("uid-firewall-2", 5))),
     }
+
+
+def test_the_holder_of_each_slice_is_known_on_the_side_that_has_slices_and_on_every_node() -> None:
+    obj = chain()
+    obj["spec"]["stages"][1]["interfaces"][1]["sourcePorts"] = {"slices": 4}
+    firewalls = [pod("firewall-1", "firewall"), pod("firewall-2", "firewall", terminating=True)]
+    for each, ports in zip(firewalls, ("33280-49407", "1024-17151"), strict=True):
+        each["metadata"]["annotations"] = {"sfc.dev/source-ports": ports}
+    far = FarReplica("uid-firewall-9", 77, SLOTS + 5, PortRange.parse("49408-65535"))
+    of = replace(
+        cluster(pod("client-1", "client"), *firewalls),
+        chains={("telco", "edge"): chain_of(obj)},
+        far={("telco", "edge"): {("edge.firewall.right.nat.inside", Side.UPSTREAM): (far,)}},
+    )
+
+    plane = desired(of, ALL, draining("firewall-2"))
+
+    tails = {side: table[2 * maglev.LENGTH :] for side, table in plane.targets.items()}
+    assert struct.unpack("<5H", tails.pop((FIREWALL_NAT, Side.UPSTREAM))) == (4, 5, 0, 3, SLOTS + 5)
+    assert {*tails.values()} == {b""}
+    without = desired(replace(of, chains={("telco", "edge"): chain_of(chain())}), ALL, draining("firewall-2"), plane)
+    assert {len(table) for table in without.targets.values()} == {2 * maglev.LENGTH}
+
+
+def test_frames_for_an_interface_that_wants_raw_frames_go_out_by_the_host_end() -> None:
+    obj = chain()
+    obj["spec"]["stages"][1]["interfaces"][0]["rawFrames"] = True
+    of = replace(TWO_FIREWALLS, chains={("telco", "edge"): chain_of(obj)})
+
+    plane = desired(of, ALL, {})
+
+    assert {slot for slot, entry in plane.links.items() if not entry.paired} == {2, 4}
 
 
 def test_a_replica_whose_containers_are_not_ready_is_no_target_and_loses_its_sessions_to_others() -> None:

@@ -47,6 +47,27 @@ def test_the_deadline_ends_the_drain_and_says_how_many_sessions_it_moved() -> No
     assert (after.ended, after.active_sessions) == (True, 2)
 
 
+def test_a_deadline_that_resets_ends_the_drain_once_all_sessions_have_been_ended() -> None:
+    passed = advance(drain(), active_sessions=2, now=130.0, resets=True)
+    waiting = advance(passed, active_sessions=0, now=130.2, resets=True)
+    done = advance(waiting, active_sessions=0, now=130.3, resets=True, all_reset=True)
+
+    assert (passed.ended, passed.resets_at, waiting) == (False, 130.0, passed)
+    assert (done.ended_at, done.active_sessions) == (130.3, 2)
+
+
+def test_a_drain_ends_also_if_its_sessions_can_not_be_ended() -> None:
+    passed = advance(drain(), active_sessions=2, now=130.0, resets=True)
+
+    assert advance(passed, active_sessions=2, now=135.0, resets=True).ended
+
+
+def test_a_deadline_that_resets_changes_nothing_for_a_replica_without_sessions() -> None:
+    idle = advance(drain(), active_sessions=0, now=130.0, resets=True)
+
+    assert (idle.ended, idle.resets_at) == (True, None)
+
+
 def test_a_deadline_that_passes_before_anybody_counted_claims_nothing_about_sessions() -> None:
     after = advance(drain(), active_sessions=None, now=130.0)
 

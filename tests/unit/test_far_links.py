@@ -10,10 +10,13 @@ from controller.node.plane.cluster import Cluster
 from controller.node.plane.far import FAR_LINKS, generation, identity, peer_of
 from controller.node.plane.model import CHOSEN_IFINDEX, SLOTS, DataPlane, FarLink
 from controller.node.plane.numbers import Numbered
-from controller.node.reconcile.far_links import REST_SECONDS, FarLinks, Published
+from controller.node.reconcile.far_links import REST_SECONDS, FarLinks, Published, published
+from controller.node.report.conditions import node_status
 from sfc.chain import Chain, Side
 from sfc.reading import chain_of
-from tests.unit.objects import chain
+from tests.unit.objects import chain, pod
+from tests.unit.test_conditions import state
+from tests.unit.test_desired import cluster
 
 CHAIN = ("telco", "edge")
 NAT = Published(CHAIN, "edge-nat", Side.DOWNSTREAM, "10.0.0.2", "uid-1", slot=7, generation=3)
@@ -45,6 +48,20 @@ def test_links_of_a_chain_are_grouped_by_hop_and_side_and_sorted_by_pod() -> Non
         CHAIN: {("edge-nat", Side.DOWNSTREAM): ["uid-0", "uid-1"]},
         ("other", "edge"): {("edge-nat", Side.DOWNSTREAM): ["uid-1"]},
     }
+
+
+def test_the_source_ports_of_a_replica_are_what_its_node_publishes() -> None:
+    firewall = pod("firewall-1", "firewall")
+    firewall["metadata"]["annotations"] = {"sfc.dev/source-ports": "1024-17151"}
+    there = state(cluster(pod("client-1", "client"), firewall))
+    entry = node_status(there, "node2", "10.0.0.2")["telco", "edge.client.lan.firewall.left"]
+    metadata = {"namespace": "telco", "name": "edge.client.lan.firewall.left"}
+    connection = {"metadata": metadata, "spec": {"chain": "edge"}, "status": {"nodes": [entry]}}
+
+    far = FarLinks(Peers(), DataPlane()).seen(published(connection, "node1"))[CHAIN]
+
+    ports = {side: [each.ports and str(each.ports) for each in found] for (_, side), found in far.items()}
+    assert ports == {Side.UPSTREAM: [None], Side.DOWNSTREAM: ["1024-17151"]}
 
 
 def test_a_node_has_one_number_and_the_maps_know_it() -> None:

@@ -44,6 +44,7 @@ class Node:
         self.session_keys: dict[int, SessionKey] = {}
         self.members: dict[int, frozenset[int]] = {}
         self.forgotten: list[int] = []
+        self.reset: list[set[int]] = []
         self.programs: dict[int, int] = {}
         self.broken = False
 
@@ -121,6 +122,10 @@ class Node:
 
     def sweep(self) -> None:
         pass
+
+    def end_sessions(self, slots: Collection[int]) -> None:
+        self.reset.append(set(slots))
+        self.sessions = {slot: count for slot, count in self.sessions.items() if slot not in slots}
 
     def activity(self, slots: Collection[int]) -> Mapping[int, int]:
         return {slot: self.sessions.get(slot, 0) for slot in slots}
@@ -257,6 +262,26 @@ def test_the_deadline_of_the_stage_ends_a_drain_whose_sessions_do_not(node: Node
     look(reconciler)
 
     assert (before, states(node)[4]) == (LinkState.DRAINING, LinkState.GONE)
+
+
+def test_a_deadline_that_resets_ends_the_sessions_of_the_replica_before_it_leaves(node: Node) -> None:
+    clock, obj = Clock(), chain()
+    obj["spec"]["stages"][1]["drain"] = {"atDeadline": "reset"}
+    pods = firewalls(terminating=True)
+    pods = replace(pods, chains={("telco", "edge"): chain_of(obj)})
+    reconciler = Reconciler(node, node, lambda: pods, clock)
+    node.sessions = {4: 2}
+    look(reconciler)
+
+    clock.now += 30.1
+    look(reconciler)
+    before = states(node)[4], [*node.reset]
+    reconciler.sessions.end()
+    reconciler.reconcile()
+
+    assert before == (LinkState.DRAINING, [])
+    assert (states(node)[4], node.reset) == (LinkState.GONE, [{4, 5}])
+    assert reconciler.state.drains["uid-firewall-2"].active_sessions == 2
 
 
 def test_a_hook_is_answered_when_the_sessions_have_ended(node: Node) -> None:

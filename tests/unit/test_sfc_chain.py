@@ -49,6 +49,16 @@ def test_a_chain_leaves_to_the_node_how_long_sessions_may_be_silent_unless_it_sa
     assert patience.completed(Patience(10, 20, 30, 40)).udp == (patience.udp or 30)
 
 
+def test_a_stage_may_choose_for_itself_what_its_deadline_does() -> None:
+    obj = objects.chain()
+    obj["spec"]["drain"]["atDeadline"] = "reset"
+    obj["spec"]["stages"][1]["drain"] = {"atDeadline": "move"}
+
+    chosen = [stage.at_deadline for stage in chain_of(obj).stages]
+
+    assert chosen == ["reset", "move", "reset", "reset"]
+
+
 def test_what_a_chain_does_not_have_is_none() -> None:
     assert chain().stage("router") is None
     assert chain().interface(InterfaceRef("router", "in")) is None

@@ -196,6 +196,10 @@ INSIDE = "spec.stages[2].interfaces[0]"
             "on their node while it has serving replicas, or leave it out for an even spread over the replicas of all "
             "nodes",
         ),
+        (
+            nat_inside(rawFrames=1),
+            f"{INSIDE}.rawFrames: 1: is neither true nor false; give one of them, without quotes",
+        ),
         (nat_inside(sourcePorts=16), f"{INSIDE}.sourcePorts: 16: must be an object"),
         (
             both_nat_interfaces(8, 16),
@@ -219,6 +223,11 @@ INSIDE = "spec.stages[2].interfaces[0]"
         (
             stage(drain={"hook": "exec"}),
             'spec.stages[2].drain.hook: "exec": is not a drain hook; give one of auto, httpGet, sleep, none',
+        ),
+        (
+            lambda spec: spec["drain"].update(atDeadline="drop"),
+            'spec.drain.atDeadline: "drop": is not what the deadline can do with the sessions that are left; give one '
+            "of move, reset",
         ),
         (
             lambda spec: spec["stages"][1]["interfaces"].pop(),
@@ -397,6 +406,9 @@ def test_a_mistake_in_links_is_reported(pairs: list[Any], message: str) -> None:
         nat_inside(mac="02:AA:00:00:00:01"),
         nat_inside(routes=[{"dst": "::/0", "gw": "fe80::1"}]),
         nat_inside(routes=[{"dst": "0.0.0.0/0"}, {"dst": "10.9.0.0/16", "gw": "10.1.0.9"}]),
+        nat_inside(rawFrames=True),
+        stage(replicaNumbers=256),
+        *(stage(drain={"atDeadline": way}) for way in ("move", "reset")),
         *(stage(drain={"hook": hook, "deadlineSeconds": 0}) for hook in ("auto", "httpGet", "sleep", "none")),
     ],
 )
@@ -859,10 +871,13 @@ json_values = st.recursive(
                     "gw",
                     "drain",
                     "deadlineSeconds",
+                    "atDeadline",
                     "idle",
                     "udp",
                     "sourcePorts",
                     "publishNotReadyAddresses",
+                    "rawFrames",
+                    "replicaNumbers",
                     "trafficDistribution",
                     "slices",
                     "links",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sfc.source_ports import FIRST, LAST, PortRange, every, nth
+from sfc.source_ports import FIRST, LAST, PortRange, every, index_of, nth
 from sfc.validation.fault import MAX_SLICES
 
 
@@ -24,6 +24,14 @@ def test_slices_are_all_ports_none_twice_and_alike_in_size(slices: int) -> None:
     assert all(one.last + 1 == following.first for one, following in itertools.pairwise(ranges))
     sizes = {one.last - one.first for one in ranges}
     assert max(sizes) - min(sizes) <= 1
+
+
+@given(st.integers(1, MAX_SLICES))
+def test_a_slice_is_known_by_its_ports_and_others_are_none(slices: int) -> None:
+    ranges = every(slices)
+
+    assert [index_of(each, slices) for each in ranges] == [*range(slices)]
+    assert index_of(PortRange(FIRST + 1, LAST), slices) is None
 
 
 @given(st.integers(1, MAX_SLICES).flatmap(lambda slices: st.tuples(st.integers(0, slices - 1), st.just(slices))))

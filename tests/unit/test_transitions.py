@@ -49,6 +49,17 @@ def test_leaving_has_two_transitions_and_the_second_tells_what_was_left() -> Non
     assert second[0].fields == {"sessions_left": 2}
 
 
+def test_a_deadline_that_resets_says_so() -> None:
+    asked = Drain("uid-firewall-2", asked_at=10.0, deadline=40.0, out_of_targets_at=10.003, active_sessions=2)
+    ended = replace(asked, resets_at=40.0, ended_at=40.2)
+    draining, drained = (state(TWO_FIREWALLS, drains={"uid-firewall-2": drain}) for drain in (asked, ended))
+
+    (found,) = transitions(draining, drained)
+
+    assert found.message == "the deadline has passed; its sessions are reset"
+    assert found.fields == {"sessions_left": 2, "at_deadline": "reset"}
+
+
 SHORTER = replace(chain_of(chain()), stages=chain_of(chain()).stages[:1], links=())
 CRASHED = {"containerStatuses": [{"state": {"terminated": {"exitCode": 137}}}]}
 DONE = pod("firewall-2", "firewall", ready=False, containerStatuses=[{"state": {"terminated": {"exitCode": 0}}}])

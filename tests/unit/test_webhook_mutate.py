@@ -328,6 +328,42 @@ def test_a_grace_period_that_the_api_server_filled_in_is_no_mistake_of_the_users
     assert decision.obj["spec"]["terminationGracePeriodSeconds"] == 90
 
 
+def numbered(namespace: str, name: str) -> Chain | None:
+    obj = objects.chain()
+    obj["spec"]["stages"][2]["replicaNumbers"] = 16
+    return parse(obj)
+
+
+def test_a_replica_that_gets_a_number_waits_for_it_and_brings_none_along() -> None:
+    metadata = {"name": "nat-0", "labels": BOTH, "annotations": {"sfc.dev/replica-number": "3"}}
+    spec = {"containers": [{"name": "nat"}], "securityContext": {"sysctls": [LIMITED]}}
+
+    decision = admitted_pod(request({"metadata": metadata, "spec": spec}), numbered, Hook.HTTP_GET, SIGNER.sign)
+
+    assert decision.obj is not None
+    assert decision.obj["spec"]["schedulingGates"] == [{"name": "sfc.dev/source-ports"}]
+    assert "sfc.dev/replica-number" not in decision.obj["metadata"]["annotations"]
+    assert "sourcePorts" not in decision.obj["metadata"]["annotations"]["k8s.v1.cni.cncf.io/networks"]
+    assert decision.warnings == (
+        'annotation sfc.dev/replica-number: "3" is removed; only the cluster controller gives a number to a pod',
+    )
+
+
+LIMITED = {"name": "net.ipv4.ip_local_port_range", "value": "2000 3000"}
+"""Not with source ports."""
+
+
+def test_a_replica_that_names_its_node_gets_no_number() -> None:
+    spec = {"containers": [{"name": "nat"}], "nodeName": "n1"}
+
+    decision = admitted_pod(
+        request({"metadata": {"name": "nat-0", "labels": BOTH}, "spec": spec}), numbered, Hook.HTTP_GET, SIGNER.sign
+    )
+
+    assert decision.denied
+    assert 'replicas of stage "nat" are given their number before they are scheduled' in decision.denied
+
+
 def test_source_ports_that_a_pod_brings_along_are_removed_with_a_warning() -> None:
     metadata = {"name": "nat-0", "labels": BOTH, "annotations": {"sfc.dev/source-ports": "1024-65535"}}
     spec = {"containers": [{"name": "nat"}]}

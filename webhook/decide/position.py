@@ -61,18 +61,19 @@ def _unfit(pod: Pod, stage: Stage) -> str | None:
     containers = len(pod.containers) + len(pod.init_containers)
     if containers > MAX_CONTAINERS:
         return f"The pod has {containers} containers, {MAX_CONTAINERS} are allowed; distribute them over several pods."
-    return _without_source_ports(pod, stage) if stage.slices else None
+    return _without_share(pod, stage) if stage.shares else None
 
 
-def _without_source_ports(pod: Pod, stage: Stage) -> str | None:
-    """Why the pod cannot have source ports of its own."""
+def _without_share(pod: Pod, stage: Stage) -> str | None:
+    """Why the pod cannot have source ports, or a number, of its own."""
     if pod.node_name:
+        share = "source ports" if stage.slices else "number"
         return (
-            f"spec.nodeName: {shown(pod.node_name)}: replicas of stage {shown(stage.name)} are given their source "
-            "ports before they are scheduled, which a pod that names its node is not; remove nodeName and choose the "
+            f"spec.nodeName: {shown(pod.node_name)}: replicas of stage {shown(stage.name)} are given their {share} "
+            "before they are scheduled, which a pod that names its node is not; remove nodeName and choose the "
             "node by spec.nodeSelector (kubernetes.io/hostname)."
         )
-    for sysctl, effect in PORT_SYSCTLS.items():
+    for sysctl, effect in PORT_SYSCTLS.items() if stage.slices else ():
         if sysctl in pod.sysctls and not _harmless(sysctl, pod.sysctls[sysctl]):
             return (
                 f"spec.securityContext.sysctls: {sysctl}: {shown(pod.sysctls[sysctl])}: replicas of stage "

@@ -27,6 +27,8 @@ GRACE_MARGIN_SECONDS = 30
 GATE = {"conditionType": names.WIRED_CONDITION}
 """The readiness gate: a pod is not Ready before it is wired."""
 SOURCE_PORTS_GATE = {"name": names.SOURCE_PORTS}
+OF_CONTROLLER = {names.SOURCE_PORTS: "source ports", names.REPLICA_NUMBER: "a number"}
+"""Annotations that nobody else may write, and what they are."""
 """The scheduling gate: no container starts before the cluster controller has given the pod its source ports."""
 
 
@@ -82,12 +84,12 @@ def stripped(pod: Pod, namespace: str) -> Pod:
 def _annotated(present: Json, place: Position, identity: str, sign: Sign) -> Json:
     mine = annotation.ours(place.chain, place.stage, identity, sign)
     networks = annotation.merge(present.get(names.NETWORKS_ANNOTATION), mine, place.chain.namespace)
-    kept = {key: value for key, value in present.items() if key != names.SOURCE_PORTS}
+    kept = {key: value for key, value in present.items() if key not in OF_CONTROLLER}
     return kept | {names.NETWORKS_ANNOTATION: networks, names.DRAIN_ID_ANNOTATION: identity}
 
 
 def _without_ours(present: Json, namespace: str) -> Json:
-    ours = (names.DRAIN_ID_ANNOTATION, names.SOURCE_PORTS, names.NETWORKS_ANNOTATION)
+    ours = (names.DRAIN_ID_ANNOTATION, names.NETWORKS_ANNOTATION, *OF_CONTROLLER)
     kept = {key: value for key, value in present.items() if key not in ours}
     networks = present.get(names.NETWORKS_ANNOTATION)
     with suppress(annotation.AnnotationError):  # it stays as it is: in a pod that is no replica it is not our affair
@@ -160,7 +162,7 @@ def _readiness_gates(pod: Pod) -> tuple[Json, ...]:
 
 
 def _scheduling_gates(pod: Pod, stage: Stage) -> tuple[Json, ...]:
-    return _gated(pod.scheduling_gates, SOURCE_PORTS_GATE) if stage.slices else pod.scheduling_gates
+    return _gated(pod.scheduling_gates, SOURCE_PORTS_GATE) if stage.shares else pod.scheduling_gates
 
 
 def _gated(gates: tuple[Json, ...], gate: Json) -> tuple[Json, ...]:
@@ -207,11 +209,12 @@ def _warnings(pod: Pod, stage: Stage, hook: Json) -> Iterator[str]:
                     "which starts when the pod's deletion is seen; remove the hook to have termination wait"
                 )
         yield from _short_grace(pod, stage)
-    if names.SOURCE_PORTS in pod.annotations:  # of a copied manifest, perhaps; they may be another replica's
-        yield (
-            f"annotation {names.SOURCE_PORTS}: {shown(pod.annotations[names.SOURCE_PORTS])} is removed; only the "
-            "cluster controller gives source ports to a pod"
-        )
+    for key, what in OF_CONTROLLER.items():
+        if key in pod.annotations:  # of a copied manifest, perhaps; they may be another replica's
+            yield (
+                f"annotation {key}: {shown(pod.annotations[key])} is removed; only the cluster controller gives "
+                f"{what} to a pod"
+            )
 
 
 def _short_grace(pod: Pod, stage: Stage) -> Iterator[str]:

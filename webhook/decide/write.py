@@ -8,7 +8,7 @@ from sfc import names
 from webhook.decide.model import Container, Edit, Json, Membership, Pod
 from webhook.decide.read import LABELS, PREFERRED
 
-ANNOTATIONS = (names.NETWORKS_ANNOTATION, names.DRAIN_ID_ANNOTATION, names.SOURCE_PORTS)
+ANNOTATIONS = (names.NETWORKS_ANNOTATION, names.DRAIN_ID_ANNOTATION, names.SOURCE_PORTS, names.REPLICA_NUMBER)
 """Those that admission changes."""
 
 

@@ -25,6 +25,7 @@ from controller.node.kernel.counters import Counters, verdicts
 from controller.node.kernel.hash_key import HashKey
 from controller.node.kernel.maps import (
     FRAGMENT_PLACES,
+    HOLDERS_BYTES,
     LEARNED_PLACES,
     NUMBERED_SIZES,
     Fields,
@@ -40,6 +41,7 @@ from controller.node.kernel.succession import sessions_taken_over
 from controller.node.kernel.tcx import Shortcut
 from controller.node.plane import maglev
 from controller.node.plane.far import PEERS, peer_of
+from controller.node.plane.holders import stripped
 from controller.node.plane.model import DataPlane, FarLink, LinkEntry, LinkState
 from controller.node.plane.numbers import NUMBERS, Numbered
 from controller.node.plane.sessions import DEFAULT_PATIENCE, Session
@@ -79,7 +81,7 @@ class Datapath:
         self._programs = programs
         self._pin_root = pin_root
         self._maps = maps
-        self._links, self._targets = maps["links"], maps["targets"]
+        self._links, self._targets, self._holders = maps["links"], maps["targets"], maps["holders"]
         self._neighbours, self._learned = maps["neighbours"], maps["learned"]
         self._numbers, self._patience = maps["numbers"], maps["patience"]
         self._session_keys = maps["session_keys"]
@@ -164,7 +166,11 @@ class Datapath:
 
         A table that is as in `known` is that object: all together they are too large to be held twice.
         """
-        tables = (((connection, Side(side)), table) for (connection, side), (table,) in self._targets.items())
+        holders = {key: packed for key, (packed,) in self._holders.items()}
+        tables = (
+            ((connection, Side(side)), table + stripped(holders.get((connection, side), b"")))
+            for (connection, side), (table,) in self._targets.items()
+        )
         return DataPlane(
             links=dict(self._observed_links()),
             targets={side: known[side] if known.get(side) == table else table for side, table in tables},
@@ -220,7 +226,7 @@ class Datapath:
         fixed = (link.ifindex, link.connection, link.side)
         plain = not link.paired
         before = self._links.get((slot,))
-        if (*before[:3], bool(before[4])) != (*fixed, plain):
+        if before[:3] != fixed:
             if any(before):
                 self.clear_link(slot)
             self._maps["traffic"].put((slot,), (0,) * 6)
@@ -228,7 +234,7 @@ class Datapath:
             self._links.put((slot,), (*fixed, 0, plain, 0))
         self._links.put((slot,), (*fixed, link.state, plain, self._next_stamp()))
         loses = link.state == LinkState.WIRED and before[3] in (LinkState.SERVING, LinkState.DRAINING)
-        if link.state == LinkState.GONE or loses:
+        if link.state == LinkState.GONE or loses or bool(before[4]) != plain:
             self._restamp(link.connection)
 
     def clear_link(self, slot: int) -> None:
@@ -304,20 +310,27 @@ class Datapath:
             yield number, frozenset(first + bit for first, octet in octets for bit in range(8) if octet >> bit & 1)
 
     def set_targets(self, connection: int, side: Side, table: bytes) -> None:
-        """Exchanges a side's whole lookup table, as `maglev.table` packs it, between two packets.
+        """Exchanges a side's whole lookup table, as `maglev.table` packs it, between two packets. `holders.packed` may
+        follow it.
 
         Raises ValueError for a table of another length.
         """
-        if len(table) != 2 * maglev.LENGTH:
+        table, holders = table[: 2 * maglev.LENGTH], table[2 * maglev.LENGTH :]
+        if len(table) != 2 * maglev.LENGTH or len(holders) > HOLDERS_BYTES:
             raise ValueError(
                 f"targets of cross-connection {connection}, {side.name.lower()}: the table has {len(table)} bytes "
                 f"instead of {2 * maglev.LENGTH}; make it with controller.node.plane.maglev.table"
             )
+        if holders:
+            self._holders.put((connection, side), (holders,))
+        else:
+            self._holders.delete((connection, side))
         self._targets.put((connection, side), (table,))
 
     def clear_targets(self, connection: int, side: Side) -> None:
         """Removes a side's lookup table: no new session gets a link of this side."""
         self._targets.delete((connection, side))
+        self._holders.delete((connection, side))
 
     def set_neighbour(self, connection: int, side: Side, address: str, mac_address: str) -> None:
         """Answers ARP requests or neighbour solicitations for `address` that come from `side`."""
@@ -370,6 +383,12 @@ class Datapath:
         """
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) if now_ns is None else now_ns
         return self.session_tables.activity(slots, now)
+
+    def end_sessions(self, slots: Collection[int], now_ns: int | None = None) -> None:
+        """Ends what is left of the links in `slots`: each side of a session learns it when it sends again, by a RST or
+        an ICMP error. Takes twice as long as `activity`."""
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) if now_ns is None else now_ns
+        self.session_tables.end(slots, now)
 
 
 def slots_of(connection: int, keys: bytes, values: bytes) -> Iterator[int]:

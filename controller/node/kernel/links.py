@@ -21,7 +21,7 @@ from itertools import count
 
 from pyroute2.netlink.rtnl import RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK
 
-from controller.node.kernel import pod_end, sysctl, tc, tcx
+from controller.node.kernel import offloads, pod_end, sysctl, tc, tcx
 from controller.node.kernel.errors import NameTakenError, explained, ignored
 from controller.node.kernel.netlink import IFF_NOARP, IFF_UP, NEW, Link, Netlink, link, open_socket, read_link
 from controller.node.plane.model import CHOSEN_IFINDEX, SLOTS, HostLink
@@ -154,12 +154,13 @@ class Links:
             return self._reader.submit(self._list).result()
 
     def attach(self, ifindex: int, slot: int, program: int, program_name: str) -> None:
-        """Puts our filter, with `slot` as its class id, at the link's ingress; replaces our own, touches no other.
+        """Puts our filter, with `slot` as its class id, at the link's ingress; replaces our own, touches no other. What
+        leaves by the host end, the kernel completes (`offloads`).
 
         `program` is an open descriptor of the BPF program.
         """
         with explained(f"attach the filter to link {ifindex}"):
-            self._thread.submit(tc.attach, self._requests, ifindex, slot, program, program_name).result()
+            self._thread.submit(self._attach, ifindex, slot, program, program_name).result()
 
     def detach(self, ifindex: int) -> None:
         """Removes our filter alone; succeeds when the filter or the link does not exist."""
@@ -210,6 +211,10 @@ class Links:
         alias = ("IFLA_IFALIAS", str(identity))
         self._requests.request(RTM_NEWLINK, link(alias, index=made.ifindex, flags=flags, change=flags))
         return HostEnd(made.ifindex, mac.text(made.mac))
+
+    def _attach(self, ifindex: int, slot: int, program: int, program_name: str) -> None:
+        offloads.end(ifindex)
+        tc.attach(self._requests, ifindex, slot, program, program_name)
 
     def _add_pair(self, name: str, slot: int, interface: Interface, pod: int) -> None:
         def add() -> None:

@@ -23,6 +23,7 @@ from controller.node.kernel.errors import DatapathError
 from controller.node.plane import maglev
 from controller.node.plane.far import PEERS
 from controller.node.plane.model import SLOTS
+from sfc.source_ports import MAX_SLICES
 
 Fields = tuple[Any, ...]
 """The fields of a key or a value, in the order of its layout."""
@@ -47,6 +48,8 @@ class Layout:
 
 
 _U32 = struct.Struct("<I")
+HOLDERS_BYTES = 2 * (1 + MAX_SLICES)
+"""Of struct holders."""
 
 LAYOUTS = {
     "links": Layout(_U32, struct.Struct("<IIBBBxI"), shown=SLOTS),
@@ -60,6 +63,7 @@ LAYOUTS = {
     "numbers": Layout(_U32, struct.Struct("<40s64s224s")),
     "fragments": Layout(struct.Struct("<II"), struct.Struct("<16s16sQQQII")),
     "targets": Layout(struct.Struct("<II"), struct.Struct(f"<{2 * maglev.LENGTH}s")),
+    "holders": Layout(struct.Struct("<II"), struct.Struct(f"<{HOLDERS_BYTES}s")),
     "neighbours": Layout(struct.Struct("<II16s"), struct.Struct("<6s2x")),
     "learned": Layout(struct.Struct("<II"), struct.Struct("<II16s6s2xQ")),
     "far_links": Layout(_U32, _U32),
@@ -68,6 +72,7 @@ LAYOUTS = {
     "members": Layout(_U32, struct.Struct(f"<{PEERS // 8}s")),
     "heard": Layout(_U32, struct.Struct("<Q")),
     "tunnel_entry": Layout(_U32, _U32),
+    "refusal_entry": Layout(_U32, _U32),
     "underlay": Layout(_U32, struct.Struct("<4s2s2xI")),
     "contests": Layout(_U32, struct.Struct("<QQ")),
     "traffic": Layout(_U32, struct.Struct("<6Q"), per_cpu=True),

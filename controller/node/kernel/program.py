@@ -32,8 +32,13 @@ OPTIMIZED_ONCE = ("-Xclang", "-disable-llvm-passes")
 """The compiler's options that leave optimization to BCC, which does it in any case. With both, a program takes twice as
 long to compile, and the verifier has more than half as many instructions again to go through."""
 
+OWN = (PROGRAM, "survey", "bring", FROM_TUNNEL, "into_tunnel", "refuse")
+"""The programs, in the order of `Programs`."""
 NOTE = "hash_key_note"
 """The map that tells by which key the others were written."""
+REFUSAL = "refusal_entry"
+"""The map that leads to `refuse`. Pinned, because the filters outlive the agent. Another agent's program will do, too.
+"""
 KEYED = {*TABLES, "holdings"}
 """The maps in which the key decides where something is, and the one that counts what is in them."""
 SHOWN = HashKey(bytes(HASH_KEY_BYTES))
@@ -83,9 +88,8 @@ def load(
         maps = {name: Map(name, os.dup(_map_fd(module, name))) for name in LAYOUTS}
         maps[NOTE].put((0,), (hash_key.note,))
         shown = [*declared, *SHOWN.cflags]
-        programs = Programs(
-            *(_loaded(module, name, shown) for name in (PROGRAM, "survey", "bring", FROM_TUNNEL, "into_tunnel"))
-        )
+        programs = Programs(*(_loaded(module, name, shown) for name in OWN))
+        maps[REFUSAL].put((0,), (programs.refuse,))
         at_links, at_underlay = (
             Shortcut(_loaded(module, name, shown), os.dup(_map_fd(module, jump)), behind)
             for name, jump, behind in (

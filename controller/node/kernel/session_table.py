@@ -13,7 +13,7 @@ import os
 import struct
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from controller.node.kernel.errors import DatapathError
 from controller.node.kernel.maps import Fields, Map, MapInfo, batches, map_info
@@ -47,6 +47,10 @@ _CONTEXT = struct.Struct("<48x5I")
 _FRAME, _ETHERNET_HEADER = bytes(64), bytes(14)
 _TC_ACT_OK = 0
 _MOST_ATTEMPTS = 100
+_EXPORTING, _ENDING = 1, 2
+"""`enum survey_for` there; 0 is to count."""
+_LOSES = 1 << 63
+"""LOSES there."""
 
 _libbpf = ctypes.CDLL("libbpf.so.1", use_errno=True)
 
@@ -60,10 +64,11 @@ class Programs:
     bring: int
     from_tunnel: int
     into_tunnel: int
+    refuse: int
 
     def close(self) -> None:
         """Lets go of all. A filter keeps its own."""
-        for fd in (self.cross_connect, self.survey, self.bring, self.from_tunnel, self.into_tunnel):
+        for fd in astuple(self):
             os.close(fd)
 
 
@@ -98,6 +103,19 @@ class SessionTables:
             before = self._survey(now_ns, before=counts)
             return {slot: count - before[slot] for slot, count in counts().items()}
 
+    def end(self, slots: Collection[int], now_ns: int) -> None:
+        """Ends the sessions that are left of the links in these slots: of connections all that are not closed, of what
+        has none those that are active at this time (CLOCK_MONOTONIC). Whoever sends in them is refused (`refused`)."""
+        with self._surveying:
+            try:
+                for slot in slots:
+                    self._activity.put((slot,), (_LOSES,))
+                for _ in range(2):  # a frame that another CPU had in hand may give a session its end back
+                    self._survey(now_ns, purpose=_ENDING)
+            finally:
+                for slot in slots:
+                    self._activity.put((slot,), (0,))
+
     def forget(self, connection: int) -> None:
         """Removes the sessions of a cross-connection that has no link any more, and what was counted of them."""
         with self._surveying:
@@ -128,19 +146,19 @@ class SessionTables:
         """Puts the sessions that were seen since that time (CLOCK_MONOTONIC) where an agent of the version before looks
         for them. They are in no use there."""
         with self._surveying:
-            self._survey(since_ns, exports=True)
+            self._survey(since_ns, purpose=_EXPORTING)
 
     def _survey(
         self,
         now_ns: int,
         *,
         forgotten: int = 0,
-        exports: bool = False,
+        purpose: int = 0,
         before: Callable[[], dict[int, int]] = dict,
     ) -> dict[int, int]:
         """Looks at every bucket; returns what `before` returned just before that. A signal ends a survey early, and it
         begins again."""
-        context = _CONTEXT.pack(0, now_ns & 0xFFFFFFFF, now_ns >> 32, forgotten, exports)
+        context = _CONTEXT.pack(0, now_ns & 0xFFFFFFFF, now_ns >> 32, forgotten, purpose)
         for _ in range(_MOST_ATTEMPTS):
             found = before()
             if _run(self._programs.survey, _FRAME, context, self._buckets):

@@ -16,8 +16,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import astuple, replace
 from itertools import chain as joined
+from types import MappingProxyType
 
-from controller.node.plane import maglev
+from controller.node.plane import holders, maglev
 from controller.node.plane.cluster import ChainKey, Cluster
 from controller.node.plane.drain import Drain
 from controller.node.plane.far import FarSides
@@ -38,7 +39,8 @@ from controller.node.plane.plan import (
 )
 from controller.node.plane.replica import Replica
 from controller.node.plane.standing import newest_links, standing
-from sfc.chain import Chain, CrossConnection, Patience, SessionKey
+from sfc.chain import Chain, CrossConnection, Patience, SessionKey, Side
+from sfc.source_ports import PortRange
 
 
 def desired(
@@ -139,7 +141,7 @@ def _planned(given: Given, links: LinksByPod, before: Sequence[Part], allocation
     plane = DataPlane(
         filters=_filters(placed),
         links={link.slot: entry for link, entry in placed},
-        targets=_targets(serving, before),
+        targets=_targets(serving, before, _held(numbers, given, placed, far)),
         neighbours=answers.neighbours,
         numbers={number: numbered(chain, connection) for number, connection in numbers.connections.items()},
         patience=_patience(chain, numbers.connections),
@@ -258,7 +260,9 @@ def _places(numbers: _Numbering, replica: Replica, drain: Drain | None, links: S
         if attached := numbers.chain.attachments.get((replica.stage, link.interface)):
             connection, side = attached
             its_state = state if link is newest[link.interface] else LinkState.GONE
-            yield link, LinkEntry(link.ifindex, numbers.number(connection), side, its_state, link.paired)
+            interface = numbers.chain.interface(connection.end(side))
+            straight = link.paired and not (interface and interface.raw_frames)
+            yield link, LinkEntry(link.ifindex, numbers.number(connection), side, its_state, straight)
 
 
 def _drained_state(drain: Drain) -> LinkState:
@@ -269,7 +273,8 @@ def _remembered(links: LinksByPod, drains: Mapping[str, Drain], actual: DataPlan
     """For all links, until the API server has been heard."""
     part = _kept(links, actual, _by_itself(drains))
     across = {(link.connection, link.side) for link in part.plane.far.values()}
-    targets = _targets({side: members for side, members in part.serving.items() if side not in across}, before)
+    held = {side: tail for side, table in actual.targets.items() if (tail := table[2 * maglev.LENGTH :])}
+    targets = _targets({side: members for side, members in part.serving.items() if side not in across}, before, held)
     for side in across & actual.targets.keys():
         targets[side] = _narrowed(actual.targets[side], part, side)
     return replace(part, plane=replace(part.plane, targets=targets, neighbours=actual.neighbours))
@@ -340,8 +345,40 @@ def _filters(placed: Iterable[Place]) -> dict[int, int]:
     }
 
 
-def _targets(serving: Mapping[SideKey, Members], before: Sequence[Part]) -> dict[SideKey, bytes]:
-    return {side: _made(side, members, before) or maglev.table(members) for side, members in serving.items()}
+def _targets(
+    serving: Mapping[SideKey, Members], before: Sequence[Part], held: Mapping[SideKey, bytes] = MappingProxyType({})
+) -> dict[SideKey, bytes]:
+    tables = {side: _made(side, members, before) or maglev.table(members) for side, members in serving.items()}
+    return {side: _alone(table) + held[side] if side in held else _alone(table) for side, table in tables.items()}
+
+
+def _alone(table: bytes) -> bytes:
+    """The table without what follows it; the same object if nothing does."""
+    return table if len(table) == 2 * maglev.LENGTH else table[: 2 * maglev.LENGTH]
+
+
+def _held(
+    numbers: _Numbering, given: Given, placed: Iterable[Place], far: Iterable[tuple[str, int, FarLink]]
+) -> dict[SideKey, bytes]:
+    """Who holds which slice of source ports, of the sides that have slices."""
+    ends = ((number, side, each.end(side)) for number, each in numbers.connections.items() for side in Side)
+    slices = {
+        (number, side): interface.slices
+        for number, side, end in ends
+        if (interface := numbers.chain.interface(end)) and interface.slices
+    }
+    if not slices:
+        return {}
+    ports = {each.uid: each.ports for each in given.replicas}
+    ports |= {each.uid: each.ports for of_side in given.far.values() for each in of_side}
+    found: dict[SideKey, dict[int, PortRange | None]] = {side: {} for side in slices}
+    for uid, index, far_link in far:
+        if (side := (far_link.connection, far_link.side)) in found:
+            found[side][index] = ports[uid]
+    for link, entry in placed:
+        if (side := (entry.connection, entry.side)) in found and entry.state in (LinkState.SERVING, LinkState.DRAINING):
+            found[side][link.slot] = ports[link.pod_uid]
+    return {side: holders.packed(slices[side], held) for side, held in found.items()}
 
 
 def _made(side: SideKey, members: Members, before: Sequence[Part]) -> bytes | None:

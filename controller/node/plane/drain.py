@@ -2,6 +2,9 @@
 
     asked for → out of the targets → ended (no active session is left, or the deadline has passed)
 
+If the deadline of a stage ends sessions, one step comes between: the deadline has passed, and what is left is being
+ended. Only when that is done the drain has ended, because then the replica's links leave the node.
+
 A drain begins when the pod is seen terminating, or when the kubelet calls the PreStop hook, whichever comes first. A
 hook alone proves nothing: anybody who makes the kubelet send a request can call it, and the kubelet calls it for a mere
 restart of a container, too. So a drain is *confirmed* by a deletion of its pod, which the watch or an answer of the API
@@ -19,6 +22,9 @@ from math import inf
 
 from controller.node.plane.cluster import Cluster
 from sfc import names
+
+RESET_SECONDS = 5.0
+"""For the sessions that a deadline ends. The drain has ended by then, even if they could not be ended."""
 
 
 class RetiredError(Exception):
@@ -48,8 +54,9 @@ class Drain:
     out_of_targets_at: float | None = None
     ended_at: float | None = None
     active_sessions: int | None = None
-    """How many there were when they were last counted; None until then. After the end: how many the deadline moved to
-    other replicas."""
+    """How many there were when they were last counted; None until then. After the deadline: how many it found."""
+    resets_at: float | None = None
+    """The deadline passed then, and ends the sessions that it found."""
 
     @property
     def ended(self) -> bool:
@@ -118,21 +125,27 @@ def decided(drain: Drain, terminating: bool, answer: Answer) -> Drain | None:
     return replace(drain, confirmed=True) if drain.pod_uid in answer.deleted else None
 
 
-def advance(drain: Drain, *, active_sessions: int | None, now: float) -> Drain:
+def advance(
+    drain: Drain, *, active_sessions: int | None, now: float, resets: bool = False, all_reset: bool = False
+) -> Drain:
     """The drain after a pass that took the replica out of all targets, or found it out of them.
 
     `active_sessions` is None when the sessions have not been counted since then. An earlier count does not help: the
-    replica may have received sessions after it.
+    replica may have received sessions after it. `resets`: its stage's deadline ends what is left. `all_reset`: that has
+    been done since `resets_at`.
     """
     if drain.ended:
         return drain
+    if drain.resets_at is not None:
+        return replace(drain, ended_at=now) if all_reset or now >= drain.resets_at + RESET_SECONDS else drain
     out_of_targets_at = now if drain.out_of_targets_at is None else drain.out_of_targets_at
-    ended = active_sessions == 0 or now >= drain.deadline
+    passed = active_sessions != 0 and now >= drain.deadline
     return replace(
         drain,
         out_of_targets_at=out_of_targets_at,
         active_sessions=drain.active_sessions if active_sessions is None else active_sessions,
-        ended_at=now if ended else None,
+        resets_at=now if passed and resets else None,
+        ended_at=now if active_sessions == 0 or (passed and not resets) else None,
     )
 
 
@@ -148,7 +161,7 @@ def earlier(known: Drain, asked: Drain) -> Drain:
 
 def anew(drain: Drain) -> Drain:
     """The drain as it was when it was asked for."""
-    return replace(drain, out_of_targets_at=None, ended_at=None, active_sessions=None)
+    return replace(drain, out_of_targets_at=None, ended_at=None, active_sessions=None, resets_at=None)
 
 
 def spared(sides: Iterable[Collection[str]], drains: Iterable[Drain]) -> frozenset[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from controller.node.plane.model import CHOSEN_IFINDEX, SLOTS
 from sfc.chain import Side
+from sfc.source_ports import PortRange
 
 WIRE_VERSION = 1
 """What the bits of a frame in the tunnel mean (bpf/tunnel.h), 1 to 3. Nodes with different ones take nothing from each
@@ -29,6 +30,8 @@ class FarReplica:
     """See `identity`."""
     index: int
     """Its place among the links that targets may name: SLOTS … SLOTS + FAR_LINKS - 1."""
+    ports: PortRange | None = None
+    """The source ports that it holds."""
 
 
 FarSides = Mapping[tuple[str, Side], tuple[FarReplica, ...]]

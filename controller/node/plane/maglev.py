@@ -53,11 +53,13 @@ def table(replicas: Iterable[tuple[str, int]]) -> bytes:
 
 
 def narrowed(table: bytes, slots: Collection[int]) -> bytes:
-    """The table without the slots that are not among `slots`: their entries go to these in turn."""
-    entries, kept = array("H", table), sorted(slots)
+    """The table without the slots that are not among `slots`: their entries go to these in turn. What follows the
+    table stays."""
+    entries, rest, kept = array("H", table[: 2 * LENGTH]), table[2 * LENGTH :], sorted(slots)
     if not kept:
         return table
-    return array("H", (slot if slot in slots else kept[at % len(kept)] for at, slot in enumerate(entries))).tobytes()
+    left = array("H", (slot if slot in slots else kept[at % len(kept)] for at, slot in enumerate(entries)))
+    return left.tobytes() + rest
 
 
 @lru_cache(maxsize=512)

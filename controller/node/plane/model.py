@@ -101,7 +101,7 @@ class LinkEntry:
     side: Side
     state: LinkState
     paired: bool = True
-    """HostLink.paired."""
+    """The program puts frames straight into the other end: HostLink.paired, unless the interface wants raw frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,8 @@ class DataPlane:
     links: Mapping[int, LinkEntry] = field(default_factory=dict)
     """By slot."""
     targets: Mapping[SideKey, bytes] = field(default_factory=dict)
-    """The lookup table of each side, as maglev.table packs it. A side without targets has no entry."""
+    """The lookup table of each side, as maglev.table packs it, and behind it who holds which slice of source ports, as
+    holders.packed does, if the side has slices. A side without targets has no entry."""
     neighbours: Mapping[tuple[int, Side, str], str] = field(default_factory=dict)
     """(number of the cross-connection, side that asks, address it asks for) → the MAC that is the answer."""
     numbers: Mapping[int, Numbered] = field(default_factory=dict)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sfc import annotation, names
+from sfc.source_ports import PortRange
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Replica:
     """What its labels say now, when that is not what its links were made for; for a person."""
     finished: bool = False
     """Its containers that stopped had done their work, as those of a Job do, and nobody starts them again."""
+    ports: PortRange | None = None
+    """The source ports that it holds."""
 
     @property
     def labelled(self) -> bool:
@@ -74,6 +77,7 @@ def replica_of(pod: Mapping[str, Any]) -> Replica:
         interfaces=_interfaces(metadata),
         finished=_finished(pod),
         running=_running(pod),
+        ports=PortRange.parse((metadata.get("annotations") or {}).get(names.SOURCE_PORTS)),
     )
 
 

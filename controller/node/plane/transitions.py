@@ -13,6 +13,7 @@ from controller.node.plane.drain import Drain
 from controller.node.plane.model import DataPlane, HostLink, LinksByPod, LinkState
 from controller.node.plane.plan import Part, State, differing, merge
 from controller.node.plane.replica import Replica
+from sfc.chain import AtDeadline
 
 JOINED, DRAINING, DRAINED, STEERED_AWAY = "Joined", "Draining", "Drained", "SteeredAway"
 
@@ -68,10 +69,13 @@ def _progress(replica: Replica | None, before: Drain | None, drain: Drain) -> It
         yield Transition(drain.pod_uid, replica, DRAINING, message, drain.asked_at, took)
     if drain.ended_at and not (before and before.ended_at):
         left = drain.active_sessions
-        passed = "the deadline has passed; its sessions choose again"
+        passed = f"the deadline has passed; its sessions {'choose again' if drain.resets_at is None else 'are reset'}"
         message = "all sessions have ended; termination proceeds" if left == 0 else passed
         took = drain.ended_at - drain.asked_at
-        yield Transition(drain.pod_uid, replica, DRAINED, message, drain.asked_at, took, {"sessions_left": left})
+        fields: dict[str, object] = {"sessions_left": left}
+        if drain.resets_at is not None:
+            fields["at_deadline"] = AtDeadline.RESET.value
+        yield Transition(drain.pod_uid, replica, DRAINED, message, drain.asked_at, took, fields)
 
 
 def _served(parts: Iterable[Part]) -> set[str]:

@@ -20,6 +20,7 @@ from controller.node.plane.far import FAR_LINKS, PEERS, FarReplica, FarSides, id
 from controller.node.plane.model import SLOTS, DataPlane
 from kube.objects import Key, Object, name, namespace
 from sfc.chain import Chain, Side
+from sfc.source_ports import PortRange
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,8 @@ class Published:
     """It receives new sessions."""
     mtu: int | None = None
     """Of interfaces whose frames fit through the node's end of the tunnel."""
+    ports: PortRange | None = None
+    """The source ports that the replica holds."""
 
 
 def published(connection: Object, here: str) -> Iterator[Published]:
@@ -62,7 +65,8 @@ def published(connection: Object, here: str) -> Iterator[Published]:
             for link in node.get(side.name.lower()) or ():
                 if "slot" in link:
                     of, serves = (link["uid"], link["slot"], link["generation"]), link["state"] == "serving"
-                    yield Published(chain, name(connection), side, node["address"], *of, serves, node.get("mtu"))
+                    ports = PortRange.parse(link.get("sourcePorts"))
+                    yield Published(chain, name(connection), side, node["address"], *of, serves, node.get("mtu"), ports)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +204,7 @@ class FarLinks:
                 if index:
                     indexes[of] = index
                     taken.add(index)
-                    sides[link.connection, link.side].append(FarReplica(link.uid, number, index))
+                    sides[link.connection, link.side].append(FarReplica(link.uid, number, index, link.ports))
                 else:
                     complete = False
                     self._tell(f"other nodes have more than {FAR_LINKS} links in the chains of this node")

@@ -93,5 +93,9 @@ class DataPathWriter(Protocol):
     def sweep(self) -> None:
         """Removes what was to be forgotten, the numbers last. Not during a pass: it takes milliseconds for each."""
 
+    def end_sessions(self, slots: Collection[int]) -> None:
+        """Ends the sessions that are left of the links in these slots: each side of them is told when it sends again.
+        Not during a pass: it takes twice as long as `activity`."""
+
     def activity(self, slots: Collection[int]) -> Mapping[int, int]:
         """Active sessions of each of the slots. Takes some milliseconds when the session tables are large."""

@@ -37,6 +37,7 @@ from controller.node.reconcile.protocols import DataPathWriter, LinkFilters
 from controller.node.reconcile.session_counter import SessionCounter
 from kube.backoff import Backoff
 from sfc import threads
+from sfc.chain import AtDeadline
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +195,13 @@ class Reconciler:
         waits for the next pass, or its deadline."""
         now = self._clock()
         return {
-            uid: advance(drain, active_sessions=self.sessions.active(drain), now=now)
+            uid: advance(
+                drain,
+                active_sessions=self.sessions.active(drain),
+                now=now,
+                resets=_resets(uid, cluster),
+                all_reset=self.sessions.all_reset(drain),
+            )
             if now >= drain.deadline or _chain_of(uid, cluster) not in outcome.refused
             else drain
             for uid, drain in drains.items()
@@ -294,6 +301,13 @@ class Reconciler:
 def _chain_of(uid: str, cluster: Cluster | None) -> ChainKey | None:
     replica = cluster.replicas.get(uid) if cluster else None
     return (replica.namespace, replica.chain) if replica else None
+
+
+def _resets(uid: str, cluster: Cluster | None) -> bool:
+    """Whether the deadline of the replica's drain ends the sessions that it finds."""
+    replica = cluster.replicas.get(uid) if cluster else None
+    stage = cluster.stage_of(replica) if cluster and replica else None
+    return stage is not None and stage.at_deadline is AtDeadline.RESET
 
 
 def _path(key: ChainKey | None) -> str:

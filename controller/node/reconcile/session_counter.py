@@ -1,4 +1,5 @@
-"""Counts the active sessions of replicas that drain, and removes sessions whose cross-connection has left the node.
+"""Counts the active sessions of replicas that drain, ends those that a deadline ends, and removes sessions whose
+cross-connection has left the node.
 
 In a thread of its own, because looking through the session tables takes milliseconds, and no pass may wait for that.
 """
@@ -43,6 +44,8 @@ class SessionCounter:
         self._clock = clock
         self._counted: tuple[float, Mapping[str, int]] = (clock(), {})
         """When the last count began, and the active sessions of each pod."""
+        self._reset: frozenset[tuple[str, float]] = frozenset()
+        """(pod UID, when its deadline passed) of each pod whose sessions the deadline has ended."""
 
     def run(self, stop: threading.Event) -> None:
         """Counts again and again while replicas drain, until `stop`."""
@@ -51,6 +54,7 @@ class SessionCounter:
             self._drains.wait_for_any(STOP_SECONDS)
             try:
                 self.count()
+                self.end()
                 self._datapath.sweep()
             except Exception:
                 log.exception("the session tables could not be looked through")
@@ -68,6 +72,20 @@ class SessionCounter:
             active = self._datapath.activity([slot for of_pod in slots.values() for slot in of_pod])
             self._counted = began, {uid: sum(active.get(slot, 0) for slot in slots[uid]) for uid in slots}
             self._wake()
+
+    def end(self) -> None:
+        """Ends the sessions that are left of the replicas whose deadline ends them."""
+        state = self._state()
+        waiting = [drain for drain in state.drains.values() if not drain.ended]
+        passed = frozenset((each.pod_uid, each.resets_at) for each in waiting if each.resets_at is not None)
+        if passed - self._reset:
+            self._datapath.end_sessions([link.slot for uid, _ in passed for link in state.links.get(uid, ())])
+            self._reset = passed
+            self._wake()
+
+    def all_reset(self, drain: Drain) -> bool:
+        """Whether the sessions that the deadline found have been ended."""
+        return (drain.pod_uid, drain.resets_at) in self._reset
 
     def active(self, drain: Drain) -> int | None:
         """Active sessions of the replica, or None when they have not been counted since it left the targets."""

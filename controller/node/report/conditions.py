@@ -73,7 +73,8 @@ def node_status(
     for replica, state_name, key, link in _placed(state):
         said = {"pod": replica.name, "uid": replica.uid, "state": state_name}
         where = {"slot": link.slot, "generation": generation(link.ifindex)} if address else {}
-        replicas.setdefault(key, []).append(said | where)
+        ports = {"sourcePorts": str(replica.ports)} if address and replica.ports else {}
+        replicas.setdefault(key, []).append(said | where | ports)
     entries = {}
     for connection, number in state.plan.numbers.of.items():
         sides = {side: replicas.get((number, side), []) for side in Side}

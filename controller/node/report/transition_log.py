@@ -28,6 +28,7 @@ DRAIN = Histogram(
     buckets=(0.01, 0.1, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600),
 )
 MOVED = Counter("sfc_drain_sessions_moved_total", "Sessions that a drain's deadline moved to other replicas")
+RESET = Counter("sfc_drain_sessions_reset_total", "Sessions that a drain's deadline ended (drain.atDeadline)")
 
 WORDS = {
     JOINED: "replica in all its targets",
@@ -70,6 +71,6 @@ def _write(transition: Transition) -> None:
     if transition.reason == DRAINED:
         left = transition.fields["sessions_left"]
         DRAIN.labels("idle" if left == 0 else "deadline").observe(transition.seconds)
-        MOVED.inc(float(str(left or 0)))
+        (RESET if "at_deadline" in transition.fields else MOVED).inc(float(str(left or 0)))
     else:
         REACTION.labels(transition.reason).observe(transition.seconds)
