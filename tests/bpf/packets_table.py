@@ -84,8 +84,8 @@ of the program alone has no tunnel.
 
 _BY_KEYS = """\
 `sessionKey` of a chain, or of an interface for its link, says what belongs to one session. It is
-about packets of IP alone: neighbours that are asked for, frames without IP and frames for a group go
-as the tables say. `tests/bpf/test_session_keys.py` shows this part.
+about packets of IP alone: neighbours that are asked for, frames without IP and frames for a group
+go as the tables say. `tests/bpf/test_session_keys.py` shows this part.
 
 | packet | `addresses` | `upstreamAddress` | `inner` |
 | --- | --- | --- | --- |

@@ -6,13 +6,9 @@ from pathlib import Path
 
 from tests.bpf.node import Node, verified_instructions
 
-BUDGET = 400_000
-"""Of the kernel's million. How many states it prunes differs from version to version, and a program that it refuses
-leaves a node without a data path. So six tenths remain for versions that this one was not tried on."""
-
-
-TUNNEL_BUDGET = 600_000
-"""For the program at the tunnel's device, without which chains do not cross nodes."""
+BUDGET = 500_000
+"""Of the kernel's million, for each program. How many states it prunes differs from version to version, and a program
+that it refuses leaves a node without a data path. So half of them remain for versions that this one was not tried on."""
 
 
 def test_the_verifier_accepts_the_programs_well_below_its_limit(bpffs: Path) -> None:
@@ -25,4 +21,4 @@ def test_the_verifier_accepts_the_programs_well_below_its_limit(bpffs: Path) -> 
 
     print(f"\nThe verifier went through {instructions:,} and {at_tunnel:,} of at most 1,000,000 instructions.")
     assert 1_000 < instructions < BUDGET
-    assert 1_000 < at_tunnel < TUNNEL_BUDGET
+    assert 1_000 < at_tunnel < BUDGET
