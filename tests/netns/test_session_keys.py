@@ -36,6 +36,7 @@ def access(datapath: Datapath) -> Iterator[World]:
 def world(access: World, request: pytest.FixtureRequest) -> World:
     access.node.chain = replace(access.node.chain, session_key=request.param)
     access.node.reconcile()
+    access.node.datapath.sweep()
     access.begin()
     return access
 
