@@ -8,7 +8,7 @@ from tests.bpf.node import Node, verified_instructions
 
 BUDGET = 500_000
 """Of the kernel's million, for each program. How many states it prunes differs from version to version, and a program
-that it refuses leaves a node without a data path. So half of them remain for versions that this one was not tried on."""
+that it refuses leaves a node without a data path. So half remains for versions that this one was not tried on."""
 
 
 def test_the_verifier_accepts_the_programs_well_below_its_limit(bpffs: Path) -> None:
