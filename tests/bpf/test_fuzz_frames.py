@@ -79,7 +79,10 @@ WRONG: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "the fast path knows no plain way": (
         "on way 1",
-        {"(far & (OWNER | PLAIN)) ==": "(far & (OWNER | (WRONG ? 0 : PLAIN))) =="},
+        {
+            "(far & (OWNER | PLAIN)) ==": "(far & (OWNER | (WRONG ? 0 : PLAIN))) ==",
+            "return end & PLAIN ? 0 :": "return end & PLAIN && !WRONG ? 0 :",
+        },
     ),
     "an answer bears a wrong checksum": (
         "answered by",

@@ -35,4 +35,4 @@ def test_larger_links_and_sessions_are_read_like_todays(tmp_path: Path) -> None:
 
     done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
 
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
