@@ -303,9 +303,9 @@ def _assign(api: ApiServer, path: str, selector: str, shares: Shares | None) -> 
 def _give(api: ApiServer, path: str, pod: Pod, share: Share | None) -> None:
     patch = source_ports.patch(pod, share)
     if _unless(OUTDATED, lambda: api.patch(path, patch, MERGE_PATCH)):
-        given = (str(share.ports), share.number) if share else (None, None)
-        said = dict(zip(("source_ports", "number"), given, strict=True))
-        log.info("source ports given", extra={"pod": f"{pod.namespace}/{pod.name}", **said})
+        ports = str(share.ports) if share and share.ports else None
+        said = {"source_ports": ports, "number": share.number if share else None}
+        log.info("source ports or number given", extra={"pod": f"{pod.namespace}/{pod.name}", **said})
 
 
 def _target(write: Write) -> str:
